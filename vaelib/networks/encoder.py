@@ -1,0 +1,107 @@
+"""q(z|x) by strided convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vaelib._checks import check_images, check_int_tuple, check_latent
+from vaelib._geometry import plan
+from vaelib.functional import soft_bound
+from vaelib.networks.blocks import Blocks
+
+__all__ = ["ConvEncoder"]
+
+LOGVAR_LIMIT = 20.0
+
+
+class ConvEncoder(nn.Module):
+    """Images of any size to the mean and log variance of a diagonal Gaussian posterior.
+
+    One stage per entry of ``hidden_channels``: a strided convolution, normalisation, activation, dropout,
+    residual blocks. A linear head (1x1 convolution for a map) then gives ``mu`` and ``logvar``; ``logvar`` is
+    exact within 10 nats of zero and bounded softly at 20 beyond, so ``exp`` cannot overflow.
+
+    Weights start as torch's defaults: uniform with variance 1 / (3 fan_in), normalisation at identity.
+
+    Args:
+        image_shape: ``(C, H, W)`` of one image, any size of at least one pixel.
+        latent_dim: D of a latent vector.
+        latent_shape: ``(C, h, w)`` of a latent map instead; ``(h, w)`` is the size of the smallest map.
+        hidden_channels: Channels per stage, from the image inwards; any number of stages.
+        kernel_size: Of the strided convolutions.
+        stride: Of the same.
+        norm: ``"batch"``, ``"group"`` (up to 8 groups), ``"layer"`` (all channels and pixels) or ``"none"``.
+        activation: ``"silu"``, ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"`` or ``"tanh"``.
+        dropout: Probability in [0, 1].
+        residual_blocks: Per stage.
+
+    Raises:
+        ValueError: If an argument is out of its range, or ``latent_shape`` does not fit the stages.
+        TypeError: If an argument has the wrong type.
+
+    Examples:
+        >>> import torch
+        >>> encoder = ConvEncoder((3, 45, 31), latent_dim=8)
+        >>> mu, logvar = encoder(torch.rand(2, 3, 45, 31))
+        >>> mu.shape, logvar.shape
+        (torch.Size([2, 8]), torch.Size([2, 8]))
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        latent_dim: int | None = None,
+        *,
+        latent_shape: Sequence[int] | None = None,
+        hidden_channels: Sequence[int] = (16, 32, 48, 64),
+        kernel_size: int = 3,
+        stride: int = 2,
+        norm: str = "batch",
+        activation: str = "silu",
+        dropout: float = 0.0,
+        residual_blocks: int = 0,
+    ) -> None:
+        super().__init__()
+        self.image_shape = check_int_tuple("image_shape", image_shape, length=3)
+        self.latent_dim, self.latent_shape = check_latent(latent_dim, latent_shape)
+        self.hidden_channels = check_int_tuple("hidden_channels", hidden_channels)
+        self.kernel_size, self.stride = kernel_size, stride
+        self.norm, self.activation, self.dropout = norm, activation, dropout
+        self.residual_blocks = residual_blocks
+
+        style = Blocks.checked(kernel_size, stride, norm, activation, dropout, residual_blocks)
+        stages = plan(self.image_shape[1:], len(self.hidden_channels), kernel_size, stride)
+        layers: list[nn.Module] = []
+        channels = self.image_shape[0]
+        for width, stage in zip(self.hidden_channels, stages, strict=True):
+            layers += [style.downsample(channels, width, stage), *style.finish(width)]
+            layers += style.residuals(width)
+            channels = width
+        self.stages = nn.Sequential(*layers)
+        self.head = _head(channels, self.latent_shape, stages[-1].small if stages else self.image_shape[1:])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""
+        check_images("x", x, self.image_shape, floating=x.is_floating_point())
+        mu, logvar = self.head(self.stages(x)).chunk(2, dim=1)
+        return mu, soft_bound(logvar, LOGVAR_LIMIT)
+
+
+def _head(channels: int, latent_shape: Sequence[int], smallest: Sequence[int]) -> nn.Module:
+    if len(latent_shape) == 1:
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(channels * smallest[0] * smallest[1], 2 * latent_shape[0])
+        )
+    check_map_size(latent_shape, smallest)
+    return nn.Conv2d(channels, 2 * latent_shape[0], 1)
+
+
+def check_map_size(latent_shape: Sequence[int], smallest: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless a latent map has the size of the smallest feature map."""
+    if tuple(latent_shape[1:]) != tuple(smallest):
+        raise ValueError(
+            f"`latent_shape` must be (C, {smallest[0]}, {smallest[1]}), the size of the smallest map"
+            f" for this image size, number of stages and stride; got {tuple(latent_shape)}."
+        )

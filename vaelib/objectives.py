@@ -1,0 +1,185 @@
+"""What is minimised: tensors in, a named tuple of nats out.
+
+The functions know no model. The classes beside them are what a ``Trainer`` calls each step,
+``objective(model, x, step=..., generator=...)``; they run the model by its public methods, so an objective
+that needs several draws or passes is written the same way.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import check_float, check_shape
+from vaelib.functional import sum_per_image
+from vaelib.likelihoods import Bernoulli, Likelihood
+from vaelib.priors import Prior, StandardNormal
+from vaelib.schedules import Schedule, constant
+
+__all__ = ["Elbo", "ElboTerms", "Objective", "Reconstruction", "ReconstructionTerms", "elbo_loss", "reconstruction_loss"]
+
+
+class ElboTerms(NamedTuple):
+    """The negative ELBO and its two parts, in nats."""
+
+    loss: Tensor
+    """What is minimised, a scalar: the batch mean of ``reconstruction + beta * kl``."""
+    reconstruction: Tensor
+    """-log p(x|z) per image (the distortion), shape ``(B,)``."""
+    kl: Tensor
+    """KL(q(z|x) to p(z)) per image (the rate), shape ``(B,)``, without ``beta`` or ``free_bits``."""
+
+
+class ReconstructionTerms(NamedTuple):
+    """The loss of a plain autoencoder."""
+
+    loss: Tensor
+    """What is minimised, a scalar: the batch mean of ``reconstruction``."""
+    reconstruction: Tensor
+    """Squared error per image, or -log p(x|z) in nats, shape ``(B,)``."""
+
+
+class Objective(Protocol):
+    """What a ``Trainer`` asks: a named tuple whose ``loss`` is a scalar and whose other terms are ``(B,)``."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
+    ) -> ElboTerms | ReconstructionTerms:
+        """The terms of one batch ``x`` in [0, 1]; ``step`` is for schedules."""
+
+
+def elbo_loss(
+    x: Tensor,
+    recon_params: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    z: Tensor | None = None,
+    *,
+    likelihood: Likelihood | None = None,
+    prior: Prior | None = None,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+) -> ElboTerms:
+    r"""Negative evidence lower bound for a diagonal Gaussian posterior.
+
+    .. math:: -\log p_\theta(x \mid z) + \beta \, \mathrm{KL}(q_\phi(z \mid x) \,\|\, p(z))
+
+    At ``beta=1`` without free bits this is, in expectation over z, at least -log p(x).
+
+    Args:
+        x: Images, shape ``(B, C, H, W)``; in [0, 1] for the likelihoods that live there.
+        recon_params: Raw decoder output for a draw of z, ``(B, likelihood.param_channels(C), H, W)``.
+        mu: Posterior mean, shape ``(B, *latent_shape)``.
+        logvar: Posterior log variance, the same shape.
+        z: The draw that was decoded, the same shape; only priors without a closed form need it.
+        likelihood: p(x|z); :class:`Bernoulli` if None.
+        prior: p(z); :class:`StandardNormal` if None.
+        beta: Weight of the KL, >= 0.
+        free_bits: Nats per latent below which the KL, averaged over the batch, costs nothing; >= 0.
+
+    Returns:
+        ``ElboTerms(loss, reconstruction, kl)``.
+
+    Raises:
+        ValueError: If shapes disagree, a weight is negative, or ``x`` leaves the likelihood's support.
+
+    Examples:
+        >>> x = torch.full((2, 1, 4, 4), 0.5)
+        >>> terms = elbo_loss(x, torch.zeros_like(x), torch.zeros(2, 3), torch.zeros(2, 3))
+        >>> terms.kl.shape, round(terms.loss.item(), 4)  # 16 ln 2
+        (torch.Size([2]), 11.0904)
+
+    References:
+        Kingma & Welling (2014), https://arxiv.org/abs/1312.6114; ``beta``: Higgins et al. (2017), beta-VAE;
+        ``free_bits``: Kingma et al. (2016), section C.8, https://arxiv.org/abs/1606.04934
+    """
+    check_float("beta", beta, 0.0)
+    check_float("free_bits", free_bits, 0.0)
+    check_shape("logvar", logvar.shape, mu.shape)
+    check_shape("mu", mu.shape, (x.shape[0], *("..." for _ in mu.shape[1:])))
+    reconstruction = -(likelihood or Bernoulli()).log_prob(x, recon_params)
+    kl_per_latent = (prior or StandardNormal()).kl(mu, logvar, z)
+    kl = kl_per_latent.sum(1)
+    penalty = kl_per_latent.mean(0).clamp(min=free_bits).sum() if free_bits else kl.mean()
+    return ElboTerms(reconstruction.mean() + beta * penalty, reconstruction, kl)
+
+
+def reconstruction_loss(
+    x: Tensor, recon_params: Tensor, *, likelihood: Likelihood | None = None
+) -> ReconstructionTerms:
+    """The loss of a plain autoencoder: squared error summed over the image, or -log p(x|z).
+
+    Args:
+        x: Images, shape ``(B, C, H, W)``.
+        recon_params: Decoder output: pictures of the same shape, or the likelihood's raw parameters.
+        likelihood: p(x|z); squared error if None.
+
+    Returns:
+        ``ReconstructionTerms(loss, reconstruction)``.
+
+    Raises:
+        ValueError: If shapes disagree.
+
+    Examples:
+        >>> reconstruction_loss(torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)).loss
+        tensor(16.)
+    """
+    if likelihood is None:
+        check_shape("recon_params", recon_params.shape, x.shape)
+        reconstruction = sum_per_image((x - recon_params).square())
+    else:
+        reconstruction = -likelihood.log_prob(x, recon_params)
+    return ReconstructionTerms(reconstruction.mean(), reconstruction)
+
+
+class Elbo:
+    """:func:`elbo_loss` of a :class:`VAE` with its own likelihood and prior.
+
+    Args:
+        beta: Weight of the KL: a number >= 0 or a schedule ``step -> float``.
+        free_bits: Nats per latent that cost nothing; >= 0.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> objective = Elbo(beta=vl.linear_warmup(2_000))
+        >>> objective(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8), step=0).kl.shape
+        torch.Size([4])
+    """
+
+    def __init__(self, beta: float | Schedule = 1.0, free_bits: float = 0.0) -> None:
+        self.beta = beta if callable(beta) else constant(check_float("beta", beta, 0.0))
+        self.free_bits = check_float("free_bits", free_bits, 0.0)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
+    ) -> ElboTerms:
+        """Terms of one batch; ``step`` drives the schedule of ``beta``."""
+        out = model(x, generator=generator)
+        return elbo_loss(
+            x,
+            *out,
+            likelihood=model.likelihood,
+            prior=model.prior,
+            beta=self.beta(step),
+            free_bits=self.free_bits,
+        )
+
+
+class Reconstruction:
+    """:func:`reconstruction_loss` of an :class:`AutoEncoder`, with its likelihood if it has one.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> model = vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8)))
+        >>> Reconstruction()(model, torch.rand(4, 1, 8, 8)).reconstruction.shape
+        torch.Size([4])
+    """
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
+    ) -> ReconstructionTerms:
+        """Terms of one batch."""
+        out = model(x, generator=generator)
+        return reconstruction_loss(x, out.recon_params, likelihood=model.likelihood)

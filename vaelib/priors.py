@@ -1,0 +1,70 @@
+"""p(z): where latents come from.
+
+A prior is any ``nn.Module`` with the three methods of :class:`Prior`. ``kl`` is given the draw ``z`` that
+the model made, so a prior without a closed form estimates it as log q(z|x) - log p(z).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from vaelib import functional
+
+__all__ = ["Prior", "StandardNormal"]
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """What ``VAE`` and the objectives ask of p(z)."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats, shape ``(B,)``."""
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """KL(q(z|x) to p(z)) in nats: ``(B, D)`` where it splits over latents, else ``(B, 1)``."""
+
+    def sample(
+        self,
+        num_samples: int,
+        latent_shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+
+
+class StandardNormal(nn.Module):
+    """N(0, I) over a latent vector or map of any shape.
+
+    Examples:
+        >>> prior = StandardNormal()
+        >>> prior.log_prob(torch.zeros(1, 2))  # -ln(2 pi)
+        tensor([-1.8379])
+        >>> prior.sample(4, (8, 2, 2)).shape
+        torch.Size([4, 8, 2, 2])
+    """
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        return functional.sum_per_image(-0.5 * (z.square() + math.log(2 * math.pi)))
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """KL in nats per latent, ``(B, D)``, in closed form; ``z`` is not needed."""
+        return functional.kl_standard_normal(mu, logvar, per_latent=True)
+
+    def sample(
+        self,
+        num_samples: int,
+        latent_shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        return torch.randn((num_samples, *latent_shape), generator=generator, device=device)

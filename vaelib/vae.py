@@ -1,0 +1,254 @@
+"""The models: an encoder and a decoder put together. No loss is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_unit_range
+from vaelib.functional import reparameterize
+from vaelib.likelihoods import Bernoulli, Likelihood
+from vaelib.priors import Prior, StandardNormal
+
+__all__ = ["VAE", "AutoEncoder", "AutoEncoderOutput", "VAEOutput", "eval_mode"]
+
+
+class VAEOutput(NamedTuple):
+    """One pass through a VAE; unpacks in this order."""
+
+    recon_params: Tensor
+    """Raw parameters of p(x|z), ``(B, likelihood.param_channels(C), H, W)``."""
+    mu: Tensor
+    """Posterior mean, ``(B, *latent_shape)``."""
+    logvar: Tensor
+    """Posterior log variance, the same shape."""
+    z: Tensor
+    """The draw from the posterior that was decoded, the same shape."""
+
+
+class AutoEncoderOutput(NamedTuple):
+    """One pass through an autoencoder."""
+
+    recon_params: Tensor
+    """Raw decoder output, ``(B, C, H, W)`` (more channels if the likelihood wants them)."""
+    z: Tensor
+    """The code, ``(B, *latent_shape)``."""
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients inside the ``with``; every submodule's own mode comes back after it."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class VAE(nn.Module):
+    """A variational autoencoder from any encoder and decoder.
+
+    The parts need no base class: the encoder maps images ``(B, C, H, W)`` to ``(mu, logvar)``, the decoder
+    maps ``z`` to ``recon_params``. If neither carries ``image_shape`` or ``latent_shape``, give them here.
+
+    Args:
+        encoder: Network of q(z|x). If yours returns unbounded log variances, pass them through
+            :func:`vaelib.functional.soft_bound` as :class:`ConvEncoder` does.
+        decoder: Network of p(x|z).
+        likelihood: What ``recon_params`` mean; :class:`Bernoulli` if None.
+        prior: p(z); :class:`StandardNormal` if None.
+        corruption: Noise on the encoder's input, in training mode only; see :mod:`vaelib.corruptions`.
+        image_shape: ``(C, H, W)``; the parts' own if None.
+        latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
+
+    Raises:
+        ValueError: If the parts disagree about the image or the latent, or nobody knows its shape.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> vae = VAE(vl.ConvEncoder((1, 28, 28), 32), vl.ConvDecoder(32, (1, 28, 28)))
+        >>> out = vae(torch.rand(2, 1, 28, 28))
+        >>> out.recon_params.shape, out.mu.shape
+        (torch.Size([2, 1, 28, 28]), torch.Size([2, 32]))
+        >>> vae.sample(4).shape
+        torch.Size([4, 1, 28, 28])
+
+    References:
+        Kingma & Welling (2014), Auto-Encoding Variational Bayes. https://arxiv.org/abs/1312.6114
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        likelihood: Likelihood | None = None,
+        prior: Prior | None = None,
+        corruption: nn.Module | None = None,
+        image_shape: Sequence[int] | None = None,
+        latent_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_shape = _agreed_shape("image_shape", image_shape, encoder, decoder)
+        self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder, decoder)
+        self.encoder, self.decoder = encoder, decoder
+        self.likelihood: Likelihood = Bernoulli() if likelihood is None else likelihood
+        self.prior: Prior = StandardNormal() if prior is None else prior
+        self.corruption = corruption
+        _check_param_channels(decoder, self.likelihood, self.image_shape)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""
+        check_images("x", x, self.image_shape, floating=x.is_floating_point())
+        mu, logvar = self.encoder(x)
+        return mu, logvar
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents ``(B, *latent_shape)`` to ``recon_params``: raw, before any squashing."""
+        check_shape("z", z.shape, ("B", *self.latent_shape))
+        return self.decoder(z)
+
+    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput:
+        """Encode, draw z from the posterior, decode; z is drawn in eval mode too, as the ELBO wants it."""
+        corrupted = _corrupt(self, x, generator)
+        mu, logvar = self.encode(corrupted)
+        z = reparameterize(mu, logvar, generator=generator)
+        return VAEOutput(self.decode(z), mu, logvar, z)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Pictures from pictures, ``(B, C, H, W)`` both: z = mu and the likelihood's mean.
+
+        Deterministic: always in eval mode, without gradients, and a corruption is not applied.
+
+        Raises:
+            ValueError: If ``x`` has the wrong shape or values outside [0, 1].
+            TypeError: If ``x`` is not floating point.
+        """
+        with eval_mode(self):
+            check_images("x", x, self.image_shape, floating=x.is_floating_point())
+            check_unit_range("x", x)
+            return self.likelihood.mean(self.decode(self.encode(x)[0]))
+
+    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Pictures from the prior: the likelihood's mean of z ~ p(z), ``(num_samples, C, H, W)``.
+
+        Always in eval mode, without gradients. Draw pixels too with ``likelihood.sample(vae.decode(z))``.
+        """
+        check_int("num_samples", num_samples, minimum=0)
+        parameter = next(self.parameters(), None)
+        device = None if parameter is None else parameter.device
+        with eval_mode(self):
+            z = self.prior.sample(num_samples, self.latent_shape, generator=generator, device=device)
+            return self.likelihood.mean(self.decode(z))
+
+
+class AutoEncoder(nn.Module):
+    """The VAE's deterministic sibling: one code per image, no prior, nothing to sample.
+
+    Args:
+        encoder: Maps images to codes; of an encoder that returns ``(mu, logvar)``, ``mu`` is the code.
+        decoder: Maps codes to ``recon_params``.
+        likelihood: What ``recon_params`` mean; pictures themselves, trained by squared error, if None.
+        corruption: Noise on the encoder's input, in training mode only: a denoising autoencoder.
+        image_shape: ``(C, H, W)``; the parts' own if None.
+        latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
+
+    Raises:
+        ValueError: If the parts disagree about the image or the latent, or nobody knows its shape.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> model = AutoEncoder(vl.ConvEncoder((1, 28, 28), 2), vl.ConvDecoder(2, (1, 28, 28)))
+        >>> model.encode(torch.rand(5, 1, 28, 28)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        likelihood: Likelihood | None = None,
+        corruption: nn.Module | None = None,
+        image_shape: Sequence[int] | None = None,
+        latent_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_shape = _agreed_shape("image_shape", image_shape, encoder, decoder)
+        self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder, decoder)
+        self.encoder, self.decoder = encoder, decoder
+        self.likelihood = likelihood
+        self.corruption = corruption
+        if likelihood is not None:
+            _check_param_channels(decoder, likelihood, self.image_shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1] to codes ``(B, *latent_shape)``."""
+        check_images("x", x, self.image_shape, floating=x.is_floating_point())
+        code = self.encoder(x)
+        return code[0] if isinstance(code, tuple) else code
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Codes ``(B, *latent_shape)`` to ``recon_params``."""
+        check_shape("z", z.shape, ("B", *self.latent_shape))
+        return self.decoder(z)
+
+    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> AutoEncoderOutput:
+        """Encode and decode; ``generator`` is for the corruption."""
+        z = self.encode(_corrupt(self, x, generator))
+        return AutoEncoderOutput(self.decode(z), z)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Pictures from pictures, ``(B, C, H, W)`` both; always in eval mode, without gradients.
+
+        Raises:
+            ValueError: If ``x`` has the wrong shape or values outside [0, 1].
+            TypeError: If ``x`` is not floating point.
+        """
+        with eval_mode(self):
+            check_images("x", x, self.image_shape, floating=x.is_floating_point())
+            check_unit_range("x", x)
+            recon_params = self.decode(self.encode(x))
+            return recon_params if self.likelihood is None else self.likelihood.mean(recon_params)
+
+
+def _corrupt(model: VAE | AutoEncoder, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    if model.corruption is None or not model.training:
+        return x
+    return model.corruption(x, generator=generator)
+
+
+def _agreed_shape(
+    name: str, given: Sequence[int] | None, encoder: nn.Module, decoder: nn.Module
+) -> tuple[int, ...]:
+    """The shape that the argument and both parts agree on, each of them if it knows one."""
+    sources = {
+        "the argument": given,
+        "the encoder": getattr(encoder, name, None),
+        "the decoder": getattr(decoder, name, None),
+    }
+    known = {source: check_int_tuple(name, shape) for source, shape in sources.items() if shape is not None}
+    if not known:
+        raise ValueError(
+            f"Give `{name}`: {type(encoder).__name__} and {type(decoder).__name__} have no attribute of that name."
+        )
+    if len(set(known.values())) > 1:
+        said = ", ".join(f"{source} has {shape}" for source, shape in known.items())
+        raise ValueError(f"`{name}` must be the same for encoder and decoder: {said}.")
+    return next(iter(known.values()))
+
+
+def _check_param_channels(decoder: nn.Module, likelihood: Likelihood, image_shape: Sequence[int]) -> None:
+    needed = likelihood.param_channels(image_shape[0])
+    if getattr(decoder, "param_channels", needed) != needed:
+        raise ValueError(
+            f"The decoder's `param_channels` must be {needed}, as {type(likelihood).__name__} needs"
+            f" for {image_shape[0]} image channels, got {decoder.param_channels}."
+        )
