@@ -1,112 +1,35 @@
 """vaelib: images in, a measured variational autoencoder, a verified ONNX model out.
 
-Names load on first use, so ``import vaelib`` costs milliseconds and pulls in nothing. Every per-image number
-is in nats, summed over pixels and latents.
+Names load on first use, so ``import vaelib`` pulls in nothing, and ``vaelib.runtime`` works without torch. The list
+of public names is the stub beside this file. Every per-image number is in nats, summed over pixels and latents.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from vaelib import (
-        corruptions,
-        data,
-        evaluation,
-        export,
-        functional,
-        plots,
-        presets,
-        runtime,
-        schedules,
-        serialization,
-        training,
-    )
-    from vaelib._checks import DataError, ExportError, MissingExtraError, ModelFileError, VaelibError
-    from vaelib.corruptions import GaussianNoise, Masking, SaltAndPepper
-    from vaelib.export import export_onnx
-    from vaelib.functional import bits_per_dim, kl_standard_normal, reparameterize
-    from vaelib.likelihoods import (
-        Bernoulli,
-        ContinuousBernoulli,
-        DiscretizedLogistic,
-        Gaussian,
-        Laplace,
-        Likelihood,
-    )
-    from vaelib.networks import ConvDecoder, ConvEncoder
-    from vaelib.objectives import (
-        Elbo,
-        ElboTerms,
-        Reconstruction,
-        ReconstructionTerms,
-        elbo_loss,
-        reconstruction_loss,
-    )
-    from vaelib.presets import conv_vae
-    from vaelib.priors import Prior, StandardNormal
-    from vaelib.schedules import constant, cosine, cyclical, linear_warmup
-    from vaelib.serialization import load, register, save
-    from vaelib.training import EpochRecord, Trainer
-    from vaelib.vae import VAE, AutoEncoder, AutoEncoderOutput, VAEOutput
-
-_HOMES = {
-    "_checks": ("DataError", "ExportError", "MissingExtraError", "ModelFileError", "VaelibError"),
-    "corruptions": ("GaussianNoise", "Masking", "SaltAndPepper"),
-    "export": ("export_onnx",),
-    "functional": ("bits_per_dim", "kl_standard_normal", "reparameterize"),
-    "likelihoods": (
-        "Bernoulli",
-        "ContinuousBernoulli",
-        "DiscretizedLogistic",
-        "Gaussian",
-        "Laplace",
-        "Likelihood",
-    ),
-    "networks": ("ConvDecoder", "ConvEncoder"),
-    "objectives": (
-        "Elbo",
-        "ElboTerms",
-        "Reconstruction",
-        "ReconstructionTerms",
-        "elbo_loss",
-        "reconstruction_loss",
-    ),
-    "presets": ("conv_vae",),
-    "priors": ("Prior", "StandardNormal"),
-    "schedules": ("constant", "cosine", "cyclical", "linear_warmup"),
-    "serialization": ("load", "register", "save"),
-    "training": ("EpochRecord", "Trainer"),
-    "vae": ("VAE", "AutoEncoder", "AutoEncoderOutput", "VAEOutput"),
+_HOME_OF = {
+    alias.name: node.module
+    for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text()).body
+    if isinstance(node, ast.ImportFrom) and node.module
+    for alias in node.names
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = (
-    "corruptions",
-    "data",
-    "evaluation",
-    "export",
-    "functional",
-    "plots",
-    "presets",
-    "runtime",
-    "schedules",
-    "serialization",
-    "training",
-)
 
-__all__ = ["__version__", *_HOME_OF, *_ROOMS]
+__all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        value = getattr(importlib.import_module(f"vaelib.{_HOME_OF[name]}"), name)
-    elif name in _ROOMS:
-        value = importlib.import_module(f"vaelib.{name}")
-    else:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'vaelib' has no attribute {name!r}")
+    home = _HOME_OF[name]
+    if home == __name__:
+        return importlib.import_module(f"vaelib.{name}")
+    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
 

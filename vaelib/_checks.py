@@ -27,6 +27,10 @@ class DataError(VaelibError, ValueError):
     """A data set is unreadable, empty, or not what its name promises."""
 
 
+class TrainingError(VaelibError, ValueError):
+    """Training cannot go on: the loss is no longer finite."""
+
+
 class MissingExtraError(VaelibError, ImportError):
     """A feature needs an optional dependency that is not installed."""
 

@@ -115,10 +115,12 @@ class ContinuousBernoulli(nn.Module):
 
     def mean(self, recon_params: Tensor) -> Tensor:
         """E[x|z] in (0, 1): 1 / (1 - exp(-l)) - 1 / l in the logit l, shape ``(B, C, H, W)``."""
-        near_zero = recon_params.abs() < 1e-1
+        near_zero = recon_params.abs() < 0.5  # where the two terms of the exact form would cancel
         safe = torch.where(near_zero, torch.ones_like(recon_params), recon_params)
         exact = torch.sigmoid(safe) / torch.tanh(safe / 2) - 1 / safe
-        return torch.where(near_zero, 0.5 + recon_params / 12 - recon_params**3 / 720, exact)
+        square = recon_params.square()
+        series = 0.5 + recon_params * (1 / 12 - square * (1 / 720 - square / 30240))
+        return torch.where(near_zero, series, exact)
 
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw in [0, 1] by the inverse distribution function, shape ``(B, C, H, W)``."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from vaelib.functional import soft_bound
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.networks import ConvDecoder, ConvEncoder
-from vaelib.networks.encoder import LOGVAR_LIMIT
+from vaelib.networks.article import ArticleDecoder, ArticleEncoder
 from vaelib.priors import Prior
 from vaelib.vae import VAE
 
-__all__ = ["ArticleDecoder", "ArticleEncoder", "article_vae", "conv_vae"]
+__all__ = ["article_vae", "conv_vae"]
 
 
 def conv_vae(
@@ -107,53 +106,3 @@ def article_vae() -> VAE:
         165409
     """
     return VAE(ArticleEncoder(), ArticleDecoder(), likelihood=Bernoulli())
-
-
-class ArticleEncoder(nn.Module):
-    """The tutorial's encoder: ``(B, 1, 32, 32)`` to ``(mu, logvar)``, each ``(B, 20)``."""
-
-    image_shape = (1, 32, 32)
-    latent_shape = (20,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for in_channels, out_channels, padding in ((1, 8, 1), (8, 16, 1), (16, 32, 1), (32, 64, 0)):
-            layers += [
-                nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=padding),
-                nn.BatchNorm2d(out_channels),
-                nn.LeakyReLU(),
-            ]
-        self.stages = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 128))
-        self.mu = nn.Sequential(nn.Linear(128, 20), nn.LeakyReLU(), nn.Dropout(0.2))
-        self.logvar = nn.Sequential(nn.Linear(128, 20), nn.LeakyReLU(), nn.Dropout(0.2))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and log variance."""
-        features = self.stages(x)
-        return self.mu(features), soft_bound(self.logvar(features), LOGVAR_LIMIT)
-
-
-class ArticleDecoder(nn.Module):
-    """The tutorial's decoder: ``(B, 20)`` to logits ``(B, 1, 32, 32)``."""
-
-    image_shape = (1, 32, 32)
-    latent_shape = (20,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Linear(20, 64), nn.LeakyReLU(), nn.Dropout(0.2), nn.Unflatten(1, (64, 1, 1))
-        )
-        layers: list[nn.Module] = []
-        for in_channels, out_channels, padding in ((64, 64, 0), (64, 32, 1), (32, 16, 1)):
-            layers += [
-                nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=padding),
-                nn.BatchNorm2d(out_channels),
-                nn.LeakyReLU(),
-            ]
-        self.stages = nn.Sequential(*layers, nn.ConvTranspose2d(16, 1, 4, stride=2, padding=1))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Logits."""
-        return self.stages(self.stem(z))

@@ -1,0 +1,69 @@
+"""The public names, for type checkers and for ``__init__.py``, which loads each on first use."""
+
+from vaelib import (
+    corruptions as corruptions,
+    data as data,
+    evaluation as evaluation,
+    export as export,
+    functional as functional,
+    likelihoods as likelihoods,
+    networks as networks,
+    objectives as objectives,
+    plots as plots,
+    presets as presets,
+    priors as priors,
+    runtime as runtime,
+    schedules as schedules,
+    serialization as serialization,
+    training as training,
+)
+from vaelib._checks import (
+    DataError as DataError,
+    ExportError as ExportError,
+    MissingExtraError as MissingExtraError,
+    ModelFileError as ModelFileError,
+    TrainingError as TrainingError,
+    VaelibError as VaelibError,
+)
+from vaelib.corruptions import GaussianNoise as GaussianNoise, Masking as Masking, SaltAndPepper as SaltAndPepper
+from vaelib.export import export_onnx as export_onnx
+from vaelib.functional import (
+    bits_per_dim as bits_per_dim,
+    kl_standard_normal as kl_standard_normal,
+    reparameterize as reparameterize,
+)
+from vaelib.likelihoods import (
+    Bernoulli as Bernoulli,
+    ContinuousBernoulli as ContinuousBernoulli,
+    DiscretizedLogistic as DiscretizedLogistic,
+    Gaussian as Gaussian,
+    Laplace as Laplace,
+    Likelihood as Likelihood,
+)
+from vaelib.networks import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncoder
+from vaelib.objectives import (
+    Elbo as Elbo,
+    ElboTerms as ElboTerms,
+    Reconstruction as Reconstruction,
+    ReconstructionTerms as ReconstructionTerms,
+    elbo_loss as elbo_loss,
+    reconstruction_loss as reconstruction_loss,
+)
+from vaelib.presets import conv_vae as conv_vae
+from vaelib.priors import Prior as Prior, StandardNormal as StandardNormal
+from vaelib.schedules import (
+    constant as constant,
+    cosine as cosine,
+    cyclical as cyclical,
+    linear_warmup as linear_warmup,
+)
+from vaelib.serialization import load as load, register as register, save as save
+from vaelib.training import EpochRecord as EpochRecord, Trainer as Trainer
+from vaelib.vae import (
+    VAE as VAE,
+    AutoEncoder as AutoEncoder,
+    AutoEncoderOutput as AutoEncoderOutput,
+    VAEOutput as VAEOutput,
+)
+
+__version__: str

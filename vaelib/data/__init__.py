@@ -1,0 +1,101 @@
+"""Images in: by name, folder, array file or tar shards, and the built-in ``shapes`` that need no download."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from vaelib._checks import check_choice, check_int, check_int_tuple
+from vaelib.data.arrays import ARRAY_SUFFIXES, load_array
+from vaelib.data.dataset import ImageDataset
+from vaelib.data.named import NAMES, load_named
+from vaelib.data.pictures import load_folder, load_shards, read_pictures
+from vaelib.data.shapes import shapes
+
+__all__ = ["ImageDataset", "load", "read_pictures", "shapes"]
+
+SPLITS = ("train", "test", "all")
+
+
+def load(
+    name_or_path: str | Path,
+    split: str = "train",
+    *,
+    image_size: int | Sequence[int] | None = None,
+    binarize: str | None = None,
+    download: bool = False,
+    seed: int = 0,
+) -> ImageDataset:
+    """Load a set of images into memory, as 8-bit where they come as such.
+
+    Args:
+        name_or_path: ``"shapes"``; or a torchvision set (``"mnist"``, ``"fashion_mnist"``, ``"kmnist"``,
+            ``"cifar10"``, ``"svhn"``, ``"celeba"``) below the folder named by the environment variable
+            ``VAELIB_DATA``; or the path of a folder of pictures, a ``.npy``, ``.npz`` or ``.pt`` file, a
+            WebDataset ``.tar`` shard, or a folder of them.
+        split: ``"train"``, ``"test"`` or ``"all"``. Sets with an official split keep it; a folder with the
+            subfolders (or shards with the prefixes) ``train`` and ``test`` means what it says; of any other
+            path a fixed random tenth is the test split.
+        image_size: Height and width, one number for a square. Pictures are cropped around their centre to
+            this aspect ratio and resized bilinearly. None keeps the size, which then must be the same for all.
+        binarize: ``"static"`` draws black or white pixels once, with ``seed``; ``"dynamic"`` draws them
+            anew each time an image is used; None keeps grey values.
+        download: Let torchvision fetch a named set that is missing.
+        seed: Of ``shapes`` and of static binarisation.
+
+    Returns:
+        An :class:`ImageDataset`.
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name, with what to do about it.
+        ValueError: If an argument is out of its range, or the data are unreadable or empty.
+
+    Examples:
+        >>> train = load("shapes", "train", image_size=16)
+        >>> train.images.shape, train.factors.shape
+        (torch.Size([10000, 1, 16, 16]), torch.Size([10000, 5]))
+    """
+    check_choice("split", split, SPLITS)
+    size = None if image_size is None else _size(image_size)
+    name = str(name_or_path)
+    if name == "shapes":
+        dataset = _load_shapes(split, size or (32, 32), seed)
+    elif name in NAMES:
+        dataset = load_named(name, split, size, download=download)
+    else:
+        dataset = _load_path(Path(name_or_path), split, size)
+    return dataset.binarized(binarize, seed=seed)
+
+
+def _size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = check_int_tuple("image_size", pair, length=2)
+    return height, width
+
+
+def _load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
+    check_int("seed", seed, minimum=0)
+    train, test = (10_000, 2 * seed), (2_000, 2 * seed + 1)
+    wanted = {"train": [train], "test": [test], "all": [train, test]}[split]
+    return ImageDataset.concatenate([shapes(count, image_size=size, seed=s) for count, s in wanted])
+
+
+def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDataset:
+    if not path.exists():
+        known = ", ".join(["shapes", *NAMES])
+        raise FileNotFoundError(f"`name_or_path` must be one of {known}, or an existing path, got {str(path)!r}.")
+    if path.suffix in ARRAY_SUFFIXES:
+        dataset, is_split = load_array(path, split)
+    elif path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+        dataset, is_split = load_shards(path, split, size)
+    elif path.is_dir():
+        dataset, is_split = load_folder(path, split, size)
+    else:
+        raise ValueError(
+            f"`name_or_path` must be a folder, or a file ending in {', '.join(ARRAY_SUFFIXES)} or .tar,"
+            f" got {os.fspath(path)!r}."
+        )
+    if size is not None:
+        dataset = dataset.resized(size)
+    return dataset if is_split or split == "all" else dataset.holdout(split)

@@ -1,0 +1,78 @@
+"""Images from ``.npy``, ``.npz`` and ``.pt`` files. No object is unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaelib._checks import DataError
+from vaelib.data.dataset import ImageDataset
+
+__all__ = ["ARRAY_SUFFIXES", "load_array"]
+
+ARRAY_SUFFIXES = (".npy", ".npz", ".pt")
+_IMAGE_KEYS = ("images", "x", "data", "arr_0")
+_LABEL_KEYS = ("labels", "targets", "y")
+
+
+def load_array(path: Path, split: str) -> tuple[ImageDataset, bool]:
+    """The images of a file, and whether the file itself was split.
+
+    A single array or tensor is the images. Of a mapping, ``images`` (or ``x``, ``data``, ``arr_0``) are the images and
+    ``labels`` (or ``targets``, ``y``) the classes; with ``_train`` and ``_test`` behind the names they are split.
+    Images are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; channels last is assumed only where the
+    last axis is 1 or 3 and the second is not.
+    """
+    content = _read(path)
+    if not isinstance(content, Mapping):
+        return _dataset(path, content, None), False
+    keys = {key.lower(): key for key in content}
+    suffixed = [f"{key}_{split}" for key in _IMAGE_KEYS if f"{key}_{split}" in keys]
+    ending = f"_{split}" if suffixed else ""
+    images = next((content[keys[k + ending]] for k in _IMAGE_KEYS if k + ending in keys), None)
+    labels = next((content[keys[k + ending]] for k in _LABEL_KEYS if k + ending in keys), None)
+    if images is None and len(content) == 1:
+        images = next(iter(content.values()))
+    if images is None:
+        raise DataError(f"{path} must hold one of {', '.join(_IMAGE_KEYS)}, got {', '.join(content)}.")
+    return _dataset(path, images, labels), bool(suffixed)
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".pt":
+            return torch.load(path, map_location="cpu", weights_only=True)
+        content = np.load(path, allow_pickle=False)
+        return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
+    except (ValueError, EOFError, OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a readable {path.suffix} file of plain arrays: {error}") from error
+    except Exception as error:  # torch.load reports refused objects by an exception of the pickle module
+        raise DataError(f"{path} holds more than plain tensors: {error}") from error
+
+
+def _dataset(path: Path, images: Any, labels: Any) -> ImageDataset:
+    tensor = _tensor(path, images)
+    if tensor.ndim == 3:
+        tensor = tensor[:, None]
+    if tensor.ndim == 4 and tensor.shape[3] in (1, 3) and tensor.shape[1] not in (1, 3):
+        tensor = tensor.permute(0, 3, 1, 2).contiguous()
+    if tensor.dtype == torch.bool:
+        tensor = tensor.to(torch.uint8) * 255
+    try:
+        return ImageDataset(tensor, labels=None if labels is None else _tensor(path, labels).flatten().long())
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _tensor(path: Path, values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    if isinstance(values, np.ndarray) and values.dtype.kind in "buif":
+        return torch.from_numpy(np.ascontiguousarray(values))
+    raise DataError(f"{path} must hold numeric arrays, got {getattr(values, 'dtype', type(values).__name__)}.")

@@ -1,0 +1,156 @@
+"""Images from picture files: single ones, folders, and WebDataset tar shards."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from vaelib._checks import DataError, MissingExtraError
+from vaelib.data.dataset import ImageDataset, fit_to_size
+
+__all__ = ["load_folder", "load_shards", "read_pictures"]
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif")
+
+
+def read_pictures(
+    paths: Sequence[str | Path], *, image_size: tuple[int, int] | None = None, channels: int | None = None
+) -> Tensor:
+    """Read picture files of any size and mode.
+
+    Args:
+        paths: The files.
+        image_size: Height and width to crop and resize to; None if all pictures have one size.
+        channels: 1 for grey, 3 for colour; None for colour if any picture has it.
+
+    Returns:
+        uint8 ``(N, C, H, W)``, in order.
+
+    Raises:
+        DataError: A ``ValueError`` that names the first file that is no picture, or sizes that differ.
+        FileNotFoundError: If a file is missing.
+    """
+    pictures = []
+    for path in paths:
+        try:
+            pictures.append((str(path), _decode(path, image_size)))
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise FileNotFoundError(f"There is no picture at {path}.") from error
+            raise DataError(f"{path} is not a readable picture: {error}") from error
+    return _stack(pictures, channels)
+
+
+def load_folder(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
+    """All pictures below a folder, labelled by their subfolder; and whether the folder itself is split."""
+    is_split = all((path / name).is_dir() for name in ("train", "test"))
+    roots = [path / name for name in ("train", "test") if split in (name, "all")] if is_split else [path]
+    files = [
+        (root, file)
+        for root in roots
+        for file in sorted(root.rglob("*"))
+        if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()
+    ]
+    if not files:
+        raise DataError(f"There is no picture ({', '.join(PICTURE_SUFFIXES)}) below {path}.")
+    sources = ((str(file), file, _label_of(root, file)) for root, file in files)
+    return _dataset(path, sources, size), is_split
+
+
+def load_shards(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
+    """WebDataset shards: a ``.tar`` file, or a folder of them with the split in front of their names."""
+    shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    is_split = {"train", "test"} <= {shard.name.split("-")[0] for shard in shards}
+    if is_split and split != "all":
+        shards = [shard for shard in shards if shard.name.split("-")[0] == split]
+    return _dataset(path, _shard_samples(shards), size), is_split
+
+
+def _shard_samples(shards: Sequence[Path]) -> Iterator[tuple[str, IO[bytes], str | None]]:
+    try:
+        from webdataset.tariterators import group_by_keys, tar_file_expander
+    except ImportError as error:
+        raise MissingExtraError("Reading tar shards", "shards") from error
+    for shard in shards:
+        with shard.open("rb") as stream:
+            files = tar_file_expander([{"url": str(shard), "stream": stream}])
+            try:
+                for sample in group_by_keys(files):
+                    picture = next((sample[key] for key in sample if f".{key}" in PICTURE_SUFFIXES), None)
+                    if picture is not None:
+                        label = sample["cls"].decode().strip() if "cls" in sample else None
+                        yield f"{shard}/{sample['__key__']}", io.BytesIO(picture), label
+            except tarfile.TarError as error:
+                raise DataError(f"{shard} is not a readable tar file: {error}") from error
+
+
+def _label_of(root: Path, file: Path) -> str | None:
+    parts = file.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def _dataset(
+    path: Path, sources: Iterable[tuple[str, Path | IO[bytes], str | None]], size: tuple[int, int] | None
+) -> ImageDataset:
+    pictures, labels, broken = [], [], []
+    for name, source, label in sources:
+        try:
+            pictures.append((name, _decode(source, size)))
+            labels.append(label)
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            broken.append(f"{name} ({error})")
+    if not pictures:
+        raise DataError(f"No picture below {path} could be read: {'; '.join(broken) or 'it holds none'}.")
+    if broken:
+        warnings.warn(f"{len(broken)} unreadable pictures were left out: {'; '.join(broken)}.", stacklevel=4)
+    return ImageDataset(_stack(pictures, None), labels=_label_indices(labels))
+
+
+def _label_indices(labels: Sequence[str | None]) -> Tensor | None:
+    """Numbers as they are; names by their place in the alphabet."""
+    named = [label for label in labels if label is not None]
+    if len(named) < len(labels):
+        return None
+    if all(label.isdigit() for label in named):
+        return torch.tensor([int(label) for label in named])
+    order = {label: index for index, label in enumerate(sorted(set(named)))}
+    return torch.tensor([order[label] for label in named])
+
+
+def _decode(source: str | Path | IO[bytes], size: tuple[int, int] | None) -> Tensor:
+    """One picture, upright, as uint8 ``(1 or 3, H, W)``, cropped and resized if a size is given."""
+    with Image.open(source) as opened:
+        picture = ImageOps.exif_transpose(opened)
+        if picture.mode.startswith("I"):  # 16-bit grey, which PIL would clip
+            pixels = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
+        else:
+            pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
+    image = torch.tensor(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
+    return image.contiguous() if size is None else fit_to_size(image, size)
+
+
+def _stack(pictures: Sequence[tuple[str, Tensor]], channels: int | None) -> Tensor:
+    """One tensor of them all; grey pictures among coloured ones become coloured."""
+    wanted = channels or max(picture.shape[0] for _, picture in pictures)
+    images = []
+    first_name, first = pictures[0]
+    for name, picture in pictures:
+        if picture.shape[1:] != first.shape[1:]:
+            raise DataError(
+                f"Pictures must have one size, or give `image_size`: {first_name} is"
+                f" {first.shape[1]}x{first.shape[2]}, {name} is {picture.shape[1]}x{picture.shape[2]}."
+            )
+        if wanted == 1 and picture.shape[0] == 3:
+            weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R 601, as PIL converts
+            picture = (picture * weights).sum(0, keepdim=True).round().to(torch.uint8)
+        images.append(picture.expand(wanted, -1, -1))
+    return torch.stack(images)

@@ -1,0 +1,160 @@
+"""The ELBO over a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import DataError
+from vaelib.functional import bits_per_dim
+from vaelib.objectives import Elbo, Objective
+from vaelib.vae import VAE, eval_mode
+
+__all__ = ["BatchSource", "BoundEstimate", "Estimate", "as_batches", "elbo", "per_image_terms"]
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """A set that cuts itself into batches, as ``vaelib.data.ImageDataset`` does."""
+
+    def batches(
+        self, batch_size: int, *, shuffle: bool = False, generator: torch.Generator | None = None
+    ) -> Iterator[Tensor]:
+        """float32 batches ``(B, C, H, W)`` in [0, 1]."""
+
+
+class Estimate(NamedTuple):
+    """A mean over images and how far chance moves it."""
+
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} +- {self.standard_error:.2f}"
+
+    @classmethod
+    def of(cls, values: Tensor) -> Estimate:
+        """Mean and standard error of ``(N,)`` values; the error of a single one is infinite."""
+        values = values.double()
+        error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
+        return cls(values.mean().item(), error)
+
+
+class BoundEstimate(NamedTuple):
+    """The ELBO of a VAE over a data set, one draw of z per image."""
+
+    elbo: Estimate
+    """Nats per image; a lower bound of log p(x), so higher is better."""
+    reconstruction: Estimate
+    """-log p(x|z) in nats per image."""
+    kl: Estimate
+    """KL(q(z|x) to p(z)) in nats per image."""
+    bits_per_dim: Estimate
+    """-elbo in bits per pixel and channel, the discretisation counted where the likelihood is a density."""
+    num_images: int
+
+
+def as_batches(
+    data: Tensor | BatchSource | Iterable[Any],
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """One pass of image batches from a tensor, an ``ImageDataset``, or a loader (first of what it yields)."""
+    if isinstance(data, Tensor):
+        yield from data.split(batch_size)
+    elif isinstance(data, BatchSource):
+        yield from data.batches(batch_size, shuffle=shuffle, generator=generator)
+    else:
+        for batch in data:
+            yield batch[0] if isinstance(batch, list | tuple) else batch
+
+
+def per_image_terms(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    objective: Objective,
+    *,
+    step: int = 0,
+    generator: torch.Generator | None = None,
+) -> Any:
+    """An objective's terms over a whole set, in eval mode without gradients.
+
+    Args:
+        model: What the objective runs.
+        batches: Image batches ``(B, C, H, W)`` in [0, 1]; moved to the model's device.
+        objective: Such as :class:`Elbo`.
+        step: For its schedules.
+        generator: Of the draws; on the model's device.
+
+    Returns:
+        The objective's own named tuple: ``loss`` the mean weighted by images, the other terms ``(N,)``, on the CPU.
+
+    Raises:
+        DataError: A ``ValueError``: if there is no image.
+    """
+    parameter = next(model.parameters(), torch.empty(0))
+    collected, sizes = [], []
+    with eval_mode(model):
+        for batch in batches:
+            terms = objective(model, batch.to(parameter.device), step=step, generator=generator)
+            collected.append(terms)
+            sizes.append(len(batch))
+    if not sizes:
+        raise DataError("`batches` must hold at least one image, got none.")
+    fields = {
+        name: torch.cat([getattr(terms, name) for terms in collected]).cpu()
+        for name in collected[0]._fields
+        if name != "loss"
+    }
+    weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    loss = (torch.stack([terms.loss for terms in collected]).cpu().double() * weights).sum()
+    return type(collected[0])(loss=loss, **fields)
+
+
+def elbo(
+    model: VAE,
+    data: Tensor | BatchSource | Iterable[Any],
+    *,
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+) -> BoundEstimate:
+    """The ELBO of ``model`` over images, with one draw of z each.
+
+    Args:
+        model: A VAE.
+        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
+        batch_size: Where vaelib cuts the batches.
+        generator: Of the draws of z, on the model's device.
+
+    Returns:
+        A :class:`BoundEstimate` in nats per image.
+
+    Raises:
+        ValueError: If there is no image, or the images do not fit the model.
+        TypeError: If ``model`` is no VAE.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> result = elbo(vl.conv_vae((1, 8, 8), 2), torch.rand(10, 1, 8, 8))
+        >>> result.num_images, result.elbo.value < 0
+        (10, True)
+    """
+    if not isinstance(model, VAE):
+        raise TypeError(f"`model` must be a VAE, got {type(model).__name__}.")
+    batches = as_batches(data, batch_size, generator=generator)
+    terms = per_image_terms(model, batches, Elbo(), generator=generator)
+    negative = terms.reconstruction + terms.kl
+    levels = 256 if model.likelihood.is_density else None
+    return BoundEstimate(
+        elbo=Estimate.of(-negative),
+        reconstruction=Estimate.of(terms.reconstruction),
+        kl=Estimate.of(terms.kl),
+        bits_per_dim=Estimate.of(bits_per_dim(negative, model.image_shape, levels=levels)),
+        num_images=len(negative),
+    )

@@ -1,0 +1,121 @@
+"""Pictures as PNG files: grids, pairs, curves and embeddings. matplotlib is loaded where it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaelib._checks import MissingExtraError, check_shape
+from vaelib._files import written_whole
+
+__all__ = ["save_curves", "save_embedding", "save_grid", "save_pairs"]
+
+
+def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
+    """A grid of pictures.
+
+    Args:
+        images: ``(N, C, H, W)``, clipped to [0, 1] for display; 1 or 3 channels are drawn as they are, of any other
+            number the mean.
+        path: The PNG file.
+        columns: Pictures per row.
+
+    Raises:
+        ValueError: If ``images`` are no batch.
+    """
+    from torchvision.utils import save_image
+
+    check_shape("images", images.shape, ("N", "C", "H", "W"))
+    shown = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
+    with written_whole(path) as temporary:
+        save_image(shown.clamp(0, 1), temporary, nrow=columns, format="png")
+
+
+def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, columns: int = 10) -> None:
+    """Rows of originals, each with the row of their reconstructions below it.
+
+    Args:
+        originals: ``(N, C, H, W)`` in [0, 1].
+        reconstructions: The same shape.
+        path: The PNG file.
+        columns: Pictures per row.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    check_shape("reconstructions", reconstructions.shape, originals.shape)
+    columns = min(columns, len(originals))
+    rows = [
+        row
+        for pair in zip(originals.split(columns), reconstructions.to(originals.device).split(columns), strict=True)
+        for row in pair
+        if len(row) == columns
+    ]
+    save_grid(torch.cat(rows), path, columns=columns)
+
+
+def save_curves(curves: Mapping[str, Sequence[float]], path: str | Path, *, ylabel: str = "nats per image") -> None:
+    """Lines over epochs.
+
+    Args:
+        curves: Label to one value per epoch.
+        path: The PNG file.
+        ylabel: Of the vertical axis.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    figure, axes = _figure((6.4, 4.0))
+    for label, values in curves.items():
+        axes.plot(range(1, len(values) + 1), values, label=label, marker="o", markersize=3)
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path) -> None:
+    """Latents as points in a plane, coloured by label; more than two dimensions by their two principal components.
+
+    Args:
+        points: ``(N, D)`` with D >= 1.
+        labels: ``(N,)`` integers, or None.
+        path: The PNG file.
+
+    Raises:
+        ValueError: If shapes disagree.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    check_shape("points", points.shape, ("N", "D"))
+    figure, axes = _figure((6.4, 6.0))
+    plane = principal_plane(points)
+    drawn = axes.scatter(*plane.T.numpy(), c=labels, cmap="tab10" if labels is not None else None, s=4, linewidths=0)
+    if labels is not None:
+        figure.colorbar(drawn, ax=axes, label="label")
+    axes.set(xlabel="first component", ylabel="second component")
+    _save(figure, path)
+
+
+def principal_plane(points: Tensor) -> Tensor:
+    """``(N, D)`` to ``(N, 2)``: the two directions of largest variance, missing ones as zeros."""
+    centred = points.double() - points.double().mean(0)
+    components = torch.linalg.svd(centred.T @ centred)[0][:, :2]
+    return torch.nn.functional.pad(centred @ components, (0, 2 - components.shape[1]))
+
+
+def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("Drawing curves and embeddings", "plots") from error
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
