@@ -9,6 +9,7 @@ from pathlib import Path
 from vaelib._checks import check_choice, check_int, check_int_tuple
 from vaelib.data.arrays import ARRAY_SUFFIXES, load_array
 from vaelib.data.dataset import ImageDataset
+from vaelib.data.derive import binarized, concatenated, holdout, resized
 from vaelib.data.named import NAMES, load_named
 from vaelib.data.pictures import load_folder, load_shards, read_pictures
 from vaelib.data.shapes import shapes
@@ -65,7 +66,7 @@ def load(
         dataset = load_named(name, split, size, download=download)
     else:
         dataset = _load_path(Path(name_or_path), split, size)
-    return dataset.binarized(binarize, seed=seed)
+    return binarized(dataset, binarize, seed=seed)
 
 
 def _size(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -78,7 +79,7 @@ def _load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
     check_int("seed", seed, minimum=0)
     train, test = (10_000, 2 * seed), (2_000, 2 * seed + 1)
     wanted = {"train": [train], "test": [test], "all": [train, test]}[split]
-    return ImageDataset.concatenate([shapes(count, image_size=size, seed=s) for count, s in wanted])
+    return concatenated([shapes(count, image_size=size, seed=s) for count, s in wanted])
 
 
 def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDataset:
@@ -97,5 +98,5 @@ def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDat
             f" got {os.fspath(path)!r}."
         )
     if size is not None:
-        dataset = dataset.resized(size)
-    return dataset if is_split or split == "all" else dataset.holdout(split)
+        dataset = resized(dataset, size)
+    return dataset if is_split or split == "all" else holdout(dataset, split)

@@ -8,21 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vaelib._checks import DataError, check_choice, check_int, check_shape, check_unit_range
+from vaelib._checks import DataError, check_int, check_shape, check_unit_range
 
-__all__ = ["ImageDataset", "fit_to_size"]
-
-
-def fit_to_size(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Crop ``(..., C, H, W)`` around the centre to the aspect ratio of ``size``, then resize bilinearly."""
-    from torchvision.transforms.v2 import functional as tv
-
-    height, width = images.shape[-2:]
-    if (height, width) == size:
-        return images
-    scale = min(height / size[0], width / size[1])
-    crop = [max(1, round(size[0] * scale)), max(1, round(size[1] * scale))]
-    return tv.resize(tv.center_crop(images, crop), list(size), antialias=True)
+__all__ = ["ImageDataset", "to_float"]
 
 
 class ImageDataset(Dataset[Tensor]):
@@ -93,7 +81,7 @@ class ImageDataset(Dataset[Tensor]):
         self, indices: Tensor | slice, *, generator: torch.Generator | None = None
     ) -> Tensor:
         """float32 images ``(B, C, H, W)`` in [0, 1]; ``generator`` is for dynamic binarisation."""
-        return _to_float(self.images[indices], self.dynamic, generator)
+        return to_float(self.images[indices], self.dynamic, generator)
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, generator: torch.Generator | None = None
@@ -113,7 +101,7 @@ class ImageDataset(Dataset[Tensor]):
         Examples:
             >>> dataset = ImageDataset(torch.rand(10, 1, 4, 4))
             >>> [len(batch) for batch in dataset.batches(4)]
-            [4, 3, 3]
+            [3, 3, 4]
         """
         check_int("batch_size", batch_size)
         device = self.images.device
@@ -127,7 +115,7 @@ class ImageDataset(Dataset[Tensor]):
 
     def to(self, device: torch.device | str) -> ImageDataset:
         """The same set with its images on ``device``."""
-        return self._with(self.images.to(device))
+        return self.replace(self.images.to(device))
 
     def subset(self, indices: Tensor | slice) -> ImageDataset:
         """The images at ``indices``, with their labels and factors."""
@@ -139,46 +127,8 @@ class ImageDataset(Dataset[Tensor]):
             dynamic=self.dynamic,
         )
 
-    def holdout(self, split: str) -> ImageDataset:
-        """The test tenth (at least one image) or the training rest of a fixed random order."""
-        check_choice("split", split, ("train", "test"))
-        if len(self) < 2:
-            raise DataError(f"A train/test split needs at least 2 images, got {len(self)}; use split='all'.")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
-        num_test = max(1, len(self) // 10)
-        return self.subset((order[:num_test] if split == "test" else order[num_test:]).sort().values)
-
-    def resized(self, size: tuple[int, int]) -> ImageDataset:
-        """All images cropped and resized to ``(height, width)``."""
-        return self._with(fit_to_size(self.images, size).clamp(0, 255 if self.images.dtype == torch.uint8 else 1))
-
-    def binarized(self, how: str | None, *, seed: int = 0) -> ImageDataset:
-        """Black and white: ``"static"``, drawn once with ``seed``; ``"dynamic"``, per use; None, as it is."""
-        check_choice("binarize", how, ("static", "dynamic", None))
-        if how == "static":
-            generator = torch.Generator().manual_seed(seed)
-            # In pieces, since a float copy of a large 8-bit set would not fit.
-            drawn = [_to_float(piece, True, generator).to(torch.uint8) * 255 for piece in self.images.split(4096)]
-            return self._with(torch.cat(drawn))
-        return self._with(self.images, dynamic=how == "dynamic")
-
-    @staticmethod
-    def concatenate(parts: Sequence[ImageDataset]) -> ImageDataset:
-        """Several sets of one kind, in order."""
-
-        def joined(field: str) -> Tensor | None:
-            values = [getattr(part, field) for part in parts]
-            return None if any(value is None for value in values) else torch.cat(values)
-
-        return ImageDataset(
-            torch.cat([part.images for part in parts]),
-            labels=joined("labels"),
-            factors=joined("factors"),
-            factor_names=parts[0].factor_names,
-            dynamic=parts[0].dynamic,
-        )
-
-    def _with(self, images: Tensor, *, dynamic: bool | None = None) -> ImageDataset:
+    def replace(self, images: Tensor, *, dynamic: bool | None = None) -> ImageDataset:
+        """The same set with other images ``(N, C', H', W')`` for its labels and factors."""
         return ImageDataset(
             images,
             labels=self.labels,
@@ -188,6 +138,7 @@ class ImageDataset(Dataset[Tensor]):
         )
 
 
-def _to_float(images: Tensor, binarize: bool, generator: torch.Generator | None) -> Tensor:
+def to_float(images: Tensor, binarize: bool, generator: torch.Generator | None) -> Tensor:
+    """8-bit or floating images to float32 in [0, 1], or to draws of zero and one with those probabilities."""
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
     return torch.bernoulli(values, generator=generator) if binarize else values

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelib.data.dataset import ImageDataset, fit_to_size
+from vaelib.data.dataset import ImageDataset
+from vaelib.data.derive import concatenated, fit_to_size, resized
 
 __all__ = ["NAMES", "load_named"]
 
@@ -34,8 +35,8 @@ def load_named(name: str, split: str, size: tuple[int, int] | None, *, download:
                 f" (--download on the command line). torchvision said: {error}"
             ) from error
         dataset = ImageDataset(images, labels=labels)
-        parts.append(dataset if size is None else dataset.resized(size))
-    return ImageDataset.concatenate(parts)
+        parts.append(dataset if size is None else resized(dataset, size))
+    return concatenated(parts)
 
 
 def _grey(set_name: str) -> Callable[[Path, str, Any, bool], tuple[Tensor, Tensor]]:

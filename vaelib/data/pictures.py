@@ -15,7 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vaelib._checks import DataError, MissingExtraError
-from vaelib.data.dataset import ImageDataset, fit_to_size
+from vaelib.data.dataset import ImageDataset
+from vaelib.data.derive import fit_to_size
 
 __all__ = ["load_folder", "load_shards", "read_pictures"]
 

@@ -49,7 +49,7 @@ class ProgressReport:
         text = f"epoch {record.epoch}/{self._max_epochs}  train {_terms(record.train)}"
         if record.val is not None:
             text += f"  val {_terms(record.val)}"
-        self._bar.console.print(f"{text}  {record.images_per_second:.0f} images/s", highlight=False)
+        self._bar.console.print(f"{text}  {record.images_per_second:.0f} images/s", highlight=False, soft_wrap=True)
 
 
 def _terms(terms: Any) -> str:

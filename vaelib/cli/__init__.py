@@ -1,0 +1,47 @@
+"""The command line: ``vaelib train | evaluate | reconstruct | sample | encode | export | demo | info``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from vaelib._checks import VaelibError
+from vaelib.cli import demo, train, use
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Variational autoencoders: images in, a measured VAE, a verified ONNX model out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    train.train,
+    use.evaluate,
+    use.reconstruct,
+    use.sample,
+    use.encode,
+    use.export,
+    demo.demo,
+    use.info,
+):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0; 1 after an error in the data or files, told in one line; 2 for wrong usage; 130 if interrupted.
+    """
+    try:
+        app(args=arguments, prog_name="vaelib")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    except (VaelibError, ValueError, TypeError, OSError) as error:
+        print(f"vaelib: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0

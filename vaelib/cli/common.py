@@ -1,0 +1,88 @@
+"""What the commands share: their options' words, the run record, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vaelib._checks import ModelFileError
+from vaelib._files import written_whole
+
+if TYPE_CHECKING:
+    from vaelib.data import ImageDataset
+
+__all__ = ["RunRecord", "load_data", "print_json", "print_table", "read_record", "write_record"]
+
+RECORD_NAME = "run.json"
+
+Model = Annotated[
+    Path, typer.Argument(help="Directory of a trained model: what `vaelib train --out` wrote.", show_default=False)
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="shapes, mnist, fashion_mnist, kmnist, cifar10, svhn, celeba (below the folder that the environment"
+        " variable VAELIB_DATA names); or a path: a folder of pictures, a .npy, .npz or .pt file, .tar shards."
+        " If not given: the data that the model was trained on.",
+        show_default=False,
+    ),
+]
+Split = Annotated[str, typer.Option(help="Which images: train, test or all.")]
+Seed = Annotated[int, typer.Option(help="Of everything random; the same seed gives the same result.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch a named data set that is missing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output instead of text.")]
+
+RunRecord = dict[str, Any]
+"""How a run was made: data, image_size, binarize and the training options."""
+
+
+def write_record(directory: Path, record: RunRecord) -> None:
+    """Keep how the run was made beside its model."""
+    with written_whole(directory / RECORD_NAME) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def read_record(directory: Path) -> RunRecord:
+    """How the run was made; empty for a model that ``vaelib train`` did not make."""
+    path = directory / RECORD_NAME
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise ModelFileError(f"{path} is no JSON: {error}.") from error
+    return record if isinstance(record, dict) else {}
+
+
+def load_data(directory: Path, model: Any, data: str | None, split: str, *, download: bool) -> ImageDataset:
+    """The images to use a model on: those named, or those of its run, at the model's size."""
+    from vaelib.data import load
+
+    record = read_record(directory)
+    name = data or record.get("data")
+    if name is None:
+        raise ValueError(f"`--data` must be given: {directory} does not say what the model was trained on.")
+    return load(
+        name, split, image_size=model.image_shape[1:], binarize=record.get("binarize"), download=download
+    )
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(content, indent=2))  # noqa: T201
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on standard output."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

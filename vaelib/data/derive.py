@@ -1,0 +1,67 @@
+"""One data set made from another, or from several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vaelib._checks import DataError, check_choice
+from vaelib.data.dataset import ImageDataset, to_float
+
+__all__ = ["binarized", "concatenated", "fit_to_size", "holdout", "resized"]
+
+
+def fit_to_size(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crop ``(..., C, H, W)`` around the centre to the aspect ratio of ``size``, then resize bilinearly."""
+    from torchvision.transforms.v2 import functional as tv
+
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    scale = min(height / size[0], width / size[1])
+    crop = [max(1, round(size[0] * scale)), max(1, round(size[1] * scale))]
+    return tv.resize(tv.center_crop(images, crop), list(size), antialias=True)
+
+
+def resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
+    """All images cropped and resized to ``(height, width)``."""
+    images = fit_to_size(dataset.images, size)
+    return dataset.replace(images.clamp(0, 1) if images.is_floating_point() else images)
+
+
+def binarized(dataset: ImageDataset, how: str | None, *, seed: int = 0) -> ImageDataset:
+    """Black and white: ``"static"``, drawn once with ``seed``; ``"dynamic"``, per use; None, as it is."""
+    check_choice("binarize", how, ("static", "dynamic", None))
+    if how == "static":
+        generator = torch.Generator().manual_seed(seed)
+        # In pieces, since a float copy of a large 8-bit set would not fit.
+        drawn = [to_float(piece, True, generator).to(torch.uint8) * 255 for piece in dataset.images.split(4096)]
+        return dataset.replace(torch.cat(drawn))
+    return dataset.replace(dataset.images, dynamic=how == "dynamic")
+
+
+def holdout(dataset: ImageDataset, split: str) -> ImageDataset:
+    """The test tenth (at least one image) or the training rest of a fixed random order."""
+    if len(dataset) < 2:
+        raise DataError(f"A train/test split needs at least 2 images, got {len(dataset)}; use split='all'.")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    num_test = max(1, len(dataset) // 10)
+    return dataset.subset((order[:num_test] if split == "test" else order[num_test:]).sort().values)
+
+
+def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
+    """Several sets of one kind, in order."""
+
+    def joined(field: str) -> Tensor | None:
+        values = [getattr(part, field) for part in parts]
+        return None if any(value is None for value in values) else torch.cat(values)
+
+    return ImageDataset(
+        torch.cat([part.images for part in parts]),
+        labels=joined("labels"),
+        factors=joined("factors"),
+        factor_names=parts[0].factor_names,
+        dynamic=parts[0].dynamic,
+    )
