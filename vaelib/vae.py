@@ -229,6 +229,9 @@ def _agreed_shape(
     name: str, given: Sequence[int] | None, encoder: nn.Module, decoder: nn.Module
 ) -> tuple[int, ...]:
     """The shape that the argument and both parts agree on, each of them if it knows one."""
+    for part, network in (("encoder", encoder), ("decoder", decoder)):
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"`{part}` must be an nn.Module, got {network!r}.")
     sources = {
         "the argument": given,
         "the encoder": getattr(encoder, name, None),

@@ -48,8 +48,9 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".pt":
             return torch.load(path, map_location="cpu", weights_only=True)
-        content = np.load(path, allow_pickle=False)
-        return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
+        with path.open("rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
     except (ValueError, EOFError, OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable {path.suffix} file of plain arrays: {error}") from error
     except Exception as error:  # torch.load reports refused objects by an exception of the pickle module

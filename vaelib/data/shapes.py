@@ -20,7 +20,7 @@ __all__ = ["FACTOR_NAMES", "FACTOR_SIZES", "render", "shapes"]
 FACTOR_NAMES = ("shape", "scale", "orientation", "position_x", "position_y")
 FACTOR_SIZES = (3, 6, 40, 32, 32)
 
-_LARGEST = 0.17  # half the largest shape, in units of the shorter side
+_LARGEST = 0.15  # half the largest shape, in units of the shorter side
 _MARGIN = 0.25  # between centres and border: the largest shape stays inside, whatever its orientation
 _CHUNK = 1 << 23  # pixels rendered at once, to bound memory
 

@@ -21,7 +21,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(math.gcd(channels, 8), channels),
+    # Groups of at least 4 channels: on a map of one pixel, a group of one would be normalised to nothing.
+    "group": lambda channels: nn.GroupNorm(math.gcd(channels, max(1, min(8, channels // 4))), channels),
     "layer": lambda channels: nn.GroupNorm(1, channels),
     "none": lambda channels: nn.Identity(),
 }

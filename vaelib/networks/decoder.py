@@ -29,7 +29,7 @@ class ConvDecoder(nn.Module):
         hidden_channels: Channels per stage, from the latent outwards; any number of stages.
         kernel_size: Of the upsampling convolutions; the next odd number for nearest and pixel_shuffle.
         stride: Growth per stage.
-        norm: ``"batch"``, ``"group"`` (up to 8 groups), ``"layer"`` (all channels and pixels) or ``"none"``.
+        norm: ``"batch"``, ``"group"`` (up to 8 groups of 4 or more channels), ``"layer"`` (all channels and pixels) or ``"none"``.
         activation: ``"silu"``, ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"`` or ``"tanh"``.
         dropout: Probability in [0, 1].
         residual_blocks: Per stage.

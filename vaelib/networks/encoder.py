@@ -32,7 +32,7 @@ class ConvEncoder(nn.Module):
         hidden_channels: Channels per stage, from the image inwards; any number of stages.
         kernel_size: Of the strided convolutions.
         stride: Of the same.
-        norm: ``"batch"``, ``"group"`` (up to 8 groups), ``"layer"`` (all channels and pixels) or ``"none"``.
+        norm: ``"batch"``, ``"group"`` (up to 8 groups of 4 or more channels), ``"layer"`` (all channels and pixels) or ``"none"``.
         activation: ``"silu"``, ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"`` or ``"tanh"``.
         dropout: Probability in [0, 1].
         residual_blocks: Per stage.

@@ -1,0 +1,379 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vaelib as vl
+from vaelib.data import ImageDataset, load, read_pictures, shapes
+from vaelib.data.shapes import FACTOR_SIZES, render
+
+
+def picture(path, size=(12, 10), mode="RGB", color=128):
+    Image.new(mode, size, color).save(path)
+
+
+# --- the container
+
+
+def test_dataset_converts_and_cuts():
+    images = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 1, 2, 2)
+    dataset = ImageDataset(images, labels=torch.arange(10))
+    assert len(dataset) == 10
+    assert dataset.image_shape == (1, 2, 2)
+    assert dataset[3].dtype == torch.float32
+    torch.testing.assert_close(dataset[3], torch.full((1, 2, 2), 3 / 255))
+    seen = torch.cat(list(dataset.batches(4, shuffle=True, generator=torch.Generator().manual_seed(0))))
+    assert sorted((seen[:, 0, 0, 0] * 255).round().int().tolist()) == list(range(10))
+    assert "ImageDataset(10 images, (1, 2, 2), torch.uint8, labels)" in repr(dataset)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=5)
+    assert next(iter(loader)).shape == (5, 1, 2, 2)
+
+
+@pytest.mark.parametrize(("count", "size"), [(65, 64), (64, 64), (1, 64), (1000, 64), (7, 1)])
+def test_batches_are_even(count, size):
+    lengths = [len(batch) for batch in ImageDataset(torch.zeros(count, 1, 2, 2)).batches(size)]
+    assert sum(lengths) == count
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+    assert len(lengths) == -(-count // size)
+
+
+def test_dynamic_binarisation_is_anew_each_time_and_static_is_not():
+    grey = torch.full((50, 1, 8, 8), 64, dtype=torch.uint8)
+    dynamic = ImageDataset(grey, dynamic=True)
+    first, second = dynamic.batch(slice(None)), dynamic.batch(slice(None))
+    assert not torch.equal(first, second)
+    for drawn in (first, second):
+        assert set(drawn.unique().tolist()) == {0.0, 1.0}
+        assert drawn.mean().item() == pytest.approx(64 / 255, abs=0.03)
+    one, other = (dynamic.batch(slice(None), generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: ImageDataset(torch.zeros(0, 1, 4, 4)), vl.DataError, "at least one pixel, got shape"),
+        (lambda: ImageDataset(torch.zeros(4, 4)), ValueError, r"`images` must have shape \(N, C, H, W\), got \(4, 4\)"),
+        (lambda: ImageDataset(torch.zeros(1, 1, 4, 4).long()), TypeError, "uint8 or floating point.*got torch.int64"),
+        (lambda: ImageDataset(np.zeros((1, 1, 4, 4))), TypeError, "must be a tensor.*got ndarray"),
+        (lambda: ImageDataset(torch.full((1, 1, 4, 4), 2.0)), ValueError, r"`images` must have values in \[0, 1\]"),
+        (lambda: ImageDataset(torch.full((1, 1, 4, 4), float("nan"))), ValueError, "nan"),
+        (lambda: ImageDataset(torch.zeros(2, 1, 4, 4), labels=torch.zeros(3)), ValueError, "`labels` must have shape"),
+        (lambda: ImageDataset(torch.zeros(2, 1, 4, 4), factors=torch.zeros(2, 1)), ValueError, "`factors` must have"),
+        (lambda: next(ImageDataset(torch.zeros(2, 1, 4, 4)).batches(0)), ValueError, "`batch_size` must be >= 1"),
+    ],
+)
+def test_wrong_images(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+# --- shapes
+
+
+def test_shapes_are_seeded_and_come_with_factors():
+    first, second = shapes(20, image_size=24, seed=3), shapes(20, image_size=24, seed=3)
+    assert torch.equal(first.images, second.images)
+    assert not torch.equal(first.images, shapes(20, image_size=24, seed=4).images)
+    assert first.factors.shape == (20, 5)
+    assert first.factor_names == ("shape", "scale", "orientation", "position_x", "position_y")
+    assert torch.equal(first.labels, first.factors[:, 0])
+    train, test = load("shapes", "train", image_size=8), load("shapes", "test", image_size=8)
+    assert (len(train), len(test), len(load("shapes", "all", image_size=8))) == (10_000, 2_000, 12_000)
+    assert (train.factors.amax(0) == torch.tensor(FACTOR_SIZES) - 1).all()
+
+
+def extent(image):
+    rows, columns = torch.where(image[0] > 0)
+    return rows.min().item(), rows.max().item(), columns.min().item(), columns.max().item()
+
+
+def test_each_factor_does_what_its_name_says():
+    base = torch.tensor([[0, 3, 0, 10, 10]])
+
+    def drawn(**changes):
+        names = ("shape", "scale", "orientation", "x", "y")
+        factors = base.clone()
+        for name, value in changes.items():
+            factors[0, names.index(name)] = value
+        return render(factors, 64)[0]
+
+    top, bottom, left, right = extent(drawn())
+    moved = extent(drawn(x=30))
+    assert moved[:2] == (top, bottom)
+    assert moved[2] > left
+    moved = extent(drawn(y=30))
+    assert moved[2:] == (left, right)
+    assert moved[0] > top
+    areas = [drawn(scale=scale).sum().item() for scale in range(6)]
+    assert areas == sorted(areas)
+    assert areas[5] / areas[0] == pytest.approx(4.0, rel=0.05)
+    assert torch.equal(drawn(orientation=10), drawn(orientation=0))  # a square after a quarter turn
+    assert not torch.equal(drawn(shape=2, orientation=20), drawn(shape=2, orientation=0))
+    assert len({drawn(shape=kind).sum().item() for kind in range(3)}) == 3
+
+
+def test_shapes_stay_inside_and_their_area_does_not_depend_on_the_resolution():
+    corners = torch.cartesian_prod(
+        torch.arange(3), torch.tensor([5]), torch.arange(0, 40, 3), torch.tensor([0, 31]), torch.tensor([0, 31])
+    )
+    for size in ((64, 64), (32, 80), (50, 33)):
+        images = render(corners, size).float()
+        border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], dim=-1)
+        assert border.max() == 0
+    small, large = (render(corners, size).float().mean((1, 2, 3)) for size in (32, 128))
+    torch.testing.assert_close(small, large, rtol=0.03, atol=0.1)
+
+
+def test_edges_are_anti_aliased():
+    values = shapes(50, image_size=64).images
+    assert ((values > 0) & (values < 255)).any(dim=(1, 2, 3)).float().mean() > 0.9
+
+
+def test_wrong_factors():
+    with pytest.raises(ValueError, match="`factors` must be >= 0 and below"):
+        render(torch.tensor([[3, 0, 0, 0, 0]]))
+    with pytest.raises(ValueError, match=r"`factors` must have shape \(N, 5\)"):
+        render(torch.zeros(1, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match="`num_images` must be >= 1"):
+        shapes(0)
+    with pytest.raises(ValueError, match="`seed` must be >= 0"):
+        load("shapes", seed=-1)
+
+
+# --- folders
+
+
+def test_folder_of_pictures_of_any_size_and_mode(tmp_path):
+    for i, (size, mode, color) in enumerate(
+        [((12, 10), "RGB", (255, 0, 0)), ((7, 30), "L", 255), ((5, 5), "RGBA", (0, 255, 0, 255)), ((9, 9), "1", 1)]
+    ):
+        picture(tmp_path / f"{i}.png", size, mode, color)
+    dataset = load(tmp_path, "all", image_size=8)
+    assert dataset.images.shape == (4, 3, 8, 8)
+    assert dataset.images[1].min() == 255
+    assert dataset.images[0, :, 4, 4].tolist() == [255, 0, 0]
+    assert dataset.labels is None
+
+
+def test_grey_folders_stay_grey_and_subfolders_are_labels(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        picture(tmp_path / name / "a.jpg", mode="L")
+    dataset = load(tmp_path, "all")
+    assert dataset.images.shape == (2, 1, 10, 12)
+    assert dataset.labels.tolist() == [0, 1]
+
+
+def test_sixteen_bit_grey_and_exif_orientation(tmp_path):
+    Image.fromarray(np.full((4, 6), 32_768, np.uint16)).save(tmp_path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_pictures([tmp_path / "deep.png"]).unique().tolist() == [128]
+    assert read_pictures([tmp_path / "turned.jpg"]).shape == (1, 3, 6, 4)
+
+
+def test_pictures_are_cropped_not_squeezed(tmp_path):
+    wide = np.zeros((10, 30), np.uint8)
+    wide[:, 10:20] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    assert read_pictures([tmp_path / "wide.png"], image_size=(5, 5)).min() > 100
+
+
+def test_splits_of_a_folder(tmp_path):
+    for i in range(20):
+        picture(tmp_path / f"{i:02d}.png", mode="L", color=i)
+    train, test = (load(tmp_path, split).images[:, 0, 0, 0].tolist() for split in ("train", "test"))
+    assert (len(train), len(test)) == (18, 2)
+    assert sorted(train + test) == list(range(20))
+
+    for name, count in (("train", 3), ("test", 2)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(count):
+            picture(tmp_path / "set" / name / f"{i}.png")
+    assert [len(load(tmp_path / "set", split)) for split in ("train", "test", "all")] == [3, 2, 5]
+
+
+def test_broken_files_are_named_and_not_fatal_unless_all_are(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    with pytest.raises(vl.DataError, match=r"No picture below .* could be read: .*broken\.jpg"):
+        load(tmp_path)
+    picture(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "torn.png").write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"2 unreadable pictures were left out: .*broken\.jpg.*torn\.png"):
+        assert len(load(tmp_path, "all")) == 1
+
+
+def test_wrong_folders(tmp_path):
+    with pytest.raises(vl.DataError, match="There is no picture"):
+        load(tmp_path)
+    picture(tmp_path / "a.png", (4, 4))
+    with pytest.raises(vl.DataError, match="needs at least 2 images, got 1"):
+        load(tmp_path, "train")
+    picture(tmp_path / "b.png", (4, 5))
+    with pytest.raises(vl.DataError, match=r"one size, or give `image_size`: .*a\.png is 4x4, .*b\.png is 5x4"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="must be one of shapes, mnist.*or an existing path, got 'nowhere'"):
+        load("nowhere")
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(ValueError, match=r"must be a folder, or a file ending in \.npy, \.npz, \.pt or \.tar"):
+        load(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="`split` must be one of 'train', 'test', 'all', got 'valid'"):
+        load("shapes", "valid")
+    with pytest.raises(ValueError, match="`binarize` must be one of 'static', 'dynamic', None"):
+        load("shapes", "test", image_size=8, binarize="often")
+    with pytest.raises(ValueError, match=r"`image_size\[0\]` must be >= 1, got 0"):
+        load("shapes", image_size=0)
+
+
+def test_wrong_pictures(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no picture at .*missing"):
+        read_pictures([tmp_path / "missing.png"])
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(vl.DataError, match=r"text\.png is not a readable picture"):
+        read_pictures([tmp_path / "text.png"])
+
+
+# --- arrays
+
+
+@pytest.mark.parametrize("shape", [(20, 6, 5), (20, 1, 6, 5), (20, 6, 5, 1), (20, 3, 6, 5), (20, 6, 5, 3), (20, 4, 6, 5)])
+def test_array_layouts(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    images = load(tmp_path / "a.npy", "all").images
+    channels = 4 if 4 in shape[1:] else 3 if 3 in shape else 1
+    assert images.shape == (20, channels, 6, 5)
+
+
+def test_archives_with_labels_and_splits(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.random.rand(10, 4, 4).astype(np.float32), labels=np.arange(10))
+    train = load(tmp_path / "a.npz", "train")
+    assert (len(train), len(train.labels)) == (9, 9)
+    np.savez(tmp_path / "b.npz", x_train=np.zeros((6, 4, 4), bool), y_train=np.arange(6), x_test=np.ones((2, 4, 4), bool))
+    assert [len(load(tmp_path / "b.npz", split)) for split in ("train", "test")] == [6, 2]
+    assert load(tmp_path / "b.npz", "test").images.unique().tolist() == [255]
+    torch.save({"images": torch.zeros(4, 3, 5, 5), "labels": torch.arange(4)}, tmp_path / "c.pt")
+    assert load(tmp_path / "c.pt", "all", image_size=3).images.shape == (4, 3, 3, 3)
+    torch.save(torch.zeros(4, 3, 5, 5), tmp_path / "d.pt")
+    assert len(load(tmp_path / "d.pt", "test")) == 1
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_wrong_arrays(tmp_path, capsys):
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04torn")
+    (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY")
+    (tmp_path / "torn.pt").write_bytes(b"PK")
+    for name in ("torn.npz", "torn.npy", "torn.pt"):
+        with pytest.raises(vl.DataError, match=name):
+            load(tmp_path / name)
+    torch.save(Evil(), tmp_path / "evil.pt")
+    np.save(tmp_path / "evil.npy", np.array([Evil()]), allow_pickle=True)
+    for name in ("evil.pt", "evil.npy"):
+        with pytest.raises(vl.DataError, match=name):
+            load(tmp_path / name)
+    assert "run" not in capsys.readouterr().out
+    np.savez(tmp_path / "a.npz", first=np.zeros(3), second=np.zeros(3))
+    with pytest.raises(vl.DataError, match="must hold one of images, x, data, arr_0, got first, second"):
+        load(tmp_path / "a.npz")
+    np.save(tmp_path / "range.npy", np.full((4, 4, 4), 7.0))
+    with pytest.raises(vl.DataError, match=r"range\.npy: `images` must have values in \[0, 1\], got \[7, 7\]"):
+        load(tmp_path / "range.npy")
+    np.save(tmp_path / "int.npy", np.full((4, 4, 4), 7))
+    with pytest.raises(vl.DataError, match=r"int\.npy: `images` must be a tensor, uint8 or floating point"):
+        load(tmp_path / "int.npy")
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    with pytest.raises(vl.DataError, match="must hold numeric arrays"):
+        load(tmp_path / "text.npy")
+
+
+# --- shards
+
+
+def shard(path, samples):
+    with tarfile.open(path, "w") as archive:
+        for name, content in samples:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def png(color):
+    stream = io.BytesIO()
+    Image.new("RGB", (6, 4), (color, 0, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_shards(tmp_path):
+    pytest.importorskip("webdataset")
+    for name, count in (("train-000", 3), ("train-001", 2), ("test-000", 2)):
+        samples = [(f"{i}.{end}", png(i) if end == "png" else b"7\n") for i in range(count) for end in ("cls", "png")]
+        shard(tmp_path / f"{name}.tar", samples)
+    train, test = load(tmp_path, "train"), load(tmp_path, "test", image_size=3)
+    assert train.images.shape == (5, 3, 4, 6)
+    assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1]
+    assert train.labels.tolist() == [7] * 5
+    assert test.images.shape == (2, 3, 3, 3)
+    assert len(load(tmp_path, "all")) == 7
+    assert len(load(tmp_path / "train-000.tar", "all")) == 3
+
+
+def test_broken_shards(tmp_path):
+    pytest.importorskip("webdataset")
+    shard(tmp_path / "a.tar", [("0.png", png(1)), ("1.png", b"broken")])
+    with pytest.warns(UserWarning, match=r"1 unreadable pictures were left out: .*a\.tar/1"):
+        assert len(load(tmp_path / "a.tar", "all")) == 1
+    (tmp_path / "torn.tar").write_bytes(b"not a tar file at all" * 100)
+    with pytest.raises(vl.DataError, match=r"torn\.tar is not a readable tar file"):
+        load(tmp_path / "torn.tar")
+    shard(tmp_path / "empty.tar", [("0.txt", b"text")])
+    with pytest.raises(vl.DataError, match=r"No picture below .*empty\.tar could be read: it holds none"):
+        load(tmp_path / "empty.tar")
+
+
+# --- named sets
+
+
+def test_named_sets_say_where_they_were_looked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("VAELIB_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="'mnist'.*VAELIB_DATA.*is not set"):
+        load("mnist")
+    monkeypatch.setenv("VAELIB_DATA", str(tmp_path))
+    for name in ("mnist", "fashion_mnist", "kmnist", "cifar10", "celeba"):
+        with pytest.raises(FileNotFoundError, match=rf"'{name}' \(test\) was not found below VAELIB_DATA=.*download=True"):
+            load(name, "test")
+
+
+def test_idx_files_of_ones_own(tmp_path, monkeypatch):
+    """The reading of named sets without their files: tiny ones in MNIST's own format."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, count in (("train", 12), ("t10k", 4)):
+        header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + bytes(count * 28 * 28))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + bytes(count))
+    monkeypatch.setenv("VAELIB_DATA", str(tmp_path))
+    assert load("mnist", "train", image_size=32).images.shape == (12, 1, 32, 32)
+    assert len(load("mnist", "all").labels) == 16
+    static = load("mnist", "test", binarize="static")
+    assert static.images.dtype == torch.uint8
+    assert load("mnist", "test", binarize="dynamic").dynamic
+
+
+def test_real_mnist(mnist_root):
+    test = load("mnist", "test", image_size=32, binarize="static")
+    assert test.images.shape == (10_000, 1, 32, 32)
+    assert set(test.images.unique().tolist()) == {0, 255}
+    assert torch.equal(test.images, load("mnist", "test", image_size=32, binarize="static").images)
+    grey = load("mnist", "test")
+    assert grey.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert grey.batch(slice(None)).mean().item() == pytest.approx(0.1325, abs=1e-4)

@@ -1,0 +1,80 @@
+import math
+
+import pytest
+import torch
+
+import vaelib as vl
+from vaelib.evaluation import Estimate, elbo, per_image_terms
+
+
+@pytest.fixture
+def vae():
+    return vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def test_the_elbo_is_the_mean_over_images_whatever_the_batches(vae):
+    x = torch.rand(10, 1, 8, 8)
+    with torch.no_grad():
+        mu, logvar = vae.eval().encode(x)
+    kl = vl.kl_standard_normal(mu, logvar)
+    for batches in ([x], [x[:9], x[9:]], [x[:3], x[3:]]):
+        result = elbo(vae, batches)
+        assert result.num_images == 10
+        assert result.kl.value == pytest.approx(kl.mean().item(), rel=1e-5)
+        assert result.kl.standard_error == pytest.approx(kl.std().item() / math.sqrt(10), rel=1e-4)
+        assert result.elbo.value == pytest.approx(-(result.reconstruction.value + result.kl.value))
+    loss = per_image_terms(vae, [x[:9], x[9:]], vl.Elbo(), generator=seeded()).loss
+    terms = per_image_terms(vae, [x[:9], x[9:]], vl.Elbo(), generator=seeded())
+    assert loss.item() == pytest.approx((terms.reconstruction + terms.kl).mean().item(), rel=1e-5)
+
+
+def test_takes_tensors_sets_and_loaders_and_keeps_the_mode(vae):
+    x = torch.rand(10, 1, 8, 8)
+    pairs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, torch.arange(10)), batch_size=10)
+    vae.train()
+    values = [elbo(vae, data, generator=seeded()).elbo.value for data in (x, vl.data.ImageDataset(x), pairs)]
+    assert values == pytest.approx([values[0]] * 3)
+    assert vae.training
+
+
+def test_bits_per_dim_counts_the_discretisation_of_densities():
+    x = torch.randint(0, 256, (64, 1, 8, 8)).float() / 255
+    density = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian(0.4))
+    result = elbo(density, x)
+    assert result.bits_per_dim.value == pytest.approx(-result.elbo.value / (64 * math.log(2)) + math.log2(255))
+    mass = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.DiscretizedLogistic())
+    result = elbo(mass, x)
+    assert result.bits_per_dim.value == pytest.approx(-result.elbo.value / (64 * math.log(2)))
+
+
+def test_a_density_and_a_mass_agree_on_smooth_data():
+    """A narrow-binned logistic is nearly its own density times the bin: the two conventions must meet."""
+    x = torch.randint(60, 190, (8, 1, 8, 8)).float() / 255
+    location = torch.full_like(x, 0.5)
+    mass = -vl.DiscretizedLogistic(0.1).log_prob(x, location)
+    scaled = (x - 0.5) / 0.1
+    density = -(-scaled - 2 * torch.nn.functional.softplus(-scaled) - math.log(0.1)).flatten(1).sum(1)
+    in_bits = vl.bits_per_dim(density, (1, 8, 8), levels=256)
+    torch.testing.assert_close(vl.bits_per_dim(mass, (1, 8, 8)), in_bits, rtol=1e-4, atol=1e-4)
+
+
+def test_estimates():
+    estimate = Estimate.of(torch.tensor([1.0, 3.0]))
+    assert estimate == (2.0, 1.0)
+    assert str(estimate) == "2.00 +- 1.00"
+    assert Estimate.of(torch.tensor([1.0])).standard_error == math.inf
+
+
+def test_wrong_arguments(vae):
+    with pytest.raises(vl.DataError, match="`batches` must hold at least one image"):
+        elbo(vae, [])
+    with pytest.raises(TypeError, match="`model` must be a VAE, got AutoEncoder"):
+        elbo(vl.AutoEncoder(vae.encoder, vae.decoder), torch.rand(1, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"`x` must have shape \(B, 1, 8, 8\)"):
+        elbo(vae, torch.rand(2, 1, 9, 8))
+    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\]"):
+        elbo(vae, torch.full((2, 1, 8, 8), 255.0))

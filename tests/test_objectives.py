@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+
+import vaelib as vl
+
+
+def test_by_hand():
+    x = torch.zeros(2, 1, 4, 4)
+    terms = vl.elbo_loss(x, torch.zeros_like(x), torch.ones(2, 3), torch.zeros(2, 3), beta=2.0)
+    torch.testing.assert_close(terms.reconstruction, torch.full((2,), 16 * math.log(2)))
+    torch.testing.assert_close(terms.kl, torch.full((2,), 1.5))
+    assert terms.loss.item() == pytest.approx(16 * math.log(2) + 3.0)
+
+
+def test_the_loss_is_a_mean_over_images_and_a_sum_over_pixels():
+    x, raw = torch.rand(6, 3, 5, 5), torch.randn(6, 3, 5, 5)
+    mu, logvar = torch.randn(6, 4), torch.randn(6, 4)
+    whole = vl.elbo_loss(x, raw, mu, logvar).loss
+    parts = [vl.elbo_loss(x[i : i + 1], raw[i : i + 1], mu[i : i + 1], logvar[i : i + 1]).loss for i in range(6)]
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+
+
+def test_every_likelihood_owns_the_reconstruction_term():
+    x = torch.rand(2, 1, 4, 4)
+    for likelihood in (vl.Bernoulli(), vl.Gaussian(0.5), vl.DiscretizedLogistic("per_pixel")):
+        raw = torch.randn(2, likelihood.param_channels(1), 4, 4)
+        terms = vl.elbo_loss(x, raw, torch.zeros(2, 3), torch.zeros(2, 3), likelihood=likelihood)
+        torch.testing.assert_close(terms.reconstruction, -likelihood.log_prob(x, raw))
+        assert terms.kl.abs().max() == 0
+
+
+def test_free_bits_are_per_latent_and_leave_the_reported_kl_alone():
+    x = torch.zeros(4, 1, 2, 2)
+    mu = torch.tensor([[2.0, 0.1]]).repeat(4, 1).requires_grad_()
+    terms = vl.elbo_loss(x, torch.zeros_like(x), mu, torch.zeros(4, 2), free_bits=0.5)
+    torch.testing.assert_close(terms.kl, torch.full((4,), 2.005))
+    assert terms.loss.item() == pytest.approx(4 * math.log(2) + 2.0 + 0.5)
+    terms.loss.backward()
+    assert (mu.grad[:, 0] > 0).all()
+    assert (mu.grad[:, 1] == 0).all()
+
+
+def test_free_bits_average_over_the_batch_first():
+    x = torch.zeros(2, 1, 1, 1)
+    mu = torch.tensor([[2.0], [0.0]])  # 2 and 0 nats: 1 on average, above the floor
+    terms = vl.elbo_loss(x, x, mu, torch.zeros(2, 1), free_bits=0.9)
+    assert terms.loss.item() == pytest.approx(math.log(2) + 1.0)
+
+
+def test_the_schedule_moves_beta():
+    vae, x = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), torch.rand(4, 1, 8, 8)
+    objective = vl.Elbo(beta=vl.linear_warmup(10))
+    first, later = (
+        objective(vae.eval(), x, step=step, generator=torch.Generator().manual_seed(0)) for step in (0, 5)
+    )
+    torch.testing.assert_close(first.loss, first.reconstruction.mean())
+    torch.testing.assert_close(later.loss, (later.reconstruction + 0.5 * later.kl).mean())
+
+
+def test_a_prior_without_a_closed_form_is_given_the_draw():
+    class Estimated(torch.nn.Module):
+        def kl(self, mu, logvar, z):
+            log_q = vl.functional.gaussian_log_prob(z, mu, 0.5 * logvar)
+            return (log_q - vl.StandardNormal().log_prob(z))[:, None]
+
+    x, mu, logvar = torch.zeros(20_000, 1, 1, 1), torch.ones(20_000, 2), torch.zeros(20_000, 2)
+    z = vl.reparameterize(mu, logvar)
+    estimated = vl.elbo_loss(x, x, mu, logvar, z, prior=Estimated())
+    assert estimated.kl.mean().item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"beta": -1.0}, "`beta` must be >= 0, got -1"),
+        ({"free_bits": -1.0}, "`free_bits` must be >= 0, got -1"),
+        ({"logvar": torch.zeros(2, 4)}, r"`logvar` must have shape \(2, 3\), got \(2, 4\)"),
+        ({"mu": torch.zeros(5, 3), "logvar": torch.zeros(5, 3)}, r"`mu` must have shape \(2, \.\.\.\), got \(5, 3\)"),
+        ({"recon_params": torch.zeros(2, 1, 4, 5)}, "`recon_params` must have shape"),
+        ({"x": torch.full((2, 1, 4, 4), 255.0)}, r"`x` must have values in \[0, 1\]"),
+    ],
+)
+def test_wrong_arguments(kwargs, match):
+    arguments = {
+        "x": torch.zeros(2, 1, 4, 4),
+        "recon_params": torch.zeros(2, 1, 4, 4),
+        "mu": torch.zeros(2, 3),
+        "logvar": torch.zeros(2, 3),
+    } | kwargs
+    with pytest.raises(ValueError, match=match):
+        vl.elbo_loss(**arguments)
+
+
+def test_wrong_arguments_of_the_others():
+    with pytest.raises(ValueError, match="`beta` must be >= 0"):
+        vl.Elbo(beta=-0.5)
+    with pytest.raises(ValueError, match="`free_bits` must be >= 0"):
+        vl.Elbo(free_bits=-0.5)
+    with pytest.raises(ValueError, match="`recon_params` must have shape"):
+        vl.reconstruction_loss(torch.zeros(2, 1, 4, 4), torch.zeros(2, 2, 4, 4))

@@ -1,0 +1,231 @@
+import csv
+import math
+import os
+
+import pytest
+import torch
+from torch import nn
+
+import vaelib as vl
+
+
+def tiny(**kwargs):
+    torch.manual_seed(0)
+    return vl.conv_vae((1, 8, 8), 2, **({"hidden_channels": (4, 8)} | kwargs))
+
+
+def weights(model):
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+@pytest.fixture
+def images():
+    return vl.data.shapes(48, image_size=8).images
+
+
+def fit(model, train, val=None, **kwargs):
+    return vl.Trainer(**({"max_epochs": 2, "batch_size": 16} | kwargs)).fit(model, train, val, progress=False)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"dropout": 0.3},
+        {"norm": "group", "upsample": "nearest", "residual_blocks": 1},
+        {"latent_dim": None, "latent_shape": (2, 2, 2), "corruption": vl.Masking(0.3)},
+        {"likelihood": vl.Gaussian("optimal"), "norm": "none", "activation": "elu"},
+    ],
+    ids=str,
+)
+def test_the_same_seed_gives_bitwise_the_same_weights(kwargs, images):
+    arguments = {"latent_dim": 2} | kwargs
+
+    def trained(seed):
+        torch.manual_seed(0)
+        model = vl.conv_vae((1, 8, 8), hidden_channels=(4, 8), **{k: v for k, v in arguments.items() if k != "likelihood"},
+                            likelihood=vl.Gaussian("optimal") if "likelihood" in kwargs else None)  # fmt: skip
+        torch.rand(seed + 3)  # what was drawn before must not matter
+        fit(model, images, seed=seed)
+        return weights(model)
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+
+
+def test_training_leaves_the_global_generator_alone(images):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(vl.presets.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), images)
+    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
+    torch.manual_seed(5)
+    fit(model, images)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_it_learns_and_the_scale_is_nats_per_image():
+    train, test = vl.data.shapes(512, image_size=16), vl.data.shapes(128, image_size=16, seed=1)
+    torch.manual_seed(0)
+    history = fit(vl.conv_vae((1, 16, 16), 4), train, test, max_epochs=4)
+    first, last = history[0].val, history[-1].val
+    assert last.loss == pytest.approx(last.reconstruction + last.kl, rel=1e-5)
+    assert last.loss < 0.75 * 256 * math.log(2)
+    assert 10 < last.loss < first.loss
+    assert history[-1].step == 4 * 32
+    assert history[-1].learning_rate < 1e-4
+
+
+def test_epoch_means_weigh_images_not_batches():
+    """With frozen weights, the training means of uneven batches are those of the whole set."""
+    model, x = tiny(norm="none"), torch.rand(7, 1, 8, 8)
+    history = fit(model, [x[:6], x[6:]], x, max_epochs=1, learning_rate=1e-30)
+    with torch.no_grad():
+        kl = vl.kl_standard_normal(*model.encode(x)).mean().item()
+    assert history[0].train.kl == pytest.approx(kl, rel=1e-5)
+    assert history[0].val.kl == pytest.approx(kl, rel=1e-5)
+
+
+def test_validation_uses_the_same_draws_and_the_final_beta(images):
+    model = tiny()
+    history = fit(
+        model, images, images, objective=vl.Elbo(beta=vl.linear_warmup(1000, final=4.0)), max_epochs=2, learning_rate=1e-30
+    )
+    for record in history:
+        expected = 4.0 * 6 / 1000  # the schedule at the run's last step
+        assert record.val.loss == pytest.approx(record.val.reconstruction + expected * record.val.kl, rel=1e-4)
+
+
+def test_loaders_of_all_kinds(images):
+    x = images.float() / 255
+    pairs = torch.utils.data.TensorDataset(x, torch.arange(48))
+    for train in (images, x, vl.data.ImageDataset(images), torch.utils.data.DataLoader(pairs, batch_size=16), [x[:20], x[20:]]):
+        assert fit(tiny(), train)[-1].train.loss > 0
+    dynamic = vl.data.ImageDataset(x, dynamic=True)
+    assert fit(tiny(), dynamic, dynamic)[-1].val.loss > 0
+
+
+def test_files_of_a_run(images, tmp_path):
+    model = tiny()
+    history = fit(model, images, images, max_epochs=3, output_dir=tmp_path / "run")
+    run = tmp_path / "run"
+    assert sorted(os.listdir(run)) == ["best", "history.csv", "last", "reconstructions"]
+    with (run / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["val_loss"]) for row in rows] == [record.val.loss for record in history]
+    assert {"epoch", "step", "train_reconstruction", "train_kl", "val_kl", "learning_rate", "seconds"} <= rows[0].keys()
+    assert sorted(os.listdir(run / "reconstructions")) == [f"epoch_00{i}.png" for i in (1, 2, 3)]
+    assert torch.equal(weights(vl.load(run / "last")), weights(model))
+    assert vl.load(run).image_shape == (1, 8, 8)
+    assert not model.training
+
+
+def test_best_is_the_lowest_validation_loss(images, tmp_path):
+    def run(epochs):
+        model = tiny()
+        options = {"learning_rate": 0.3, "lr_schedule": "constant", "output_dir": tmp_path}
+        return model, fit(model, images, images, max_epochs=epochs, **options)
+
+    _, history = run(5)
+    losses = [record.val.loss for record in history]
+    best = losses.index(min(losses)) + 1
+    assert best < 5, "this learning rate is meant to be too large"
+    saved = weights(vl.load(tmp_path / "best"))
+    assert torch.equal(saved, weights(run(best)[0]))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", torch.optim.SGD])
+@pytest.mark.parametrize("lr_schedule", ["cosine", "constant"])
+def test_optimisers_and_schedules(images, optimizer, lr_schedule):
+    model = tiny()
+    before = weights(model)
+    history = fit(model, images, optimizer=optimizer, lr_schedule=lr_schedule, learning_rate=1e-3)
+    assert not torch.equal(before, weights(model))
+    assert history[-1].learning_rate == (1e-3 if lr_schedule == "constant" else pytest.approx(0.0, abs=1e-9))
+
+
+def test_autoencoders_train_by_squared_error(images):
+    model = vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8)), corruption=vl.GaussianNoise(0.1))
+    history = fit(model, images, images, max_epochs=5)
+    assert history[-1].val._fields == ("loss", "reconstruction")
+    assert history[-1].val.loss < history[0].val.loss
+
+
+def test_a_denoising_model_removes_noise():
+    train = vl.data.shapes(600, image_size=16)
+    torch.manual_seed(0)
+    model = vl.AutoEncoder(
+        vl.ConvEncoder((1, 16, 16), 16, hidden_channels=(16, 32)),
+        vl.ConvDecoder(16, (1, 16, 16), hidden_channels=(32, 16)),
+        corruption=vl.GaussianNoise(0.3),
+    )
+    fit(model, train, max_epochs=6)
+    clean = vl.data.shapes(64, image_size=16, seed=9).batch(slice(None))
+    noisy = vl.GaussianNoise(0.3)(clean)
+    assert (model.reconstruct(noisy) - clean).square().mean() < 0.5 * (noisy - clean).square().mean()
+
+
+def test_the_progress_goes_to_standard_error(images, capsys):
+    vl.Trainer(max_epochs=1).fit(tiny(), images, images)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "epoch 1/1  train" in captured.err
+    assert "images/s" in captured.err
+    fit(tiny(), images)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"max_epochs": 0}, "`max_epochs` must be >= 1"),
+        ({"batch_size": 0}, "`batch_size` must be >= 1"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be > 0"),
+        ({"lr_schedule": "step"}, "`lr_schedule` must be one of 'cosine', 'constant', got 'step'"),
+        ({"optimizer": "lion"}, "`optimizer` must be one of 'adam', 'adamw', got 'lion'"),
+        ({"seed": -1}, "`seed` must be >= 0"),
+    ],
+)
+def test_wrong_arguments(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        vl.Trainer(**kwargs)
+
+
+def test_wrong_images(images, tmp_path):
+    with pytest.raises(ValueError, match=r"`train` must have images of the model's shape \(1, 8, 8\), got \(1, 9, 9\)"):
+        fit(tiny(), torch.rand(4, 1, 9, 9))
+    with pytest.raises(ValueError, match=r"`val` must have images of the model's shape"):
+        fit(tiny(), images, torch.rand(4, 1, 9, 9))
+    with pytest.raises(vl.DataError, match="at least one pixel"):
+        fit(tiny(), torch.rand(0, 1, 8, 8))
+    with pytest.raises(ValueError, match="`train` must be images, or a loader of known length that is not empty"):
+        fit(tiny(), [])
+    with pytest.raises(ValueError, match=r"`images` must have values in \[0, 1\], got \[nan, nan\]"):
+        fit(tiny(), torch.full((4, 1, 8, 8), float("nan")))
+    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[0, 255\]"):
+        fit(tiny(), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)])
+
+
+def test_a_run_that_cannot_be_written_does_not_start(images, tmp_path):
+    model = tiny()
+    before = weights(model)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="`output_dir` must be a directory that can be written"):
+        fit(model, images, output_dir=tmp_path / "file" / "run")
+
+    class Stranger(nn.Linear):
+        image_shape, latent_shape = (1, 8, 8), (2,)
+
+    with pytest.raises(TypeError, match="'Stranger' is not known"):
+        fit(vl.VAE(Stranger(1, 1), model.decoder), images, output_dir=tmp_path / "run")
+    assert torch.equal(before, weights(model))
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(images):
+    class Broken(vl.StandardNormal):
+        def kl(self, mu, logvar, z=None):
+            return super().kl(mu, logvar, z) * float("nan")
+
+    with pytest.raises(vl.TrainingError, match="The (loss|kl) became nan .* step 3"):
+        fit(tiny(prior=Broken()), images)

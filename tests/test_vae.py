@@ -1,0 +1,201 @@
+import pytest
+import torch
+from torch import nn
+
+import vaelib as vl
+from vaelib.vae import eval_mode
+
+
+@pytest.fixture
+def vae():
+    return vl.conv_vae((1, 12, 10), 3, hidden_channels=(4, 8), dropout=0.2)
+
+
+def test_output_unpacks_in_the_documented_order(vae):
+    recon_params, mu, logvar, z = out = vae(torch.rand(2, 1, 12, 10))
+    assert out.recon_params is recon_params
+    assert (mu.shape, logvar.shape, z.shape) == ((2, 3),) * 3
+
+
+def test_forward_draws_in_eval_mode_too_and_follows_its_generator(vae):
+    vae.eval()
+    x = torch.rand(2, 1, 12, 10)
+    assert not torch.equal(vae(x).z, vae(x).z)
+    first, second = (vae(x, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_reconstruct_is_deterministic_and_leaves_the_mode(vae):
+    x = torch.rand(4, 1, 12, 10)
+    vae.train()
+    vae.decoder.eval()
+    first = vae.reconstruct(x)
+    assert torch.equal(first, vae.reconstruct(x))
+    assert not first.requires_grad
+    assert vae.training
+    assert vae.encoder.training
+    assert not vae.decoder.training
+    with eval_mode(vae):
+        mu, _ = vae.encode(x)
+        assert torch.equal(first, torch.sigmoid(vae.decode(mu)))
+
+
+def test_sample(vae):
+    first, second = (vae.sample(5, generator=torch.Generator().manual_seed(2)) for _ in range(2))
+    assert first.shape == (5, 1, 12, 10)
+    assert torch.equal(first, second)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert vae.sample(0).shape == (0, 1, 12, 10)
+
+
+def test_wrong_inputs(vae):
+    with pytest.raises(ValueError, match=r"`x` must have shape \(B, 1, 12, 10\), got \(1, 12, 10\)"):
+        vae(torch.rand(1, 12, 10))
+    with pytest.raises(TypeError, match="Divide 8-bit images by 255"):
+        vae.reconstruct(torch.zeros(1, 1, 12, 10, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[0, 255\]"):
+        vae.reconstruct(torch.linspace(0, 255, 120).view(1, 1, 12, 10))
+    with pytest.raises(ValueError, match=r"got \[nan, nan\]"):
+        vae.reconstruct(torch.full((1, 1, 12, 10), float("nan")))
+    with pytest.raises(ValueError, match=r"`z` must have shape \(B, 3\), got \(2, 4\)"):
+        vae.decode(torch.rand(2, 4))
+    with pytest.raises(ValueError, match="`num_samples` must be >= 0, got -1"):
+        vae.sample(-1)
+
+
+def test_parts_that_do_not_fit():
+    encoder, decoder = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
+    with pytest.raises(ValueError, match=r"the encoder has \(4,\), the decoder has \(5,\)"):
+        vl.VAE(encoder, vl.ConvDecoder(5, (1, 8, 8)))
+    with pytest.raises(ValueError, match="`image_shape` must be the same"):
+        vl.VAE(encoder, vl.ConvDecoder(4, (1, 8, 9)))
+    with pytest.raises(ValueError, match="`param_channels` must be 2, as Gaussian needs for 1 image channels, got 1"):
+        vl.VAE(encoder, decoder, likelihood=vl.Gaussian("per_pixel"))
+    with pytest.raises(ValueError, match="Give `image_shape`: Identity and Identity have no attribute"):
+        vl.VAE(nn.Identity(), nn.Identity())
+    with pytest.raises(TypeError, match="`encoder` must be an nn.Module, got 3"):
+        vl.VAE(3, decoder)
+    with pytest.raises(ValueError, match="`param_channels` must be 2"):
+        vl.AutoEncoder(encoder, decoder, likelihood=vl.Gaussian("per_pixel"))
+
+
+def test_map_latents_work_everywhere():
+    vae = vl.conv_vae((3, 16, 24), latent_shape=(2, 4, 6), hidden_channels=(4, 8))
+    out = vae(torch.rand(2, 3, 16, 24))
+    assert out.z.shape == (2, 2, 4, 6)
+    assert vl.elbo_loss(torch.rand(2, 3, 16, 24), *out).kl.shape == (2,)
+    assert vae.sample(3).shape == (3, 3, 16, 24)
+    assert vae.encoder.latent_dim == 48
+
+
+def test_autoencoder_is_deterministic_and_learns_squared_error():
+    model = vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8)))
+    x = torch.rand(6, 1, 8, 8)
+    out = model.eval()(x)
+    assert torch.equal(out.recon_params, model.reconstruct(x))
+    terms = vl.Reconstruction()(model, x)
+    torch.testing.assert_close(terms.reconstruction, (out.recon_params - x).square().flatten(1).sum(1))
+    model.train()
+    vl.Reconstruction()(model, x).loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_autoencoder_takes_any_likelihood_and_a_bare_encoder():
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    model = vl.AutoEncoder(
+        encoder, vl.ConvDecoder(4, (1, 8, 8)), likelihood=vl.Bernoulli(), image_shape=(1, 8, 8), latent_shape=(4,)
+    )
+    x = torch.rand(6, 1, 8, 8)
+    assert model.encode(x).shape == (6, 4)
+    terms = vl.Reconstruction()(model, x)
+    torch.testing.assert_close(terms.reconstruction, -vl.Bernoulli().log_prob(x, model(x).recon_params))
+    assert model.reconstruct(x).min() >= 0
+
+
+def test_repr_reads_well():
+    text = repr(vl.conv_vae((1, 8, 8), 2, likelihood=vl.Gaussian(0.6), corruption=vl.Masking(0.5)))
+    assert "(likelihood): Gaussian(0.6)" in text
+    assert "(prior): StandardNormal()" in text
+    assert "(corruption): Masking(probability=0.5)" in text
+
+
+class LinearGaussian:
+    """x = W z + b + sigma noise with z ~ N(0, I): log p(x) and the posterior are known in closed form.
+
+    W has orthogonal columns, so the exact posterior is a diagonal Gaussian and the ELBO can be tight.
+    """
+
+    image_shape, latent_dim, sigma = (1, 3, 4), 5, 0.3
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(7)
+        basis, _ = torch.linalg.qr(torch.randn(12, 5, generator=generator, dtype=torch.float64))
+        self.scales = torch.tensor([1.5, 1.0, 0.6, 0.3, 0.1], dtype=torch.float64)
+        self.weight = basis * self.scales
+        self.bias = torch.randn(12, generator=generator, dtype=torch.float64)
+        self.variance = self.sigma**2 / (self.sigma**2 + self.scales**2)
+
+    def log_prob(self, x):
+        covariance = self.weight @ self.weight.T + self.sigma**2 * torch.eye(12, dtype=torch.float64)
+        return torch.distributions.MultivariateNormal(self.bias, covariance).log_prob(x.flatten(1))
+
+    def sample(self, count):
+        z = torch.randn(count, 5, dtype=torch.float64)
+        x = z @ self.weight.T + self.bias + self.sigma * torch.randn(count, 12, dtype=torch.float64)
+        return x.view(count, *self.image_shape)
+
+    def vae(self, shift=0.0, stretch=1.0):
+        """With the exact posterior, or one that is off."""
+        truth = self
+
+        class Encoder(nn.Module):
+            def forward(self, x):
+                gain = truth.variance / truth.sigma**2
+                mu = (x.flatten(1) - truth.bias) @ truth.weight * gain + shift
+                return mu, (truth.variance * stretch).log().expand_as(mu)
+
+        class Decoder(nn.Module):
+            def forward(self, z):
+                return (z @ truth.weight.T + truth.bias).view(-1, *truth.image_shape)
+
+        return vl.VAE(
+            Encoder(),
+            Decoder(),
+            likelihood=vl.Gaussian(self.sigma).double(),
+            image_shape=self.image_shape,
+            latent_shape=(self.latent_dim,),
+        )
+
+    def mean_elbo(self, vae, x, draws=4_000):
+        total = 0.0
+        for _ in range(draws // 100):
+            terms = vl.Elbo()(vae, x.repeat(100, 1, 1, 1))
+            total = total - (terms.reconstruction + terms.kl).view(100, -1).mean(0)
+        return total / (draws // 100)
+
+
+def test_elbo_equals_log_p_at_the_exact_posterior():
+    truth = LinearGaussian()
+    x = truth.sample(6)
+    torch.testing.assert_close(truth.mean_elbo(truth.vae(), x), truth.log_prob(x), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize(("shift", "stretch"), [(0.5, 1.0), (0.0, 2.0), (0.0, 0.5), (-0.3, 1.5)])
+def test_elbo_is_below_log_p_by_the_kl_to_the_exact_posterior(shift, stretch):
+    truth = LinearGaussian()
+    x = truth.sample(6)
+    gap = truth.log_prob(x) - truth.mean_elbo(truth.vae(shift, stretch), x)
+    expected = 0.5 * (shift**2 / truth.variance + stretch - 1 - torch.tensor(stretch).log()).sum()
+    assert (gap > 0).all()
+    torch.testing.assert_close(gap, expected.expand(6), rtol=0.05, atol=0.1)
+
+
+def test_the_gap_vanishes_without_noise_in_the_estimate():
+    """log p(x|z) + log p(z) - log q(z|x) is log p(x) for every z under the exact posterior, to rounding."""
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.sample(6)
+    out = vae(x)
+    log_q = vl.functional.gaussian_log_prob(out.z, out.mu, 0.5 * out.logvar)
+    log_joint = vae.likelihood.log_prob(x, out.recon_params) + vae.prior.log_prob(out.z)
+    torch.testing.assert_close(log_joint - log_q, truth.log_prob(x), rtol=1e-6, atol=1e-6)
