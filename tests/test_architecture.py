@@ -31,17 +31,14 @@ def imported_rooms(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vaelib":
             assert node.level == 0, f"{path} has a relative import"
             parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [a.name for a in node.names if a.name != "__version__"]
+            yield from ([parts[1]] if len(parts) > 1 else [a.name for a in node.names if a.name != "__version__"])
         elif isinstance(node, ast.Import):
             yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("vaelib."))
 
 
 def nodes(kind):
     return [
-        (path, node)
-        for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, kind)
+        (path, node) for path in MODULES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kind)
     ]
 
 

@@ -31,7 +31,9 @@ def test_rates():
         assert torch.equal(nothing(x), x)
 
 
-@pytest.mark.parametrize("make", [lambda: vl.SaltAndPepper(1.5), lambda: vl.Masking(-0.1), lambda: vl.GaussianNoise(-1)])
+@pytest.mark.parametrize(
+    "make", [lambda: vl.SaltAndPepper(1.5), lambda: vl.Masking(-0.1), lambda: vl.GaussianNoise(-1)]
+)
 def test_wrong_arguments(make):
     with pytest.raises(ValueError, match=r"`(probability|std)` must be >= 0"):
         make()

@@ -57,14 +57,38 @@ def test_dynamic_binarisation_is_anew_each_time_and_static_is_not():
     ("make", "error", "match"),
     [
         (lambda: ImageDataset(torch.zeros(0, 1, 4, 4)), vl.DataError, "at least one pixel, got shape"),
-        (lambda: ImageDataset(torch.zeros(4, 4)), ValueError, r"`images` must have shape \(N, C, H, W\), got \(4, 4\)"),
-        (lambda: ImageDataset(torch.zeros(1, 1, 4, 4).long()), TypeError, "uint8 or floating point.*got torch.int64"),
+        (
+            lambda: ImageDataset(torch.zeros(4, 4)),
+            ValueError,
+            r"`images` must have shape \(N, C, H, W\), got \(4, 4\)",
+        ),
+        (
+            lambda: ImageDataset(torch.zeros(1, 1, 4, 4).long()),
+            TypeError,
+            "uint8 or floating point.*got torch.int64",
+        ),
         (lambda: ImageDataset(np.zeros((1, 1, 4, 4))), TypeError, "must be a tensor.*got ndarray"),
-        (lambda: ImageDataset(torch.full((1, 1, 4, 4), 2.0)), ValueError, r"`images` must have values in \[0, 1\]"),
+        (
+            lambda: ImageDataset(torch.full((1, 1, 4, 4), 2.0)),
+            ValueError,
+            r"`images` must have values in \[0, 1\]",
+        ),
         (lambda: ImageDataset(torch.full((1, 1, 4, 4), float("nan"))), ValueError, "nan"),
-        (lambda: ImageDataset(torch.zeros(2, 1, 4, 4), labels=torch.zeros(3)), ValueError, "`labels` must have shape"),
-        (lambda: ImageDataset(torch.zeros(2, 1, 4, 4), factors=torch.zeros(2, 1)), ValueError, "`factors` must have"),
-        (lambda: next(ImageDataset(torch.zeros(2, 1, 4, 4)).batches(0)), ValueError, "`batch_size` must be >= 1"),
+        (
+            lambda: ImageDataset(torch.zeros(2, 1, 4, 4), labels=torch.zeros(3)),
+            ValueError,
+            "`labels` must have shape",
+        ),
+        (
+            lambda: ImageDataset(torch.zeros(2, 1, 4, 4), factors=torch.zeros(2, 1)),
+            ValueError,
+            "`factors` must have",
+        ),
+        (
+            lambda: next(ImageDataset(torch.zeros(2, 1, 4, 4)).batches(0)),
+            ValueError,
+            "`batch_size` must be >= 1",
+        ),
     ],
 )
 def test_wrong_images(make, error, match):
@@ -119,7 +143,11 @@ def test_each_factor_does_what_its_name_says():
 
 def test_shapes_stay_inside_and_their_area_does_not_depend_on_the_resolution():
     corners = torch.cartesian_prod(
-        torch.arange(3), torch.tensor([5]), torch.arange(0, 40, 3), torch.tensor([0, 31]), torch.tensor([0, 31])
+        torch.arange(3),
+        torch.tensor([5]),
+        torch.arange(0, 40, 3),
+        torch.tensor([0, 31]),
+        torch.tensor([0, 31]),
     )
     for size in ((64, 64), (32, 80), (50, 33)):
         images = render(corners, size).float()
@@ -150,7 +178,12 @@ def test_wrong_factors():
 
 def test_folder_of_pictures_of_any_size_and_mode(tmp_path):
     for i, (size, mode, color) in enumerate(
-        [((12, 10), "RGB", (255, 0, 0)), ((7, 30), "L", 255), ((5, 5), "RGBA", (0, 255, 0, 255)), ((9, 9), "1", 1)]
+        [
+            ((12, 10), "RGB", (255, 0, 0)),
+            ((7, 30), "L", 255),
+            ((5, 5), "RGBA", (0, 255, 0, 255)),
+            ((9, 9), "1", 1),
+        ]
     ):
         picture(tmp_path / f"{i}.png", size, mode, color)
     dataset = load(tmp_path, "all", image_size=8)
@@ -243,7 +276,9 @@ def test_wrong_pictures(tmp_path):
 # --- arrays
 
 
-@pytest.mark.parametrize("shape", [(20, 6, 5), (20, 1, 6, 5), (20, 6, 5, 1), (20, 3, 6, 5), (20, 6, 5, 3), (20, 4, 6, 5)])
+@pytest.mark.parametrize(
+    "shape", [(20, 6, 5), (20, 1, 6, 5), (20, 6, 5, 1), (20, 3, 6, 5), (20, 6, 5, 3), (20, 4, 6, 5)]
+)
 def test_array_layouts(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
     images = load(tmp_path / "a.npy", "all").images
@@ -252,10 +287,15 @@ def test_array_layouts(tmp_path, shape):
 
 
 def test_archives_with_labels_and_splits(tmp_path):
-    np.savez(tmp_path / "a.npz", images=np.random.rand(10, 4, 4).astype(np.float32), labels=np.arange(10))
+    np.savez(tmp_path / "a.npz", images=torch.rand(10, 4, 4).numpy(), labels=np.arange(10))
     train = load(tmp_path / "a.npz", "train")
     assert (len(train), len(train.labels)) == (9, 9)
-    np.savez(tmp_path / "b.npz", x_train=np.zeros((6, 4, 4), bool), y_train=np.arange(6), x_test=np.ones((2, 4, 4), bool))
+    np.savez(
+        tmp_path / "b.npz",
+        x_train=np.zeros((6, 4, 4), bool),
+        y_train=np.arange(6),
+        x_test=np.ones((2, 4, 4), bool),
+    )
     assert [len(load(tmp_path / "b.npz", split)) for split in ("train", "test")] == [6, 2]
     assert load(tmp_path / "b.npz", "test").images.unique().tolist() == [255]
     torch.save({"images": torch.zeros(4, 3, 5, 5), "labels": torch.arange(4)}, tmp_path / "c.pt")
@@ -349,7 +389,9 @@ def test_named_sets_say_where_they_were_looked_for(tmp_path, monkeypatch):
         load("mnist")
     monkeypatch.setenv("VAELIB_DATA", str(tmp_path))
     for name in ("mnist", "fashion_mnist", "kmnist", "cifar10", "celeba"):
-        with pytest.raises(FileNotFoundError, match=rf"'{name}' \(test\) was not found below VAELIB_DATA=.*download=True"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"'{name}' \(test\) was not found below VAELIB_DATA=.*download=True"
+        ):
             load(name, "test")
 
 

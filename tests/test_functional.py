@@ -104,7 +104,8 @@ def test_soft_bound():
     bounded.sum().backward()
     assert (raw.grad > 0).all()
     assert torch.autograd.gradcheck(
-        lambda value: vf.soft_bound(value, 20.0), torch.tensor([-35.0, -3.0, 9.9, 10.1, 60.0]).double().requires_grad_()
+        lambda value: vf.soft_bound(value, 20.0),
+        torch.tensor([-35.0, -3.0, 9.9, 10.1, 60.0]).double().requires_grad_(),
     )
     assert torch.exp(vf.soft_bound(torch.tensor([1e30]), 20.0)).isfinite().all()
 
@@ -116,9 +117,7 @@ def test_bits_per_dim():
     assert vf.bits_per_dim(torch.zeros(1), (3, 8, 8), levels=256).item() == pytest.approx(math.log2(255))
 
 
-@pytest.mark.parametrize(
-    "log_prob", [vf.gaussian_log_prob, vf.laplace_log_prob, vf.discretized_logistic_log_prob]
-)
+@pytest.mark.parametrize("log_prob", [vf.gaussian_log_prob, vf.laplace_log_prob, vf.discretized_logistic_log_prob])
 def test_gradients_against_finite_differences(log_prob):
     x = torch.randint(1, 255, (2, 3)).double() / 255
     mean = torch.rand(2, 3, dtype=torch.float64, requires_grad=True)

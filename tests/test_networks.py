@@ -137,7 +137,10 @@ def test_documented_initialisation():
         ({"activation": "swish"}, "`activation` must be one of 'silu', 'relu'"),
         ({"dropout": 1.5}, "`dropout` must be >= 0 and <= 1"),
         ({"residual_blocks": -1}, "`residual_blocks` must be >= 0"),
-        ({"latent_dim": None, "latent_shape": (4, 3, 2)}, r"`latent_shape` must be \(C, 2, 2\), the size of the smallest map"),
+        (
+            {"latent_dim": None, "latent_shape": (4, 3, 2)},
+            r"`latent_shape` must be \(C, 2, 2\), the size of the smallest map",
+        ),
     ],
 )
 def test_wrong_arguments(kwargs, match):

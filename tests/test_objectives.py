@@ -52,9 +52,7 @@ def test_free_bits_average_over_the_batch_first():
 def test_the_schedule_moves_beta():
     vae, x = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), torch.rand(4, 1, 8, 8)
     objective = vl.Elbo(beta=vl.linear_warmup(10))
-    first, later = (
-        objective(vae.eval(), x, step=step, generator=torch.Generator().manual_seed(0)) for step in (0, 5)
-    )
+    first, later = (objective(vae.eval(), x, step=step, generator=torch.Generator().manual_seed(0)) for step in (0, 5))
     torch.testing.assert_close(first.loss, first.reconstruction.mean())
     torch.testing.assert_close(later.loss, (later.reconstruction + 0.5 * later.kl).mean())
 
@@ -77,7 +75,10 @@ def test_a_prior_without_a_closed_form_is_given_the_draw():
         ({"beta": -1.0}, "`beta` must be >= 0, got -1"),
         ({"free_bits": -1.0}, "`free_bits` must be >= 0, got -1"),
         ({"logvar": torch.zeros(2, 4)}, r"`logvar` must have shape \(2, 3\), got \(2, 4\)"),
-        ({"mu": torch.zeros(5, 3), "logvar": torch.zeros(5, 3)}, r"`mu` must have shape \(2, \.\.\.\), got \(5, 3\)"),
+        (
+            {"mu": torch.zeros(5, 3), "logvar": torch.zeros(5, 3)},
+            r"`mu` must have shape \(2, \.\.\.\), got \(5, 3\)",
+        ),
         ({"recon_params": torch.zeros(2, 1, 4, 5)}, "`recon_params` must have shape"),
         ({"x": torch.full((2, 1, 4, 4), 255.0)}, r"`x` must have values in \[0, 1\]"),
     ],

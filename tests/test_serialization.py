@@ -10,7 +10,9 @@ from vaelib.serialization import describe
 
 EVERY = {
     "default": lambda: vl.conv_vae((1, 9, 7), 3, hidden_channels=(4, 8)),
-    "map": lambda: vl.conv_vae((3, 8, 8), latent_shape=(2, 4, 4), hidden_channels=(4,), norm="group", upsample="nearest"),
+    "map": lambda: vl.conv_vae(
+        (3, 8, 8), latent_shape=(2, 4, 4), hidden_channels=(4,), norm="group", upsample="nearest"
+    ),
     "likelihood": lambda: vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,), likelihood=vl.DiscretizedLogistic()),
     "learned": lambda: vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,), likelihood=vl.Gaussian("learned")),
     "optimal": lambda: vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,), likelihood=vl.Laplace("optimal")),
@@ -101,7 +103,9 @@ def test_a_directory_that_cannot_be_written(tmp_path):
 
 
 def test_nothing_to_load(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"`directory` must hold config.json and model.safetensors; there is no"):
+    with pytest.raises(
+        FileNotFoundError, match=r"`directory` must hold config.json and model.safetensors; there is no"
+    ):
         vl.load(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileNotFoundError, match="there is no .*model.safetensors"):
@@ -130,12 +134,24 @@ def test_foreign_weights(saved, tmp_path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c["model"].update({"class": "Evil"}), "names the class 'Evil', which is not one of.*ConvEncoder"),
-        (lambda c: c["model"]["encoder"].update(norm="bath"), "does not describe a ConvEncoder: `norm` must be one of"),
-        (lambda c: c["model"]["encoder"].update(colour="red"), "does not describe a ConvEncoder: .*unexpected keyword"),
+        (
+            lambda c: c["model"].update({"class": "Evil"}),
+            "names the class 'Evil', which is not one of.*ConvEncoder",
+        ),
+        (
+            lambda c: c["model"]["encoder"].update(norm="bath"),
+            "does not describe a ConvEncoder: `norm` must be one of",
+        ),
+        (
+            lambda c: c["model"]["encoder"].update(colour="red"),
+            "does not describe a ConvEncoder: .*unexpected keyword",
+        ),
         (lambda c: c["model"].pop("encoder"), "does not describe a VAE: .*missing.*'encoder'"),
         (lambda c: c["model"].update(encoder=3), "does not describe a VAE"),
-        (lambda c: c.update(format="vaelib-model-9"), "must have the format 'vaelib-model-1', got 'vaelib-model-9'"),
+        (
+            lambda c: c.update(format="vaelib-model-9"),
+            "must have the format 'vaelib-model-1', got 'vaelib-model-9'",
+        ),
         (lambda c: c.clear(), "must have the format 'vaelib-model-1', got None"),
     ],
 )

@@ -104,7 +104,11 @@ def test_autoencoder_is_deterministic_and_learns_squared_error():
 def test_autoencoder_takes_any_likelihood_and_a_bare_encoder():
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     model = vl.AutoEncoder(
-        encoder, vl.ConvDecoder(4, (1, 8, 8)), likelihood=vl.Bernoulli(), image_shape=(1, 8, 8), latent_shape=(4,)
+        encoder,
+        vl.ConvDecoder(4, (1, 8, 8)),
+        likelihood=vl.Bernoulli(),
+        image_shape=(1, 8, 8),
+        latent_shape=(4,),
     )
     x = torch.rand(6, 1, 8, 8)
     assert model.encode(x).shape == (6, 4)

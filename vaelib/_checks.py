@@ -38,7 +38,7 @@ class MissingExtraError(VaelibError, ImportError):
         super().__init__(f"{feature} needs an optional dependency: pip install 'vaelib[{extra}]'.")
 
 
-def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+def check_choice(name: str, value: object, choices: Collection[str | None]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
@@ -68,9 +68,7 @@ def check_float(
     return float(value)
 
 
-def check_int_tuple(
-    name: str, value: Any, length: int | None = None, minimum: int = 1
-) -> tuple[int, ...]:
+def check_int_tuple(name: str, value: Any, length: int | None = None, minimum: int = 1) -> tuple[int, ...]:
     """Return ``value`` as a new tuple of ints, each >= ``minimum``; the caller's list is not kept."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"`{name}` must be a sequence of ints, got {value!r}.")

@@ -20,7 +20,9 @@ def writable_directory(name: str, directory: str | Path) -> Path:
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        raise type(error)(error.errno, f"`{name}` must be a directory that can be written ({reason}), got", str(path)) from error
+        raise type(error)(
+            error.errno, f"`{name}` must be a directory that can be written ({reason}), got", str(path)
+        ) from error
     return path
 
 

@@ -36,6 +36,7 @@ class GaussianNoise(nn.Module):
         return (x + self.std * noise).clamp(0, 1)
 
     def extra_repr(self) -> str:
+        """The argument."""
         return f"std={self.std}"
 
 
@@ -58,6 +59,7 @@ class SaltAndPepper(nn.Module):
         return torch.where(uniform >= 1 - self.probability / 2, torch.zeros_like(x), salted)
 
     def extra_repr(self) -> str:
+        """The argument."""
         return f"probability={self.probability}"
 
 
@@ -78,6 +80,7 @@ class Masking(nn.Module):
         return x * (_uniform_per_pixel(x, generator) >= self.probability)
 
     def extra_repr(self) -> str:
+        """The argument."""
         return f"probability={self.probability}"
 
 

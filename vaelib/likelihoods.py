@@ -33,7 +33,7 @@ class Likelihood(Protocol):
         """Channels of ``recon_params`` for images of ``channels`` channels."""
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
-        """log p(x|z) in nats, shape ``(B,)``."""
+        """Log p(x|z) in nats, shape ``(B,)``."""
 
     def mean(self, recon_params: Tensor) -> Tensor:
         """E[x|z], shape ``(B, C, H, W)``."""
@@ -76,7 +76,7 @@ class Bernoulli(nn.Module):
         return channels
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
-        """log p(x|z) in nats, ``(B,)``; ``ValueError`` for values of ``x`` outside [0, 1]."""
+        """Log p(x|z) in nats, ``(B,)``; ``ValueError`` for values of ``x`` outside [0, 1]."""
         _check_params(self, x, recon_params)
         _check_support(x)
         return functional.bernoulli_log_prob(x, recon_params)
@@ -108,7 +108,7 @@ class ContinuousBernoulli(nn.Module):
         return channels
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
-        """log p(x|z) in nats, ``(B,)``; ``ValueError`` for values of ``x`` outside [0, 1]."""
+        """Log p(x|z) in nats, ``(B,)``; ``ValueError`` for values of ``x`` outside [0, 1]."""
         _check_params(self, x, recon_params)
         _check_support(x)
         return functional.continuous_bernoulli_log_prob(x, recon_params)
@@ -170,6 +170,7 @@ class _LocationScale(nn.Module):
         return log_scale
 
     def extra_repr(self) -> str:
+        """Where the scale comes from, or its value."""
         return self.source if self.source != "fixed" else f"{self.log_scale.exp().item():.4g}"
 
 

@@ -7,10 +7,10 @@ that needs several draws or passes is written the same way.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaelib._checks import check_float, check_shape
 from vaelib.functional import sum_per_image
@@ -18,7 +18,15 @@ from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal
 from vaelib.schedules import Schedule, constant
 
-__all__ = ["Elbo", "ElboTerms", "Objective", "Reconstruction", "ReconstructionTerms", "elbo_loss", "reconstruction_loss"]
+__all__ = [
+    "Elbo",
+    "ElboTerms",
+    "Objective",
+    "Reconstruction",
+    "ReconstructionTerms",
+    "elbo_loss",
+    "reconstruction_loss",
+]
 
 
 class ElboTerms(NamedTuple):
@@ -44,9 +52,7 @@ class ReconstructionTerms(NamedTuple):
 class Objective(Protocol):
     """What a ``Trainer`` asks: a named tuple whose ``loss`` is a scalar and whose other terms are ``(B,)``."""
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
-    ) -> ElboTerms | ReconstructionTerms:
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
         """The terms of one batch ``x`` in [0, 1]; ``step`` is for schedules."""
 
 
@@ -152,9 +158,7 @@ class Elbo:
         self.beta = beta if callable(beta) else constant(check_float("beta", beta, 0.0))
         self.free_bits = check_float("free_bits", free_bits, 0.0)
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
-    ) -> ElboTerms:
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> ElboTerms:
         """Terms of one batch; ``step`` drives the schedule of ``beta``."""
         out = model(x, generator=generator)
         return elbo_loss(
@@ -178,7 +182,7 @@ class Reconstruction:
     """
 
     def __call__(
-        self, model: nn.Module, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
+        self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
     ) -> ReconstructionTerms:
         """Terms of one batch."""
         out = model(x, generator=generator)

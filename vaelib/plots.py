@@ -49,12 +49,11 @@ def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, 
     """
     check_shape("reconstructions", reconstructions.shape, originals.shape)
     columns = min(columns, len(originals))
-    rows = [
-        row
-        for pair in zip(originals.split(columns), reconstructions.to(originals.device).split(columns), strict=True)
-        for row in pair
-        if len(row) == columns
+    missing = -len(originals) % columns
+    filled = [
+        torch.nn.functional.pad(images.cpu(), (0, 0) * 3 + (0, missing)) for images in (originals, reconstructions)
     ]
+    rows = [row for pair in zip(*(images.split(columns) for images in filled), strict=True) for row in pair]
     save_grid(torch.cat(rows), path, columns=columns)
 
 

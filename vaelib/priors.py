@@ -23,7 +23,7 @@ class Prior(Protocol):
     """What ``VAE`` and the objectives ask of p(z)."""
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, shape ``(B,)``."""
+        """Log p(z) in nats, shape ``(B,)``."""
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """KL(q(z|x) to p(z)) in nats: ``(B, D)`` where it splits over latents, else ``(B, 1)``."""
@@ -51,7 +51,7 @@ class StandardNormal(nn.Module):
     """
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         return functional.sum_per_image(-0.5 * (z.square() + math.log(2 * math.pi)))
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:

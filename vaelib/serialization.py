@@ -152,7 +152,9 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
         path = path / "best"
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (path / name).is_file():
-            raise FileNotFoundError(f"`directory` must hold {CONFIG_NAME} and {WEIGHTS_NAME}; there is no {path / name}.")
+            raise FileNotFoundError(
+                f"`directory` must hold {CONFIG_NAME} and {WEIGHTS_NAME}; there is no {path / name}."
+            )
     model = _build(_read_config(path / CONFIG_NAME), path / CONFIG_NAME)
     if not isinstance(model, nn.Module):
         raise ModelFileError(f"{path / CONFIG_NAME} describes no model, but {model!r}.")

@@ -225,9 +225,7 @@ def _corrupt(model: VAE | AutoEncoder, x: Tensor, generator: torch.Generator | N
     return model.corruption(x, generator=generator)
 
 
-def _agreed_shape(
-    name: str, given: Sequence[int] | None, encoder: nn.Module, decoder: nn.Module
-) -> tuple[int, ...]:
+def _agreed_shape(name: str, given: Sequence[int] | None, encoder: nn.Module, decoder: nn.Module) -> tuple[int, ...]:
     """The shape that the argument and both parts agree on, each of them if it knows one."""
     for part, network in (("encoder", encoder), ("decoder", decoder)):
         if not isinstance(network, nn.Module):

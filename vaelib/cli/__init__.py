@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0; 1 after an error in the data or files, told in one line; 2 for wrong usage; 130 if interrupted.
+        The exit code: 0; 1 after an error, told in one line; 2 for wrong usage; 130 if interrupted.
     """
     try:
         app(args=arguments, prog_name="vaelib")

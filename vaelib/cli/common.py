@@ -22,7 +22,8 @@ __all__ = ["RunRecord", "load_data", "print_json", "print_table", "read_record",
 RECORD_NAME = "run.json"
 
 Model = Annotated[
-    Path, typer.Argument(help="Directory of a trained model: what `vaelib train --out` wrote.", show_default=False)
+    Path,
+    typer.Argument(help="Directory of a trained model: what `vaelib train --out` wrote.", show_default=False),
 ]
 Data = Annotated[
     str | None,
@@ -68,9 +69,7 @@ def load_data(directory: Path, model: Any, data: str | None, split: str, *, down
     name = data or record.get("data")
     if name is None:
         raise ValueError(f"`--data` must be given: {directory} does not say what the model was trained on.")
-    return load(
-        name, split, image_size=model.image_shape[1:], binarize=record.get("binarize"), download=download
-    )
+    return load(name, split, image_size=model.image_shape[1:], binarize=record.get("binarize"), download=download)
 
 
 def print_json(content: Mapping[str, Any]) -> None:

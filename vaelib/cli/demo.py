@@ -62,7 +62,11 @@ def demo(
     ]
     print_table("The model", ["", "untrained", f"after {epochs} epochs"], rows)
     rows = [
-        [f"{name}, images/s at batch {BATCH}", f"{BATCH / torch_times[name]:,.0f}", f"{BATCH / onnx_times[name]:,.0f}"]
+        [
+            f"{name}, images/s at batch {BATCH}",
+            f"{BATCH / torch_times[name]:,.0f}",
+            f"{BATCH / onnx_times[name]:,.0f}",
+        ]
         for name in ("encode", "decode")
     ]
     rows.append(["largest difference on any output", "", f"{worst:.1e}"])
@@ -101,4 +105,7 @@ def _onnx_times(bundle: Path, test: Any) -> dict[str, float]:
     exported = OnnxVAE(bundle, threads=torch.get_num_threads())
     x = test.batch(slice(0, BATCH)).numpy()
     z = exported.encode(x)[0]
-    return {"encode": _median_time(lambda: exported.encode(x)), "decode": _median_time(lambda: exported.decode(z))}
+    return {
+        "encode": _median_time(lambda: exported.encode(x)),
+        "decode": _median_time(lambda: exported.decode(z)),
+    }

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaelib._checks import check_choice, check_float
+from vaelib._checks import check_choice, check_float, check_int
 from vaelib._files import writable_directory
 from vaelib.cli.common import Download, Json, Seed, print_json, write_record
 
@@ -52,7 +52,10 @@ def train(
     ] = None,
     binarize: Annotated[
         str | None,
-        typer.Option(help="static or dynamic: black and white pixels drawn once, or anew each time.", show_default=False),
+        typer.Option(
+            help="static or dynamic: black and white pixels drawn once, or anew each time.",
+            show_default=False,
+        ),
     ] = None,
     download: Download = False,
     json_output: Json = False,
@@ -63,9 +66,11 @@ def train(
     """
     check_choice("--preset", preset, PRESETS)
     check_choice("--likelihood", likelihood, LIKELIHOODS)
+    check_int("--epochs", epochs)
+    check_int("--batch-size", batch_size)
+    final_beta = check_float("--beta", beta, 0.0)
     if preset == "article":
         image_size = 32 if image_size is None else image_size
-    out = writable_directory("--out", out or Path("runs") / Path(data).stem)
 
     import torch
 
@@ -84,8 +89,8 @@ def train(
     )
     if learning_rate is not None:
         recipe["learning_rate"] = learning_rate
-    final_beta = check_float("--beta", beta, 0.0)
     objective = _objective(linear_warmup(kl_warmup, final_beta) if kl_warmup else final_beta)
+    out = writable_directory("--out", out or Path("runs") / Path(data).stem)
     trainer = Trainer(objective, max_epochs=epochs, batch_size=batch_size, seed=seed, output_dir=out, **recipe)
     record = {
         "data": os.path.abspath(data) if Path(data).exists() else data,
@@ -117,14 +122,14 @@ def _make_model(preset: str, likelihood: str, latent_dim: int, image_shape: tupl
 
     if preset == "article":
         return presets.article_vae()
-    chosen = {
+    families: dict[str, Any] = {
         "bernoulli": likelihoods.Bernoulli,
         "continuous_bernoulli": likelihoods.ContinuousBernoulli,
         "gaussian": likelihoods.Gaussian,
         "laplace": likelihoods.Laplace,
         "discretized_logistic": likelihoods.DiscretizedLogistic,
-    }[likelihood]()
-    return presets.conv_vae(image_shape, latent_dim, likelihood=chosen)
+    }
+    return presets.conv_vae(image_shape, latent_dim, likelihood=families[likelihood]())
 
 
 def _objective(beta: Any) -> Any:

@@ -18,7 +18,12 @@ __all__ = ["encode", "evaluate", "export", "info", "reconstruct", "sample"]
 
 
 def evaluate(
-    model: Model, data: Data = None, split: Split = "test", seed: Seed = 0, download: Download = False, json_output: Json = False
+    model: Model,
+    data: Data = None,
+    split: Split = "test",
+    seed: Seed = 0,
+    download: Download = False,
+    json_output: Json = False,
 ) -> None:
     """Measure a model's ELBO on a data set: nats per image and bits per dimension, with standard errors."""
     import torch
@@ -30,16 +35,19 @@ def evaluate(
     result = evaluation.elbo(vae, images, generator=torch.Generator().manual_seed(seed))
     estimates = {name: value for name, value in result._asdict().items() if name != "num_images"}
     if json_output:
-        print_json(
-            {name: value._asdict() for name, value in estimates.items()} | {"num_images": result.num_images}
-        )
+        print_json({name: value._asdict() for name, value in estimates.items()} | {"num_images": result.num_images})
         return
     units = {"bits_per_dim": "bits per dimension"}
     print_table(
         f"{model} on {result.num_images} images",
         ["", "mean", "standard error", "unit"],
         [
-            [name, f"{e.value:.4g}" if name in units else f"{e.value:.2f}", f"{e.standard_error:.2g}", units.get(name, "nats per image")]
+            [
+                name,
+                f"{e.value:.4g}" if name in units else f"{e.value:.2f}",
+                f"{e.standard_error:.2g}",
+                units.get(name, "nats per image"),
+            ]
             for name, e in estimates.items()
         ],
     )
@@ -47,8 +55,12 @@ def evaluate(
 
 def reconstruct(
     model: Model,
-    pictures: Annotated[list[Path], typer.Argument(help="Your picture files, any size and format.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The PNG: originals above, reconstructions below.")] = Path("reconstructions.png"),
+    pictures: Annotated[
+        list[Path], typer.Argument(help="Your picture files, any size and format.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The PNG: originals above, reconstructions below.")] = Path(
+        "reconstructions.png"
+    ),
     json_output: Json = False,
 ) -> None:
     """Send your own pictures through a model, and say how well it explains each (nats; lower is more typical)."""
@@ -103,8 +115,12 @@ def encode(
     model: Model,
     data: Data = None,
     split: Split = "test",
-    out: Annotated[Path, typer.Option(help="The .npz file: mu and logvar (of an autoencoder: z), labels, factors.")] = Path("embedding.npz"),
-    plot: Annotated[bool, typer.Option("--plot", help="Also draw the embedding in the plane, beside the .npz.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="The .npz file: mu and logvar (of an autoencoder: z), labels, factors.")
+    ] = Path("embedding.npz"),
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Also draw the embedding in the plane, beside the .npz.")
+    ] = False,
     download: Download = False,
 ) -> None:
     """Write the embedding of a data set: the posterior mean and log variance of every image."""
@@ -122,14 +138,16 @@ def encode(
     with eval_mode(trained):
         codes = [trained.encode(batch) for batch in images.batches(256, generator=generator)]
     if isinstance(trained, VAE):
-        arrays = {name: torch.cat(parts) for name, parts in zip(("mu", "logvar"), zip(*codes, strict=True), strict=True)}
+        arrays = {
+            name: torch.cat(parts) for name, parts in zip(("mu", "logvar"), zip(*codes, strict=True), strict=True)
+        }
     else:
         arrays = {"z": torch.cat(codes)}
     points = next(iter(arrays.values())).flatten(1)
     known = {"labels": images.labels, "factors": images.factors}
     arrays |= {name: values for name, values in known.items() if values is not None}
     with written_whole(target) as temporary:
-        np.savez(temporary, **{name: values.numpy() for name, values in arrays.items()})
+        np.savez(temporary, allow_pickle=False, **{name: values.numpy() for name, values in arrays.items()})
     typer.echo(f"{len(images)} images written to {target}: {', '.join(arrays)}")
     if plot:
         plots.save_embedding(points, images.labels, target.with_suffix(".png"))
@@ -148,9 +166,7 @@ def export(
 
     parity = export_onnx(serialization.load(model), out, opset=opset)
     if json_output:
-        print_json(
-            {part: {name: p._asdict() for name, p in outputs.items()} for part, outputs in parity.items()}
-        )
+        print_json({part: {name: p._asdict() for name, p in outputs.items()} for part, outputs in parity.items()})
         return
     print_table(
         f"Written to {out}; largest difference between onnxruntime and torch",
@@ -165,7 +181,8 @@ def export(
 
 def info(
     model: Annotated[
-        Path | None, typer.Argument(help="A model or bundle directory; versions and machine if not given.", show_default=False)
+        Path | None,
+        typer.Argument(help="A model or bundle directory; versions and machine if not given.", show_default=False),
     ] = None,
     json_output: Json = False,
 ) -> None:
@@ -184,7 +201,16 @@ def info(
 def _machine() -> dict[str, object]:
     import torch
 
-    packages = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "accelerate", "safetensors")
+    packages = (
+        "torch",
+        "torchvision",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "numpy",
+        "accelerate",
+        "safetensors",
+    )
     versions: dict[str, object] = {"vaelib": __version__, "python": platform.python_version()}
     for package in packages:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -77,9 +78,7 @@ class ImageDataset(Dataset[Tensor]):
         listed = "".join(f", {extra}" for extra in extras)
         return f"ImageDataset({len(self)} images, {self.image_shape}, {self.images.dtype}{listed})"
 
-    def batch(
-        self, indices: Tensor | slice, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def batch(self, indices: Tensor | slice, *, generator: torch.Generator | None = None) -> Tensor:
         """float32 images ``(B, C, H, W)`` in [0, 1]; ``generator`` is for dynamic binarisation."""
         return to_float(self.images[indices], self.dynamic, generator)
 
@@ -109,7 +108,7 @@ class ImageDataset(Dataset[Tensor]):
         order = torch.randperm(count, generator=generator, device=device) if shuffle else None
         parts = -(-count // batch_size)
         edges = [count * part // parts for part in range(parts + 1)]
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in itertools.pairwise(edges):
             indices = slice(start, stop) if order is None else order[start:stop]
             yield self.batch(indices, generator=generator)
 

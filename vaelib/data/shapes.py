@@ -47,9 +47,7 @@ def shapes(num_images: int, *, image_size: int | Sequence[int] = 32, seed: int =
     """
     check_int("num_images", num_images)
     generator = torch.Generator().manual_seed(check_int("seed", seed, minimum=0))
-    factors = torch.stack(
-        [torch.randint(size, (num_images,), generator=generator) for size in FACTOR_SIZES], dim=1
-    )
+    factors = torch.stack([torch.randint(size, (num_images,), generator=generator) for size in FACTOR_SIZES], dim=1)
     return ImageDataset(
         render(factors, image_size), labels=factors[:, 0].clone(), factors=factors, factor_names=FACTOR_NAMES
     )

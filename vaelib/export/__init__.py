@@ -35,9 +35,7 @@ class Parity(NamedTuple):
     """The same, divided by the largest absolute value that torch gave."""
 
 
-def export_onnx(
-    model: VAE, directory: str | Path, *, opset: int = 18
-) -> dict[str, dict[str, Parity]]:
+def export_onnx(model: VAE, directory: str | Path, *, opset: int = 18) -> dict[str, dict[str, Parity]]:
     """Write ``encoder.onnx``, ``decoder.onnx`` and ``vae.onnx``, or raise and write nothing.
 
     ========  ===================  ======================================================
@@ -120,12 +118,10 @@ def _metadata(part: str, model: VAE, opset: int, parity: Mapping[str, Parity]) -
         facts["config"] = describe(model)
     except TypeError:  # a foreign encoder exports all the same; only its config has no words
         facts["config"] = None
-    return {
-        f"vaelib.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()
-    }
+    return {f"vaelib.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
 
 
-def _batch_norms(model: nn.Module) -> list[nn.Module]:
+def _batch_norms(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
 
 

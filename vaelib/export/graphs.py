@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 import torch
@@ -65,7 +65,10 @@ def graph_of(part: str, vae: VAE) -> Graph:
         "encoder": Graph(_Encoder(vae), {"image": image}, ("mu", "logvar"), ()),
         "decoder": Graph(_Decoder(vae), {"z": latent}, ("mean", "recon_params"), ("mean",)),
         "vae": Graph(
-            _Whole(vae), {"image": image, "eps": latent}, ("reconstruction", "mu", "logvar"), ("reconstruction",)
+            _Whole(vae),
+            {"image": image, "eps": latent},
+            ("reconstruction", "mu", "logvar"),
+            ("reconstruction",),
         ),
     }
     graph = graphs[part]
@@ -85,7 +88,7 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
         with warnings.catch_warnings():
             # Of what the exporter says of itself nothing concerns the graph, which is checked as a whole afterwards.
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 graph.module,
                 example,
                 input_names=list(graph.inputs),

@@ -46,9 +46,7 @@ class ArticleDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Linear(20, 64), nn.LeakyReLU(), nn.Dropout(0.2), nn.Unflatten(1, (64, 1, 1))
-        )
+        self.stem = nn.Sequential(nn.Linear(20, 64), nn.LeakyReLU(), nn.Dropout(0.2), nn.Unflatten(1, (64, 1, 1)))
         layers: list[nn.Module] = []
         for in_channels, out_channels, padding in ((64, 64, 0), (64, 32, 1), (32, 16, 1)):
             layers += [

@@ -60,7 +60,7 @@ class Blocks(NamedTuple):
     def finish(self, channels: int) -> list[nn.Module]:
         """Normalisation and activation, dropout if any."""
         layers = [NORMS[self.norm](channels), ACTIVATIONS[self.activation]()]
-        return layers + [nn.Dropout(self.dropout)] if self.dropout else layers
+        return [*layers, nn.Dropout(self.dropout)] if self.dropout else layers
 
     def residuals(self, channels: int) -> list[nn.Module]:
         """The residual blocks at one resolution."""
@@ -68,9 +68,7 @@ class Blocks(NamedTuple):
 
     def downsample(self, in_channels: int, out_channels: int, stage: Resampling) -> nn.Module:
         """A strided convolution, ``stage.large`` to ``stage.small``."""
-        return nn.Conv2d(
-            in_channels, out_channels, self.kernel_size, self.stride, stage.padding, bias=self.conv_bias
-        )
+        return nn.Conv2d(in_channels, out_channels, self.kernel_size, self.stride, stage.padding, bias=self.conv_bias)
 
     def upsample(
         self, how: str, in_channels: int, out_channels: int, stage: Resampling, *, bias: bool
@@ -110,6 +108,7 @@ class Crop(nn.Module):
         return x[:, :, : self.height, : self.width]
 
     def extra_repr(self) -> str:
+        """The size."""
         return f"{self.height}, {self.width}"
 
 

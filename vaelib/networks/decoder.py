@@ -29,7 +29,8 @@ class ConvDecoder(nn.Module):
         hidden_channels: Channels per stage, from the latent outwards; any number of stages.
         kernel_size: Of the upsampling convolutions; the next odd number for nearest and pixel_shuffle.
         stride: Growth per stage.
-        norm: ``"batch"``, ``"group"`` (up to 8 groups of 4 or more channels), ``"layer"`` (all channels and pixels) or ``"none"``.
+        norm: ``"batch"``, ``"group"`` (up to 8 groups of 4 or more channels), ``"layer"`` (all channels and
+            pixels) or ``"none"``.
         activation: ``"silu"``, ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"`` or ``"tanh"``.
         dropout: Probability in [0, 1].
         residual_blocks: Per stage.
@@ -99,8 +100,6 @@ class ConvDecoder(nn.Module):
 def _stem(latent_shape: Sequence[int], channels: int, smallest: Sequence[int]) -> nn.Module:
     if len(latent_shape) == 1:
         feature_map = (channels, *smallest)
-        return nn.Sequential(
-            nn.Linear(latent_shape[0], math.prod(feature_map)), nn.Unflatten(1, feature_map)
-        )
+        return nn.Sequential(nn.Linear(latent_shape[0], math.prod(feature_map)), nn.Unflatten(1, feature_map))
     check_map_size(latent_shape, smallest)
     return nn.Conv2d(latent_shape[0], channels, 1)

@@ -32,7 +32,8 @@ class ConvEncoder(nn.Module):
         hidden_channels: Channels per stage, from the image inwards; any number of stages.
         kernel_size: Of the strided convolutions.
         stride: Of the same.
-        norm: ``"batch"``, ``"group"`` (up to 8 groups of 4 or more channels), ``"layer"`` (all channels and pixels) or ``"none"``.
+        norm: ``"batch"``, ``"group"`` (up to 8 groups of 4 or more channels), ``"layer"`` (all channels and
+            pixels) or ``"none"``.
         activation: ``"silu"``, ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"`` or ``"tanh"``.
         dropout: Probability in [0, 1].
         residual_blocks: Per stage.
@@ -91,9 +92,7 @@ class ConvEncoder(nn.Module):
 
 def _head(channels: int, latent_shape: Sequence[int], smallest: Sequence[int]) -> nn.Module:
     if len(latent_shape) == 1:
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(channels * smallest[0] * smallest[1], 2 * latent_shape[0])
-        )
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * smallest[0] * smallest[1], 2 * latent_shape[0]))
     check_map_size(latent_shape, smallest)
     return nn.Conv2d(channels, 2 * latent_shape[0], 1)
 

@@ -122,7 +122,9 @@ class Trainer:
             describe(model)
             output = writable_directory("output_dir", self.output_dir)
         accelerator = Accelerator()
-        train, val = (_on_device(name, data, model, accelerator.device) for name, data in (("train", train), ("val", val)))
+        train, val = (
+            _on_device(name, data, model, accelerator.device) for name, data in (("train", train), ("val", val))
+        )
         total_steps = self.max_epochs * _num_batches(train, self.batch_size)
 
         with torch.random.fork_rng(), ProgressReport(progress, total_steps, self.max_epochs) as report:
@@ -139,7 +141,7 @@ class Trainer:
                     step=loop.step,
                     train=means.read(),
                     val=None if val is None else self._validate(loop, val, total_steps),
-                    learning_rate=loop.scheduler.get_last_lr()[0],
+                    learning_rate=float(loop.scheduler.get_last_lr()[0]),
                     seconds=seconds,
                     images_per_second=means.num_images / seconds,
                 )

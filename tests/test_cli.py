@@ -1,0 +1,240 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vaelib as vl
+from vaelib.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run of `vaelib train` on an array of its own."""
+    root = tmp_path_factory.mktemp("cli")
+    data = vl.data.shapes(80, image_size=12)
+    np.savez(root / "data.npz", images=data.images.numpy(), labels=data.labels.numpy())
+    arguments = [
+        "train",
+        "--data",
+        str(root / "data.npz"),
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+        "--latent-dim",
+        "4",
+    ]
+    assert main([*arguments, "--out", str(root / "run"), "--seed", "3", "--json"]) == 0
+    return root / "run"
+
+
+def run_json(capsys, *arguments):
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_train_leaves_a_whole_run(run):
+    assert sorted(os.listdir(run)) == [
+        "best",
+        "history.csv",
+        "last",
+        "reconstructions",
+        "run.json",
+        "samples.png",
+    ]
+    record = json.loads((run / "run.json").read_text())
+    assert record["seed"] == 3
+    assert record["image_size"] == [12, 12]
+    assert os.path.isabs(record["data"])
+    assert vl.load(run).latent_shape == (4,)
+
+
+def test_train_is_reproducible_and_says_what_comes_next(run, tmp_path, capsys):
+    record = json.loads((run / "run.json").read_text())
+    arguments = [
+        "train",
+        "--data",
+        record["data"],
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+        "--latent-dim",
+        "4",
+    ]
+    assert main([*arguments, "--out", str(tmp_path), "--seed", "3"]) == 0
+    assert f"Next: vaelib evaluate {tmp_path}" in capsys.readouterr().out
+    for name, tensor in vl.load(run / "last").state_dict().items():
+        assert torch.equal(tensor, vl.load(tmp_path / "last").state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "check"),
+    [
+        (["--likelihood", "gaussian"], lambda m: isinstance(m.likelihood, vl.Gaussian)),
+        (
+            ["--likelihood", "continuous_bernoulli"],
+            lambda m: isinstance(m.likelihood, vl.ContinuousBernoulli),
+        ),
+        (["--likelihood", "laplace"], lambda m: isinstance(m.likelihood, vl.Laplace)),
+        (
+            ["--likelihood", "discretized_logistic"],
+            lambda m: isinstance(m.likelihood, vl.DiscretizedLogistic),
+        ),
+        (
+            ["--binarize", "dynamic", "--beta", "4", "--kl-warmup", "3"],
+            lambda m: m.image_shape == (1, 12, 12),
+        ),
+        (["--preset", "article"], lambda m: m.image_shape == (1, 32, 32)),
+        (["--image-size", "10", "--learning-rate", "1e-3"], lambda m: m.image_shape == (1, 10, 10)),
+    ],
+)
+def test_options_of_train(run, tmp_path, capsys, options, check):
+    data = json.loads((run / "run.json").read_text())["data"]
+    result = run_json(capsys, "train", "--data", data, "--epochs", "1", "--out", tmp_path / "run", *options)
+    assert check(vl.load(tmp_path / "run"))
+    assert set(result["val"]) == {"loss", "reconstruction", "kl"}
+
+
+def test_evaluate(run, capsys):
+    result = run_json(capsys, "evaluate", run)
+    assert result["num_images"] == 8
+    assert result["elbo"]["value"] == pytest.approx(-(result["reconstruction"]["value"] + result["kl"]["value"]))
+    assert result == run_json(capsys, "evaluate", run)
+    assert run_json(capsys, "evaluate", run, "--split", "all", "--data", "shapes")["num_images"] == 12_000
+    assert main(["evaluate", str(run)]) == 0
+    assert "nats per image" in capsys.readouterr().out
+
+
+def test_reconstruct_takes_ones_own_pictures(run, tmp_path, capsys):
+    Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / "a.jpg")
+    Image.new("L", (5, 9), 90).save(tmp_path / "b.png")
+    result = run_json(capsys, "reconstruct", run, tmp_path / "a.jpg", tmp_path / "b.png", "--out", tmp_path / "out.png")
+    assert set(result["pictures"]) == {str(tmp_path / "a.jpg"), str(tmp_path / "b.png")}
+    assert all(row["kl"] > 0 for row in result["pictures"].values())
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (2 * 14 + 2, 2 * 14 + 2)
+    assert main(["reconstruct", str(run), str(tmp_path / "b.png"), "--out", str(tmp_path / "c.png")]) == 0
+    assert "nats per image" in capsys.readouterr().out
+
+
+def test_sample_follows_its_seed(run, tmp_path):
+    files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for file, seed in zip(files, ("1", "1", "2"), strict=True):
+        assert main(["sample", str(run), "--num", "4", "--seed", seed, "--out", str(file)]) == 0
+    first, same, other = (file.read_bytes() for file in files)
+    assert first == same != other
+
+
+def test_encode_writes_the_embedding(run, tmp_path, capsys):
+    assert main(["encode", str(run), "--split", "all", "--out", str(tmp_path / "e.npz"), "--plot"]) == 0
+    with np.load(tmp_path / "e.npz") as arrays:
+        assert {name: arrays[name].shape for name in arrays} == {
+            "mu": (80, 4),
+            "logvar": (80, 4),
+            "labels": (80,),
+        }
+        with torch.no_grad():
+            expected = vl.load(run).encode(
+                vl.data.load(json.loads((run / "run.json").read_text())["data"], "all").batch(slice(None))
+            )
+        np.testing.assert_allclose(arrays["mu"], expected[0].numpy(), rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "e.png").exists()
+    assert "80 images written" in capsys.readouterr().out
+    assert main(["encode", str(run), "--data", "shapes", "--out", str(tmp_path / "s.npz")]) == 0
+    with np.load(tmp_path / "s.npz") as arrays:
+        assert arrays["factors"].shape == (2000, 5)
+
+
+def test_autoencoders_are_welcome(tmp_path, capsys):
+    vl.save(vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8))), tmp_path / "ae")
+    assert main(["encode", str(tmp_path / "ae"), "--data", "shapes", "--out", str(tmp_path / "e.npz")]) == 0
+    with np.load(tmp_path / "e.npz") as arrays:
+        assert arrays["z"].shape == (2000, 2)
+    Image.new("L", (5, 9), 90).save(tmp_path / "b.png")
+    capsys.readouterr()
+    result = run_json(capsys, "reconstruct", tmp_path / "ae", tmp_path / "b.png", "--out", tmp_path / "c.png")
+    assert "reconstruction" in result["pictures"][str(tmp_path / "b.png")]
+    assert main(["sample", str(tmp_path / "ae")]) == 1
+    assert "Only a VAE has a prior to sample from" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "ae")]) == 0
+
+
+def test_export_and_info(run, tmp_path, capsys):
+    result = run_json(capsys, "export", run, "--out", tmp_path / "bundle")
+    assert result["vae"]["reconstruction"]["max_rel"] <= 1e-5
+    assert run_json(capsys, "info", tmp_path / "bundle")["likelihood"] == "Bernoulli"
+    model = run_json(capsys, "info", run)
+    assert model["encoder"] == "ConvEncoder"
+    assert model["parameters"] == sum(p.numel() for p in vl.load(run).parameters())
+    assert run_json(capsys, "info")["torch"].startswith(torch.__version__.split("+")[0])
+    assert main(["info"]) == 0
+
+
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 0
+    output = capsys.readouterr().out
+    for word in ("untrained", "bits per dimension", "onnxruntime", "largest difference"):
+        assert word in output
+    last = output.strip().splitlines()[-1]
+    assert f"Everything is in {tmp_path / 'demo'}/" in last
+    assert "Next: vaelib train" in last
+    files = set(os.listdir(tmp_path / "demo"))
+    assert {"reconstructions.png", "samples.png", "curves.png", "bundle", "best", "history.csv"} <= files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "--data", "nowhere"], 1, "must be one of shapes, mnist"),
+        (["train", "--preset", "big"], 1, "`--preset` must be one of 'conv', 'article', got 'big'"),
+        (["train", "--likelihood", "poisson"], 1, "`--likelihood` must be one of"),
+        (["train", "--epochs", "0"], 1, "`--epochs` must be >= 1"),
+        (["train", "--beta", "-1"], 1, "`--beta` must be >= 0"),
+        (["train", "--epochs", "many"], 2, "--epochs"),
+        (["evaluate", "nowhere"], 1, "must hold config.json and model.safetensors"),
+        (["evaluate"], 2, "Missing argument"),
+        (["fly"], 2, "fly"),
+    ],
+)
+def test_errors_have_one_line_and_an_exit_code(arguments, code, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_model_without_a_record_needs_data(tmp_path, capsys):
+    vl.save(vl.conv_vae((1, 8, 8), 2), tmp_path)
+    assert main(["evaluate", str(tmp_path)]) == 1
+    assert "`--data` must be given" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text("{")
+    assert main(["evaluate", str(tmp_path)]) == 1
+    assert "run.json is no JSON" in capsys.readouterr().err
+
+
+def test_help_says_what_each_command_is_for():
+    commands = ["train", "evaluate", "reconstruct", "sample", "encode", "export", "demo", "info"]
+    whole = subprocess.run(
+        [sys.executable, "-m", "vaelib", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(command in whole for command in commands)
+    for command in commands:
+        text = subprocess.run(
+            [sys.executable, "-m", "vaelib", command, "--help"], capture_output=True, text=True, check=True
+        )
+        assert len(text.stdout) > 300
+        assert text.stderr == ""
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, vaelib.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

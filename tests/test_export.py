@@ -1,0 +1,336 @@
+import itertools
+import os
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import vaelib as vl
+from vaelib.export import graphs, validation
+from vaelib.networks.blocks import ACTIVATIONS, NORMS, UPSAMPLES
+from vaelib.runtime import OnnxVAE
+
+IMAGE = (2, 13, 10)
+MAP = (2, 4, 3)
+# Every value of every argument at least once; the whole grid is the slow test below.
+SOME = [
+    ("batch", "silu", "transpose", "vector"),
+    ("group", "relu", "nearest", "map"),
+    ("layer", "leaky_relu", "pixel_shuffle", "vector"),
+    ("none", "elu", "transpose", "map"),
+    ("batch", "gelu", "nearest", "vector"),
+    ("group", "tanh", "pixel_shuffle", "map"),
+]
+GRID = [
+    (norm, activation, upsample, latent)
+    for (norm, upsample, latent), activation in zip(
+        itertools.product(NORMS, UPSAMPLES, ("vector", "map")), itertools.cycle(ACTIVATIONS), strict=False
+    )
+]
+
+
+def build(norm, activation, upsample, latent, **more):
+    torch.manual_seed(0)
+    latents = {"latent_dim": 3} if latent == "vector" else {"latent_shape": MAP}
+    options = {"hidden_channels": (8, 8), "residual_blocks": 1} | latents | more
+    vae = vl.conv_vae(IMAGE, norm=norm, activation=activation, upsample=upsample, **options)
+    for module in vae.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            module.num_batches_tracked.fill_(1)
+    return vae
+
+
+def check_bundle(vae, directory):
+    """The three files against torch, at batches that the exporter did not try itself."""
+    parity = vl.export_onnx(vae, directory)
+    assert sorted(os.listdir(directory)) == ["decoder.onnx", "encoder.onnx", "vae.onnx"]
+    assert parity["vae"]["reconstruction"].max_rel <= 1e-5
+    assert max(parity["encoder"]["mu"].max_rel, parity["encoder"]["logvar"].max_rel) <= 1e-4
+    exported = OnnxVAE(directory)
+    for batch in (1, 5):
+        x = torch.rand(batch, *vae.image_shape)
+        mu, logvar = exported.encode(x.numpy())
+        vae.eval()
+        with torch.no_grad():
+            expected = vae.encode(x)
+        torch.testing.assert_close(torch.from_numpy(mu), expected[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(logvar), expected[1], rtol=1e-4, atol=1e-5)
+        pictures = torch.from_numpy(exported.reconstruct(x.numpy()))
+        torch.testing.assert_close(pictures, vae.reconstruct(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "activation", "upsample", "latent"), SOME)
+def test_parity(norm, activation, upsample, latent, tmp_path):
+    check_bundle(build(norm, activation, upsample, latent), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("norm", "activation", "upsample", "latent"), [c for c in GRID if c not in SOME])
+def test_parity_on_the_whole_grid(norm, activation, upsample, latent, tmp_path):
+    check_bundle(build(norm, activation, upsample, latent), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        vl.ContinuousBernoulli(),
+        vl.Gaussian(0.6),
+        vl.Gaussian("learned"),
+        vl.Gaussian("per_pixel"),
+        vl.Gaussian("optimal"),
+        vl.Laplace("per_pixel"),
+        vl.DiscretizedLogistic("per_pixel"),
+        vl.DiscretizedLogistic("learned"),
+    ],
+    ids=str,
+)
+def test_parity_of_every_likelihood(likelihood, tmp_path):
+    check_bundle(build("batch", "relu", "transpose", "vector", likelihood=likelihood), tmp_path)
+
+
+@pytest.mark.slow
+def test_parity_of_the_article(tmp_path):
+    check_bundle(vl.presets.article_vae(), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [19, 20, 21, 22, 23])
+def test_opsets(opset, tmp_path):
+    vl.export_onnx(build("batch", "gelu", "transpose", "vector"), tmp_path, opset=opset)
+    assert onnx.load(tmp_path / "vae.onnx").opset_import[0].version == opset
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("bundle")
+    vae = build("batch", "leaky_relu", "transpose", "vector", likelihood=vl.Gaussian("per_pixel"))
+    vae.train()
+    vl.export_onnx(vae, directory)
+    return vae, directory
+
+
+def test_the_graphs_have_their_contract(bundle):
+    _, directory = bundle
+    wanted = {
+        "encoder": (["image"], ["mu", "logvar"]),
+        "decoder": (["z"], ["mean", "recon_params"]),
+        "vae": (["image", "eps"], ["reconstruction", "mu", "logvar"]),
+    }
+    for part, (inputs, outputs) in wanted.items():
+        proto = onnx.load(directory / f"{part}.onnx")
+        onnx.checker.check_model(proto, full_check=True)
+        assert [value.name for value in proto.graph.input] == inputs
+        assert [value.name for value in proto.graph.output] == outputs
+        for value in (*proto.graph.input, *proto.graph.output):
+            assert value.type.tensor_type.shape.dim[0].dim_param
+        operators = {node.op_type for node in proto.graph.node}
+        assert not {op for op in operators if "Random" in op}
+        assert "Dropout" not in operators
+        assert proto.opset_import[0].version == 18
+
+
+def test_the_files_hold_no_path_and_no_trace_of_this_machine(bundle):
+    _, directory = bundle
+    for part in ("encoder", "decoder", "vae"):
+        content = (directory / f"{part}.onnx").read_bytes()
+        for trace in (
+            b"site-packages",
+            b"stack_trace",
+            b".py",
+            os.fsencode(os.path.expanduser("~")),
+            os.fsencode(directory),
+        ):
+            assert trace not in content
+
+
+def test_metadata(bundle):
+    vae, directory = bundle
+    metadata = OnnxVAE(directory).metadata
+    assert metadata["part"] == "decoder"
+    assert metadata["image_shape"] == list(IMAGE)
+    assert metadata["latent_shape"] == [3]
+    assert metadata["image_range"] == [0.0, 1.0]
+    assert metadata["likelihood"] == "Gaussian"
+    assert metadata["prior"] == "StandardNormal"
+    assert metadata["config"] == vl.serialization.describe(vae) | {"encoder": metadata["config"]["encoder"]} | {
+        name: metadata["config"][name] for name in ("decoder", "image_shape", "latent_shape")
+    }
+    assert 0 <= metadata["validation"]["mean"]["max_rel"] <= 1e-5
+    assert len(metadata["weights_sha256"]) == 64
+
+
+def test_the_third_opinion_agrees(bundle):
+    from onnx.reference import ReferenceEvaluator
+
+    vae, directory = bundle
+    x, eps = torch.rand(2, *IMAGE), torch.randn(2, 3)
+    evaluator = ReferenceEvaluator(onnx.load(directory / "vae.onnx"))
+    got = evaluator.run(None, {"image": x.numpy(), "eps": eps.numpy()})
+    session = onnxruntime.InferenceSession(directory / "vae.onnx")
+    for reference, ort in zip(got, session.run(None, {"image": x.numpy(), "eps": eps.numpy()}), strict=True):
+        np.testing.assert_allclose(reference, ort, rtol=1e-4, atol=1e-5)
+    vae.eval()
+    with torch.no_grad():
+        mu, logvar = vae.encode(x)
+        expected = vae.likelihood.mean(vae.decode(mu + (0.5 * logvar).exp() * eps))
+    np.testing.assert_allclose(got[0], expected.numpy(), atol=1e-5)
+
+
+def test_the_model_is_not_changed_by_its_export(bundle):
+    vae, _ = bundle
+    fresh = build("batch", "leaky_relu", "transpose", "vector", likelihood=vl.Gaussian("per_pixel"))
+    assert all(torch.equal(a, b) for a, b in zip(vae.state_dict().values(), fresh.state_dict().values(), strict=True))
+
+
+def test_a_graph_that_differs_is_refused_and_leaves_no_file(tmp_path, monkeypatch):
+    """An exporter that gets a batch norm wrong: refused, and the files of before are still there."""
+    vae = build("batch", "relu", "transpose", "vector")
+    (tmp_path / "encoder.onnx").write_bytes(b"before")
+    to_bytes = graphs.to_bytes
+
+    def faulty(graph, opset):
+        content = to_bytes(graph, opset)
+        for module in graph.module.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean += 0.01
+        return content
+
+    monkeypatch.setattr(graphs, "to_bytes", faulty)
+    with pytest.raises(
+        vl.ExportError,
+        match=r"onnxruntime differs from torch.*`mu` at batch 1, optimisations off: .* > 1e-04",
+    ):
+        vl.export_onnx(vae, tmp_path)
+    assert os.listdir(tmp_path) == ["encoder.onnx"]
+    assert (tmp_path / "encoder.onnx").read_bytes() == b"before"
+
+
+def test_fresh_statistics_do_not_hide_a_faulty_fold(tmp_path, monkeypatch):
+    """A fold that ignores the statistics is right on a model that has seen no data. It must be refused all the same."""
+    vae = vl.conv_vae(IMAGE, 3, hidden_channels=(8,))
+    to_bytes = graphs.to_bytes
+
+    def ignoring_statistics(graph, opset):
+        import copy
+
+        ignoring = graph._replace(module=copy.deepcopy(graph.module))
+        for module in ignoring.module.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+        return to_bytes(ignoring, opset)
+
+    monkeypatch.setattr(graphs, "to_bytes", ignoring_statistics)
+    with pytest.raises(vl.ExportError, match="onnxruntime differs from torch"):
+        vl.export_onnx(vae, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failure_in_the_last_graph_removes_the_first_ones(tmp_path, monkeypatch):
+    check = validation.check_contract
+
+    def refuse_the_last(content, graph):
+        check(content, graph)
+        if "eps" in graph.inputs:
+            raise vl.ExportError("no")
+
+    monkeypatch.setattr(validation, "check_contract", refuse_the_last)
+    with pytest.raises(vl.ExportError, match="no"):
+        vl.export_onnx(build("none", "relu", "transpose", "vector"), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+class Sampling(nn.Module):
+    """A foreign encoder that bakes its draw into the graph."""
+
+    image_shape, latent_shape = IMAGE, (3,)
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(260, 3)
+
+    def forward(self, x):
+        mu = self.linear(x.flatten(1))
+        return mu + 1e-9 * torch.randn_like(mu), torch.zeros_like(mu)
+
+
+def test_random_operators_are_refused(tmp_path):
+    vae = vl.VAE(Sampling(), vl.ConvDecoder(3, IMAGE, norm="none"))
+    with pytest.raises(vl.ExportError, match="must be deterministic, got RandomNormal"):
+        vl.export_onnx(vae, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+class Branching(Sampling):
+    def forward(self, x):
+        mu = self.linear(x.flatten(1))
+        return (mu, mu) if mu.sum() > 0 else (-mu, mu)
+
+
+def test_what_torch_cannot_express_is_said(tmp_path):
+    with pytest.raises(vl.ExportError, match="torch could not export this model"):
+        vl.export_onnx(vl.VAE(Branching(), vl.ConvDecoder(3, IMAGE, norm="none")), tmp_path)
+
+
+def contract_graph():
+    return graphs.Graph(nn.Identity(), {"image": (4,)}, ("mu",), ())
+
+
+def identity(inputs=("image",), outputs=("mu",), batch="batch", op="Identity", external=False):
+    from onnx import TensorProto, helper
+
+    def value(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 4])
+
+    node = helper.make_node(op, [inputs[0]], [outputs[0]])
+    graph = helper.make_graph([node], "g", [value(n) for n in inputs], [value(n) for n in outputs])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (identity(inputs=("x",)), r"The inputs must be \('image',\), got \('x',\)"),
+        (identity(outputs=("y",)), r"The outputs must be \('mu',\), got \('y',\)"),
+        (identity(batch=2), "The batch axis of 'image' must be free, got a fixed one"),
+        (identity(op="RandomNormalLike"), "must be deterministic, got RandomNormalLike"),
+        (identity(op="NoSuchOperator"), "onnx.checker refuses the graph"),
+    ],
+)
+def test_the_contract(content, match):
+    with pytest.raises(vl.ExportError, match=match):
+        validation.check_contract(content, contract_graph())
+
+
+def test_nan_counts_as_a_difference():
+    parity = validation._difference(torch.zeros(2, 2), torch.tensor([[0.0, float("nan")], [0.0, 0.0]]))
+    assert parity.max_rel == float("inf")
+    assert validation._difference(torch.zeros(2, 2), torch.zeros(2, 3)).max_abs == float("inf")
+
+
+def test_wrong_arguments(tmp_path):
+    vae = vl.conv_vae((1, 8, 8), 2)
+    with pytest.raises(TypeError, match="`model` must be a VAE, got AutoEncoder"):
+        vl.export_onnx(vl.AutoEncoder(vae.encoder, vae.decoder), tmp_path)
+    with pytest.raises(ValueError, match="`opset` must be >= 18, got 17"):
+        vl.export_onnx(vae, tmp_path, opset=17)
+    with pytest.raises(ValueError, match="`opset` must be <= 23, got 99"):
+        vl.export_onnx(vae, tmp_path, opset=99)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="`directory` must be a directory that can be written"):
+        vl.export_onnx(vae, tmp_path / "file" / "bundle")
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        vl.MissingExtraError, match=r"ONNX export needs an optional dependency: pip install 'vaelib\[onnx\]'"
+    ):
+        vl.export_onnx(vl.conv_vae((1, 8, 8), 2), tmp_path)
