@@ -68,8 +68,9 @@ def render(factors: Tensor, image_size: int | Sequence[int] = 32) -> Tensor:
         ValueError: If a shape or index is out of range.
 
     Examples:
-        >>> render(torch.tensor([[0, 5, 0, 16, 16]]), image_size=64).float().mean() > 25
-        tensor(True)
+        >>> square = render(torch.tensor([[0, 5, 0, 16, 16]]), image_size=64)
+        >>> square.float().mean().round()  # 255 times the area 0.3^2
+        tensor(23.)
     """
     pair = (image_size, image_size) if isinstance(image_size, int) else image_size
     height, width = check_int_tuple("image_size", pair, length=2)
