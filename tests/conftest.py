@@ -6,6 +6,7 @@ import pytest
 import torch
 
 hypothesis.settings.register_profile("vaelib", deadline=None, derandomize=True, max_examples=40)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=600)
 hypothesis.settings.load_profile("vaelib")
 
 

@@ -19,7 +19,10 @@ __all__ = ["BatchSource", "BoundEstimate", "Estimate", "as_batches", "elbo", "pe
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """A set that cuts itself into batches, as ``vaelib.data.ImageDataset`` does."""
+    """A set that moves to a device and cuts itself into batches, as ``vaelib.data.ImageDataset`` does."""
+
+    def to(self, device: torch.device | str) -> BatchSource:
+        """The same set on ``device``."""
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, generator: torch.Generator | None = None
@@ -147,6 +150,9 @@ def elbo(
     """
     if not isinstance(model, VAE):
         raise TypeError(f"`model` must be a VAE, got {type(model).__name__}.")
+    parameter = next(model.parameters(), torch.empty(0))
+    if isinstance(data, BatchSource):
+        data = data.to(parameter.device)  # where the generator is, which dynamic binarisation draws from too
     batches = as_batches(data, batch_size, generator=generator)
     terms = per_image_terms(model, batches, Elbo(), generator=generator)
     negative = terms.reconstruction + terms.kl

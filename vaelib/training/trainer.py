@@ -117,15 +117,15 @@ class Trainer:
             OSError: If ``output_dir`` cannot be written.
             TypeError: If ``output_dir`` is given and a class of the model is not known to :func:`vaelib.save`.
         """
-        output = None
-        if self.output_dir is not None:
-            describe(model)
-            output = writable_directory("output_dir", self.output_dir)
         accelerator = Accelerator()
         train, val = (
             _on_device(name, data, model, accelerator.device) for name, data in (("train", train), ("val", val))
         )
         total_steps = self.max_epochs * _num_batches(train, self.batch_size)
+        output = None
+        if self.output_dir is not None:
+            describe(model)
+            output = writable_directory("output_dir", self.output_dir)
 
         with torch.random.fork_rng(), ProgressReport(progress, total_steps, self.max_epochs) as report:
             torch.manual_seed(self.seed)  # dropout draws from the global generator
