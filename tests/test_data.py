@@ -1,4 +1,5 @@
 import io
+import sys
 import tarfile
 
 import numpy as np
@@ -380,7 +381,21 @@ def test_broken_shards(tmp_path):
         load(tmp_path / "empty.tar")
 
 
+def test_a_missing_webdataset_is_named(tmp_path, monkeypatch):
+    shard(tmp_path / "a.tar", [("0.png", png(1))])
+    monkeypatch.setitem(sys.modules, "webdataset.tariterators", None)
+    with pytest.raises(vl.MissingExtraError, match=r"Reading tar shards needs.*pip install 'vaelib\[data\]'"):
+        load(tmp_path / "a.tar")
+
+
 # --- named sets
+
+
+def test_a_missing_scipy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAELIB_DATA", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(vl.MissingExtraError, match=r"'svhn' needs.*pip install 'vaelib\[data\]'"):
+        load("svhn")
 
 
 def test_named_sets_say_where_they_were_looked_for(tmp_path, monkeypatch):
@@ -388,7 +403,7 @@ def test_named_sets_say_where_they_were_looked_for(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="'mnist'.*VAELIB_DATA.*is not set"):
         load("mnist")
     monkeypatch.setenv("VAELIB_DATA", str(tmp_path))
-    for name in ("mnist", "fashion_mnist", "kmnist", "cifar10", "celeba"):
+    for name in ("mnist", "fashion_mnist", "kmnist", "cifar10", "svhn", "celeba"):
         with pytest.raises(
             FileNotFoundError, match=rf"'{name}' \(test\) was not found below VAELIB_DATA=.*download=True"
         ):

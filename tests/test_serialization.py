@@ -8,6 +8,7 @@ from torch import nn
 import vaelib as vl
 from vaelib.serialization import describe
 
+
 @pytest.fixture
 def saved(tmp_path):
     vl.save(vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,)), tmp_path / "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaelib._checks import MissingExtraError
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import concatenated, fit_to_size, resized
 
@@ -59,6 +61,8 @@ def _cifar10(root: Path, split: str, size: Any, download: bool) -> tuple[Tensor,
 def _svhn(root: Path, split: str, size: Any, download: bool) -> tuple[Tensor, Tensor]:
     from torchvision import datasets
 
+    if importlib.util.find_spec("scipy") is None:
+        raise MissingExtraError("The data set 'svhn'", "data")
     source = datasets.SVHN(root, split=split, download=download)
     return torch.from_numpy(source.data), torch.from_numpy(source.labels).long()
 

@@ -80,7 +80,7 @@ def _shard_samples(shards: Sequence[Path]) -> Iterator[tuple[str, IO[bytes], str
     try:
         from webdataset.tariterators import group_by_keys, tar_file_expander
     except ImportError as error:
-        raise MissingExtraError("Reading tar shards", "shards") from error
+        raise MissingExtraError("Reading tar shards", "data") from error
     for shard in shards:
         with shard.open("rb") as stream:
             files = tar_file_expander([{"url": str(shard), "stream": stream}])

@@ -32,7 +32,7 @@ class Parity(NamedTuple):
     max_abs: float
     """Largest absolute difference."""
     max_rel: float
-    """The same, divided by the largest absolute value that torch gave."""
+    """The same, divided by the largest absolute value that torch gave; of a picture, by 1 at least."""
 
 
 def export_onnx(model: VAE, directory: str | Path, *, opset: int = 18) -> dict[str, dict[str, Parity]]:

@@ -19,12 +19,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "tanh": nn.Tanh,
 }
-NORMS: dict[str, Callable[[int], nn.Module]] = {
+NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "batch": nn.BatchNorm2d,
     # Groups of at least 4 channels: on a map of one pixel, a group of one would be normalised to nothing.
     "group": lambda channels: nn.GroupNorm(math.gcd(channels, max(1, min(8, channels // 4))), channels),
     "layer": lambda channels: nn.GroupNorm(1, channels),
-    "none": lambda channels: nn.Identity(),
+    "none": None,
 }
 UPSAMPLES = ("transpose", "nearest", "pixel_shuffle")
 
@@ -57,9 +57,14 @@ class Blocks(NamedTuple):
         """A bias in front of a normalisation would be subtracted again."""
         return self.norm == "none"
 
+    def normalize(self, channels: int) -> list[nn.Module]:
+        """The normalisation, if any."""
+        make = NORMS[self.norm]
+        return [] if make is None else [make(channels)]
+
     def finish(self, channels: int) -> list[nn.Module]:
         """Normalisation and activation, dropout if any."""
-        layers = [NORMS[self.norm](channels), ACTIVATIONS[self.activation]()]
+        layers = [*self.normalize(channels), ACTIVATIONS[self.activation]()]
         return [*layers, nn.Dropout(self.dropout)] if self.dropout else layers
 
     def residuals(self, channels: int) -> list[nn.Module]:
@@ -125,7 +130,7 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1, bias=style.conv_bias),
             *style.finish(channels),
             nn.Conv2d(channels, channels, 3, padding=1, bias=style.conv_bias),
-            NORMS[style.norm](channels),
+            *style.normalize(channels),
         )
         self.activation = ACTIVATIONS[style.activation]()
 
