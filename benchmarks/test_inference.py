@@ -1,7 +1,6 @@
 """Encode and decode: torch eager on CPU and CUDA beside onnxruntime, one process per backend and network."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ import vaelib as vl
 
 NETWORKS = {"article": vl.presets.article_vae, "default": lambda: vl.conv_vae((1, 32, 32))}
 BACKENDS = ("torch-cpu", "torch-cuda", "onnxruntime-cpu")
-THREADS = len(os.sched_getaffinity(0))
+THREADS = torch.get_num_threads()
 
 WORKER = """
 import json, sys

@@ -18,12 +18,14 @@ def test_int_refuses_other_types(value):
 
 def test_int_minimum():
     assert _checks.check_int("n", 0, minimum=0) == 0
+    assert type(_checks.check_int("n", np.int64(3))) is int
     with pytest.raises(ValueError, match="`n` must be >= 1, got 0"):
         _checks.check_int("n", 0)
 
 
 def test_float_bounds():
     assert _checks.check_float("p", 1, 0, 1) == 1.0
+    assert type(_checks.check_float("p", np.float32(0.5))) is float
     with pytest.raises(ValueError, match="`p` must be >= 0 and <= 1, got 1.5"):
         _checks.check_float("p", 1.5, 0, 1)
     with pytest.raises(ValueError, match="`p` must be > 0, got 0"):

@@ -192,10 +192,11 @@ def test_demo(tmp_path, capsys):
     ("arguments", "code", "message"),
     [
         (["train", "--data", "nowhere"], 1, "must be one of shapes, mnist"),
-        (["train", "--preset", "big"], 1, "`--preset` must be one of 'conv', 'article', got 'big'"),
-        (["train", "--likelihood", "poisson"], 1, "`--likelihood` must be one of"),
-        (["train", "--epochs", "0"], 1, "`--epochs` must be >= 1"),
-        (["train", "--beta", "-1"], 1, "`--beta` must be >= 0"),
+        (["train", "--preset", "big"], 2, "--preset"),
+        (["train", "--likelihood", "poisson"], 2, "--likelihood"),
+        (["train", "--epochs", "0"], 2, "--epochs"),
+        (["train", "--beta", "-1"], 2, "--beta"),
+        (["train", "--preset", "article", "--latent-dim", "5"], 1, "are fixed by `--preset article`"),
         (["train", "--epochs", "many"], 2, "--epochs"),
         (["evaluate", "nowhere"], 1, "must hold config.json and model.safetensors"),
         (["evaluate"], 2, "Missing argument"),
@@ -209,6 +210,40 @@ def test_errors_have_one_line_and_an_exit_code(arguments, code, message, tmp_pat
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_is_not_overwritten(run, capsys):
+    assert main(["train", "--out", str(run)]) == 1
+    assert f"`--out` must not hold a run already, got {run}" in capsys.readouterr().err
+
+
+def test_the_record_tells_a_built_in_set_from_a_folder_of_that_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    run_json(capsys, "train", "--data", "shapes", "--image-size", "8", "--epochs", "1", "--batch-size", "512")
+    assert json.loads((tmp_path / "runs/shapes/run.json").read_text())["data"] == "shapes"
+    assert run_json(capsys, "evaluate", "runs/shapes")["num_images"] == 2_000
+    assert run_json(capsys, "evaluate", "runs/shapes/last")["num_images"] == 2_000
+
+
+def test_json_stays_json_without_a_standard_error(run, tmp_path, capsys):
+    np.save(tmp_path / "two.npy", np.zeros((2, 12, 12), np.uint8))
+    result = run_json(capsys, "evaluate", run, "--data", tmp_path / "two.npy")
+    assert result["elbo"]["standard_error"] is None
+
+
+def test_models_of_other_channels_have_no_picture_files(tmp_path, capsys):
+    vl.save(vl.conv_vae((2, 8, 8), 2), tmp_path / "two")
+    Image.new("L", (5, 9), 90).save(tmp_path / "b.png")
+    assert main(["reconstruct", str(tmp_path / "two"), str(tmp_path / "b.png")]) == 1
+    assert "Picture files have 1 or 3 channels, the model in" in capsys.readouterr().err
+
+
+def test_the_demo_says_at_once_what_it_lacks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 1
+    assert "The demo needs an optional dependency" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
 

@@ -219,6 +219,21 @@ def test_pictures_are_cropped_not_squeezed(tmp_path):
     assert read_pictures([tmp_path / "wide.png"], image_size=(5, 5)).min() > 100
 
 
+def test_a_class_has_one_number_in_every_split(tmp_path):
+    for split, names in (("train", "abc"), ("test", "ac")):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            picture(tmp_path / split / name / "0.png")
+    assert load(tmp_path, "train").labels.tolist() == [0, 1, 2]
+    assert load(tmp_path, "test").labels.tolist() == [0, 2]
+    assert load(tmp_path, "all").labels.tolist() == [0, 1, 2, 0, 2]
+
+
+def test_transparent_pictures_stand_on_white(tmp_path):
+    picture(tmp_path / "clear.png", mode="RGBA", color=(255, 0, 0, 0))
+    assert read_pictures([tmp_path / "clear.png"]).unique().tolist() == [255]
+
+
 def test_splits_of_a_folder(tmp_path):
     for i in range(20):
         picture(tmp_path / f"{i:02d}.png", mode="L", color=i)
@@ -237,10 +252,12 @@ def test_broken_files_are_named_and_not_fatal_unless_all_are(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
     with pytest.raises(vl.DataError, match=r"No picture below .* could be read: .*broken\.jpg"):
         load(tmp_path)
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "float.tif")
+    (tmp_path / "torn.ppm").write_bytes(b"P6 x")
     picture(tmp_path / "whole.png")
     content = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "torn.png").write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match=r"2 unreadable pictures were left out: .*broken\.jpg.*torn\.png"):
+    with pytest.warns(UserWarning, match=r"4 unreadable pictures were left out: .*broken\.jpg.*float\.tif.*torn\.png"):
         assert len(load(tmp_path, "all")) == 1
 
 
@@ -272,6 +289,10 @@ def test_wrong_pictures(tmp_path):
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(vl.DataError, match=r"text\.png is not a readable picture"):
         read_pictures([tmp_path / "text.png"])
+    with pytest.raises(ValueError, match="`paths` must name at least one picture"):
+        read_pictures([])
+    with pytest.raises(ValueError, match="`channels` must be one of None, 1, 3, got 2"):
+        read_pictures([tmp_path / "text.png"], channels=2)
 
 
 # --- arrays
@@ -299,6 +320,13 @@ def test_archives_with_labels_and_splits(tmp_path):
     )
     assert [len(load(tmp_path / "b.npz", split)) for split in ("train", "test")] == [6, 2]
     assert load(tmp_path / "b.npz", "test").images.unique().tolist() == [255]
+    both = load(tmp_path / "b.npz", "all")
+    assert (len(both), both.labels) == (8, None)
+    np.savez(tmp_path / "only.npz", x_train=np.zeros((6, 4, 4), bool))
+    with pytest.raises(vl.DataError, match=r"only\.npz holds no 'test' split, but x_train"):
+        load(tmp_path / "only.npz", "test")
+    np.save(tmp_path / "big_endian.npy", np.zeros((4, 4, 4), ">f4"))
+    assert len(load(tmp_path / "big_endian.npy", "all")) == 4
     torch.save({"images": torch.zeros(4, 3, 5, 5), "labels": torch.arange(4)}, tmp_path / "c.pt")
     assert load(tmp_path / "c.pt", "all", image_size=3).images.shape == (4, 3, 3, 3)
     torch.save(torch.zeros(4, 3, 5, 5), tmp_path / "d.pt")
@@ -341,6 +369,7 @@ def test_wrong_arrays(tmp_path, capsys):
 
 
 def shard(path, samples):
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in samples:
             entry = tarfile.TarInfo(name)
@@ -366,6 +395,10 @@ def test_shards(tmp_path):
     assert test.images.shape == (2, 3, 3, 3)
     assert len(load(tmp_path, "all")) == 7
     assert len(load(tmp_path / "train-000.tar", "all")) == 3
+    for name in ("train", "test"):
+        (tmp_path / "plain").mkdir(exist_ok=True)
+        shard(tmp_path / "plain" / f"{name}.tar", [(f"{name}.png", png(9))])
+    assert [len(load(tmp_path / "plain", split)) for split in ("train", "test", "all")] == [1, 1, 2]
 
 
 def test_broken_shards(tmp_path):

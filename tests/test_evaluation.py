@@ -76,5 +76,9 @@ def test_wrong_arguments(vae):
         elbo(vl.AutoEncoder(vae.encoder, vae.decoder), torch.rand(1, 1, 8, 8))
     with pytest.raises(ValueError, match=r"`x` must have shape \(B, 1, 8, 8\)"):
         elbo(vae, torch.rand(2, 1, 9, 8))
-    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\]"):
-        elbo(vae, torch.full((2, 1, 8, 8), 255.0))
+    gaussian = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian(0.5))
+    for model in (vae, gaussian):
+        with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\]"):
+            elbo(model, torch.full((2, 1, 8, 8), 255.0))
+        with pytest.raises(ValueError, match=r"got \[nan, nan\]"):
+            elbo(model, torch.full((2, 1, 8, 8), float("nan")))

@@ -38,7 +38,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path):
         writable_directory("out", tmp_path / "file" / "c")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write anywhere")
 def test_a_directory_without_write_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError, match="`out` must be a directory that can be written"):

@@ -113,6 +113,14 @@ def test_optimal_scale_in_eval_mode_does_not_mix_images():
     torch.testing.assert_close(both, torch.cat([optimal.log_prob(x[:2], mean[:2]), optimal.log_prob(x[2:], mean[2:])]))
 
 
+@pytest.mark.parametrize("likelihood", [vl.Gaussian("optimal"), vl.Laplace("optimal")], ids=str)
+def test_an_exact_fit_has_finite_gradients(likelihood):
+    x = torch.rand(2, 1, 4, 4)
+    mean = x.clone().requires_grad_()
+    likelihood.train().log_prob(x, mean).sum().backward()
+    assert mean.grad.isfinite().all()
+
+
 def test_learned_scale_is_one_parameter():
     likelihood = vl.Gaussian("learned")
     assert [p.numel() for p in likelihood.parameters()] == [1]

@@ -54,6 +54,13 @@ def test_the_plane_is_that_of_the_largest_variance():
         assert correlation.abs() > 0.99
 
 
+def test_wide_embeddings_are_quick_and_draw_nothing():
+    points = torch.randn(40, 20_000)
+    before = torch.get_rng_state()
+    assert torch.equal(plots.principal_plane(points), plots.principal_plane(points))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_a_missing_matplotlib_is_named():
     code = (
         "import sys; sys.modules['matplotlib'] = sys.modules['matplotlib.figure'] = None;"

@@ -105,8 +105,10 @@ def test_wrong_arguments(bundle, tmp_path):
         FileNotFoundError, match=r"`directory` must hold encoder.onnx and decoder.onnx; no .*encoder.onnx"
     ):
         OnnxVAE(tmp_path)
-    with pytest.raises(ValueError, match=r"`providers` must be among .*CPUExecutionProvider.*, got \['NoProvider'\]"):
+    with pytest.raises(ValueError, match=r"`providers` must be a list of names among .*, got \['NoProvider'\]"):
         OnnxVAE(bundle[1], providers=["NoProvider"])
+    with pytest.raises(ValueError, match="`providers` must be a list of names among .*, got 'CPUExecutionProvider'"):
+        OnnxVAE(bundle[1], providers="CPUExecutionProvider")
     with pytest.raises(ValueError, match="`threads` must be >= 1, got 0"):
         OnnxVAE(bundle[1], threads=0)
 
@@ -142,6 +144,17 @@ def test_foreign_files(copy):
         OnnxVAE(copy)
 
 
+def test_files_that_do_not_belong_together(copy):
+    shutil.copy(copy / "decoder.onnx", copy / "encoder.onnx")
+    with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx must be the encoder, but is the decoder"):
+        OnnxVAE(copy).encode(floats(1, 1, 9, 7))
+    torch.manual_seed(5)
+    vl.export_onnx(vl.conv_vae((1, 9, 7), 3, hidden_channels=(8,), norm="group"), copy / "other")
+    shutil.copy(copy / "other" / "encoder.onnx", copy / "encoder.onnx")
+    with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx belongs to another model than .*decoder\.onnx"):
+        OnnxVAE(copy).encode(floats(1, 1, 9, 7))
+
+
 def test_it_works_where_there_is_no_torch(bundle):
     code = f"""
 import sys
@@ -162,6 +175,6 @@ print("no torch:", sys.modules["torch"])
 
 
 def test_a_missing_onnxruntime_is_named():
-    code = "import sys; sys.modules['onnxruntime'] = None; import vaelib.runtime"
+    code = "import sys; sys.modules['onnxruntime'] = None; import vaelib; vaelib.runtime.OnnxVAE('.')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "vaelib.runtime needs an optional dependency: pip install 'vaelib[onnx]'." in result.stderr

@@ -15,6 +15,16 @@ def saved(tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_dtype_of_the_weights_comes_back(dtype, tmp_path):
+    model = vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,), likelihood=vl.Gaussian(0.6)).to(dtype)
+    vl.save(model, tmp_path)
+    loaded = vl.load(tmp_path)
+    assert {p.dtype for p in loaded.parameters()} == {dtype}
+    assert all(p.requires_grad for p in loaded.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
 def test_an_own_class_is_saved_by_its_arguments(tmp_path):
     @vl.register
     class Flat(nn.Module):
@@ -117,7 +127,12 @@ def test_foreign_weights(saved, tmp_path):
             "does not describe a ConvEncoder: .*unexpected keyword",
         ),
         (lambda c: c["model"].pop("encoder"), "does not describe a VAE: .*missing.*'encoder'"),
-        (lambda c: c["model"].update(encoder=3), "does not describe a VAE"),
+        (
+            lambda c: c["model"].update(encoder=3),
+            "does not describe a VAE: `encoder` must be an nn.Module object, got 3",
+        ),
+        (lambda c: c["model"].update(likelihood="foo"), "does not describe a VAE: `likelihood` must be an nn.Module"),
+        (lambda c: c["model"].update({"class": ["VAE"]}), r"names the class \['VAE'\], which is not one of"),
         (
             lambda c: c.update(format="vaelib-model-9"),
             "must have the format 'vaelib-model-1', got 'vaelib-model-9'",

@@ -71,8 +71,33 @@ def test_validation_uses_the_same_draws_and_the_final_beta(images):
         learning_rate=1e-30,
     )
     for record in history:
-        expected = 4.0 * 6 / 1000  # the schedule at the run's last step
+        expected = 4.0 * 5 / 1000  # the schedule at the run's last step
         assert record.val.loss == pytest.approx(record.val.reconstruction + expected * record.val.kl, rel=1e-4)
+
+
+def test_best_without_validation_is_the_last(images, tmp_path):
+    """Losses under a rising beta cannot be compared."""
+    model = tiny()
+    fit(model, images, objective=vl.Elbo(beta=vl.linear_warmup(100, final=50.0)), max_epochs=3, output_dir=tmp_path)
+    assert torch.equal(weights(vl.load(tmp_path / "best")), weights(model))
+
+
+def test_validation_of_a_cyclical_schedule_is_at_its_end_not_its_restart(images):
+    objective = vl.Elbo(beta=vl.schedules.cyclical(3))
+    for record in fit(tiny(), images, images, objective=objective, max_epochs=2):
+        assert record.val.loss == pytest.approx(record.val.reconstruction + record.val.kl, rel=1e-4)
+
+
+def test_writing_a_run_does_not_change_it(images, tmp_path):
+    x = images.float() / 255
+    loader = torch.utils.data.DataLoader(x, batch_size=16, shuffle=True)
+    for train in (vl.data.ImageDataset(x, dynamic=True), loader):
+        runs = []
+        for output in (None, tmp_path / str(len(runs))):
+            model = tiny(dropout=0.2)
+            fit(model, train, train, output_dir=output)
+            runs.append(weights(model))
+        assert torch.equal(*runs)
 
 
 def test_loaders_of_all_kinds(images):
@@ -195,8 +220,15 @@ def test_wrong_images(images, tmp_path):
         fit(tiny(), [])
     with pytest.raises(ValueError, match=r"`images` must have values in \[0, 1\], got \[nan, nan\]"):
         fit(tiny(), torch.full((4, 1, 8, 8), float("nan")))
-    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[0, 255\]"):
-        fit(tiny(), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)])
+    for likelihood in (vl.Bernoulli(), vl.Gaussian(0.5)):
+        with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[0, 255\]"):
+            fit(tiny(likelihood=likelihood), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)])
+    with pytest.raises(
+        TypeError, match="`val` must be images, or a loader that can be passed over again, got an iterator"
+    ):
+        fit(tiny(), images, iter([torch.rand(2, 1, 8, 8)]))
+    with pytest.raises(TypeError, match="dtype of the model's weights"):
+        fit(tiny(), [torch.rand(2, 1, 8, 8).double()])
 
 
 def test_a_run_that_cannot_be_written_does_not_start(images, tmp_path):
@@ -220,5 +252,12 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(images):
         def kl(self, mu, logvar, z=None):
             return super().kl(mu, logvar, z) * float("nan")
 
-    with pytest.raises(vl.TrainingError, match="The (loss|kl) became nan .* step 3"):
+    with pytest.raises(vl.TrainingError, match="The (loss|kl) became nan within .* step 3"):
         fit(tiny(prior=Broken()), images)
+
+    class BrokenLater(vl.StandardNormal):
+        def kl(self, mu, logvar, z=None):
+            return super().kl(mu, logvar, z) * (1 if self.training else float("nan"))
+
+    with pytest.raises(vl.TrainingError, match="The (loss|kl) became nan on `val` after step 3"):
+        fit(tiny(prior=BrokenLater()), images, images)

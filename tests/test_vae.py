@@ -58,6 +58,12 @@ def test_wrong_inputs(vae):
         vae.reconstruct(torch.linspace(0, 255, 120).view(1, 1, 12, 10))
     with pytest.raises(ValueError, match=r"got \[nan, nan\]"):
         vae.reconstruct(torch.full((1, 1, 12, 10), float("nan")))
+    with pytest.raises(
+        TypeError, match=r"`x` must have the dtype of the model's weights, torch.float32, got torch.float64"
+    ):
+        vae(torch.rand(1, 1, 12, 10).double())
+    assert vae.double().sample(2).dtype == torch.float64
+    vae.float()
     with pytest.raises(ValueError, match=r"`z` must have shape \(B, 3\), got \(2, 4\)"):
         vae.decode(torch.rand(2, 4))
     with pytest.raises(ValueError, match="`num_samples` must be >= 0, got -1"):
@@ -74,8 +80,14 @@ def test_parts_that_do_not_fit():
         vl.VAE(encoder, decoder, likelihood=vl.Gaussian("per_pixel"))
     with pytest.raises(ValueError, match="Give `image_shape`: Identity and Identity have no attribute"):
         vl.VAE(nn.Identity(), nn.Identity())
-    with pytest.raises(TypeError, match="`encoder` must be an nn.Module, got 3"):
+    with pytest.raises(TypeError, match="`encoder` must be an nn.Module object, got 3"):
         vl.VAE(3, decoder)
+    with pytest.raises(TypeError, match="`prior` must be an nn.Module object, got <class .*StandardNormal"):
+        vl.VAE(encoder, decoder, prior=vl.StandardNormal)
+    with pytest.raises(TypeError, match="`likelihood` must be an nn.Module object, got 'gaussian'"):
+        vl.conv_vae((1, 8, 8), likelihood="gaussian")
+    with pytest.raises(TypeError, match="`corruption` must be an nn.Module object, got 0.3"):
+        vl.AutoEncoder(encoder, decoder, corruption=0.3)
     with pytest.raises(ValueError, match="`param_channels` must be 2"):
         vl.AutoEncoder(encoder, decoder, likelihood=vl.Gaussian("per_pixel"))
 

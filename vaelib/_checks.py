@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -38,7 +39,7 @@ class MissingExtraError(VaelibError, ImportError):
         super().__init__(f"{feature} needs an optional dependency: pip install 'vaelib[{extra}]'.")
 
 
-def check_choice(name: str, value: object, choices: Collection[str | None]) -> None:
+def check_choice(name: str, value: object, choices: Collection[object]) -> None:
     """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
@@ -47,25 +48,26 @@ def check_choice(name: str, value: object, choices: Collection[str | None]) -> N
 
 def check_int(name: str, value: object, minimum: int = 1) -> int:
     """Return ``value`` as ``int``; ``TypeError`` or ``ValueError`` unless it is one, >= ``minimum``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"`{name}` must be an int, got {value!r}.")
     if value < minimum:
         raise ValueError(f"`{name}` must be >= {minimum}, got {value}.")
-    return value
+    return int(value)
 
 
 def check_float(
     name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf, *, above: bool = False
 ) -> float:
     """Return ``value`` as ``float`` in [minimum, maximum]; ``above`` excludes ``minimum`` itself."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be a number, got {value!r}.")
-    if not minimum <= value <= maximum or (above and value == minimum):
+    number = float(value)
+    if not minimum <= number <= maximum or (above and number == minimum):
         rule = f"{'>' if above else '>='} {minimum:g}"
         if maximum < math.inf:
             rule += f" and <= {maximum:g}"
         raise ValueError(f"`{name}` must be {rule}, got {value}.")
-    return float(value)
+    return number
 
 
 def check_int_tuple(name: str, value: Any, length: int | None = None, minimum: int = 1) -> tuple[int, ...]:

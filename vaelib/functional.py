@@ -37,11 +37,11 @@ def soft_bound(raw: Tensor, limit: float) -> Tensor:
     """Squeeze any real number into (-limit, limit), leaving the inner half exactly as it is.
 
     The identity for ``|raw| <= limit / 2``; beyond, a smooth curve towards the limit whose slope
-    falls only quadratically, so that gradients come back from far outside. ``VAE`` bounds ``logvar``
-    at 20, where ``exp`` is 5e8: no posterior can overflow.
+    falls only quadratically, so that gradients come back from far outside. The encoders bound ``logvar``
+    at 20, where ``exp`` is 5e8, so that their posteriors cannot overflow.
 
     Args:
-        raw: Any shape.
+        raw: Any shape, finite.
         limit: > 0.
 
     Returns:
@@ -212,10 +212,11 @@ def discretized_logistic_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) ->
         https://arxiv.org/abs/1606.04934
     """
     half_bin = 0.5 / 255
-    upper = (x - mean + half_bin) * torch.exp(-log_scale)
-    lower = (x - mean - half_bin) * torch.exp(-log_scale)
+    inverse_scale = torch.exp(-log_scale)
+    upper = (x - mean + half_bin) * inverse_scale
+    lower = (x - mean - half_bin) * inverse_scale
     # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no cancellation in the tails.
-    inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
+    inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-inverse_scale / 255))
     log_mass = torch.where(
         x < half_bin, F.logsigmoid(upper), torch.where(x > 1 - half_bin, F.logsigmoid(-lower), inside)
     )

@@ -19,6 +19,7 @@ from vaelib._checks import check_choice, check_float, check_shape, check_unit_ra
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Gaussian", "Laplace", "Likelihood"]
 
+_SMALLEST_SCALE = math.exp(-7.0)
 _LOG_SCALE_LIMIT = 7.0  # scales stay within e^-7 and e^7: below 1/4 of an 8-bit level nothing is left to model
 
 
@@ -163,9 +164,8 @@ class _LocationScale(nn.Module):
             return recon_params, functional.soft_bound(self.log_scale, _LOG_SCALE_LIMIT)
         return recon_params, self.log_scale
 
-    def _track_optimum(self, scale: Tensor) -> Tensor:
+    def _track_optimum(self, log_scale: Tensor) -> Tensor:
         """The batch's own log scale, remembered as a running average for eval mode."""
-        log_scale = scale.log().clamp(min=-_LOG_SCALE_LIMIT)
         self.log_scale.lerp_(log_scale.detach(), 0.1)
         return log_scale
 
@@ -203,7 +203,7 @@ class Gaussian(_LocationScale):
         _check_params(self, x, recon_params)
         mean, log_sigma = self._location_and_log_scale(recon_params)
         if self.source == "optimal" and self.training:
-            log_sigma = self._track_optimum((x - mean).square().mean().sqrt())
+            log_sigma = self._track_optimum((x - mean).square().mean().clamp(min=_SMALLEST_SCALE**2).log() / 2)
         return functional.gaussian_log_prob(x, mean, log_sigma)
 
     def mean(self, recon_params: Tensor) -> Tensor:
@@ -241,7 +241,7 @@ class Laplace(_LocationScale):
         _check_params(self, x, recon_params)
         mean, log_scale = self._location_and_log_scale(recon_params)
         if self.source == "optimal" and self.training:
-            log_scale = self._track_optimum((x - mean).abs().mean())
+            log_scale = self._track_optimum((x - mean).abs().mean().clamp(min=_SMALLEST_SCALE).log())
         return functional.laplace_log_prob(x, mean, log_scale)
 
     def mean(self, recon_params: Tensor) -> Tensor:

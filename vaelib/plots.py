@@ -101,9 +101,12 @@ def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path) -> N
 
 def principal_plane(points: Tensor) -> Tensor:
     """``(N, D)`` to ``(N, 2)``: the two directions of largest variance, missing ones as zeros."""
-    centred = points.double() - points.double().mean(0)
-    components = torch.linalg.svd(centred.T @ centred)[0][:, :2]
-    return torch.nn.functional.pad(centred @ components, (0, 2 - components.shape[1]))
+    rank = min(6, *points.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the decomposition is a randomised one
+        left, scales, _ = torch.pca_lowrank(points.double(), q=rank, niter=4)
+    plane = (left * scales)[:, :2]
+    return torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))
 
 
 def _figure(size: tuple[float, float]) -> tuple[Any, Any]:

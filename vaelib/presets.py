@@ -10,7 +10,7 @@ from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.networks import ConvDecoder, ConvEncoder
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
 from vaelib.priors import Prior
-from vaelib.vae import VAE
+from vaelib.vae import VAE, check_modules
 
 __all__ = ["article_vae", "conv_vae"]
 
@@ -65,6 +65,7 @@ def conv_vae(
     """
     if latent_dim is None and latent_shape is None:
         latent_dim = 32
+    check_modules(likelihood=likelihood, prior=prior, corruption=corruption)
     likelihood = Bernoulli() if likelihood is None else likelihood
     encoder = ConvEncoder(
         image_shape,

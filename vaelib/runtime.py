@@ -29,14 +29,12 @@ from vaelib._checks import (
     check_unit_range,
 )
 
-try:
-    import onnxruntime
-except ImportError as error:
-    raise MissingExtraError("vaelib.runtime", "onnx") from error
-
 __all__ = ["OnnxVAE"]
 
 Array = NDArray[np.float32]
+
+_TEXTS = ("schema", "version", "part", "likelihood", "prior", "weights_sha256")
+_JSON = ("image_shape", "image_range", "latent_shape", "opset", "validation", "config")
 
 
 class OnnxVAE:
@@ -56,24 +54,23 @@ class OnnxVAE:
         FileNotFoundError: If a file is missing.
         ModelFileError: A ``ValueError``: if a file is torn or was not exported by vaelib.
         ValueError: If a provider is not available here.
+        MissingExtraError: If onnxruntime is not installed.
     """
 
     def __init__(
         self, directory: str | Path, *, providers: Sequence[str] | None = None, threads: int | None = None
     ) -> None:
         self._directory = Path(directory)
-        self._providers = list(providers or ["CPUExecutionProvider"])
         self._threads = 0 if threads is None else check_int("threads", threads)
-        missing = set(self._providers) - set(onnxruntime.get_available_providers())
-        if missing:
-            raise ValueError(
-                f"`providers` must be among {onnxruntime.get_available_providers()}, got {sorted(missing)}."
-            )
+        self._providers = ["CPUExecutionProvider"] if providers is None else list(providers)
+        available = _onnxruntime().get_available_providers()
+        if isinstance(providers, str) or any(name not in available for name in self._providers):
+            raise ValueError(f"`providers` must be a list of names among {available}, got {providers!r}.")
         for part in ("encoder", "decoder"):
             if not self._path(part).is_file():
                 raise FileNotFoundError(f"`directory` must hold encoder.onnx and decoder.onnx; no {self._path(part)}.")
         self._sessions: dict[str, Any] = {}
-        self.metadata = self._read_metadata()
+        self.metadata = self._read_metadata("decoder")
         self.image_shape: tuple[int, ...] = tuple(self.metadata["image_shape"])
         self.latent_shape: tuple[int, ...] = tuple(self.metadata["latent_shape"])
 
@@ -141,33 +138,45 @@ class OnnxVAE:
 
     def _session(self, part: str) -> Any:
         if part not in self._sessions:
-            options = onnxruntime.SessionOptions()
+            options = _onnxruntime().SessionOptions()
             options.intra_op_num_threads = self._threads
             options.log_severity_level = 3
             try:
-                self._sessions[part] = onnxruntime.InferenceSession(
-                    str(self._path(part)), options, providers=self._providers
-                )
+                session = _onnxruntime().InferenceSession(str(self._path(part)), options, providers=self._providers)
             except Exception as error:  # onnxruntime's exceptions share no base class but Exception
                 raise ModelFileError(f"{self._path(part)} cannot be loaded: {error}") from error
+            self._sessions[part] = session
+            if part != "decoder" and self._read_metadata(part)["weights_sha256"] != self.metadata["weights_sha256"]:
+                del self._sessions[part]
+                raise ModelFileError(f"{self._path(part)} belongs to another model than {self._path('decoder')}.")
         return self._sessions[part]
 
-    def _read_metadata(self) -> dict[str, Any]:
-        found = self._session("decoder").get_modelmeta().custom_metadata_map
-        texts = {"version", "part", "likelihood", "prior", "weights_sha256"}
+    def _read_metadata(self, part: str) -> dict[str, Any]:
+        found = self._session(part).get_modelmeta().custom_metadata_map
+        path = self._path(part)
         try:
             if found["vaelib.schema"] != "1":
-                raise ModelFileError(f"{self._path('decoder')} has schema {found['vaelib.schema']!r}, known is '1'.")
-            names = {key.removeprefix("vaelib."): value for key, value in found.items() if key.startswith("vaelib.")}
-            return {name: value if name in texts else json.loads(value) for name, value in names.items()}
+                raise ModelFileError(f"{path} has schema {found['vaelib.schema']!r}, known is '1'.")
+            if found["vaelib.part"] != part:
+                raise ModelFileError(f"{path} must be the {part}, but is the {found['vaelib.part']}.")
+            texts = {name: found[f"vaelib.{name}"] for name in _TEXTS}
+            return texts | {name: json.loads(found[f"vaelib.{name}"]) for name in _JSON}
         except (KeyError, json.JSONDecodeError) as error:
-            raise ModelFileError(f"{self._path('decoder')} was not exported by vaelib: no valid {error}.") from error
+            raise ModelFileError(f"{path} was not exported by vaelib: no valid {error}.") from error
 
     def _run(self, part: str, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
         if len(next(iter(inputs.values()))) == 0:
             shapes = {"mean": self.image_shape}
             return [np.zeros((0, *shapes.get(name, self.latent_shape)), np.float32) for name in outputs]
         return list(self._session(part).run(outputs, inputs))
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("vaelib.runtime", "onnx") from error
+    return onnxruntime
 
 
 def _floats(name: str, values: NDArray[Any]) -> Array:

@@ -163,10 +163,10 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
     except (SafetensorError, ValueError) as error:
         raise ModelFileError(f"{path / WEIGHTS_NAME} is torn or no safetensors file: {error}.") from error
     try:
-        model.to(device).load_state_dict(tensors)
+        model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise ModelFileError(f"{path / WEIGHTS_NAME} does not fit {CONFIG_NAME} beside it: {error}") from error
-    return model.eval()
+    return model.to(device).eval()
 
 
 def _read_config(path: Path) -> Any:
@@ -187,7 +187,7 @@ def _build(description: Any, path: Path) -> Any:
     if not isinstance(description, dict) or "class" not in description:
         return description
     name = description["class"]
-    if name not in _KNOWN:
+    if not isinstance(name, str) or name not in _KNOWN:
         raise ModelFileError(
             f"{path} names the class {name!r}, which is not one of {', '.join(sorted(_KNOWN))}."
             " If it is yours, import the module that decorates it with @vaelib.register first."

@@ -96,6 +96,7 @@ class VAE(nn.Module):
         latent_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, prior=prior, corruption=corruption)
         self.image_shape = _agreed_shape("image_shape", image_shape, encoder, decoder)
         self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder, decoder)
         self.encoder, self.decoder = encoder, decoder
@@ -106,7 +107,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""
-        check_images("x", x, self.image_shape, floating=x.is_floating_point())
+        _check_input(self, x)
         mu, logvar = self.encoder(x)
         return mu, logvar
 
@@ -132,7 +133,7 @@ class VAE(nn.Module):
             TypeError: If ``x`` is not floating point.
         """
         with eval_mode(self):
-            check_images("x", x, self.image_shape, floating=x.is_floating_point())
+            _check_input(self, x)
             check_unit_range("x", x)
             return self.likelihood.mean(self.decode(self.encode(x)[0]))
 
@@ -142,11 +143,10 @@ class VAE(nn.Module):
         Always in eval mode, without gradients. Draw pixels too with ``likelihood.sample(vae.decode(z))``.
         """
         check_int("num_samples", num_samples, minimum=0)
-        parameter = next(self.parameters(), None)
-        device = None if parameter is None else parameter.device
+        parameter = next(self.parameters(), torch.empty(0))
         with eval_mode(self):
-            z = self.prior.sample(num_samples, self.latent_shape, generator=generator, device=device)
-            return self.likelihood.mean(self.decode(z))
+            z = self.prior.sample(num_samples, self.latent_shape, generator=generator, device=parameter.device)
+            return self.likelihood.mean(self.decode(z.to(parameter.dtype)))
 
 
 class AutoEncoder(nn.Module):
@@ -181,6 +181,7 @@ class AutoEncoder(nn.Module):
         latent_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, corruption=corruption)
         self.image_shape = _agreed_shape("image_shape", image_shape, encoder, decoder)
         self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder, decoder)
         self.encoder, self.decoder = encoder, decoder
@@ -191,7 +192,7 @@ class AutoEncoder(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] to codes ``(B, *latent_shape)``."""
-        check_images("x", x, self.image_shape, floating=x.is_floating_point())
+        _check_input(self, x)
         code = self.encoder(x)
         return code[0] if isinstance(code, tuple) else code
 
@@ -213,7 +214,7 @@ class AutoEncoder(nn.Module):
             TypeError: If ``x`` is not floating point.
         """
         with eval_mode(self):
-            check_images("x", x, self.image_shape, floating=x.is_floating_point())
+            _check_input(self, x)
             check_unit_range("x", x)
             recon_params = self.decode(self.encode(x))
             return recon_params if self.likelihood is None else self.likelihood.mean(recon_params)
@@ -225,11 +226,24 @@ def _corrupt(model: VAE | AutoEncoder, x: Tensor, generator: torch.Generator | N
     return model.corruption(x, generator=generator)
 
 
+def check_modules(**parts: object) -> None:
+    """Raise ``TypeError`` unless every part is a module; ``likelihood``, ``prior`` and ``corruption`` may be None."""
+    for name, part in parts.items():
+        optional = name not in ("encoder", "decoder")
+        if not (isinstance(part, nn.Module) or (part is None and optional)):
+            raise TypeError(f"`{name}` must be an nn.Module object, got {part!r}.")
+
+
+def _check_input(model: VAE | AutoEncoder, x: Tensor) -> None:
+    """Shape and dtype, which cost nothing; values are left to those who may wait for the device."""
+    check_images("x", x, model.image_shape, floating=x.is_floating_point())
+    parameter = next(model.parameters(), x)
+    if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"`x` must have the dtype of the model's weights, {parameter.dtype}, got {x.dtype}.")
+
+
 def _agreed_shape(name: str, given: Sequence[int] | None, encoder: nn.Module, decoder: nn.Module) -> tuple[int, ...]:
     """The shape that the argument and both parts agree on, each of them if it knows one."""
-    for part, network in (("encoder", encoder), ("decoder", decoder)):
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"`{part}` must be an nn.Module, got {network!r}.")
     sources = {
         "the argument": given,
         "the encoder": getattr(encoder, name, None),

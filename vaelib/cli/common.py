@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -34,8 +35,10 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Split = Annotated[str, typer.Option(help="Which images: train, test or all.")]
-Seed = Annotated[int, typer.Option(help="Of everything random; the same seed gives the same result.")]
+Split = Annotated[Literal["train", "test", "all"], typer.Option(help="Which images.")]
+Seed = Annotated[
+    int, typer.Option(help="Of the weights, the order and all draws: the same seed, the same result.", min=0)
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a named data set that is missing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output instead of text.")]
 
@@ -51,8 +54,9 @@ def write_record(directory: Path, record: RunRecord) -> None:
 
 def read_record(directory: Path) -> RunRecord:
     """How the run was made; empty for a model that ``vaelib train`` did not make."""
-    path = directory / RECORD_NAME
-    if not path.is_file():
+    places = (directory / RECORD_NAME, directory.parent / RECORD_NAME)  # the second for RUN/best and RUN/last
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         return {}
     try:
         record = json.loads(path.read_text())
@@ -73,8 +77,16 @@ def load_data(directory: Path, model: Any, data: str | None, split: str, *, down
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """One JSON object on standard output."""
-    print(json.dumps(content, indent=2))  # noqa: T201
+    """One JSON object on standard output; numbers that JSON does not have are null."""
+    print(json.dumps(_finite(content), indent=2, allow_nan=False))  # noqa: T201
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

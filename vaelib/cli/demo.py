@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import statistics
 import time
 import timeit
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vaelib._checks import MissingExtraError
 from vaelib._files import writable_directory
 from vaelib.cli.common import Seed, print_table
 
@@ -26,6 +28,9 @@ def demo(
 ) -> None:
     """Train a small VAE on built-in pictures, measure it, export it to ONNX, prove and time the export."""
     started = time.perf_counter()
+    for package, extra in (("onnxscript", "onnx"), ("onnxruntime", "onnx"), ("matplotlib", "plots")):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("The demo", extra)
     out = writable_directory("--out", out)
 
     import torch

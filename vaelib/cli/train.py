@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from vaelib._checks import check_choice, check_float, check_int
 from vaelib._files import writable_directory
 from vaelib.cli.common import Download, Json, Seed, print_json, write_record
 
 __all__ = ["train"]
 
-LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic")
-PRESETS = ("conv", "article")
+Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
 
 
 def train(
@@ -26,14 +24,14 @@ def train(
             " variable VAELIB_DATA names); or a path: a folder of pictures, a .npy, .npz or .pt file, .tar shards."
         ),
     ] = "shapes",
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
+    batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = 64,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run; runs/NAME if not given.", show_default=False)
     ] = None,
     preset: Annotated[
-        str,
+        Literal["conv", "article"],
         typer.Option(
             help="conv: vaelib's own network. article: the 2021 tutorial's for 32x32, with its recipe"
             " (Adam, constant learning rate 1e-3)."
@@ -43,10 +41,16 @@ def train(
         int | None,
         typer.Option(help="Resize to this height and width; the data's own size if not given.", show_default=False),
     ] = None,
-    latent_dim: Annotated[int, typer.Option(help="Size of the latent vector (preset conv).")] = 32,
-    likelihood: Annotated[str, typer.Option(help=f"p(x|z) (preset conv): {', '.join(LIKELIHOODS)}.")] = "bernoulli",
-    beta: Annotated[float, typer.Option(help="Weight of the KL; 1 is the ELBO.")] = 1.0,
-    kl_warmup: Annotated[int, typer.Option(help="Steps over which beta rises from 0; 0 for none.")] = 0,
+    latent_dim: Annotated[
+        int | None,
+        typer.Option(help="Size of the latent vector (preset conv); 32 if not given.", min=1, show_default=False),
+    ] = None,
+    likelihood: Annotated[
+        Likelihood | None,
+        typer.Option(help="p(x|z) (preset conv); bernoulli if not given.", show_default=False),
+    ] = None,
+    beta: Annotated[float, typer.Option(help="Weight of the KL; 1 is the ELBO.", min=0)] = 1.0,
+    kl_warmup: Annotated[int, typer.Option(help="Steps over which beta rises from 0; 0 for none.", min=0)] = 0,
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate; the preset's if not given.", show_default=False)
     ] = None,
@@ -64,17 +68,18 @@ def train(
 
     Validation, and so the choice of the best weights, is on the test split, as in the tutorial.
     """
-    check_choice("--preset", preset, PRESETS)
-    check_choice("--likelihood", likelihood, LIKELIHOODS)
-    check_int("--epochs", epochs)
-    check_int("--batch-size", batch_size)
-    final_beta = check_float("--beta", beta, 0.0)
     if preset == "article":
+        if likelihood is not None or latent_dim is not None:
+            raise ValueError("`--likelihood` and `--latent-dim` are fixed by `--preset article`; give neither.")
         image_size = 32 if image_size is None else image_size
+    out = out or Path("runs") / Path(data).stem
+    if (out / "history.csv").exists():
+        raise FileExistsError(f"`--out` must not hold a run already, got {out}; give another, or remove it.")
 
     import torch
 
-    from vaelib.data import load
+    from vaelib.data import BUILT_IN, load
+    from vaelib.objectives import Elbo
     from vaelib.plots import save_grid
     from vaelib.schedules import linear_warmup
     from vaelib.training import Trainer
@@ -83,17 +88,17 @@ def train(
         load(data, split, image_size=image_size, binarize=binarize, download=download) for split in ("train", "test")
     )
     torch.manual_seed(seed)
-    model = _make_model(preset, likelihood, latent_dim, train_images.image_shape)
+    model = _make_model(preset, likelihood or "bernoulli", latent_dim, train_images.image_shape)
     recipe: dict[str, Any] = (
         {"learning_rate": 1e-3, "lr_schedule": "constant", "optimizer": torch.optim.Adam} if preset == "article" else {}
     )
     if learning_rate is not None:
         recipe["learning_rate"] = learning_rate
-    objective = _objective(linear_warmup(kl_warmup, final_beta) if kl_warmup else final_beta)
-    out = writable_directory("--out", out or Path("runs") / Path(data).stem)
+    objective = Elbo(beta=linear_warmup(kl_warmup, beta) if kl_warmup else beta)
+    writable_directory("--out", out)
     trainer = Trainer(objective, max_epochs=epochs, batch_size=batch_size, seed=seed, output_dir=out, **recipe)
     record = {
-        "data": os.path.abspath(data) if Path(data).exists() else data,
+        "data": data if data in BUILT_IN else os.path.abspath(data),
         "image_size": train_images.image_shape[1:],
         "binarize": binarize,
         "preset": preset,
@@ -117,7 +122,7 @@ def train(
         )
 
 
-def _make_model(preset: str, likelihood: str, latent_dim: int, image_shape: tuple[int, int, int]) -> Any:
+def _make_model(preset: str, likelihood: str, latent_dim: int | None, image_shape: tuple[int, int, int]) -> Any:
     from vaelib import likelihoods, presets
 
     if preset == "article":
@@ -130,12 +135,6 @@ def _make_model(preset: str, likelihood: str, latent_dim: int, image_shape: tupl
         "discretized_logistic": likelihoods.DiscretizedLogistic,
     }
     return presets.conv_vae(image_shape, latent_dim, likelihood=families[likelihood]())
-
-
-def _objective(beta: Any) -> Any:
-    from vaelib.objectives import Elbo
-
-    return Elbo(beta=beta)
 
 
 def _device(model: Any) -> Any:

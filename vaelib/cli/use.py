@@ -75,6 +75,8 @@ def reconstruct(
     directory = writable_directory("--out", out.parent)
     trained = serialization.load(model)
     channels, *size = trained.image_shape
+    if channels not in (1, 3):
+        raise ValueError(f"Picture files have 1 or 3 channels, the model in {model} has {channels}.")
     x = ImageDataset(read_pictures(pictures, image_size=(size[0], size[1]), channels=channels)).batch(slice(None))
     plots.save_pairs(x, trained.reconstruct(x), directory / out.name)
     objective = Elbo() if isinstance(trained, VAE) else Reconstruction()

@@ -17,6 +17,7 @@ from vaelib.data.shapes import shapes
 __all__ = ["ImageDataset", "load", "read_pictures", "shapes"]
 
 SPLITS = ("train", "test", "all")
+BUILT_IN = ("shapes", *NAMES)
 
 
 def load(
@@ -84,8 +85,9 @@ def _load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
 
 def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDataset:
     if not path.exists():
-        known = ", ".join(["shapes", *NAMES])
-        raise FileNotFoundError(f"`name_or_path` must be one of {known}, or an existing path, got {str(path)!r}.")
+        raise FileNotFoundError(
+            f"`name_or_path` must be one of {', '.join(BUILT_IN)}, or an existing path, got {str(path)!r}."
+        )
     if path.suffix in ARRAY_SUFFIXES:
         dataset, is_split = load_array(path, split)
     elif path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):

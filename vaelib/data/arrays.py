@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vaelib._checks import DataError
 from vaelib.data.dataset import ImageDataset
+from vaelib.data.derive import concatenated
 
 __all__ = ["ARRAY_SUFFIXES", "load_array"]
 
@@ -32,16 +33,26 @@ def load_array(path: Path, split: str) -> tuple[ImageDataset, bool]:
     content = _read(path)
     if not isinstance(content, Mapping):
         return _dataset(path, content, None), False
-    keys = {key.lower(): key for key in content}
-    suffixed = [f"{key}_{split}" for key in _IMAGE_KEYS if f"{key}_{split}" in keys]
-    ending = f"_{split}" if suffixed else ""
-    images = next((content[keys[k + ending]] for k in _IMAGE_KEYS if k + ending in keys), None)
-    labels = next((content[keys[k + ending]] for k in _LABEL_KEYS if k + ending in keys), None)
-    if images is None and len(content) == 1:
-        images = next(iter(content.values()))
-    if images is None:
-        raise DataError(f"{path} must hold one of {', '.join(_IMAGE_KEYS)}, got {', '.join(content)}.")
-    return _dataset(path, images, labels), bool(suffixed)
+    entries = {str(key).lower(): value for key, value in content.items()}
+    splits = [name for name in ("train", "test") if any(f"{key}_{name}" in entries for key in _IMAGE_KEYS)]
+    if not splits:
+        images = _first(entries, _IMAGE_KEYS, "")
+        if images is None and len(entries) == 1:
+            images = next(iter(entries.values()))
+        if images is None:
+            raise DataError(f"{path} must hold one of {', '.join(_IMAGE_KEYS)}, got {', '.join(entries)}.")
+        return _dataset(path, images, _first(entries, _LABEL_KEYS, "")), False
+    if split != "all" and split not in splits:
+        raise DataError(f"{path} holds no {split!r} split, but {', '.join(entries)}.")
+    wanted = splits if split == "all" else [split]
+    parts = [
+        _dataset(path, _first(entries, _IMAGE_KEYS, f"_{s}"), _first(entries, _LABEL_KEYS, f"_{s}")) for s in wanted
+    ]
+    return concatenated(parts), True
+
+
+def _first(entries: Mapping[str, Any], names: Sequence[str], ending: str) -> Any:
+    return next((entries[name + ending] for name in names if name + ending in entries), None)
 
 
 def _read(path: Path) -> Any:
@@ -75,5 +86,5 @@ def _tensor(path: Path, values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
     if isinstance(values, np.ndarray) and values.dtype.kind in "buif":
-        return torch.from_numpy(np.ascontiguousarray(values))
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
     raise DataError(f"{path} must hold numeric arrays, got {getattr(values, 'dtype', type(values).__name__)}.")

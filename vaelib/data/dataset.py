@@ -70,7 +70,7 @@ class ImageDataset(Dataset[Tensor]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.batch(torch.tensor([index]))[0]
+        return to_float(self.images[index], self.dynamic, None)
 
     def __repr__(self) -> str:
         extras = [name for name in ("labels", "factors") if getattr(self, name) is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,12 +15,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from vaelib._checks import DataError, MissingExtraError
+from vaelib._checks import DataError, MissingExtraError, check_choice
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import fit_to_size
 
 __all__ = ["load_folder", "load_shards", "read_pictures"]
 
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif")
 
 
@@ -40,11 +42,14 @@ def read_pictures(
         DataError: A ``ValueError`` that names the first file that is no picture, or sizes that differ.
         FileNotFoundError: If a file is missing.
     """
+    check_choice("channels", channels, (None, 1, 3))
+    if not paths:
+        raise ValueError("`paths` must name at least one picture, got none.")
     pictures = []
     for path in paths:
         try:
             pictures.append((str(path), _decode(path, image_size)))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(f"There is no picture at {path}.") from error
             raise DataError(f"{path} is not a readable picture: {error}") from error
@@ -54,7 +59,7 @@ def read_pictures(
 def load_folder(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
     """All pictures below a folder, labelled by their subfolder; and whether the folder itself is split."""
     is_split = all((path / name).is_dir() for name in ("train", "test"))
-    roots = [path / name for name in ("train", "test") if split in (name, "all")] if is_split else [path]
+    roots = [path / name for name in ("train", "test")] if is_split else [path]
     files = [
         (root, file)
         for root in roots
@@ -63,20 +68,28 @@ def load_folder(path: Path, split: str, size: tuple[int, int] | None) -> tuple[I
     ]
     if not files:
         raise DataError(f"There is no picture ({', '.join(PICTURE_SUFFIXES)}) below {path}.")
-    sources = ((str(file), file, _label_of(root, file)) for root, file in files)
+    # A class has the same number in every split, also in one where another class is missing.
+    classes = sorted({name for root, file in files if (name := _subfolder(root, file)) is not None})
+    sources = (
+        (str(file), file, None if name is None else classes.index(name))
+        for root, file in files
+        if not is_split or split in (root.name, "all")
+        for name in [_subfolder(root, file)]
+    )
     return _dataset(path, sources, size), is_split
 
 
 def load_shards(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
-    """WebDataset shards: a ``.tar`` file, or a folder of them with the split in front of their names."""
+    """WebDataset shards: a ``.tar`` file, or a folder of them; labels are the numbers in their ``cls`` entries."""
     shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
-    is_split = {"train", "test"} <= {shard.name.split("-")[0] for shard in shards}
+    prefixes = [re.split(r"[-_.]", shard.name)[0] for shard in shards]
+    is_split = {"train", "test"} <= set(prefixes)
     if is_split and split != "all":
-        shards = [shard for shard in shards if shard.name.split("-")[0] == split]
+        shards = [shard for shard, prefix in zip(shards, prefixes, strict=True) if prefix == split]
     return _dataset(path, _shard_samples(shards), size), is_split
 
 
-def _shard_samples(shards: Sequence[Path]) -> Iterator[tuple[str, IO[bytes], str | None]]:
+def _shard_samples(shards: Sequence[Path]) -> Iterator[tuple[str, IO[bytes], int | None]]:
     try:
         from webdataset.tariterators import group_by_keys, tar_file_expander
     except ImportError as error:
@@ -88,53 +101,49 @@ def _shard_samples(shards: Sequence[Path]) -> Iterator[tuple[str, IO[bytes], str
                 for sample in group_by_keys(files):
                     picture = next((sample[key] for key in sample if f".{key}" in PICTURE_SUFFIXES), None)
                     if picture is not None:
-                        label = sample["cls"].decode().strip() if "cls" in sample else None
+                        text = sample.get("cls", b"").decode(errors="replace").strip()
+                        label = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
                         yield f"{shard}/{sample['__key__']}", io.BytesIO(picture), label
             except tarfile.TarError as error:
                 raise DataError(f"{shard} is not a readable tar file: {error}") from error
 
 
-def _label_of(root: Path, file: Path) -> str | None:
+def _subfolder(root: Path, file: Path) -> str | None:
     parts = file.relative_to(root).parts
     return parts[0] if len(parts) > 1 else None
 
 
 def _dataset(
-    path: Path, sources: Iterable[tuple[str, Path | IO[bytes], str | None]], size: tuple[int, int] | None
+    path: Path, sources: Iterable[tuple[str, Path | IO[bytes], int | None]], size: tuple[int, int] | None
 ) -> ImageDataset:
     pictures, labels, broken = [], [], []
     for name, source, label in sources:
         try:
             pictures.append((name, _decode(source, size)))
             labels.append(label)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except UNREADABLE as error:
             broken.append(f"{name} ({error})")
     if not pictures:
         raise DataError(f"No picture below {path} could be read: {'; '.join(broken) or 'it holds none'}.")
     if broken:
         warnings.warn(f"{len(broken)} unreadable pictures were left out: {'; '.join(broken)}.", stacklevel=4)
-    return ImageDataset(_stack(pictures, None), labels=_label_indices(labels))
-
-
-def _label_indices(labels: Sequence[str | None]) -> Tensor | None:
-    """Numbers as they are; names by their place in the alphabet."""
-    named = [label for label in labels if label is not None]
-    if len(named) < len(labels):
-        return None
-    if all(label.isdigit() for label in named):
-        return torch.tensor([int(label) for label in named])
-    order = {label: index for index, label in enumerate(sorted(set(named)))}
-    return torch.tensor([order[label] for label in named])
+    known = [label for label in labels if label is not None]
+    return ImageDataset(_stack(pictures, None), labels=torch.tensor(known) if len(known) == len(labels) else None)
 
 
 def _decode(source: str | Path | IO[bytes], size: tuple[int, int] | None) -> Tensor:
-    """One picture, upright, as uint8 ``(1 or 3, H, W)``, cropped and resized if a size is given."""
+    """One picture, upright, on white, as uint8 ``(1 or 3, H, W)``, cropped and resized if a size is given."""
     with Image.open(source) as opened:
         picture = ImageOps.exif_transpose(opened)
+        if picture.mode == "F":
+            raise ValueError("floating-point pictures have no agreed range")
         if picture.mode.startswith("I"):  # 16-bit grey, which PIL would clip
             pixels = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
         else:
-            pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
     image = torch.tensor(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
     return image.contiguous() if size is None else fit_to_size(image, size)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import DataError
+from vaelib._checks import DataError, check_unit_range
 from vaelib.functional import bits_per_dim
 from vaelib.objectives import Elbo, Objective
 from vaelib.vae import VAE, eval_mode
@@ -69,13 +69,13 @@ def as_batches(
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
     """One pass of image batches from a tensor, an ``ImageDataset``, or a loader (first of what it yields)."""
-    if isinstance(data, Tensor):
-        yield from data.split(batch_size)
-    elif isinstance(data, BatchSource):
+    if isinstance(data, BatchSource):
         yield from data.batches(batch_size, shuffle=shuffle, generator=generator)
-    else:
-        for batch in data:
-            yield batch[0] if isinstance(batch, list | tuple) else batch
+        return
+    for batch in data.split(batch_size) if isinstance(data, Tensor) else data:
+        images = batch[0] if isinstance(batch, list | tuple) else batch
+        check_unit_range("x", images)  # an ImageDataset has been checked when it was made
+        yield images
 
 
 def per_image_terms(

@@ -54,7 +54,7 @@ def export_onnx(model: VAE, directory: str | Path, *, opset: int = 18) -> dict[s
 
     Args:
         model: A VAE on any device, in any mode; it is not changed.
-        directory: Made if missing; files of the same names are replaced, all three or none.
+        directory: Made if missing; files of the same names are replaced after all three are proved.
         opset: ONNX operator set, 18 to 23.
 
     Returns:

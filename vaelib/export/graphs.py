@@ -82,7 +82,7 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
     Raises:
         ExportError: A ``ValueError``: if torch cannot express the graph.
     """
-    example = tuple(torch.rand(2, *shape) for shape in graph.inputs.values())
+    example = tuple(torch.full((2, *shape), 0.5) for shape in graph.inputs.values())
     batch = torch.export.Dim("batch")
     try:
         with warnings.catch_warnings():

@@ -44,13 +44,16 @@ class Blocks(NamedTuple):
         cls, kernel_size: int, stride: int, norm: str, activation: str, dropout: float, residual_blocks: int
     ) -> Blocks:
         """The same, or a ``ValueError`` or ``TypeError`` that names the argument."""
-        check_int("kernel_size", kernel_size)
-        check_int("stride", stride)
         check_choice("norm", norm, NORMS)
         check_choice("activation", activation, ACTIVATIONS)
-        check_float("dropout", dropout, 0.0, 1.0)
-        check_int("residual_blocks", residual_blocks, minimum=0)
-        return cls(kernel_size, stride, norm, activation, dropout, residual_blocks)
+        return cls(
+            check_int("kernel_size", kernel_size),
+            check_int("stride", stride),
+            norm,
+            activation,
+            check_float("dropout", dropout, 0.0, 1.0),
+            check_int("residual_blocks", residual_blocks, minimum=0),
+        )
 
     @property
     def conv_bias(self) -> bool:

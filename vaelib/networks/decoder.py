@@ -69,15 +69,14 @@ class ConvDecoder(nn.Module):
         self.image_shape = check_int_tuple("image_shape", image_shape, length=3)
         self.latent_dim, self.latent_shape = check_latent(latent_dim, latent_shape)
         self.hidden_channels = check_int_tuple("hidden_channels", hidden_channels)
-        self.kernel_size, self.stride = kernel_size, stride
-        self.norm, self.activation, self.dropout = norm, activation, dropout
-        self.residual_blocks, self.upsample = residual_blocks, upsample
+        style = Blocks.checked(kernel_size, stride, norm, activation, dropout, residual_blocks)
+        self.kernel_size, self.stride, self.norm, self.activation, self.dropout, self.residual_blocks = style
+        self.upsample = upsample
         self.param_channels = (
             self.image_shape[0] if param_channels is None else check_int("param_channels", param_channels)
         )
         check_choice("upsample", upsample, UPSAMPLES)
 
-        style = Blocks.checked(kernel_size, stride, norm, activation, dropout, residual_blocks)
         stages = plan(self.image_shape[1:], len(self.hidden_channels), kernel_size, stride)[::-1]
         smallest = stages[0].small if stages else self.image_shape[1:]
         widths = (*self.hidden_channels, self.param_channels)

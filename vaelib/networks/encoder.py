@@ -68,11 +68,8 @@ class ConvEncoder(nn.Module):
         self.image_shape = check_int_tuple("image_shape", image_shape, length=3)
         self.latent_dim, self.latent_shape = check_latent(latent_dim, latent_shape)
         self.hidden_channels = check_int_tuple("hidden_channels", hidden_channels)
-        self.kernel_size, self.stride = kernel_size, stride
-        self.norm, self.activation, self.dropout = norm, activation, dropout
-        self.residual_blocks = residual_blocks
-
         style = Blocks.checked(kernel_size, stride, norm, activation, dropout, residual_blocks)
+        self.kernel_size, self.stride, self.norm, self.activation, self.dropout, self.residual_blocks = style
         stages = plan(self.image_shape[1:], len(self.hidden_channels), kernel_size, stride)
         layers: list[nn.Module] = []
         channels = self.image_shape[0]

@@ -15,30 +15,36 @@ from vaelib._checks import DataError, TrainingError
 from vaelib.objectives import Objective
 from vaelib.training.progress import ProgressReport
 
-__all__ = ["Loop", "Means"]
+__all__ = ["Loop", "Means", "check_terms"]
 
 _READ_EVERY = 50  # steps between looks at the loss, since each waits for the device
 
 
 class Means:
-    """Running means of an objective's terms over images, kept on the device."""
+    """Running means of an objective's terms over images; nothing waits for the device until they are read."""
 
     def __init__(self) -> None:
         self.num_images = 0
-        self._sums: Any = None
+        self._kind: Any = None
+        self._pending: list[Tensor] = []
+        self._sums: Tensor | float = 0.0
 
     def add(self, terms: Any, num_images: int) -> None:
         """Count the terms of one batch; ``loss`` is its mean already."""
+        self._kind = type(terms)
         sums = [terms.loss * num_images, *(values.sum() for values in terms[1:])]
-        stacked = torch.stack([value.detach().double() for value in sums])
-        self._sums = type(terms)(*(stacked if self._sums is None else torch.stack(self._sums) + stacked))
+        self._pending.append(torch.stack([value.detach() for value in sums]))
         self.num_images += num_images
 
     def read(self) -> Any:
         """The objective's named tuple with floats; waits for the device."""
-        if self._sums is None:
+        if self._pending:
+            # Summed in double precision on the CPU, since not every device has it.
+            self._sums = self._sums + torch.stack(self._pending).cpu().double().sum(0)
+            self._pending.clear()
+        if not isinstance(self._sums, Tensor):
             raise DataError("`train` must hold at least one image, got none.")
-        return type(self._sums)(*(torch.stack(self._sums) / self.num_images).tolist())
+        return self._kind(*(self._sums / self.num_images).tolist())
 
 
 class Loop:
@@ -80,11 +86,14 @@ class Loop:
         return means
 
     def _checked(self, means: Means) -> Any:
-        terms = means.read()
-        for name, value in terms._asdict().items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"The {name} became {value} within the {_READ_EVERY} steps before step {self.step}."
-                    " Try a smaller `learning_rate`, and look for NaN among the images."
-                )
-        return terms
+        return check_terms(means.read(), f"within the {_READ_EVERY} steps before step {self.step}")
+
+
+def check_terms(terms: Any, when: str) -> Any:
+    """The terms, floats; a :class:`TrainingError` that names the first that is not finite."""
+    for name, value in terms._asdict().items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The {name} became {value} {when}. Try a smaller `learning_rate`, and look for NaN among the images."
+            )
+    return terms

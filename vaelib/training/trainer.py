@@ -22,7 +22,7 @@ from vaelib.plots import save_pairs
 from vaelib.schedules import Schedule, constant, cosine, linear_warmup
 from vaelib.serialization import describe, save
 from vaelib.training.history import EpochRecord, write_csv
-from vaelib.training.loop import Loop
+from vaelib.training.loop import Loop, check_terms
 from vaelib.training.progress import ProgressReport
 from vaelib.vae import VAE, AutoEncoder
 
@@ -127,8 +127,9 @@ class Trainer:
             describe(model)
             output = writable_directory("output_dir", self.output_dir)
 
-        with torch.random.fork_rng(), ProgressReport(progress, total_steps, self.max_epochs) as report:
+        with _fork_rng(accelerator.device), ProgressReport(progress, total_steps, self.max_epochs) as report:
             torch.manual_seed(self.seed)  # dropout draws from the global generator
+            shown = None if output is None else _first_images(train if val is None else val, self.seed)
             loop = self._start(model, accelerator, total_steps)
             history: list[EpochRecord] = []
             for epoch in range(1, self.max_epochs + 1):
@@ -140,7 +141,7 @@ class Trainer:
                     epoch=epoch,
                     step=loop.step,
                     train=means.read(),
-                    val=None if val is None else self._validate(loop, val, total_steps),
+                    val=None if val is None else self._validate(loop, val, total_steps - 1),
                     learning_rate=float(loop.scheduler.get_last_lr()[0]),
                     seconds=seconds,
                     images_per_second=means.num_images / seconds,
@@ -148,7 +149,7 @@ class Trainer:
                 history.append(record)
                 report.epoch(record)
                 if output is not None:
-                    _write(output, model, history, train if val is None else val)
+                    _write(output, model, history, shown)
         model.eval()
         return history
 
@@ -165,12 +166,13 @@ class Trainer:
             return self.objective
         return Reconstruction() if isinstance(model, AutoEncoder) else Elbo()
 
-    def _validate(self, loop: Loop, val: Any, total_steps: int) -> Any:
+    def _validate(self, loop: Loop, val: Any, last_step: int) -> Any:
         """Means over the validation images, with the same draws and the schedules' last values each time."""
         generator = torch.Generator(loop.accelerator.device).manual_seed(self.seed)
         batches = as_batches(val, 4 * self.batch_size, generator=generator)
-        terms = per_image_terms(loop.model, batches, loop.objective, step=total_steps, generator=generator)
-        return type(terms)(*(values.double().mean().item() for values in terms))
+        terms = per_image_terms(loop.model, batches, loop.objective, step=last_step, generator=generator)
+        means = type(terms)(*(values.double().mean().item() for values in terms))
+        return check_terms(means, f"on `val` after step {loop.step}")
 
 
 def _lr_factor(lr_schedule: str, total_steps: int) -> Schedule:
@@ -185,6 +187,8 @@ def _on_device(name: str, data: Any, model: nn.Module, device: torch.device) -> 
     if isinstance(data, Tensor):
         data = ImageDataset(data)
     if not isinstance(data, ImageDataset):
+        if data is not None and iter(data) is data:
+            raise TypeError(f"`{name}` must be images, or a loader that can be passed over again, got an iterator.")
         return data
     wanted = getattr(model, "image_shape", data.image_shape)
     if data.image_shape != tuple(wanted):
@@ -203,15 +207,27 @@ def _num_batches(train: Any, batch_size: int) -> int:
     return len(train)
 
 
-def _write(output: Path, model: nn.Module, history: list[EpochRecord], shown: Any) -> None:
-    """The files of an epoch; the best model is the one of the lowest validation (or else training) loss."""
-    losses = [(record.train if record.val is None else record.val).loss for record in history]
+def _fork_rng(device: torch.device) -> Any:
+    """The global generators of the CPU and of the device come back as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _first_images(data: Any, seed: int) -> Tensor:
+    """The pictures whose reconstructions are drawn; a loader's own draws for them are not the training's."""
+    with _fork_rng(torch.device("cpu")):
+        if isinstance(data, ImageDataset):
+            return data.batch(slice(_SHOWN), generator=torch.Generator(data.images.device).manual_seed(seed))
+        return next(as_batches(data, _SHOWN))[:_SHOWN]
+
+
+def _write(output: Path, model: nn.Module, history: list[EpochRecord], shown: Tensor | None) -> None:
+    """The files of an epoch. The best model is the one of the lowest validation loss; without validation, the last."""
     save(model, output / "last")
-    if losses[-1] == min(losses):
+    validated = [record.val.loss for record in history if record.val is not None]
+    if not validated or validated[-1] == min(validated):
         save(model, output / "best")
     write_csv(history, output / "history.csv")
-    if isinstance(model, VAE | AutoEncoder):
-        originals = next(iter(as_batches(shown, _SHOWN)))[:_SHOWN]
-        originals = originals.to(next(model.parameters()).device)
+    if shown is not None and isinstance(model, VAE | AutoEncoder):
+        originals = shown.to(next(model.parameters()).device)
         pictures = writable_directory("output_dir", output / "reconstructions")
         save_pairs(originals, model.reconstruct(originals), pictures / f"epoch_{history[-1].epoch:03d}.png")
