@@ -42,3 +42,9 @@ def test_command_line_blocks(tmp_path, monkeypatch, capsys):
 def test_the_two_commands_are_there():
     commands = [code.strip() for code in blocks("bash") if code.startswith("pip install")]
     assert commands == ['pip install -e ".[all]" && vaelib demo', 'pip install -e ".[dev]" && pytest']
+
+
+def test_no_placeholder_is_left():
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md"):
+        text = (Path(__file__).parent.parent / name).read_text()
+        assert not re.search(r"^[A-Z]{4,}$", text, re.MULTILINE), name

@@ -149,7 +149,7 @@ def encode(
     known = {"labels": images.labels, "factors": images.factors}
     arrays |= {name: values for name, values in known.items() if values is not None}
     with written_whole(target) as temporary:
-        np.savez(temporary, allow_pickle=False, **{name: values.numpy() for name, values in arrays.items()})
+        np.savez(temporary, **{name: values.numpy() for name, values in arrays.items()})  # type: ignore[arg-type]
     typer.echo(f"{len(images)} images written to {target}: {', '.join(arrays)}")
     if plot:
         plots.save_embedding(points, images.labels, target.with_suffix(".png"))

@@ -36,7 +36,8 @@ class ProgressReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # rich 14.0 ends a bar that it never drew with an empty line
+            self._bar.stop()
 
     def steps(self, step: int, loss: float) -> None:
         """``step`` steps are done; ``loss`` is the epoch's mean so far."""
