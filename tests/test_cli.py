@@ -11,6 +11,8 @@ from PIL import Image
 import vaelib as vl
 from vaelib.cli import main
 
+SHORT = ("--epochs", "2", "--batch-size", "16", "--latent-dim", "4", "--seed", "3")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -18,18 +20,8 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("cli")
     data = vl.data.shapes(80, image_size=12)
     np.savez(root / "data.npz", images=data.images.numpy(), labels=data.labels.numpy())
-    arguments = [
-        "train",
-        "--data",
-        str(root / "data.npz"),
-        "--epochs",
-        "2",
-        "--batch-size",
-        "16",
-        "--latent-dim",
-        "4",
-    ]
-    assert main([*arguments, "--out", str(root / "run"), "--seed", "3", "--json"]) == 0
+    arguments = ["train", "--data", str(root / "data.npz"), *SHORT]
+    assert main([*arguments, "--out", str(root / "run"), "--json"]) == 0
     return root / "run"
 
 
@@ -56,18 +48,8 @@ def test_train_leaves_a_whole_run(run):
 
 def test_train_is_reproducible_and_says_what_comes_next(run, tmp_path, capsys):
     record = json.loads((run / "run.json").read_text())
-    arguments = [
-        "train",
-        "--data",
-        record["data"],
-        "--epochs",
-        "2",
-        "--batch-size",
-        "16",
-        "--latent-dim",
-        "4",
-    ]
-    assert main([*arguments, "--out", str(tmp_path), "--seed", "3"]) == 0
+    arguments = ["train", "--data", record["data"], *SHORT]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
     assert f"Next: vaelib evaluate {tmp_path}" in capsys.readouterr().out
     for name, tensor in vl.load(run / "last").state_dict().items():
         assert torch.equal(tensor, vl.load(tmp_path / "last").state_dict()[name])

@@ -1,4 +1,7 @@
-"""Images from ``.npy``, ``.npz`` and ``.pt`` files. No object is unpickled."""
+"""Images from ``.npy``, ``.npz`` and ``.pt`` files: plain arrays and tensors alone.
+
+numpy reads without pickle, and ``.pt`` files go through torch's reader of weights, which refuses every other object.
+"""
 
 from __future__ import annotations
 
