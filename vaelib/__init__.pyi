@@ -60,9 +60,22 @@ from vaelib.schedules import (
     cosine as cosine,
     cyclical as cyclical,
     linear_warmup as linear_warmup,
+    one_cycle as one_cycle,
+    warmup_cosine as warmup_cosine,
 )
 from vaelib.serialization import load as load, register as register, save as save
-from vaelib.training import EpochRecord as EpochRecord, Trainer as Trainer
+from vaelib.training import (
+    EMA as EMA,
+    Checkpoints as Checkpoints,
+    CollapseWarning as CollapseWarning,
+    EarlyStopping as EarlyStopping,
+    EpochRecord as EpochRecord,
+    Pictures as Pictures,
+    Run as Run,
+    Trackers as Trackers,
+    Trainer as Trainer,
+    TrainingInterrupted as TrainingInterrupted,
+)
 from vaelib.vae import (
     VAE as VAE,
     AutoEncoder as AutoEncoder,

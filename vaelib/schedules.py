@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from vaelib._checks import check_float, check_int
 
-__all__ = ["Schedule", "constant", "cosine", "cyclical", "linear_warmup"]
+__all__ = ["Schedule", "constant", "cosine", "cyclical", "linear_warmup", "one_cycle", "warmup_cosine"]
 
 Schedule = Callable[[int], float]
 
@@ -53,6 +53,38 @@ def cosine(steps: int, initial: float = 0.0, final: float = 1.0) -> Schedule:
     check_int("steps", steps)
     initial, final = check_float("initial", initial), check_float("final", final)
     return lambda step: final + (initial - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def warmup_cosine(steps: int, warmup: float = 0.05) -> Schedule:
+    """A factor of the learning rate: up linearly over a fraction ``warmup`` of ``steps``, down along a cosine.
+
+    Examples:
+        >>> [round(warmup_cosine(100)(step), 2) for step in (0, 4, 50, 100)]
+        [0.2, 1.0, 0.5, 0.0]
+
+    References:
+        Loshchilov & Hutter (2017), SGDR. https://arxiv.org/abs/1608.03983
+    """
+    check_int("steps", steps)
+    rise = linear_warmup(max(1, int(steps * check_float("warmup", warmup, 0.0, 1.0))))
+    fall = cosine(steps, initial=1.0, final=0.0)
+    return lambda step: rise(step + 1) * fall(step)
+
+
+def one_cycle(steps: int, rise: float = 0.3, initial: float = 0.04, final: float = 4e-6) -> Schedule:
+    """A factor of the learning rate: from ``initial`` to 1 over the fraction ``rise``, then to ``final``.
+
+    Examples:
+        >>> [round(one_cycle(100)(step), 3) for step in (0, 30, 65, 100)]
+        [0.04, 1.0, 0.5, 0.0]
+
+    References:
+        Smith & Topin (2018), Super-Convergence. https://arxiv.org/abs/1708.07120
+    """
+    check_int("steps", steps)
+    peak = max(1, round(steps * check_float("rise", rise, 0.0, 1.0)))
+    up, down = cosine(peak, initial, 1.0), cosine(max(1, steps - peak), 1.0, final)
+    return lambda step: up(step) if step < peak else down(step - peak)
 
 
 def cyclical(period: int, final: float = 1.0, rise: float = 0.5) -> Schedule:

@@ -109,12 +109,12 @@ class VAE(nn.Module):
         """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""
         _check_input(self, x)
         mu, logvar = self.encoder(x)
-        return mu, logvar
+        return mu.to(x.dtype), logvar.to(x.dtype)  # autocast ends here: what follows is in full precision
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents ``(B, *latent_shape)`` to ``recon_params``: raw, before any squashing."""
         check_shape("z", z.shape, ("B", *self.latent_shape))
-        return self.decoder(z)
+        return self.decoder(z).to(z.dtype)
 
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput:
         """Encode, draw z from the posterior, decode; z is drawn in eval mode too, as the ELBO wants it."""
@@ -199,7 +199,7 @@ class AutoEncoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Codes ``(B, *latent_shape)`` to ``recon_params``."""
         check_shape("z", z.shape, ("B", *self.latent_shape))
-        return self.decoder(z)
+        return self.decoder(z).to(z.dtype)
 
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> AutoEncoderOutput:
         """Encode and decode; ``generator`` is for the corruption."""

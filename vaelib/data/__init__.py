@@ -6,15 +6,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vaelib._checks import check_choice, check_int, check_int_tuple
+from vaelib._checks import check_choice, check_int
 from vaelib.data.arrays import ARRAY_SUFFIXES, load_array
 from vaelib.data.dataset import ImageDataset
-from vaelib.data.derive import binarized, concatenated, holdout, resized
+from vaelib.data.derive import binarized, concatenated, height_and_width, holdout, resized
 from vaelib.data.named import NAMES, load_named
 from vaelib.data.pictures import load_folder, load_shards, read_pictures
 from vaelib.data.shapes import shapes
+from vaelib.data.stream import ImageStream, stream
 
-__all__ = ["ImageDataset", "load", "read_pictures", "shapes"]
+__all__ = ["ImageDataset", "ImageStream", "load", "read_pictures", "shapes", "stream"]
 
 SPLITS = ("train", "test", "all")
 BUILT_IN = ("shapes", *NAMES)
@@ -26,6 +27,7 @@ def load(
     *,
     image_size: int | Sequence[int] | None = None,
     binarize: str | None = None,
+    flip: bool = False,
     download: bool = False,
     seed: int = 0,
 ) -> ImageDataset:
@@ -43,6 +45,7 @@ def load(
             this aspect ratio and resized bilinearly. None keeps the size, which then must be the same for all.
         binarize: ``"static"`` draws black or white pixels once, with ``seed``; ``"dynamic"`` draws them
             anew each time an image is used; None keeps grey values.
+        flip: Mirror images left to right at random, anew each time one is used: for training images.
         download: Let torchvision fetch a named set that is missing.
         seed: Of ``shapes`` and of static binarisation.
 
@@ -59,7 +62,7 @@ def load(
         (torch.Size([10000, 1, 16, 16]), torch.Size([10000, 5]))
     """
     check_choice("split", split, SPLITS)
-    size = None if image_size is None else _size(image_size)
+    size = None if image_size is None else height_and_width(image_size)
     name = str(name_or_path)
     if name == "shapes":
         dataset = _load_shapes(split, size or (32, 32), seed)
@@ -67,13 +70,8 @@ def load(
         dataset = load_named(name, split, size, download=download)
     else:
         dataset = _load_path(Path(name_or_path), split, size)
-    return binarized(dataset, binarize, seed=seed)
-
-
-def _size(image_size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (image_size, image_size) if isinstance(image_size, int) else image_size
-    height, width = check_int_tuple("image_size", pair, length=2)
-    return height, width
+    dataset = binarized(dataset, binarize, seed=seed)
+    return dataset.replace(dataset.images, flip=True) if flip else dataset
 
 
 def _load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
@@ -101,4 +99,4 @@ def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDat
         )
     if size is not None:
         dataset = resized(dataset, size)
-    return dataset if is_split or split == "all" else holdout(dataset, split)
+    return dataset if is_split or split == "all" else dataset.subset(holdout(len(dataset), split))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch.utils.data import Dataset
 
 from vaelib._checks import DataError, check_int, check_shape, check_unit_range
 
-__all__ = ["ImageDataset", "to_float"]
+__all__ = ["ImageDataset", "even_parts", "prepared", "to_float"]
 
 
 class ImageDataset(Dataset[Tensor]):
@@ -23,6 +22,7 @@ class ImageDataset(Dataset[Tensor]):
         factors: Ground-truth factors per image as class indices, ``(N, F)`` int64, or None.
         factor_names: Their F names.
         dynamic: Draw black or white pixels with the images' values as probabilities, anew in every batch.
+        flip: Mirror each image left to right with probability 1/2, anew in every batch.
 
     Raises:
         DataError: A ``ValueError``: if there is no image.
@@ -43,6 +43,7 @@ class ImageDataset(Dataset[Tensor]):
         factors: Tensor | None = None,
         factor_names: Sequence[str] = (),
         dynamic: bool = False,
+        flip: bool = False,
     ) -> None:
         if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
             got = images.dtype if isinstance(images, Tensor) else type(images).__name__
@@ -58,7 +59,7 @@ class ImageDataset(Dataset[Tensor]):
             check_shape("factors", factors.shape, (len(images), len(factor_names)))
         self.images, self.labels, self.factors = images, labels, factors
         self.factor_names = tuple(factor_names)
-        self.dynamic = dynamic
+        self.dynamic, self.flip = dynamic, flip
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -75,12 +76,22 @@ class ImageDataset(Dataset[Tensor]):
     def __repr__(self) -> str:
         extras = [name for name in ("labels", "factors") if getattr(self, name) is not None]
         extras += ["dynamically binarised"] if self.dynamic else []
+        extras += ["flipped at random"] if self.flip else []
         listed = "".join(f", {extra}" for extra in extras)
         return f"ImageDataset({len(self)} images, {self.image_shape}, {self.images.dtype}{listed})"
 
     def batch(self, indices: Tensor | slice, *, generator: torch.Generator | None = None) -> Tensor:
-        """float32 images ``(B, C, H, W)`` in [0, 1]; ``generator`` is for dynamic binarisation."""
-        return to_float(self.images[indices], self.dynamic, generator)
+        """float32 images ``(B, C, H, W)`` in [0, 1]; ``generator`` is for dynamic binarisation and flips."""
+        return prepared(self.images[indices], self.dynamic, self.flip, generator)
+
+    def fetch(self, index_batches: Iterable[Tensor], device: torch.device | str, *, seed: int = 0) -> Iterator[Tensor]:
+        """Batches for a training loop on ``device``, one per tensor of indices.
+
+        Nothing depends on ``seed`` here: binarisation and flips draw from the global generator of the device.
+        """
+        for indices in index_batches:
+            images = self.images[indices.to(self.images.device)].to(device, non_blocking=True)
+            yield prepared(images, self.dynamic, self.flip, None)
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, generator: torch.Generator | None = None
@@ -92,7 +103,7 @@ class ImageDataset(Dataset[Tensor]):
         Args:
             batch_size: >= 1.
             shuffle: In a random order.
-            generator: Of the order and of dynamic binarisation; on the images' device.
+            generator: Of the order, dynamic binarisation and flips; on the images' device.
 
         Yields:
             float32 ``(B, C, H, W)`` in [0, 1].
@@ -104,11 +115,8 @@ class ImageDataset(Dataset[Tensor]):
         """
         check_int("batch_size", batch_size)
         device = self.images.device
-        count = len(self)
-        order = torch.randperm(count, generator=generator, device=device) if shuffle else None
-        parts = -(-count // batch_size)
-        edges = [count * part // parts for part in range(parts + 1)]
-        for start, stop in itertools.pairwise(edges):
+        order = torch.randperm(len(self), generator=generator, device=device) if shuffle else None
+        for start, stop in even_parts(len(self), batch_size):
             indices = slice(start, stop) if order is None else order[start:stop]
             yield self.batch(indices, generator=generator)
 
@@ -124,9 +132,10 @@ class ImageDataset(Dataset[Tensor]):
             factors=None if self.factors is None else self.factors[indices],
             factor_names=self.factor_names,
             dynamic=self.dynamic,
+            flip=self.flip,
         )
 
-    def replace(self, images: Tensor, *, dynamic: bool | None = None) -> ImageDataset:
+    def replace(self, images: Tensor, *, dynamic: bool | None = None, flip: bool | None = None) -> ImageDataset:
         """The same set with other images ``(N, C', H', W')`` for its labels and factors."""
         return ImageDataset(
             images,
@@ -134,7 +143,23 @@ class ImageDataset(Dataset[Tensor]):
             factors=self.factors,
             factor_names=self.factor_names,
             dynamic=self.dynamic if dynamic is None else dynamic,
+            flip=self.flip if flip is None else flip,
         )
+
+
+def even_parts(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """The first and the last-but-one index of every batch, sizes at most ``batch_size`` and alike but for one."""
+    parts = -(-count // batch_size)
+    return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
+
+
+def prepared(images: Tensor, binarize: bool, flip: bool, generator: torch.Generator | None) -> Tensor:
+    """A batch as it is trained on: float32 in [0, 1], binarised and flipped at random if asked, on its own device."""
+    values = to_float(images, binarize, generator)
+    if not flip:
+        return values
+    mirrored = torch.rand(len(values), 1, 1, 1, generator=generator, device=values.device) < 0.5
+    return torch.where(mirrored, values.flip(-1), values)
 
 
 def to_float(images: Tensor, binarize: bool, generator: torch.Generator | None) -> Tensor:

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, check_choice
+from vaelib._checks import DataError, check_choice, check_int_tuple
 from vaelib.data.dataset import ImageDataset, to_float
 
-__all__ = ["binarized", "concatenated", "fit_to_size", "holdout", "resized"]
+__all__ = ["binarized", "concatenated", "fit_to_size", "height_and_width", "holdout", "resized"]
+
+
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """One number for a square, or both."""
+    pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = check_int_tuple("image_size", pair, length=2)
+    return height, width
 
 
 def fit_to_size(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -42,13 +49,13 @@ def binarized(dataset: ImageDataset, how: str | None, *, seed: int = 0) -> Image
     return dataset.replace(dataset.images, dynamic=how == "dynamic")
 
 
-def holdout(dataset: ImageDataset, split: str) -> ImageDataset:
-    """The test tenth (at least one image) or the training rest of a fixed random order."""
-    if len(dataset) < 2:
-        raise DataError(f"A train/test split needs at least 2 images, got {len(dataset)}; use split='all'.")
-    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
-    num_test = max(1, len(dataset) // 10)
-    return dataset.subset((order[:num_test] if split == "test" else order[num_test:]).sort().values)
+def holdout(count: int, split: str) -> Tensor:
+    """Indices, rising, of the test tenth (at least one image) or the training rest of a fixed random order."""
+    if count < 2:
+        raise DataError(f"A train/test split needs at least 2 images, got {count}; use split='all'.")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    num_test = max(1, count // 10)
+    return (order[:num_test] if split == "test" else order[num_test:]).sort().values
 
 
 def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
@@ -64,4 +71,5 @@ def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
         factors=joined("factors"),
         factor_names=parts[0].factor_names,
         dynamic=parts[0].dynamic,
+        flip=parts[0].flip,
     )

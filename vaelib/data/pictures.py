@@ -19,7 +19,17 @@ from vaelib._checks import DataError, MissingExtraError, check_choice
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import fit_to_size
 
-__all__ = ["load_folder", "load_shards", "read_pictures"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "UNREADABLE",
+    "decode_picture",
+    "folder_files",
+    "load_folder",
+    "load_shards",
+    "read_pictures",
+    "shard_files",
+    "with_channels",
+]
 
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif")
@@ -48,7 +58,7 @@ def read_pictures(
     pictures = []
     for path in paths:
         try:
-            pictures.append((str(path), _decode(path, image_size)))
+            pictures.append((str(path), decode_picture(path, image_size)))
         except UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(f"There is no picture at {path}.") from error
@@ -58,16 +68,7 @@ def read_pictures(
 
 def load_folder(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
     """All pictures below a folder, labelled by their subfolder; and whether the folder itself is split."""
-    is_split = all((path / name).is_dir() for name in ("train", "test"))
-    roots = [path / name for name in ("train", "test")] if is_split else [path]
-    files = [
-        (root, file)
-        for root in roots
-        for file in sorted(root.rglob("*"))
-        if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()
-    ]
-    if not files:
-        raise DataError(f"There is no picture ({', '.join(PICTURE_SUFFIXES)}) below {path}.")
+    files, is_split = folder_files(path)
     # A class has the same number in every split, also in one where another class is missing.
     classes = sorted({name for root, file in files if (name := _subfolder(root, file)) is not None})
     sources = (
@@ -81,12 +82,33 @@ def load_folder(path: Path, split: str, size: tuple[int, int] | None) -> tuple[I
 
 def load_shards(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
     """WebDataset shards: a ``.tar`` file, or a folder of them; labels are the numbers in their ``cls`` entries."""
+    shards, is_split = shard_files(path, split)
+    return _dataset(path, _shard_samples(shards), size), is_split
+
+
+def folder_files(path: Path) -> tuple[list[tuple[Path, Path]], bool]:
+    """Every picture below a folder with the root of its split; and whether the folder itself is split."""
+    is_split = all((path / name).is_dir() for name in ("train", "test"))
+    roots = [path / name for name in ("train", "test")] if is_split else [path]
+    files = [
+        (root, file)
+        for root in roots
+        for file in sorted(root.rglob("*"))
+        if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()
+    ]
+    if not files:
+        raise DataError(f"There is no picture ({', '.join(PICTURE_SUFFIXES)}) below {path}.")
+    return files, is_split
+
+
+def shard_files(path: Path, split: str) -> tuple[list[Path], bool]:
+    """The tar shards of a split; and whether their names say which split they are of."""
     shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
     prefixes = [re.split(r"[-_.]", shard.name)[0] for shard in shards]
     is_split = {"train", "test"} <= set(prefixes)
     if is_split and split != "all":
         shards = [shard for shard, prefix in zip(shards, prefixes, strict=True) if prefix == split]
-    return _dataset(path, _shard_samples(shards), size), is_split
+    return shards, is_split
 
 
 def _shard_samples(shards: Sequence[Path]) -> Iterator[tuple[str, IO[bytes], int | None]]:
@@ -119,7 +141,7 @@ def _dataset(
     pictures, labels, broken = [], [], []
     for name, source, label in sources:
         try:
-            pictures.append((name, _decode(source, size)))
+            pictures.append((name, decode_picture(source, size)))
             labels.append(label)
         except UNREADABLE as error:
             broken.append(f"{name} ({error})")
@@ -131,7 +153,7 @@ def _dataset(
     return ImageDataset(_stack(pictures, None), labels=torch.tensor(known) if len(known) == len(labels) else None)
 
 
-def _decode(source: str | Path | IO[bytes], size: tuple[int, int] | None) -> Tensor:
+def decode_picture(source: str | Path | IO[bytes], size: tuple[int, int] | None) -> Tensor:
     """One picture, upright, on white, as uint8 ``(1 or 3, H, W)``, cropped and resized if a size is given."""
     with Image.open(source) as opened:
         picture = ImageOps.exif_transpose(opened)
@@ -148,6 +170,14 @@ def _decode(source: str | Path | IO[bytes], size: tuple[int, int] | None) -> Ten
     return image.contiguous() if size is None else fit_to_size(image, size)
 
 
+def with_channels(picture: Tensor, channels: int) -> Tensor:
+    """A uint8 picture of 1 or 3 channels as one of ``channels``."""
+    if channels == 1 and picture.shape[0] == 3:
+        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R 601, as PIL converts
+        picture = (picture * weights).sum(0, keepdim=True).round().to(torch.uint8)
+    return picture.expand(channels, -1, -1)
+
+
 def _stack(pictures: Sequence[tuple[str, Tensor]], channels: int | None) -> Tensor:
     """One tensor of them all; grey pictures among coloured ones become coloured."""
     wanted = channels or max(picture.shape[0] for _, picture in pictures)
@@ -159,8 +189,5 @@ def _stack(pictures: Sequence[tuple[str, Tensor]], channels: int | None) -> Tens
                 f"Pictures must have one size, or give `image_size`: {first_name} is"
                 f" {first.shape[1]}x{first.shape[2]}, {name} is {picture.shape[1]}x{picture.shape[2]}."
             )
-        if wanted == 1 and picture.shape[0] == 3:
-            weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R 601, as PIL converts
-            picture = (picture * weights).sum(0, keepdim=True).round().to(torch.uint8)
-        images.append(picture.expand(wanted, -1, -1))
+        images.append(with_channels(picture, wanted))
     return torch.stack(images)

@@ -1,15 +1,19 @@
-"""What a training run was: one record per epoch."""
+"""What a training run was: one record per epoch, and the means that go into it."""
 
 from __future__ import annotations
 
+import collections
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from vaelib._files import written_whole
 
-__all__ = ["EpochRecord", "curves", "write_csv"]
+__all__ = ["EpochRecord", "Means", "curves", "flatten", "write_csv"]
 
 
 class EpochRecord(NamedTuple):
@@ -25,9 +29,69 @@ class EpochRecord(NamedTuple):
     """The same after the epoch, in eval mode, its schedules at their end; None without validation data."""
     learning_rate: float
     """At the end of the epoch."""
+    skipped: int
+    """Steps left out since the start, their gradients not finite or above ``skip_norm``."""
+    num_images: int
+    """Images that the epoch's steps were over, on all processes."""
     seconds: float
     """Wall time of the training part."""
     images_per_second: float
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        terms = {
+            name: None if kept is None else kept._asdict() for name, kept in (("train", self.train), ("val", self.val))
+        }
+        return self._asdict() | terms
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> EpochRecord:
+        """What :meth:`state_dict` was of."""
+        return cls(**state | {name: named_terms(state[name]) for name in ("train", "val")})
+
+
+def named_terms(values: dict[str, float] | None) -> Any:
+    """Floats by name as a named tuple."""
+    return None if values is None else collections.namedtuple("Terms", values)(**values)
+
+
+class Means:
+    """Running means of an objective's terms over images; nothing waits for the device until they are read."""
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+        self._pending: list[Tensor] = []
+        self._sums: list[float] = []
+
+    def add(self, terms: Any, num_images: int, counts: Tensor) -> None:
+        """Count the terms of one batch unless ``counts``, a boolean scalar, is false; ``loss`` is its mean already."""
+        self._names = terms._fields
+        row = torch.stack([terms.loss * num_images, *(values.sum() for values in terms[1:])]).detach()
+        row = torch.cat([row, row.new_tensor([num_images])])
+        self._pending.append(torch.where(counts, row, torch.zeros_like(row)))
+
+    def totals(self) -> list[float]:
+        """The sums so far, the images last; waits for the device."""
+        if self._pending:
+            rows = torch.stack(self._pending).tolist()
+            self._pending.clear()
+            # One after the other in double precision: the same bits, however often they are read in between.
+            for row in rows:
+                self._sums = [total + value for total, value in zip(self._sums or [0.0] * len(row), row, strict=True)]
+        return self._sums
+
+    def read(self, totals: Sequence[float] | None = None) -> Any:
+        """The means as a named tuple; of ``totals``, such as those of all processes, if given."""
+        *sums, count = self.totals() if totals is None else totals
+        return named_terms({name: value / max(count, 1.0) for name, value in zip(self._names, sums, strict=True)})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums so far."""
+        return {"totals": torch.tensor(self.totals(), dtype=torch.float64)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from ``state``."""
+        self._sums = state["totals"].tolist()
 
 
 def flatten(record: EpochRecord) -> dict[str, float]:
@@ -38,6 +102,7 @@ def flatten(record: EpochRecord) -> dict[str, float]:
             row |= {f"{split}_{name}": value for name, value in terms._asdict().items()}
     return row | {
         "learning_rate": record.learning_rate,
+        "skipped": record.skipped,
         "seconds": round(record.seconds, 3),
         "images_per_second": round(record.images_per_second, 1),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Any
 
@@ -23,11 +24,12 @@ class ProgressReport:
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.1f}"),
+            TextColumn("{task.fields[text]}"),
             console=Console(stderr=True),
             disable=not enabled,
         )
-        self._task = self._bar.add_task("training", total=total_steps, loss=float("nan"))
+        self._task = self._bar.add_task("training", total=total_steps, text="")
+        self._mark = (time.perf_counter(), 0.0)
 
     def __enter__(self) -> ProgressReport:
         self._bar.start()
@@ -39,18 +41,28 @@ class ProgressReport:
         if not self._bar.disable:  # rich 14.0 ends a bar that it never drew with an empty line
             self._bar.stop()
 
-    def steps(self, step: int, loss: float) -> None:
-        """``step`` steps are done; ``loss`` is the epoch's mean so far."""
-        self._bar.update(self._task, completed=step, loss=loss)
+    def steps(self, step: int, terms: Any, num_images: float) -> None:
+        """``step`` steps are done; ``terms`` are the means over the epoch's ``num_images`` so far, in nats."""
+        now = time.perf_counter()
+        since, images = self._mark
+        self._mark = now, num_images
+        speed = f"{(num_images - images) / (now - since):,.0f} images/s" if num_images > images else ""
+        self._bar.update(self._task, completed=step, text=f"{_terms(terms)} nats  {speed}")
 
     def epoch(self, record: EpochRecord) -> None:
         """One line for a finished epoch."""
-        if self._bar.disable:
-            return
+        self._mark = (time.perf_counter(), 0.0)
         text = f"epoch {record.epoch}/{self._max_epochs}  train {_terms(record.train)}"
         if record.val is not None:
             text += f"  val {_terms(record.val)}"
-        self._bar.console.print(f"{text}  {record.images_per_second:.0f} images/s", highlight=False, soft_wrap=True)
+        if record.skipped:
+            text += f"  {record.skipped} steps skipped"
+        self.line(f"{text}  {record.images_per_second:,.0f} images/s")
+
+    def line(self, text: str) -> None:
+        """A line above the bar."""
+        if not self._bar.disable:
+            self._bar.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _terms(terms: Any) -> str:

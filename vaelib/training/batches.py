@@ -1,0 +1,144 @@
+"""Which images make up each step, and their way to the training device.
+
+A step is over ``batch_size`` images, whatever does the work: each of P processes takes its share, in A pieces if gradients
+are accumulated. Order and shares follow from the seed and the epoch alone, so a position in them is one number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from vaelib._checks import check_unit_range
+from vaelib.data.dataset import even_parts
+from vaelib.training import randomness
+
+__all__ = ["Indexed", "IndexedBatches", "LoaderBatches", "Piece", "Share"]
+
+
+class Piece(NamedTuple):
+    """What one backward pass is over."""
+
+    x: Tensor
+    """float32 images ``(B, C, H, W)`` on the training device."""
+    weight: float
+    """Its share of the step's images, times the processes, whose gradients are averaged."""
+
+
+class Share(NamedTuple):
+    """The part of every step that is this process's."""
+
+    rank: int = 0
+    processes: int = 1
+    accumulate: int = 1
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """Images by number: :class:`vaelib.data.ImageDataset` and :class:`vaelib.data.ImageStream`."""
+
+    image_shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def fetch(self, index_batches: Iterable[Tensor], device: torch.device, *, seed: int = 0) -> Iterator[Tensor]:
+        """float32 batches on ``device``, one per tensor of indices."""
+
+
+class IndexedBatches:
+    """Batches of a set whose images can be had by number."""
+
+    def __init__(self, data: Indexed, batch_size: int, share: Share, seed: int, device: torch.device) -> None:
+        self._data, self._share, self._seed, self._device = data, share, seed, device
+        self.num_images = len(data)
+        self._parts = even_parts(len(data), batch_size)
+        pieces = share.processes * share.accumulate
+        smallest = len(data) // len(self._parts)
+        if smallest < pieces:
+            raise ValueError(
+                f"`batch_size` must give each of {share.processes} processes at least {share.accumulate} images a step"
+                f" (`accumulate`), got steps of {smallest} images."
+            )
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Piece]]:
+        """The pieces of each step of an epoch (counted from 1), from step ``start`` of it on."""
+        seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1, np.uint32)[0])
+        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
+        steps = [self._pieces(order[first:last]) for first, last in self._parts[start:]]
+        batches = self._data.fetch((indices for step in steps for indices, _ in step), self._device, seed=seed)
+        for step in steps:
+            yield [Piece(next(batches), weight) for _, weight in step]
+
+    def _pieces(self, indices: Tensor) -> list[tuple[Tensor, float]]:
+        rank, processes, accumulate = self._share
+        mine = indices.tensor_split(processes * accumulate)[rank * accumulate : (rank + 1) * accumulate]
+        return [(piece, len(piece) / len(indices) * processes) for piece in mine]
+
+
+class LoaderBatches:
+    """Batches of somebody else's loader, one step each."""
+
+    def __init__(self, loader: Any, share: Share, device: torch.device) -> None:
+        if not hasattr(loader, "__len__") or len(loader) == 0:
+            raise ValueError("`train` must be images, or a loader of known length that is not empty.")
+        if share.accumulate > 1:
+            raise ValueError(
+                f"`accumulate` must be 1 for a loader, which cuts its own batches, got {share.accumulate}."
+            )
+        sampler = getattr(loader, "sampler", None)
+        if share.processes > 1 and not isinstance(sampler, DistributedSampler):
+            raise ValueError(
+                f"`train` must be images, a stream, or a DataLoader with a DistributedSampler for {share.processes}"
+                f" processes, got {type(loader).__name__}."
+            )
+        self._loader, self._device, self._sampler = loader, device, sampler
+        self._generator: torch.Generator | None = getattr(loader, "generator", None)
+        self._state: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random states at the start of the epoch, from which its order follows."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next epoch from ``state``."""
+        self._state = state
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Piece]]:
+        """The batches of an epoch; those before ``start`` are drawn again and left out."""
+        if isinstance(self._sampler, DistributedSampler):
+            self._sampler.set_epoch(epoch)
+        now = self._capture()
+        if start:
+            self._restore(self._state)
+        else:
+            self._state = now
+        batches = iter(self._loader)
+        for _ in range(start):
+            next(batches)
+        if start:
+            randomness.restore(now["random"], self._device)
+        for batch in batches:
+            images = batch[0] if isinstance(batch, list | tuple) else batch
+            check_unit_range("x", images)
+            yield [Piece(images.to(self._device, non_blocking=True), 1.0)]
+
+    def _capture(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"random": randomness.capture(self._device)}
+        return state if self._generator is None else state | {"generator": self._generator.get_state()}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        randomness.restore(state["random"], self._device)
+        if self._generator is not None:
+            self._generator.set_state(state["generator"])

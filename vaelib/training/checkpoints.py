@@ -1,0 +1,139 @@
+"""A run's whole state at one moment: ``state.json`` and ``tensors.safetensors`` in a directory of their own. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vaelib._checks import ModelFileError, check_int
+from vaelib._files import directory_written_whole
+
+__all__ = ["Checkpoints", "newest_checkpoint", "read_checkpoint", "write_checkpoint"]
+
+FOLDER = "checkpoints"
+FORMAT = "vaelib-checkpoint-1"
+_STATE, _TENSORS = "state.json", "tensors.safetensors"
+_logger = logging.getLogger("vaelib.training")
+
+
+class Checkpoints:
+    """When a run with an ``output_dir`` keeps its state; part of every such run, given to ``callbacks`` to choose.
+
+    Args:
+        every: Steps between checkpoints, besides the one after each epoch; None for no others.
+        keep_last: How many to keep.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+
+    def __init__(self, every: int | None = None, keep_last: int = 2) -> None:
+        self.every = None if every is None else check_int("every", every)
+        self.keep_last = check_int("keep_last", keep_last)
+
+    def on_step(self, run: Any) -> None:
+        """Write one if it is time."""
+        if self.every is not None and run.step % self.every == 0 and not run.epoch_is_over:
+            run.checkpoint()
+
+    def write(self, output_dir: Path, step: int, state: dict[str, Any]) -> Path:
+        """Write the checkpoint of ``step``, then remove the oldest."""
+        folder = output_dir / FOLDER
+        folder.mkdir(exist_ok=True)
+        path = folder / f"step_{step:010d}"
+        for leftover in folder.glob(".step_*"):  # of a run that was killed while it wrote
+            shutil.rmtree(leftover)
+        write_checkpoint(path, state)
+        written = [other for other in _checkpoints(output_dir) if other.name <= path.name]
+        for old in written[: -self.keep_last]:
+            shutil.rmtree(old)
+        return path
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state``, a tree of dicts, lists, plain values and tensors, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk; what was there before is untouched.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        with directory_written_whole(path) as temporary:
+            tree = _without_tensors(state, "", tensors)
+            save_file(tensors, temporary / _TENSORS)
+            content = {"format": FORMAT, "sha256": _digest(temporary / _TENSORS), "state": tree}
+            (temporary / _STATE).write_text(json.dumps(content))
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"The checkpoint {path} could not be written ({error}); those before it are untouched."
+            " Make room, then resume."
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that :func:`write_checkpoint` wrote, on the CPU.
+
+    Raises:
+        ModelFileError: A ``ValueError``: if it is torn or foreign.
+    """
+    try:
+        content = json.loads((path / _STATE).read_text())
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ModelFileError(f"{path} is foreign: {_STATE} must have the format {FORMAT!r}.")
+        if _digest(path / _TENSORS) != content["sha256"]:
+            raise ModelFileError(f"{path} is torn: {_TENSORS} is not the file that {_STATE} was written with.")
+        state: dict[str, Any] = _with_tensors(content["state"], load_file(path / _TENSORS))
+    except (OSError, KeyError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
+        raise ModelFileError(f"{path} is torn or foreign: {error!r}.") from error
+    return state
+
+
+def newest_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that can be read; those that cannot are named in a warning."""
+    for path in reversed(_checkpoints(output_dir)):
+        try:
+            return path, read_checkpoint(path)
+        except ModelFileError as error:
+            _logger.warning("%s The one before it is used.", error)
+    return None
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    return sorted((output_dir / FOLDER).glob("step_*"))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _without_tensors(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """The same tree for JSON; each tensor moves to ``tensors`` and leaves its name."""
+    if isinstance(tree, torch.Tensor):
+        # A copy, since tensors that share memory cannot be stored.
+        tensors[name] = tree.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(tree, dict):
+        # As pairs, since an optimiser's state has numbers as keys.
+        return {"pairs": [[key, _without_tensors(value, f"{name}/{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        return [_without_tensors(value, f"{name}/{index}", tensors) for index, value in enumerate(tree)]
+    return tree
+
+
+def _with_tensors(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(tree, dict):
+        if "tensor" in tree:
+            return tensors[tree["tensor"]]
+        return {key: _with_tensors(value, tensors) for key, value in tree["pairs"]}
+    if isinstance(tree, list):
+        return [_with_tensors(value, tensors) for value in tree]
+    return tree

@@ -1,0 +1,48 @@
+"""SIGINT and SIGTERM as a question that the loop asks between steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from vaelib._checks import VaelibError
+
+__all__ = ["Interruption", "TrainingInterrupted"]
+
+
+class TrainingInterrupted(VaelibError, SystemExit):
+    """Training was stopped by a signal, after a checkpoint; ends a program with 130 (SIGINT) or 143 (SIGTERM)."""
+
+    def __init__(self, signal_number: int) -> None:
+        SystemExit.__init__(self, 128 + signal_number)
+        self.signal = signal.Signals(signal_number)
+
+
+class Interruption:
+    """Inside the ``with``, the first SIGINT or SIGTERM is only noted; a second one acts as it always does."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.signal = 0
+        self._enabled = enabled and threading.current_thread() is threading.main_thread()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if self._enabled:
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)

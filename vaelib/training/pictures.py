@@ -1,0 +1,134 @@
+"""What a run shows of itself: pictures each epoch, curves at the end, and a word when latents die."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaelib import plots
+from vaelib._checks import check_int
+from vaelib.training.history import curves
+from vaelib.vae import VAE, AutoEncoder, eval_mode
+
+__all__ = ["CollapseWarning", "Pictures"]
+
+_logger = logging.getLogger("vaelib.training")
+_STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # of a traversal, in units of the prior's scale
+
+
+class Pictures:
+    """Reconstructions, samples and latent traversals as PNG after each epoch, and the curves at the end.
+
+    Part of every run of a :class:`VAE` or :class:`AutoEncoder` with an ``output_dir``. Curves need matplotlib.
+
+    Args:
+        every: Epochs between pictures; the last epoch is always drawn.
+
+    Raises:
+        ValueError: If ``every`` is below 1.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = check_int("every", every)
+
+    def on_epoch(self, run: Any) -> None:
+        """Draw the evaluated model."""
+        record, model, out = run.history[-1], run.evaluated, run.output_dir
+        if out is None or not isinstance(model, VAE | AutoEncoder):
+            return
+        if record.epoch % self.every and record.epoch != run.max_epochs:
+            return
+        shown = run.examples[:50]
+        name = f"epoch_{record.epoch:03d}.png"
+        plots.save_pairs(shown, model.reconstruct(shown), _file(out, "reconstructions", name))
+        if isinstance(model, VAE):
+            # A generator of the CPU, so that the pictures of every epoch and device are of the same latents.
+            z = model.prior.sample(64, model.latent_shape, generator=torch.Generator().manual_seed(0))
+            plots.save_grid(_decoded(model, z.to(shown.device)), _file(out, "samples", name))
+            plots.save_grid(traversals(model, shown[:1]), _file(out, "traversals", name), columns=len(_STEPS))
+
+    def on_end(self, run: Any) -> None:
+        """Draw the curves."""
+        if run.output_dir is not None and run.history and importlib.util.find_spec("matplotlib"):
+            plots.save_curves(curves(run.history), run.output_dir / "curves.png")
+
+
+class CollapseWarning:
+    """Says in plain words when latents carry nothing; part of every run of a :class:`VAE`.
+
+    A latent is dead if its KL, averaged over images, is below ``threshold`` nats: its posterior is the prior, whatever
+    the image. A warning goes to the logger ``vaelib.training`` when more than half of them are, and again when all are.
+
+    Args:
+        threshold: In nats.
+
+    References:
+        Burda et al. (2016), Importance Weighted Autoencoders, section 5, on active units.
+    """
+
+    def __init__(self, threshold: float = 0.01) -> None:
+        self.threshold = threshold
+        self._warned = 0.5
+
+    def on_epoch(self, run: Any) -> None:
+        """Count the dead latents of the evaluated model."""
+        model = run.evaluated
+        if not isinstance(model, VAE) or not run.accelerator.is_main_process:
+            return
+        with eval_mode(model):
+            kl = model.prior.kl(*(moments := model.encode(run.examples)), moments[0]).mean(0)
+        dead = int((kl < self.threshold).sum())
+        if len(kl) > 1 and dead / len(kl) > self._warned:
+            self._warned = max(dead / len(kl), 1 - 1 / len(kl))
+            _logger.warning("%s", collapse_message(dead, len(kl), run.history[-1].epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been said."""
+        return {"warned": self._warned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self._warned = state["warned"]
+
+
+def collapse_message(dead: int, latents: int, epoch: int) -> str:
+    """What it means, and what to try."""
+    what = (
+        "The posterior has collapsed: the decoder ignores z."
+        if dead == latents
+        else "Either `latent_dim` is larger than these images need, or the posterior is collapsing."
+    )
+    return (
+        f"{dead} of {latents} latents carry less than 0.01 nats after epoch {epoch}. {what} To try, one at a time:"
+        " a KL that rises from 0, Elbo(beta=linear_warmup(...)) or cyclical(...); Elbo(free_bits=0.1);"
+        " a smaller beta; a lower learning rate; a smaller `latent_dim` or a weaker decoder."
+    )
+
+
+def traversals(model: VAE, x: Tensor, rows: int = 10) -> Tensor:
+    """Pictures of one image's latent, each of the ``rows`` latents of largest KL in turn moved from -3 to 3."""
+    with eval_mode(model):
+        mu, logvar = model.encode(x)
+        kl = model.prior.kl(mu, logvar, mu)[0]
+        flat = mu.flatten(1)
+        chosen = kl.topk(min(rows, flat.shape[1])).indices if len(kl) == flat.shape[1] else torch.arange(rows)
+        moved = flat.repeat(len(chosen) * len(_STEPS), 1)
+        for row, latent in enumerate(chosen.tolist()):
+            block = slice(row * len(_STEPS), (row + 1) * len(_STEPS))
+            moved[block, latent] = torch.tensor(_STEPS, device=flat.device)
+    return _decoded(model, moved.view(-1, *model.latent_shape))
+
+
+def _decoded(model: VAE, z: Tensor) -> Tensor:
+    with eval_mode(model):
+        return model.likelihood.mean(model.decode(z))
+
+
+def _file(out: Path, folder: str, name: str) -> Path:
+    (out / folder).mkdir(exist_ok=True)
+    return out / folder / name
