@@ -33,11 +33,14 @@ def run_json(capsys, *arguments):
 def test_train_leaves_a_whole_run(run):
     assert sorted(os.listdir(run)) == [
         "best",
+        "checkpoints",
+        "curves.png",
         "history.csv",
         "last",
         "reconstructions",
         "run.json",
-        "samples.png",
+        "samples",
+        "traversals",
     ]
     record = json.loads((run / "run.json").read_text())
     assert record["seed"] == 3

@@ -1,15 +1,16 @@
-"""``vaelib train``."""
+"""``vaelib train``; the same under ``accelerate launch`` and ``torchrun``."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from vaelib._files import writable_directory
-from vaelib.cli.common import Download, Json, Seed, print_json, write_record
+from vaelib.cli.common import Download, Json, Seed, print_json, read_record, write_record
 
 __all__ = ["train"]
 
@@ -17,6 +18,7 @@ Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace",
 
 
 def train(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Option(
@@ -61,58 +63,101 @@ def train(
             show_default=False,
         ),
     ] = None,
+    lr_schedule: Annotated[
+        Literal["cosine", "one_cycle", "constant"] | None,
+        typer.Option(help="Of the learning rate; the preset's if not given.", show_default=False),
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Mirror training images left to right at random.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Leave pictures on disk: for folders and shards larger than memory.")
+    ] = False,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Average the weights with this decay, such as 0.999.", min=0, max=1, show_default=False),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="End after this many epochs without a new best.", min=1, show_default=False),
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Scale larger gradients down to this norm.", show_default=False)
+    ] = None,
+    accumulate: Annotated[int, typer.Option(help="Cut each batch into pieces, to need less memory.", min=1)] = 1,
+    precision: Annotated[
+        Literal["fp32", "tf32", "bf16", "fp16"] | None,
+        typer.Option(help="Of the networks; what `accelerate launch` says if not given.", show_default=False),
+    ] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the step; by the run's length if not given."),
+    ] = None,
+    sync_batch_norm: Annotated[
+        bool, typer.Option("--sync-batch-norm", help="Batch norm over all processes' images (CUDA).")
+    ] = False,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between checkpoints, besides one per epoch.", min=1, show_default=False),
+    ] = None,
+    keep_last: Annotated[int, typer.Option(help="Checkpoints to keep.", min=1)] = 2,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard, wandb, ...: a tracker by accelerate's name; repeatable.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; its options are kept, unless given anew.")
+    ] = False,
     download: Download = False,
     json_output: Json = False,
 ) -> None:
-    """Train a VAE on images, and keep its best and last weights, its history and pictures.
+    """Train a VAE on images, and keep its best and last weights, its history, checkpoints and pictures.
 
     Validation, and so the choice of the best weights, is on the test split, as in the tutorial.
     """
-    if preset == "article":
+    options = dict(context.params)
+    out = out or Path("runs") / Path(data).stem
+    record = read_record(out)
+    if resume:
+        if not record:
+            raise FileNotFoundError(f"`--resume` needs a run in --out, and {out} holds none.")
+        given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+        options |= {name: value for name, value in record.items() if name in options and name not in given}
+    elif options["preset"] == "article":
         if likelihood is not None or latent_dim is not None:
             raise ValueError("`--likelihood` and `--latent-dim` are fixed by `--preset article`; give neither.")
-        image_size = 32 if image_size is None else image_size
-    out = out or Path("runs") / Path(data).stem
-    if (out / "history.csv").exists():
-        raise FileExistsError(f"`--out` must not hold a run already, got {out}; give another, or remove it.")
+        options["image_size"] = 32 if image_size is None else image_size
+    options["out"] = out
+    _train(options, json_output=json_output)
 
+
+def _train(options: dict[str, Any], *, json_output: bool) -> None:
     import torch
+    from accelerate import PartialState
 
-    from vaelib.data import BUILT_IN, load
-    from vaelib.objectives import Elbo
-    from vaelib.plots import save_grid
-    from vaelib.schedules import linear_warmup
-    from vaelib.training import Trainer
+    from vaelib.training import TrainingInterrupted
 
-    train_images, test_images = (
-        load(data, split, image_size=image_size, binarize=binarize, download=download) for split in ("train", "test")
+    main, out = PartialState().is_main_process, options["out"]
+    if main and not options["resume"] and (out / "history.csv").exists():
+        raise FileExistsError(f"`--out` must not hold a run already, got {out}; give another, or --resume it.")
+    train_images, test_images = (_images(options, split) for split in ("train", "test"))
+    torch.manual_seed(options["seed"])
+    model = _make_model(
+        options["preset"], options["likelihood"] or "bernoulli", options["latent_dim"], train_images.image_shape
     )
-    torch.manual_seed(seed)
-    model = _make_model(preset, likelihood or "bernoulli", latent_dim, train_images.image_shape)
-    recipe: dict[str, Any] = (
-        {"learning_rate": 1e-3, "lr_schedule": "constant", "optimizer": torch.optim.Adam} if preset == "article" else {}
-    )
-    if learning_rate is not None:
-        recipe["learning_rate"] = learning_rate
-    objective = Elbo(beta=linear_warmup(kl_warmup, beta) if kl_warmup else beta)
+    trainer = _make_trainer(options)
     writable_directory("--out", out)
-    trainer = Trainer(objective, max_epochs=epochs, batch_size=batch_size, seed=seed, output_dir=out, **recipe)
-    record = {
-        "data": data if data in BUILT_IN else os.path.abspath(data),
-        "image_size": train_images.image_shape[1:],
-        "binarize": binarize,
-        "preset": preset,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "seed": seed,
-        "beta": beta,
-        "kl_warmup": kl_warmup,
-        "learning_rate": trainer.learning_rate,
-    }
-    write_record(out, record)
-    history = trainer.fit(model, train_images, test_images, progress=not json_output)
-    save_grid(model.sample(64, generator=torch.Generator(_device(model)).manual_seed(seed)), out / "samples.png")
-    final = history[-1]
+    if main:
+        write_record(out, _record(options, train_images.image_shape))
+    try:
+        history = trainer.fit(
+            model, train_images, test_images, resume=options["resume"], progress=main and not json_output
+        )
+    except TrainingInterrupted:
+        if main:
+            typer.echo(f"Resume with: vaelib train --out {shlex.quote(str(out))} --resume", err=True)
+        raise
+    if not main:
+        return
+    final, epochs = history[-1], len(history)
     if json_output:
         print_json({"out": str(out), "epochs": epochs, "train": final.train._asdict(), "val": final.val._asdict()})
     else:
@@ -120,6 +165,56 @@ def train(
             f"{final.val.reconstruction + final.val.kl:.2f} nats per test image after {epochs} epochs."
             f" The run is in {out}. Next: vaelib evaluate {out}"
         )
+
+
+def _record(options: dict[str, Any], image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The options as JSON, the data by their absolute path and with the size that the images have."""
+    from vaelib.data import BUILT_IN
+
+    data = options["data"] if options["data"] in BUILT_IN else os.path.abspath(options["data"])
+    left_out = ("out", "resume", "json_output", "download")
+    kept = {name: value for name, value in options.items() if name not in left_out}
+    return kept | {"data": data, "image_size": list(image_shape[1:])}
+
+
+def _images(options: dict[str, Any], split: str) -> Any:
+    from vaelib.data import load, stream
+
+    chosen = {name: options[name] for name in ("image_size", "binarize")} | {
+        "flip": options["flip"] and split == "train"
+    }
+    if options["stream"]:
+        return stream(options["data"], split, **chosen)
+    return load(options["data"], split, download=options["download"], **chosen)
+
+
+def _make_trainer(options: dict[str, Any]) -> Any:
+    import torch
+
+    from vaelib.objectives import Elbo
+    from vaelib.schedules import linear_warmup
+    from vaelib.training import EMA, Checkpoints, EarlyStopping, Trackers, Trainer
+
+    beta, steps = options["beta"], options["kl_warmup"]
+    recipe: dict[str, Any] = (
+        {"learning_rate": 1e-3, "lr_schedule": "constant", "optimizer": torch.optim.Adam}
+        if options["preset"] == "article"
+        else {}
+    )
+    recipe |= {name: options[name] for name in ("learning_rate", "lr_schedule") if options[name] is not None}
+    callbacks: list[Any] = [Checkpoints(options["checkpoint_every"], options["keep_last"])]
+    callbacks += [EMA(options["ema"])] if options["ema"] is not None else []
+    callbacks += [EarlyStopping(options["patience"])] if options["patience"] is not None else []
+    callbacks += [Trackers(*options["tracker"])] if options["tracker"] else []
+    names = ("batch_size", "accumulate", "clip_norm", "precision", "compile", "sync_batch_norm", "seed")
+    return Trainer(
+        Elbo(beta=linear_warmup(steps, beta) if steps else beta),
+        max_epochs=options["epochs"],
+        output_dir=options["out"],
+        callbacks=callbacks,
+        **{name: options[name] for name in names},
+        **recipe,
+    )
 
 
 def _make_model(preset: str, likelihood: str, latent_dim: int | None, image_shape: tuple[int, int, int]) -> Any:
@@ -135,7 +230,3 @@ def _make_model(preset: str, likelihood: str, latent_dim: int | None, image_shap
         "discretized_logistic": likelihoods.DiscretizedLogistic,
     }
     return presets.conv_vae(image_shape, latent_dim, likelihood=families[likelihood]())
-
-
-def _device(model: Any) -> Any:
-    return next(model.parameters()).device

@@ -199,7 +199,7 @@ def _places_in(number: int, shard: Path) -> np.ndarray:
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                tar.members = []  # else tarfile keeps every header it has seen  # type: ignore[attr-defined]
+                tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header it has seen
                 if member.isfile() and Path(member.name).suffix.lower() in PICTURE_SUFFIXES:
                     places.append((number, member.offset_data, member.size))
     except tarfile.TarError as error:

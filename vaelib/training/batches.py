@@ -1,7 +1,7 @@
 """Which images make up each step, and their way to the training device.
 
-A step is over ``batch_size`` images, whatever does the work: each of P processes takes its share, in A pieces if gradients
-are accumulated. Order and shares follow from the seed and the epoch alone, so a position in them is one number.
+A step is over ``batch_size`` images, whatever does the work: each of P processes takes its share, in A pieces if
+gradients are accumulated. Order and shares follow from the seed and the epoch alone: a position in them is one number.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 from vaelib._checks import check_unit_range
 from vaelib.data.dataset import even_parts
@@ -42,7 +42,9 @@ class Share(NamedTuple):
 class Indexed(Protocol):
     """Images by number: :class:`vaelib.data.ImageDataset` and :class:`vaelib.data.ImageStream`."""
 
-    image_shape: tuple[int, ...]
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(C, H, W)``."""
 
     def __len__(self) -> int:
         """How many."""

@@ -1,8 +1,9 @@
-"""What acts beside the loop. A callback is any object with some of four methods, each given the :class:`Run`:
+"""What acts beside the loop.
 
-``on_start(run)`` before the first step, ``on_step(run)`` after each step, ``on_epoch(run)`` when an epoch's record is the
-last of ``run.history``, ``on_end(run)`` behind the last one. If it keeps something, ``state_dict()`` and ``load_state_dict(state)``
-let a resumed run go on exactly: plain values and tensors, in dicts and lists.
+A callback is any object with some of four methods, each given the :class:`vaelib.Run`: ``on_start(run)`` before the
+first step, ``on_step(run)`` after each step, ``on_epoch(run)`` when an epoch's record is the last of ``run.history``,
+and ``on_end(run)`` behind the last one. If it keeps something, ``state_dict()`` and ``load_state_dict(state)`` let a
+resumed run go on exactly: plain values and tensors, in dicts and lists.
 """
 
 from __future__ import annotations

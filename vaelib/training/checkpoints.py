@@ -1,4 +1,4 @@
-"""A run's whole state at one moment: ``state.json`` and ``tensors.safetensors`` in a directory of their own. No pickle."""
+"""A run's whole state at one moment: a directory of ``state.json`` and ``tensors.safetensors``. No pickle."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The same convolutions in the form that a CPU computes fastest.
 
-oneDNN is slow where a convolution has few channels: its kernels work on blocks of 16. A strided convolution with small
-kernels is also one of stride 1 over blocks of pixels, with stride squared times the channels; where the map is one pixel
-wide it is a matrix product. The functions are the same up to rounding, weights and gradients included; ``docs/growing.md`` has
-what each form gains.
+oneDNN is slow where a convolution has few channels: its kernels work on blocks of 16. A strided convolution is also
+one of stride 1 over blocks of pixels, with stride squared times the channels; where the map is one pixel wide it is a
+matrix product. The functions are the same up to rounding; ``docs/growing.md`` has what each form gains.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def fast_convolutions(model: nn.Module) -> Iterator[None]:
 
 
 def _faster_forward(module: nn.Module) -> Callable[..., Tensor] | None:
-    if type(module) not in (nn.Conv2d, nn.ConvTranspose2d):
+    if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         return None
     strides, kernel, dilation = module.stride, module.kernel_size, module.dilation
     if module.groups > 1 or dilation != (1, 1) or strides[0] != strides[1] or kernel[0] != kernel[1] or strides[0] < 2:

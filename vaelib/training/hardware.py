@@ -21,7 +21,7 @@ _STEPS_THAT_PAY = 20_000  # compilation costs up to a minute, and gains a few mi
 
 
 def make_accelerator(precision: str | None) -> Accelerator:
-    """accelerate's view of devices and processes; ``precision`` None is what ``accelerate launch`` says."""
+    """What accelerate knows of devices and processes; ``precision`` None is what ``accelerate launch`` says."""
     mixed = {None: None, "bf16": "bf16", "fp16": "fp16"}.get(precision, "no")
     # accelerate keeps the precision of the first Accelerator of a process for all that follow; the processes stay.
     AcceleratorState._reset_state()
@@ -54,7 +54,7 @@ def tuned(model: nn.Module, device: torch.device, precision: str | None) -> Iter
 
 @contextmanager
 def _float32_products(how: str) -> Iterator[None]:
-    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
+    places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv")]  # noqa: B009
     before = [place.fp32_precision for place in places]
     try:
         for place in places:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -15,9 +17,14 @@ __all__ = ["Interruption", "TrainingInterrupted"]
 class TrainingInterrupted(VaelibError, SystemExit):
     """Training was stopped by a signal, after a checkpoint; ends a program with 130 (SIGINT) or 143 (SIGTERM)."""
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, step: int, checkpoint: Path | None) -> None:
         SystemExit.__init__(self, 128 + signal_number)
-        self.signal = signal.Signals(signal_number)
+        self.signal, self.step, self.checkpoint = signal.Signals(signal_number), step, checkpoint
+        if checkpoint is not None:
+            logging.getLogger("vaelib.training").warning(
+                "Stopped by %s after step %s with the checkpoint %s; fit(..., resume=True) goes on from there.",
+                *(self.signal.name, step, checkpoint),
+            )
 
 
 class Interruption:

@@ -16,7 +16,8 @@ __all__ = ["capture", "isolated", "restore"]
 
 def capture(device: torch.device) -> dict[str, Tensor]:
     """The states of torch's, numpy's and Python's global generators, and of the training device's."""
-    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    words_of: Any = np.random.get_state(legacy=True)  # noqa: NPY002  # what old transforms draw from
+    _, keys, position, has_gauss, gauss = words_of
     _, words, next_gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
@@ -33,7 +34,9 @@ def restore(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["torch"])
     *keys, position, has_gauss = state["numpy"].tolist()
     gauss = state["numpy_gauss"].item()
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    np.random.set_state(  # noqa: NPY002
+        ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss)
+    )
     next_gauss = state["python_gauss"].item()
     random.setstate((3, tuple(state["python"].tolist()), None if next_gauss != next_gauss else next_gauss))
     if device.type == "cuda":

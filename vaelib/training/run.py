@@ -8,22 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vaelib._checks import TrainingError
 from vaelib.objectives import Objective
-from vaelib.schedules import Schedule
 from vaelib.training import randomness
 from vaelib.training.batches import Piece
-from vaelib.training.checkpoints import Checkpoints
-from vaelib.training.gradients import GradientGuard, parameters_to_blame
 from vaelib.training.history import EpochRecord, Means
+from vaelib.training.optimization import Optimization
 
 __all__ = ["ObjectiveModule", "Run", "check_terms"]
-
-MAX_SKIPPED = 20  # in a row; a GradScaler that starts too high needs up to 16
 
 
 class ObjectiveModule(nn.Module):
@@ -39,26 +34,30 @@ class ObjectiveModule(nn.Module):
 
 
 class Run:
-    """What callbacks are given."""
+    """What callbacks are given; made by ``Trainer.fit``.
+
+    Args:
+        module: The model in its objective, as accelerate prepared it.
+        model: The model that is trained, its weights moving.
+        optimization: What moves them.
+        accelerator: Devices and processes.
+        steps_per_epoch: Optimiser steps in an epoch.
+        max_epochs: Epochs, if nothing ends the run early.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
         module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        learning_rate: Schedule,
-        guard: GradientGuard,
+        model: nn.Module,
+        optimization: Optimization,
         accelerator: Accelerator,
-        *,
         steps_per_epoch: int,
         max_epochs: int,
     ) -> None:
-        self.model = model
-        """The model that is trained, its weights moving."""
-        self.evaluated = model
-        """What is validated, drawn and saved as best and last; a callback may put an average of the weights here."""
-        self.optimizer, self.accelerator = optimizer, accelerator
+        self.model, self.optimization, self.accelerator = model, optimization, accelerator
         self.steps_per_epoch, self.max_epochs = steps_per_epoch, max_epochs
+        self.evaluated = model
+        """What is validated, drawn and saved; a callback may put an average of the weights here."""
         self.step = 0
         """Optimiser steps done."""
         self.history: list[EpochRecord] = []
@@ -72,12 +71,11 @@ class Run:
         """Where to write; None on every process but the first."""
         self.checkpoint: Callable[[], None] = lambda: None
         """Keeps the state of this moment; does nothing without an output directory."""
+        self.last_checkpoint: Path | None = None
         self.stop_reason: str | None = None
         """Set it to end the run after this epoch."""
         self.means, self.seconds = Means(), 0.0
-        self._module, self._learning_rate, self._guard = module, learning_rate, guard
-        self._skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)  # in all, in a row
-        self._last_terms: Any = None
+        self._module, self._terms = module, None
 
     @property
     def total_steps(self) -> int:
@@ -100,108 +98,65 @@ class Run:
         return self.position == self.steps_per_epoch
 
     def take_step(self, pieces: Sequence[Piece]) -> None:
-        """Move the weights once, by the gradient over all pieces; nothing here waits for the device."""
-        self._set_learning_rate()
-        self._guard.keep_buffers()
-        self.optimizer.zero_grad()
+        """Move the weights once, by the gradient over all pieces; nothing here waits for an accelerator."""
+        self.optimization.begin(self.step)
         collected = []
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._module):
                 terms = self._module(piece.x, self.step)
-                self.accelerator.backward(terms.loss * piece.weight if piece.weight != 1.0 else terms.loss)
+                self.accelerator.backward(terms.loss if piece.weight == 1.0 else terms.loss * piece.weight)
             collected.append((terms, len(piece.x)))
-        ok = self._update()
-        self._guard.restore_buffers_unless(ok)
-        self._skipped = torch.stack([self._skipped[0] + ~ok, (self._skipped[1] + 1) * ~ok])
+        ok = self.optimization.finish(terms.loss)
         for terms, count in collected:
             self.means.add(terms, count, ok)
-        self._last_terms = terms
+        self._terms = terms
         self.step += 1
-
-    def _set_learning_rate(self) -> None:
-        rate = self._learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    def _update(self) -> Tensor:
-        """The optimiser's step, if the gradients allow it; a boolean scalar whether they did."""
-        scaler = self.accelerator.scaler
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        ok = self._guard.check()
-        if scaler is not None:
-            if ok:
-                scaler.step(self.optimizer)
-            scaler.update()
-        elif self.optimizer.defaults.get("fused"):
-            # Fused kernels look at this flag on the device, as they do for torch's GradScaler.
-            self.optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
-            self.optimizer.step()
-        elif ok:
-            self.optimizer.step()
-        return ok
 
     def read(self) -> tuple[Any, int]:
         """Means of the epoch so far and steps skipped since the start; an error if training cannot go on."""
-        skipped, in_a_row = self._skipped.tolist()
-        if in_a_row >= MAX_SKIPPED:
-            raise TrainingError(f"{in_a_row} steps in a row were skipped before step {self.step}: {self._blame()}.")
-        terms = check_terms(self.means.read(), f"before step {self.step}")
-        return terms, skipped
-
-    def _blame(self) -> str:
-        if self._last_terms is None:
-            return "each made a gradient that is not finite"
-        bad = [name for name, value in self._last_terms._asdict().items() if not value.isfinite().all()]
-        parameters = parameters_to_blame(self.model)
-        if not bad and not parameters:
-            return "the norm of their gradients is above `skip_norm`"
-        listed = ", ".join(parameters[:5]) + (f" and {len(parameters) - 5} more" if len(parameters) > 5 else "")
-        return "; ".join(
-            [f"{', '.join(bad)} not finite"] * bool(bad) + [f"gradient not finite in {listed}"] * bool(parameters)
-        )
+        try:
+            skipped = self.optimization.skipped(self._terms, self.steps_per_epoch)
+            return check_terms(self.means.read(), "in training"), skipped
+        except TrainingError as error:
+            kept = "There is no checkpoint" if self.last_checkpoint is None else f"The last is {self.last_checkpoint}"
+            raise TrainingError(
+                f"Before step {self.step}: {error} Try a smaller `learning_rate`, and look for NaN among the images."
+                f" {kept}."
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must be as it was for the run to go on as if never stopped."""
-        scaler = self.accelerator.scaler
         return {
             "step": self.step,
             "seconds": self.seconds,
             "history": [record.state_dict() for record in self.history],
             "means": self._of_all_processes(self.means.state_dict()),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "skipped": self._skipped,
+            "optimization": self.optimization.state_dict(),
             "random": self._of_all_processes(randomness.capture(self.accelerator.device)),
         }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        rank = self.accelerator.process_index
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.history = [EpochRecord.from_state_dict(record) for record in state["history"]]
+        self.means.load_state_dict({name: values[rank] for name, values in state["means"].items()})
+        self.model.load_state_dict(state["model"])
+        self.optimization.load_state_dict(state["optimization"])
+        random = {name: values[rank] for name, values in state["random"].items()}
+        randomness.restore(random, self.accelerator.device)
 
     def _of_all_processes(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each tensor with a leading axis over processes."""
         device = self.accelerator.device
         return {name: self.accelerator.gather(value[None].to(device)) for name, value in tensors.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
-        device = self.accelerator.device
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.history = [EpochRecord.from_state_dict(record) for record in state["history"]]
-        rank = self.accelerator.process_index
-        self.means.load_state_dict({name: values[rank] for name, values in state["means"].items()})
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self._skipped = state["skipped"].to(device)
-        randomness.restore({name: values[rank] for name, values in state["random"].items()}, device)
 
-
-def check_terms(terms: Any, when: str) -> Any:
+def check_terms(terms: Any, where: str) -> Any:
     """The terms, floats; a :class:`TrainingError` that names the first that is not finite."""
     for name, value in terms._asdict().items():
         if not math.isfinite(value):
-            raise TrainingError(
-                f"The {name} became {value} {when}. Try a smaller `learning_rate`, and look for NaN among the images."
-            )
+            raise TrainingError(f"the {name} became {value} {where}.")
     return terms

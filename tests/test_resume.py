@@ -1,0 +1,339 @@
+"""A run that is stopped, in whatever way, and resumed ends bitwise as one that never was."""
+
+import io
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vaelib as vl
+from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
+
+
+def model_of(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return vl.conv_vae((1, 8, 8), 2, hidden_channels=(4, 8), dropout=0.2, corruption=vl.GaussianNoise(0.1), **kwargs)
+
+
+def weights(model):
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+def trainer_of(directory, *callbacks, **kwargs):
+    options = {"max_epochs": 3, "batch_size": 10, "output_dir": directory} | kwargs
+    parts = [vl.Checkpoints(every=3, keep_last=3), vl.EMA(0.9), vl.EarlyStopping(patience=9)]
+    return vl.Trainer(callbacks=[*parts, *callbacks], **options)
+
+
+class Crash(Exception):
+    pass
+
+
+class CrashAt:
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, run):
+        if run.step == self.step:
+            raise Crash
+
+
+def dataset():
+    images = vl.data.shapes(57, image_size=8).images
+    return vl.data.ImageDataset(images, dynamic=True, flip=True)
+
+
+class NoisyPictures(torch.utils.data.Dataset):
+    """Draws from all three global generators, as old transforms do."""
+
+    def __len__(self):
+        return 57
+
+    def __getitem__(self, index):
+        base = torch.full((1, 8, 8), index / 57)
+        return (base + torch.rand(1) + float(np.random.rand()) + random.random()).clamp(max=4) / 4  # noqa: NPY002
+
+
+@pytest.fixture
+def shards(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number in range(2):
+        with tarfile.open(folder / f"{number}.tar", "w") as tar:
+            for index, image in enumerate(vl.data.shapes(30, image_size=10, seed=number).images):
+                stream = io.BytesIO()
+                Image.fromarray(image[0].numpy()).save(stream, "png")
+                entry = tarfile.TarInfo(f"{index:03d}.png")
+                entry.size = stream.tell()
+                tar.addfile(entry, io.BytesIO(stream.getvalue()))
+    return folder
+
+
+def make_loader(generator):
+    from torch.utils.data import DataLoader
+
+    own = torch.Generator().manual_seed(7) if generator else None
+    return DataLoader(NoisyPictures(), batch_size=10, shuffle=True, generator=own)
+
+
+SOURCES = {
+    "memory": lambda shards: dataset(),
+    "stream": lambda shards: vl.data.stream(
+        shards, "all", image_size=8, flip=True, transform=lambda x: x.roll(int(torch.randint(9, ())), 2), workers=0
+    ),
+    "loader": lambda shards: make_loader(False),
+    "loader with a generator": lambda shards: make_loader(True),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("step", [2, 8, 12, 18])
+def test_resuming_is_bitwise_the_run_that_never_stopped(source, step, tmp_path, shards):
+    """With dropout, corruption, binarisation, flips, an average of the weights, and crashes within and between epochs."""
+    val = vl.data.shapes(20, image_size=8, seed=1)
+    whole = model_of()
+    expected = trainer_of(tmp_path / "whole").fit(whole, SOURCES[source](shards), val, progress=False)
+
+    run = tmp_path / "stopped"
+    with pytest.raises(Crash):
+        trainer_of(run, CrashAt(step)).fit(model_of(), SOURCES[source](shards), val, progress=False)
+    torch.manual_seed(99)
+    model = model_of(seed=5)
+    history = trainer_of(run, CrashAt(-1)).fit(model, SOURCES[source](shards), val, resume=True, progress=False)
+
+    assert torch.equal(weights(model), weights(whole))
+    plain = [[r.epoch, r.step, *r.train, *r.val, r.learning_rate, r.num_images] for r in history]
+    assert plain == [[r.epoch, r.step, *r.train, *r.val, r.learning_rate, r.num_images] for r in expected]
+    for name in ("best", "last"):
+        assert torch.equal(weights(vl.load(run / name)), weights(vl.load(tmp_path / "whole" / name)))
+    states = [newest_checkpoint(directory)[1] for directory in (run, tmp_path / "whole")]
+    for name in ("model", "optimization", "random"):
+        assert str(states[0][name]) == str(states[1][name])
+
+
+def test_a_finished_run_has_nothing_left_to_do_and_may_be_prolonged(tmp_path):
+    model = model_of()
+    history = trainer_of(tmp_path / "run", lr_schedule="constant").fit(model, dataset(), dataset(), progress=False)
+    again = model_of(seed=3)
+    trainer = trainer_of(tmp_path / "run", lr_schedule="constant")
+    assert len(trainer.fit(again, dataset(), dataset(), resume=True, progress=False)) == len(history) == 3
+    assert torch.equal(weights(again), weights(model))
+    longer = trainer_of(tmp_path / "run", lr_schedule="constant", max_epochs=5)
+    assert len(longer.fit(again, dataset(), dataset(), resume=True, progress=False)) == 5
+    straight = model_of()
+    trainer_of(tmp_path / "b", lr_schedule="constant", max_epochs=5).fit(straight, dataset(), dataset(), progress=False)
+    assert torch.equal(weights(again), weights(straight))
+
+
+def test_resume_without_a_checkpoint_starts(tmp_path):
+    assert len(trainer_of(tmp_path / "run").fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
+
+
+def test_what_cannot_be_resumed_is_refused(tmp_path):
+    run = tmp_path / "run"
+    trainer_of(run).fit(model_of(), dataset(), dataset(), progress=False)
+    before = sorted(os.listdir(run / "checkpoints"))
+    with pytest.raises(FileExistsError, match=r"`output_dir` .* has the checkpoints of a run: go on with resume=True"):
+        trainer_of(run).fit(model_of(), dataset(), dataset(), progress=False)
+    for options, match in (
+        ({"batch_size": 11}, "`batch_size` must be 10 as in .*step_0000000018, got 11"),
+        ({"seed": 4}, "`seed` must be 0 as in"),
+        ({"learning_rate": 0.1}, "`learning_rate` must be 0.005 as in"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            trainer_of(run, **options).fit(model_of(), dataset(), dataset(), resume=True, progress=False)
+    with pytest.raises(ValueError, match="`num_images` must be 57 as in .*, got 56"):
+        trainer_of(run).fit(model_of(), dataset().subset(slice(56)), dataset(), resume=True, progress=False)
+    with pytest.raises(ValueError, match="`model` must be {'class': 'VAE'"):
+        trainer_of(run).fit(model_of(norm="none"), dataset(), dataset(), resume=True, progress=False)
+    with pytest.raises(ValueError, match="`resume` needs the `output_dir`"):
+        vl.Trainer().fit(model_of(), dataset(), resume=True)
+    assert sorted(os.listdir(run / "checkpoints")) == before
+
+
+def test_keep_last_and_leftovers(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / ".step_0000000001-dead").mkdir(parents=True)
+    trainer_of(run).fit(model_of(), dataset(), dataset(), progress=False)
+    assert sorted(os.listdir(run / "checkpoints")) == ["step_0000000012", "step_0000000015", "step_0000000018"]
+    for name in ("every", "keep_last"):
+        with pytest.raises(ValueError, match=f"`{name}` must be >= 1"):
+            vl.Checkpoints(**{name: 0})
+
+
+def tear(path, how):
+    tensors, state = path / "tensors.safetensors", path / "state.json"
+    if how == "short tensors":
+        tensors.write_bytes(tensors.read_bytes()[:-100])
+    elif how == "one bit":
+        content = bytearray(tensors.read_bytes())
+        content[-50] ^= 1
+        tensors.write_bytes(content)
+    elif how == "short state":
+        state.write_text(state.read_text()[:200])
+    elif how == "missing tensors":
+        tensors.unlink()
+    elif how == "missing state":
+        state.unlink()
+    elif how == "foreign":
+        state.write_text(json.dumps({"format": "other", "state": {}}))
+    elif how == "no object":
+        state.write_text("[1]")
+    else:
+        state.write_bytes(b"\xff\xfe\x00")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "short tensors",
+        "one bit",
+        "short state",
+        "missing tensors",
+        "missing state",
+        "foreign",
+        "no object",
+        "binary",
+    ],
+)
+def test_a_torn_or_foreign_checkpoint_is_named_and_the_one_before_is_used(how, tmp_path, caplog):
+    whole = model_of()
+    trainer_of(tmp_path / "run").fit(whole, dataset(), dataset(), progress=False)
+    newest = tmp_path / "run" / "checkpoints" / "step_0000000018"
+    tear(newest, how)
+    with pytest.raises(vl.ModelFileError, match="step_0000000018 is (torn|foreign|torn or foreign)"):
+        read_checkpoint(newest)
+    model = model_of(seed=4)
+    trainer_of(tmp_path / "run").fit(model, dataset(), dataset(), resume=True, progress=False)
+    assert torch.equal(weights(model), weights(whole))
+    assert "step_0000000018 is" in caplog.text and "The one before it is used" in caplog.text
+
+
+def test_states_of_every_kind_survive(tmp_path):
+    shared = torch.rand(3)
+    state = {"a": [1, 2.5, None, "x", float("inf")], "b": {0: shared, 1: {"c": shared.t()}}, "d": torch.tensor(3)}
+    write_checkpoint(tmp_path / "one", state)
+    read = read_checkpoint(tmp_path / "one")
+    assert read["a"] == state["a"] and list(read["b"]) == [0, 1]
+    assert torch.equal(read["b"][1]["c"], shared) and read["d"] == 3
+
+
+FULL = """
+import resource, sys, torch, vaelib as vl
+torch.manual_seed(0)
+class Full:
+    def on_epoch(self, run):
+        if run.epoch == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(16, 16))
+vl.Trainer(max_epochs=5, batch_size=10, output_dir=sys.argv[1], callbacks=[Full(), vl.Pictures(every=100)]).fit(
+    model, vl.data.shapes(30, image_size=8), progress=False)
+"""
+
+
+def test_a_full_disk_is_told_and_earlier_checkpoints_stay(tmp_path):
+    """The limit of file sizes stands for the full disk: writing fails half-way in the same place."""
+    run = tmp_path / "run"
+    result = subprocess.run([sys.executable, "-c", FULL, str(run)], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "OSError" in result.stderr
+    path, state = newest_checkpoint(run)
+    assert path.name == "step_0000000003" and state["step"] == 3
+    assert sorted(os.listdir(run / "checkpoints")) == ["step_0000000003"]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "step_1", {"a": torch.zeros(3)})
+
+    def fails(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vaelib.training.checkpoints.save_file", fails)
+    with pytest.raises(OSError, match=r"step_2 could not be written .*No space left.* those before it are untouched"):
+        write_checkpoint(tmp_path / "step_2", {"a": torch.zeros(3)})
+    assert os.listdir(tmp_path) == ["step_1"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "data.npy"
+    np.save(path, vl.data.shapes(400, image_size=8).images.numpy())
+    return path
+
+
+def command(digits, run, *options):
+    shape = ["--data", str(digits), "--epochs", "40", "--batch-size", "16", "--latent-dim", "2", "--ema", "0.9"]
+    return [sys.executable, "-m", "vaelib", "train", *shape, "--checkpoint-every", "7", "--out", str(run), *options]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits, tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(command(digits, run), check=True, capture_output=True)
+    return weights(vl.load(run / "last"))
+
+
+def wait_for_checkpoint(run, process):
+    while process.poll() is None and not list((run / "checkpoints").glob("step_*")):
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_finish_the_step_and_say_how_to_resume(number, digits, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(digits, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(run, process)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + number
+    assert f"Stopped by {number.name} after step" in errors
+    said = errors.split("Resume with: vaelib ")[1].splitlines()[0]
+    result = subprocess.run([sys.executable, "-m", "vaelib", *shlex.split(said)], check=True, capture_output=True)
+    assert b"after 40 epochs" in result.stdout
+    assert torch.equal(weights(vl.load(run / "last")), uninterrupted)
+
+
+def kill_and_resume(digits, run, kills, generator):
+    """Runs to its end, killed without warning at ``kills`` random moments; how often a kill hit the training."""
+    hits, started = 0, False
+    for _ in range(kills):
+        options = ["--resume"] if (run / "run.json").exists() else []
+        process = subprocess.Popen(command(digits, run, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = newest_checkpoint(run) if started else None
+        time.sleep(generator.uniform(2.0, 5.0))
+        process.kill()
+        hits += process.wait() == -signal.SIGKILL
+        after = newest_checkpoint(run)
+        started = after is not None
+        if before is not None:
+            assert after[1]["step"] >= before[1]["step"], "something older than the last checkpoint was lost"
+    options = ["--resume"] if (run / "run.json").exists() else []
+    subprocess.run(command(digits, run, *options), check=True, capture_output=True)
+    return hits
+
+
+def test_killed_without_warning(digits, uninterrupted, tmp_path):
+    assert kill_and_resume(digits, tmp_path / "run", 2, random.Random(0)) > 0
+    assert torch.equal(weights(vl.load(tmp_path / "run" / "last")), uninterrupted)
+
+
+@pytest.mark.slow
+def test_killed_25_times(digits, uninterrupted, tmp_path):
+    """Each run is killed up to five times at random moments, and begun anew when it is done."""
+    hits, generator = 0, random.Random(1)
+    while hits < 25:
+        hits += kill_and_resume(digits, tmp_path / "run", 5, generator)
+        assert torch.equal(weights(vl.load(tmp_path / "run" / "last")), uninterrupted)
+        shutil.rmtree(tmp_path / "run")
+    print(f"killed {hits} times")

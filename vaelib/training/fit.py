@@ -1,0 +1,266 @@
+"""One call of ``Trainer.fit``: from a recipe, a model and images to a finished run."""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from vaelib._files import writable_directory
+from vaelib.data import ImageDataset
+from vaelib.evaluation.bound import as_batches
+from vaelib.objectives import Elbo, Reconstruction
+from vaelib.serialization import describe, save
+from vaelib.training import randomness
+from vaelib.training.batches import Indexed, IndexedBatches, LoaderBatches, Share
+from vaelib.training.checkpoints import Checkpoints, newest_checkpoint
+from vaelib.training.hardware import compiles, make_accelerator, tuned
+from vaelib.training.history import EpochRecord, Means, write_csv
+from vaelib.training.interruption import Interruption, TrainingInterrupted
+from vaelib.training.optimization import Optimization
+from vaelib.training.pictures import CollapseWarning, Pictures
+from vaelib.training.progress import ProgressReport
+from vaelib.training.run import ObjectiveModule, Run
+from vaelib.training.validation import over_processes, validate
+from vaelib.vae import AutoEncoder
+
+if TYPE_CHECKING:
+    from vaelib.training.trainer import Trainer
+
+__all__ = ["Fit"]
+
+_READ_EVERY = 50  # steps between looks at the loss, since each waits for the device
+_EXAMPLES = 256  # images for pictures and for the count of dead latents
+
+
+class Fit:
+    """One call of :meth:`Trainer.fit`."""
+
+    def __init__(self, trainer: Trainer, model: nn.Module, train: Any, val: Any) -> None:
+        self.trainer, self.model = trainer, model
+        self.accelerator = make_accelerator(trainer.precision)
+        self.device = self.accelerator.device
+        self.objective = trainer.objective or (Reconstruction() if isinstance(model, AutoEncoder) else Elbo())
+        share = Share(self.accelerator.process_index, self.accelerator.num_processes, trainer.accumulate)
+        self.train, self.val = (_source(n, d, model, self.device) for n, d in (("train", train), ("val", val)))
+        self.batches = (
+            IndexedBatches(self.train, trainer.batch_size, share, trainer.seed, self.device)
+            if isinstance(self.train, Indexed)
+            else LoaderBatches(self.train, share, self.device)
+        )
+        self.compiled = compiles(trainer.compile, trainer.max_epochs * len(self.batches), self.device)
+        self.callbacks = list(trainer.callbacks)
+        self.output_dir: Path | None = None
+        if trainer.output_dir is not None:
+            describe(model)
+            self.output_dir = writable_directory("output_dir", trainer.output_dir)
+            parts = [CollapseWarning, Pictures, Checkpoints]
+            given = {type(callback) for callback in self.callbacks}
+            self.callbacks += [part() for part in parts if part not in given]
+        self.checkpoints = next((part for part in self.callbacks if isinstance(part, Checkpoints)), None)
+
+    def run(self, resume: bool, progress: bool) -> list[EpochRecord]:
+        """Train from the start or from a checkpoint to the end."""
+        found = _checkpoint_to_resume(self.output_dir, resume, self.accelerator)
+        main = self.accelerator.is_main_process
+        with randomness.isolated(self.device), tuned(self.model, self.device, self.trainer.precision):
+            set_seed(self.trainer.seed, device_specific=True)  # dropout and draws are of the global generators
+            run = _started(self)
+            self._tell("on_start", run)
+            with (
+                ProgressReport(progress and main, run.total_steps, run.max_epochs) as report,
+                Interruption(enabled=self.output_dir is not None) as interruption,
+            ):
+                if found is not None:
+                    self._restore(run, *found)
+                    report.line(f"resumed from {found[0]}, step {run.step} of {run.total_steps}")
+                while run.epoch <= run.max_epochs and run.stop_reason is None:
+                    self._epoch(run, report, interruption)
+            self._tell("on_end", run)
+        self.model.eval()
+        return run.history
+
+    def _epoch(self, run: Run, report: ProgressReport, interruption: Interruption) -> None:
+        started = time.perf_counter() - run.seconds
+        run.model.train()
+        for pieces in self.batches.epoch(run.epoch, run.position):
+            run.take_step(pieces)
+            run.seconds = time.perf_counter() - started
+            reading = run.step % _READ_EVERY == 0 or run.epoch_is_over
+            if reading:
+                report.steps(run.step, run.read()[0], run.means.totals()[-1])
+            self._tell("on_step", run)
+            self._stop_if_interrupted(run, interruption, reading)
+        (train, num_images), skipped = over_processes(run.means, self.accelerator), run.read()[1]
+        seconds = time.perf_counter() - started
+        run.history.append(
+            EpochRecord(
+                epoch=run.epoch,
+                step=run.step,
+                train=train,
+                val=self._validated(run),
+                learning_rate=run.optimization.optimizer.param_groups[0]["lr"],
+                skipped=skipped,
+                num_images=num_images,
+                seconds=seconds,
+                images_per_second=num_images / seconds,
+            )
+        )
+        run.means, run.seconds = Means(), 0.0
+        report.epoch(run.history[-1])
+        self._tell("on_epoch", run)
+        if run.output_dir is not None:
+            _write_models(run, run.output_dir)
+        run.checkpoint()
+
+    def _validated(self, run: Run) -> Any:
+        trainer = self.trainer
+        return None if self.val is None else validate(run, self.val, 4 * trainer.batch_size, trainer.seed)
+
+    def _tell(self, event: str, run: Run) -> None:
+        for callback in self.callbacks:
+            if hasattr(callback, event):
+                getattr(callback, event)(run)
+
+    def _stop_if_interrupted(self, run: Run, interruption: Interruption, reading: bool) -> None:
+        if self.accelerator.num_processes > 1 and not reading:
+            return  # all must stop at the same step, and to ask them takes time
+        signal_number = int(self.accelerator.gather(torch.tensor([interruption.signal], device=self.device)).max())
+        if signal_number:
+            run.checkpoint()
+            raise TrainingInterrupted(signal_number, run.step, run.last_checkpoint)
+
+    def _restore(self, run: Run, path: Path, state: dict[str, Any]) -> None:
+        _check_recipe(run.recipe, state["recipe"], path)
+        for callback, kept in zip(self._stateful(), state["callbacks"], strict=True):
+            callback.load_state_dict(kept)
+        if isinstance(self.batches, LoaderBatches):
+            self.batches.load_state_dict(state["loader"])
+        run.load_state_dict(state)
+        run.last_checkpoint = path
+
+    def _write_checkpoint(self, run: Run) -> None:
+        if self.checkpoints is None or self.output_dir is None:
+            return
+        loader = self.batches.state_dict() if isinstance(self.batches, LoaderBatches) else {}
+        callbacks = [callback.state_dict() for callback in self._stateful()]
+        state = {"recipe": run.recipe, "callbacks": callbacks, "loader": loader} | run.state_dict()
+        if run.output_dir is not None:
+            run.last_checkpoint = self.checkpoints.write(run.output_dir, run.step, state)
+
+    def _stateful(self) -> list[Any]:
+        return [callback for callback in self.callbacks if hasattr(callback, "state_dict")]
+
+
+def _started(fit: Fit) -> Run:
+    trainer = fit.trainer
+    model = fit.model.to(fit.device)
+    if trainer.sync_batch_norm:
+        model = fit.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    module: nn.Module = ObjectiveModule(model, fit.objective)
+    if fit.compiled:
+        module.forward = torch.compile(module.forward)
+    total_steps = trainer.max_epochs * len(fit.batches)
+    optimization = Optimization(
+        model,
+        trainer.make_optimizer(model),
+        trainer.learning_rate_schedule(total_steps),
+        fit.accelerator,
+        trainer.clip_norm,
+        trainer.skip_norm,
+    )
+    prepared = fit.accelerator.prepare_model(module)
+    run = Run(prepared, model, optimization, fit.accelerator, len(fit.batches), trainer.max_epochs)
+    run.objective, run.recipe = fit.objective, _recipe(fit)
+    run.examples = _examples(fit.train if fit.val is None else fit.val, fit.device)
+    run.output_dir = fit.output_dir if fit.accelerator.is_main_process else None
+    run.checkpoint = functools.partial(fit._write_checkpoint, run)
+    return run
+
+
+def _checkpoint_to_resume(
+    output_dir: Path | None, resume: bool, accelerator: Accelerator
+) -> tuple[Path, dict[str, Any]] | None:
+    if output_dir is None:
+        if resume:
+            raise ValueError("`resume` needs the `output_dir` of the run to go on with, got None.")
+        return None
+    found = newest_checkpoint(output_dir)
+    if found is not None and not resume:
+        raise FileExistsError(
+            f"`output_dir` {output_dir} has the checkpoints of a run: go on with resume=True"
+            " (vaelib train --resume), or give another directory."
+        )
+    accelerator.wait_for_everyone()  # none may write before all have looked
+    return found
+
+
+def _recipe(fit: Fit) -> dict[str, Any]:
+    """What a checkpoint must agree with to be resumed; ``max_epochs`` may change."""
+    trainer = fit.trainer
+    names = ("batch_size", "learning_rate", "accumulate", "clip_norm", "skip_norm", "precision", "seed")
+    return {name: getattr(trainer, name) for name in names} | {
+        "model": None if fit.output_dir is None else describe(fit.model),
+        "objective": type(fit.objective).__name__,
+        "lr_schedule": trainer.lr_schedule if isinstance(trainer.lr_schedule, str) else "callable",
+        "optimizer": trainer.optimizer if isinstance(trainer.optimizer, str) else "callable",
+        "compile": fit.compiled,
+        "processes": fit.accelerator.num_processes,
+        "callbacks": [type(callback).__name__ for callback in fit.callbacks],
+        "steps_per_epoch": len(fit.batches),
+        "num_images": getattr(fit.batches, "num_images", None),
+    }
+
+
+def _check_recipe(asked: dict[str, Any], kept: dict[str, Any], path: Path) -> None:
+    for name, value in asked.items():
+        if kept[name] != value:
+            raise ValueError(
+                f"`{name}` must be {kept[name]!r} as in {path}, got {value!r};"
+                " give another `output_dir` for another run."
+            )
+
+
+def _source(name: str, data: Any, model: nn.Module, device: torch.device) -> Any:
+    """In-memory images move to the device once and for all, if they fit; streams and loaders stay what they are."""
+    if isinstance(data, Tensor):
+        data = ImageDataset(data)
+    if not isinstance(data, Indexed):
+        if data is not None and iter(data) is data:
+            raise TypeError(f"`{name}` must be images, or a loader that can be passed over again, got an iterator.")
+        return data
+    wanted = tuple(getattr(model, "image_shape", data.image_shape))
+    if tuple(data.image_shape) != wanted:
+        raise ValueError(
+            f"`{name}` must have images of the model's shape {wanted}, got {tuple(data.image_shape)};"
+            " vaelib.data.load(..., image_size=...) resizes."
+        )
+    images = getattr(data, "images", None)
+    if images is None or (device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2):
+        return data
+    moved: Any = data
+    return moved.to(device)
+
+
+def _examples(data: Any, device: torch.device) -> Tensor:
+    """The first images, with fixed draws of their own."""
+    with randomness.isolated(device):
+        torch.manual_seed(0)
+        if isinstance(data, Indexed):
+            return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device))
+        return next(as_batches(data, _EXAMPLES))[:_EXAMPLES].to(device)
+
+
+def _write_models(run: Run, output: Path) -> None:
+    """The models of an epoch. The best is the one of the lowest validation loss; without validation, the last."""
+    save(run.evaluated, output / "last")
+    validated = [record.val.loss for record in run.history if record.val is not None]
+    if not validated or validated[-1] == min(validated):
+        save(run.evaluated, output / "best")
+    write_csv(run.history, output / "history.csv")

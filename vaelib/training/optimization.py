@@ -1,0 +1,134 @@
+"""From gradients to moved weights, unless the step would do harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vaelib._checks import TrainingError
+from vaelib.schedules import Schedule
+
+__all__ = ["Optimization"]
+
+MAX_SKIPPED = 20  # in a row; a GradScaler that starts too high needs up to 16
+
+
+class Optimization:
+    """Optimiser, learning rate and loss scale; leaves a step out if its gradients are not finite or too large.
+
+    Args:
+        model: What is trained.
+        optimizer: Of its weights.
+        learning_rate: Step to learning rate.
+        accelerator: Brings the loss scale of fp16.
+        clip_norm: Total gradient norm to which larger ones are scaled down, or None.
+        skip_norm: Total gradient norm above which a step is left out, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        learning_rate: Schedule,
+        accelerator: Accelerator,
+        clip_norm: float | None,
+        skip_norm: float | None,
+    ) -> None:
+        self.optimizer = optimizer
+        self._model, self._learning_rate, self._accelerator = model, learning_rate, accelerator
+        self._clip_norm, self._skip_norm = clip_norm, skip_norm
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)  # in all, in a row
+
+    def begin(self, step: int) -> None:
+        """Before the passes of a step: no gradients, its learning rate, and running statistics kept."""
+        self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+        for kept, buffer in zip(self._kept, self._buffers, strict=True):
+            kept.copy_(buffer)
+
+    def finish(self, loss: Tensor) -> Tensor:
+        """Behind them: move the weights; a boolean scalar on the device, whether they were moved."""
+        scaler = self._accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        ok = self._check(loss)
+        if scaler is not None:
+            if ok:
+                scaler.step(self.optimizer)
+            scaler.update()
+        elif self.optimizer.defaults.get("fused"):
+            # Fused kernels look at this flag on the device, as they do for torch's GradScaler.
+            self.optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif ok:
+            self.optimizer.step()
+        self._restore_buffers_unless(ok)
+        self._skipped = torch.stack([self._skipped[0] + ~ok, (self._skipped[1] + 1) * ~ok])
+        return ok
+
+    def skipped(self, terms: Any, steps_per_epoch: int) -> int:
+        """Steps left out since the start; waits for the device.
+
+        Raises:
+            TrainingError: If too many were in a row, naming what in ``terms`` and which gradients are not finite.
+        """
+        skipped, in_a_row = self._skipped.tolist()
+        if in_a_row >= min(MAX_SKIPPED, steps_per_epoch):
+            raise TrainingError(f"{in_a_row} steps in a row were skipped: {self._blame(terms)}.")
+        return int(skipped)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the optimiser and the loss scale, and the steps skipped."""
+        scaler = self._accelerator.scaler
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "skipped": self._skipped,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self._skipped = state["skipped"].to(self._accelerator.device)
+
+    def _check(self, loss: Tensor) -> Tensor:
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        ok = torch.isfinite(norm)
+        if self._accelerator.num_processes == 1:  # of several, each has its own loss but all have the same gradients
+            ok = ok & loss.isfinite()
+        if self._skip_norm is not None:
+            ok = ok & (norm <= self._skip_norm)
+        if self._clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, norm, foreach=True)
+        return ok
+
+    def _restore_buffers_unless(self, ok: Tensor) -> None:
+        """Undo what a step that was left out has done to running statistics."""
+        if ok.device.type == "cpu" and ok:
+            return
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(torch.where(ok, buffer, kept))
+
+    def _blame(self, terms: Any) -> str:
+        bad = [name for name, value in terms._asdict().items() if not value.isfinite().all()]
+        named = [
+            name
+            for name, parameter in self._model.named_parameters()
+            if parameter.grad is not None and not parameter.grad.isfinite().all()
+        ]
+        if not bad and not named:
+            return "the norm of their gradients was above `skip_norm`"
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        said = [f"{', '.join(bad)} not finite"] * bool(bad)
+        said += [f"gradient not finite in {', '.join(named[:5])}{more}"] * bool(named)
+        return "; ".join(said)

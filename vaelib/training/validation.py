@@ -1,0 +1,50 @@
+"""The objective's terms over the validation images, on all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from vaelib.data.dataset import even_parts
+from vaelib.evaluation.bound import as_batches
+from vaelib.training import randomness
+from vaelib.training.batches import Indexed
+from vaelib.training.history import Means
+from vaelib.training.run import Run, check_terms
+from vaelib.vae import eval_mode
+
+__all__ = ["over_processes", "validate"]
+
+
+def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
+    """Means over all images of ``data``, with the same draws and the schedules' last values each time."""
+    accelerator = run.accelerator
+    means, counts = Means(), torch.ones((), dtype=torch.bool, device=accelerator.device)
+    with randomness.isolated(accelerator.device), eval_mode(run.evaluated), accelerator.autocast():
+        set_seed(seed, device_specific=True)
+        for x in _batches(data, batch_size, accelerator):
+            means.add(run.objective(run.evaluated, x, step=run.total_steps - 1), len(x), counts)
+    return check_terms(over_processes(means, accelerator)[0], f"on `val` after step {run.step}")
+
+
+def over_processes(means: Means, accelerator: Accelerator) -> tuple[Any, int]:
+    """The means over the images of all processes, and how many there are."""
+    totals = torch.tensor(means.totals(), dtype=torch.float64)
+    if accelerator.num_processes > 1:
+        totals = accelerator.reduce(totals.to(accelerator.device), "sum").cpu()
+    return means.read(totals.tolist()), int(totals[-1])
+
+
+def _batches(data: Any, batch_size: int, accelerator: Accelerator) -> Iterator[Tensor]:
+    """This process's part of the images."""
+    device = accelerator.device
+    if not isinstance(data, Indexed):
+        yield from (x.to(device) for x in as_batches(data, batch_size))
+        return
+    mine = torch.arange(len(data)).tensor_split(accelerator.num_processes)[accelerator.process_index]
+    yield from data.fetch((mine[first:last] for first, last in even_parts(len(mine), batch_size)), device)
