@@ -121,7 +121,10 @@ def save(model: nn.Module, directory: str | Path) -> None:
     path = writable_directory("directory", directory)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with written_whole(path / WEIGHTS_NAME) as temporary:
-        save_file(tensors, temporary)
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # such as a full disk
+            raise OSError(f"{path / WEIGHTS_NAME} could not be written: {error}.") from error
     with written_whole(path / CONFIG_NAME) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
 

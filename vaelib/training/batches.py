@@ -110,12 +110,13 @@ class LoaderBatches:
         return len(self._loader)
 
     def state_dict(self) -> dict[str, Any]:
-        """The random states at the start of the epoch, from which its order follows."""
-        return self._state
+        """The random states at the start of the epoch, from which its order follows, and now."""
+        return {"start": self._state, "now": self._capture()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next epoch from ``state``."""
-        self._state = state
+        """Go on from ``state``."""
+        self._state = state["start"]
+        self._restore(state["now"])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Piece]]:
         """The batches of an epoch; those before ``start`` are drawn again and left out."""

@@ -39,10 +39,9 @@ class Checkpoints:
         self.every = None if every is None else check_int("every", every)
         self.keep_last = check_int("keep_last", keep_last)
 
-    def on_step(self, run: Any) -> None:
-        """Write one if it is time."""
-        if self.every is not None and run.step % self.every == 0 and not run.epoch_is_over:
-            run.checkpoint()
+    def due(self, run: Any) -> bool:
+        """Whether to write one after this step; the end of an epoch has its own."""
+        return self.every is not None and run.step % self.every == 0 and not run.epoch_is_over
 
     def write(self, output_dir: Path, step: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint of ``step``, then remove the oldest."""

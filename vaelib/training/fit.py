@@ -96,6 +96,8 @@ class Fit:
             if reading:
                 report.steps(run.step, run.read()[0], run.means.totals()[-1])
             self._tell("on_step", run)
+            if self.checkpoints is not None and self.checkpoints.due(run):
+                run.checkpoint()
             self._stop_if_interrupted(run, interruption, reading)
         (train, num_images), skipped = over_processes(run.means, self.accelerator), run.read()[1]
         seconds = time.perf_counter() - started

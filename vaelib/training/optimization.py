@@ -96,6 +96,11 @@ class Optimization:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    # Fused kernels take it that moments lie in memory as their weights do, channels last.
+                    moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self._skipped = state["skipped"].to(self._accelerator.device)
