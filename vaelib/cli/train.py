@@ -131,11 +131,11 @@ def train(
 
 def _train(options: dict[str, Any], *, json_output: bool) -> None:
     import torch
-    from accelerate import PartialState
 
     from vaelib.training import TrainingInterrupted
+    from vaelib.training.hardware import is_main_process
 
-    main, out = PartialState().is_main_process, options["out"]
+    main, out = is_main_process(), options["out"]
     if main and not options["resume"] and (out / "history.csv").exists():
         raise FileExistsError(f"`--out` must not hold a run already, got {out}; give another, or --resume it.")
     train_images, test_images = (_images(options, split) for split in ("train", "test"))

@@ -8,13 +8,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from vaelib.training.convolutions import fast_convolutions
 
-__all__ = ["PRECISIONS", "compiles", "make_accelerator", "tuned"]
+__all__ = ["PRECISIONS", "compiles", "is_main_process", "make_accelerator", "tuned"]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _STEPS_THAT_PAY = 20_000  # compilation costs up to a minute, and gains a few milliseconds a step
@@ -25,7 +26,17 @@ def make_accelerator(precision: str | None) -> Accelerator:
     mixed = {None: None, "bf16": "bf16", "fp16": "fp16"}.get(precision, "no")
     # accelerate keeps the precision of the first Accelerator of a process for all that follow; the processes stay.
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=mixed)
+    return Accelerator(mixed_precision=mixed, cpu=_on_cpu())
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and talks; joins the others if there are any."""
+    return PartialState(cpu=_on_cpu()).is_main_process
+
+
+def _on_cpu() -> bool:
+    """Said outright, since accelerate finds the other processes of a machine without accelerator only then."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU") == 1 or not torch.accelerator.is_available()
 
 
 def compiles(wanted: bool | None, total_steps: int, device: torch.device) -> bool:

@@ -31,7 +31,7 @@ def capture(device: torch.device) -> dict[str, Tensor]:
 
 def restore(state: dict[str, Tensor], device: torch.device) -> None:
     """Put the generators where they were at :func:`capture`."""
-    torch.set_rng_state(state["torch"])
+    torch.set_rng_state(state["torch"].clone())  # torch 2.15 reads a view of another tensor from the wrong place
     *keys, position, has_gauss = state["numpy"].tolist()
     gauss = state["numpy_gauss"].item()
     np.random.set_state(  # noqa: NPY002
@@ -40,7 +40,7 @@ def restore(state: dict[str, Tensor], device: torch.device) -> None:
     next_gauss = state["python_gauss"].item()
     random.setstate((3, tuple(state["python"].tolist()), None if next_gauss != next_gauss else next_gauss))
     if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
+        torch.cuda.set_rng_state(state["cuda"].clone(), device)
 
 
 @contextmanager

@@ -1,0 +1,171 @@
+"""Two gloo processes on one machine beside one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import vaelib as vl
+
+PROGRAM = """
+import json, os, sys, time
+import torch, vaelib as vl
+
+class PosteriorMean:
+    '''The ELBO's terms without a draw, so that processes cannot differ by what they drew.'''
+    def __call__(self, model, x, *, step=0, generator=None):
+        mu, logvar = model.encode(x)
+        return vl.elbo_loss(x, model.decode(mu), mu, logvar, likelihood=model.likelihood)
+
+class Report:
+    def __init__(self): self.seen = []
+    def on_step(self, run):
+        if run.accelerator.process_index == 1 and os.environ.get("DIES_AT") == str(run.step): os._exit(9)
+
+options = json.loads(sys.argv[1])
+if options.pop("posterior_mean"): options["objective"] = PosteriorMean()
+norm, images = options.pop("norm"), options.pop("images")
+resume = options.pop("resume", False)
+torch.manual_seed(0)
+model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(8, 8), norm=norm)
+data = vl.data.shapes(images, image_size=8)
+trainer = vl.Trainer(callbacks=[Report()], **options)
+history = trainer.fit(model, data, vl.data.shapes(37, image_size=8, seed=1), progress=False, resume=resume)
+total = sum(p.double().sum().item() for p in model.parameters())
+rank = os.environ.get("RANK", "0")
+if rank == "0" or os.environ.get("ALL_RANKS"):
+    print(json.dumps({"train": [r.train.loss for r in history], "val": [r.val.loss for r in history],
+                      "images": [r.num_images for r in history], "weights": total, "rank": rank}), flush=True)
+"""
+SETTINGS = {"posterior_mean": True, "norm": "group", "images": 101, "max_epochs": 3, "batch_size": 16}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(processes, settings, environment=None):
+    started = []
+    port = str(free_port())
+    for rank in range(processes):
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1"}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        plain = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+        own = plain | (ranks | address if processes > 1 else {}) | (environment or {})
+        arguments = [sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(SETTINGS | settings)]
+        started.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own))
+    return started
+
+
+def finish(started):
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), "\n".join(
+        errors[-3000:] for _, errors in outputs
+    )
+    return [json.loads(line) for out, _ in outputs for line in out.splitlines() if line.startswith("{")]
+
+
+def run(processes, environment=None, **settings):
+    return finish(start(processes, settings, environment))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return run(1)[0]
+
+
+def test_two_processes_follow_the_curve_of_one(alone):
+    """101 images in steps of 14 and 15, cut in two. Not bitwise: sums over 7 and 7 round otherwise than over 14."""
+    pair = run(2, {"ALL_RANKS": "1"})
+    assert pair[0]["weights"] == pair[1]["weights"]
+    assert pair[0]["images"] == alone["images"] == [101] * 3
+    assert pair[0]["train"] == pytest.approx(alone["train"], rel=1e-5)
+    assert pair[0]["val"] == pytest.approx(alone["val"], rel=1e-5)
+
+
+def test_accumulation_over_two_processes_too(alone):
+    assert run(2, accumulate=3)[0]["train"] == pytest.approx(alone["train"], rel=1e-5)
+
+
+def test_with_draws_and_batch_norm_the_curves_are_close():
+    """Each process draws its own noise and normalises by its own images: nats differ as they do between seeds."""
+    settings = {"posterior_mean": False, "norm": "batch", "images": 400, "max_epochs": 4}
+    one, two = run(1, **settings)[0], run(2, **settings)[0]
+    assert two["images"] == one["images"]
+    assert two["train"][-1] == pytest.approx(one["train"][-1], rel=0.1)
+    assert two["val"][-1] == pytest.approx(one["val"][-1], rel=0.1)
+
+
+def test_two_processes_write_one_run_and_resume_it(tmp_path):
+    directory = tmp_path / "run"
+    settings = {"posterior_mean": False, "norm": "batch", "lr_schedule": "constant"}
+    run(2, output_dir=str(directory), **(settings | {"max_epochs": 2}))
+    assert len(list((directory / "checkpoints").iterdir())) == 2
+    resumed = run(2, output_dir=str(directory), resume=True, **settings)[0]
+    straight = run(2, output_dir=str(tmp_path / "straight"), **settings)[0]
+    for name in ("weights", "train", "val"):
+        assert resumed[name] == straight[name]
+    result = start(1, settings | {"output_dir": str(directory), "resume": True})[0]
+    assert "`processes` must be 2 as in" in result.communicate()[1]
+
+
+def test_a_process_that_dies_ends_the_other(tmp_path):
+    processes = start(2, {"max_epochs": 2000}, {"DIES_AT": "20"})
+    started = time.monotonic()
+    _, errors = processes[0].communicate(timeout=120)
+    assert processes[1].wait() == 9
+    processes[1].communicate()
+    assert processes[0].returncode != 0
+    assert "onnection" in errors
+    assert time.monotonic() - started < 90
+
+
+def test_a_step_must_reach_every_process():
+    process = start(2, {"accumulate": 9})
+    errors = [p.communicate(timeout=120)[1] for p in process]
+    assert "`batch_size` must give each of 2 processes at least 9 images a step" in errors[0]
+
+
+def test_vaelib_train_under_torchrun(tmp_path):
+    arguments = ["--data", "shapes", "--image-size", "8", "--epochs", "1", "--batch-size", "500", "--latent-dim", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    program = [str(free_port()), "-m", "vaelib", "train", *arguments, "--out", str(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(launcher + program, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("nats per test image after 1 epochs") == 1
+    assert vl.load(tmp_path / "run").image_shape == (1, 8, 8)
+    state = json.loads(next((tmp_path / "run" / "checkpoints").iterdir()).joinpath("state.json").read_text())
+    assert ["processes", 2] in dict(state["state"]["pairs"])["recipe"]["pairs"]
+
+
+def test_a_loader_must_be_sharded(monkeypatch):
+    from vaelib.training.batches import LoaderBatches, Share
+
+    batches = [torch.rand(4, 1, 8, 8)] * 2
+    with pytest.raises(ValueError, match="a DataLoader with a DistributedSampler for 2 processes, got list"):
+        LoaderBatches(batches, Share(0, 2, 1), torch.device("cpu"))
+    with pytest.raises(ValueError, match="`accumulate` must be 1 for a loader, which cuts its own batches, got 2"):
+        LoaderBatches(batches, Share(0, 1, 2), torch.device("cpu"))
+
+
+def test_sampler_epochs_advance():
+    from torch.utils.data import DataLoader, DistributedSampler
+
+    from vaelib.training.batches import LoaderBatches, Share
+
+    images = torch.arange(8.0).view(8, 1, 1, 1) / 8
+    orders = []
+    for rank in range(2):
+        sampler = DistributedSampler(images, num_replicas=2, rank=rank, seed=0)
+        batches = LoaderBatches(DataLoader(images, 2, sampler=sampler), Share(rank, 2, 1), torch.device("cpu"))
+        orders += [torch.cat([piece.x for step in batches.epoch(epoch) for piece in step]) for epoch in (1, 2)]
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(torch.cat([orders[0], orders[2]]).flatten().sort().values, images.flatten())
