@@ -68,7 +68,7 @@ def _transposed(self: nn.ConvTranspose2d, x: Tensor) -> Tensor:
         (size - 1) * stride - 2 * padding + kernel + extra
         for size, extra in zip(x.shape[2:], self.output_padding, strict=True)
     ]
-    if x.shape[2:] == (1, 1) and large == [kernel, kernel]:
+    if x.shape[2:] == (1, 1) and padding == 0 and large == [kernel, kernel]:
         image = (x.flatten(1) @ self.weight.permute(0, 2, 3, 1).flatten(1)).unflatten(1, (kernel, kernel, -1))
         return (image if self.bias is None else image + self.bias).permute(0, 3, 1, 2)
     taps = -(-kernel // stride)

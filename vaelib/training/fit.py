@@ -83,6 +83,7 @@ class Fit:
                 while run.epoch <= run.max_epochs and run.stop_reason is None:
                     self._epoch(run, report, interruption)
             self._tell("on_end", run)
+        self.accelerator.wait_for_everyone()  # the first process may still be drawing
         self.model.eval()
         return run.history
 
@@ -131,9 +132,12 @@ class Fit:
                 getattr(callback, event)(run)
 
     def _stop_if_interrupted(self, run: Run, interruption: Interruption, reading: bool) -> None:
-        if self.accelerator.num_processes > 1 and not reading:
-            return  # all must stop at the same step, and to ask them takes time
-        signal_number = int(self.accelerator.gather(torch.tensor([interruption.signal], device=self.device)).max())
+        signal_number = interruption.signal
+        if self.accelerator.num_processes > 1:
+            if not reading:
+                return  # all must stop at the same step, and to ask them takes time
+            signals = self.accelerator.gather(torch.tensor([signal_number], device=self.device))
+            signal_number = int(signals.max())
         if signal_number:
             run.checkpoint()
             raise TrainingInterrupted(signal_number, run.step, run.last_checkpoint)

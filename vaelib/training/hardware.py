@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +28,16 @@ def make_accelerator(precision: str | None) -> Accelerator:
     mixed = {None: None, "bf16": "bf16", "fp16": "fp16"}.get(precision, "no")
     # accelerate keeps the precision of the first Accelerator of a process for all that follow; the processes stay.
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=mixed, cpu=_on_cpu())
+    accelerator = Accelerator(mixed_precision=mixed, cpu=_on_cpu())
+    if accelerator.num_processes > 1:
+        _leave_at_exit()
+    return accelerator
+
+
+@functools.cache
+def _leave_at_exit() -> None:
+    """Without it, threads of gloo are cut off when the interpreter ends, which may abort the process."""
+    atexit.register(torch.distributed.destroy_process_group)
 
 
 def is_main_process() -> bool:

@@ -41,7 +41,7 @@ class Optimization:
         self._model, self._learning_rate, self._accelerator = model, learning_rate, accelerator
         self._clip_norm, self._skip_norm = clip_norm, skip_norm
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)  # in all, in a row
 

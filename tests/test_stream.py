@@ -1,0 +1,169 @@
+"""Pictures that stay on disk."""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+import vaelib as vl
+
+
+def png(image):
+    stream = io.BytesIO()
+    Image.fromarray(np.asarray(image).squeeze()).save(stream, "png")
+    return stream.getvalue()
+
+
+def write_tar(path, pictures):
+    with tarfile.open(path, "w") as tar:
+        for index, content in enumerate(pictures):
+            for name, data in ((f"{index:04d}.png", content), (f"{index:04d}.cls", b"3")):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "pictures"
+    for index, image in enumerate(vl.data.shapes(25, image_size=12).images):
+        directory = root / f"class{index % 3}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{index:03d}.png").write_bytes(png(image))
+    return root
+
+
+@pytest.fixture
+def shards(tmp_path):
+    root = tmp_path / "shards"
+    root.mkdir()
+    for number in range(2):
+        images = vl.data.shapes(15, image_size=12, seed=number).images
+        write_tar(root / f"train-{number}.tar", [png(image) for image in images])
+    write_tar(root / "test-0.tar", [png(image) for image in vl.data.shapes(9, image_size=12, seed=5).images])
+    return root
+
+
+def all_of(source, **kwargs):
+    return torch.cat(list(source.batches(7, **kwargs)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("split", ["train", "test", "all"])
+@pytest.mark.parametrize("kind", ["folder", "shards"])
+def test_a_stream_is_what_load_reads(kind, split, workers, request):
+    path = request.getfixturevalue(kind)
+    loaded = vl.data.load(path, split, image_size=(8, 10))
+    stream = vl.data.stream(path, split, image_size=(8, 10), workers=workers)
+    assert len(stream) == len(loaded) and stream.image_shape == (1, 8, 10)
+    assert torch.equal(all_of(stream), all_of(loaded))
+    orders = [all_of(s, shuffle=True, generator=torch.Generator().manual_seed(3)) for s in (stream, loaded)]
+    assert torch.equal(*orders)
+
+
+def test_binarisation_flips_and_evaluation(shards):
+    stream = vl.data.stream(shards, "test", binarize="dynamic", workers=0)
+    values = all_of(stream)
+    assert set(values.unique().tolist()) == {0.0, 1.0} and not torch.equal(values, all_of(stream))
+    model = vl.conv_vae(stream.image_shape, 2, hidden_channels=(4,))
+    assert vl.evaluation.elbo(model, stream).num_images == 9
+    plain, flipped = (vl.data.stream(shards, "test", flip=flip, workers=0) for flip in (False, True))
+    mirrored = [not torch.equal(a, b) for a, b in zip(all_of(plain), all_of(flipped), strict=True)]
+    assert 0 < sum(mirrored) < 9
+
+
+def test_training_from_a_stream_is_training_from_memory(shards):
+    runs = []
+    for train in (vl.data.load(shards, image_size=8), vl.data.stream(shards, image_size=8)):
+        torch.manual_seed(0)
+        model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
+        vl.Trainer(max_epochs=2, batch_size=8).fit(model, train, train, progress=False)
+        runs.append(torch.cat([value.flatten().double() for value in model.state_dict().values()]))
+    assert torch.equal(*runs)
+
+
+def test_transforms_draw_by_seed_epoch_and_picture(shards):
+    transform = v2.Compose([v2.RandomResizedCrop(8), v2.RandomVerticalFlip()])
+    streams = [vl.data.stream(shards, image_size=8, transform=transform, workers=workers) for workers in (0, 2)]
+    indices = [torch.arange(4), torch.arange(4, 9)]
+    first, second = (torch.cat(list(stream.fetch(indices, "cpu", seed=1))) for stream in streams)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, torch.cat(list(streams[0].fetch(indices, "cpu", seed=2))))
+    assert torch.equal(first[4:], next(streams[0].fetch([indices[1]], "cpu", seed=1)))
+
+
+def test_colour_follows_the_first_picture(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(np.full((6, 6, 3), 90, np.uint8)))
+    (tmp_path / "b.png").write_bytes(png(np.full((6, 6), 30, np.uint8)))
+    stream = vl.data.stream(tmp_path, "all", workers=0)
+    assert stream.image_shape == (3, 6, 6)
+    assert all_of(stream).mean().item() == pytest.approx(60 / 255)
+    assert "2 pictures in 2 files" in repr(stream)
+
+
+def test_wrong_streams(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match="`path` must be a folder of pictures, or of .tar shards"):
+        vl.data.stream(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="`split` must be one of"):
+        vl.data.stream(folder, "val")
+    with pytest.raises(ValueError, match="`binarize` must be one of 'dynamic', None, got 'static'"):
+        vl.data.stream(folder, binarize="static")
+    with pytest.raises(ValueError, match="`workers` must be >= 0"):
+        vl.data.stream(folder, workers=-1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(vl.DataError, match="There is no picture"):
+        vl.data.stream(tmp_path / "empty")
+    write_tar(tmp_path / "none.tar", [])
+    with pytest.raises(vl.DataError, match="needs at least one picture, found none"):
+        vl.data.stream(tmp_path / "none.tar", "all")
+    (tmp_path / "broken.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(vl.DataError, match="broken.tar is not a readable tar file"):
+        vl.data.stream(tmp_path / "broken.tar", "all")
+    write_tar(tmp_path / "bad.tar", [png(np.zeros((4, 4), np.uint8)), b"no picture"])
+    with pytest.raises(vl.DataError, match=r"bad.tar at byte \d+ is not a readable picture"):
+        all_of(vl.data.stream(tmp_path / "bad.tar", "all", workers=0))
+    first = next((folder / "class0").iterdir())
+    first.write_bytes(b"x")
+    with pytest.raises(vl.DataError, match=r"\.png is not a readable picture"):
+        vl.data.stream(folder, "all")
+
+
+PEAK = """
+import resource, sys, torch, vaelib as vl
+torch.set_num_threads(1)
+stream = vl.data.stream(sys.argv[1], "all", image_size=32, workers=2)
+model = vl.conv_vae((3, 32, 32), 8, hidden_channels=(8, 8, 8))
+vl.Trainer(max_epochs=int(sys.argv[2]), batch_size=256).fit(model, stream, progress=False)
+children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(len(stream), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, children // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_shards(mnist_root, tmp_path):
+    """Five passes over one shard of 10,000 pictures, and one over five: peak MiB of the training process and of its
+    largest worker. Equal work, since what the allocator keeps depends on the steps; a tenth is its play between runs,
+    while 40,000 more pictures in memory would be 117 MiB more."""
+    peaks = {}
+    for count in (1, 5):
+        root = tmp_path / str(count)
+        root.mkdir()
+        for number in range(count):
+            name = f"train-{number:06d}.tar"
+            (root / name).symlink_to(mnist_root / "cifar10-jpeg" / name)
+        arguments = [sys.executable, "-c", PEAK, str(root), str(5 // count)]
+        result = subprocess.run(
+            arguments, capture_output=True, text=True, check=True, env=os.environ | {"MALLOC_ARENA_MAX": "1"}
+        )
+        images, *peaks[count] = map(int, result.stdout.split())
+        assert images == 10_000 * count
+    print("peak MiB of process and largest worker:", peaks)
+    for one, five in zip(peaks[1], peaks[5], strict=True):
+        assert five < 1.1 * one
