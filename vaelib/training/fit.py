@@ -132,12 +132,7 @@ class Fit:
                 getattr(callback, event)(run)
 
     def _stop_if_interrupted(self, run: Run, interruption: Interruption, reading: bool) -> None:
-        signal_number = interruption.signal
-        if self.accelerator.num_processes > 1:
-            if not reading:
-                return  # all must stop at the same step, and to ask them takes time
-            signals = self.accelerator.gather(torch.tensor([signal_number], device=self.device))
-            signal_number = int(signals.max())
+        signal_number = interruption.agreed(self.accelerator, reading)
         if signal_number:
             run.checkpoint()
             raise TrainingInterrupted(signal_number, run.step, run.last_checkpoint)

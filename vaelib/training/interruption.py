@@ -9,6 +9,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+
 from vaelib._checks import VaelibError
 
 __all__ = ["Interruption", "TrainingInterrupted"]
@@ -44,6 +47,15 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+
+    def agreed(self, accelerator: Accelerator, may_wait: bool) -> int:
+        """The signal that any process has had, 0 if none; of several processes only where they ``may_wait``."""
+        if accelerator.num_processes == 1:
+            return self.signal
+        if not may_wait:
+            return 0
+        signals = accelerator.gather(torch.tensor([self.signal], device=accelerator.device))
+        return int(signals.max())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
