@@ -77,6 +77,14 @@ def test_train_is_reproducible_and_says_what_comes_next(run, tmp_path, capsys):
         ),
         (["--preset", "article"], lambda m: m.image_shape == (1, 32, 32)),
         (["--image-size", "10", "--learning-rate", "1e-3"], lambda m: m.image_shape == (1, 10, 10)),
+        (
+            ["--lr-schedule", "one_cycle", "--flip", "--ema", "0.9", "--patience", "3", "--clip-norm", "5"],
+            lambda m: m.image_shape == (1, 12, 12),
+        ),
+        (
+            ["--accumulate", "2", "--precision", "bf16", "--no-compile", "--checkpoint-every", "1", "--keep-last", "1"],
+            lambda m: next(m.parameters()).dtype == torch.float32,
+        ),
     ],
 )
 def test_options_of_train(run, tmp_path, capsys, options, check):
@@ -183,6 +191,8 @@ def test_demo(tmp_path, capsys):
         (["train", "--beta", "-1"], 2, "--beta"),
         (["train", "--preset", "article", "--latent-dim", "5"], 1, "are fixed by `--preset article`"),
         (["train", "--epochs", "many"], 2, "--epochs"),
+        (["train", "--resume", "--out", "new"], 1, "`--resume` needs a run in --out, and new holds none"),
+        (["train", "--tracker", "paper"], 1, "got 'paper'"),
         (["evaluate", "nowhere"], 1, "must hold config.json and model.safetensors"),
         (["evaluate"], 2, "Missing argument"),
         (["fly"], 2, "fly"),
@@ -196,6 +206,26 @@ def test_errors_have_one_line_and_an_exit_code(arguments, code, message, tmp_pat
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert os.listdir(tmp_path) == []
+
+
+def test_resume_keeps_the_options_of_the_run(run, tmp_path, capsys):
+    """Three epochs at once, and two that are prolonged by one; the schedule of the learning rate is constant."""
+    data = json.loads((run / "run.json").read_text())["data"]
+    options = ["--data", data, *SHORT, "--lr-schedule", "constant", "--binarize", "dynamic", "--ema", "0.8"]
+    assert main(["train", *options, "--out", str(tmp_path / "a")]) == 0
+    assert main(["train", "--out", str(tmp_path / "a"), "--resume", "--epochs", "3"]) == 0
+    assert main(["train", *options, "--epochs", "3", "--out", str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    first, second = (vl.load(tmp_path / name / "last").state_dict() for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in "ab"]
+    assert records[0] == records[1]
+
+
+def test_training_from_a_stream(run, tmp_path, capsys):
+    for index, image in enumerate(vl.data.shapes(30, image_size=12).images):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{index:02d}.png")
+    assert run_json(capsys, "train", "--data", tmp_path, "--stream", *SHORT, "--out", tmp_path / "run")["epochs"] == 2
 
 
 def test_a_run_is_not_overwritten(run, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import statistics
 import time
 import timeit
@@ -46,6 +47,7 @@ def demo(
     model = presets.conv_vae(train.image_shape, latent_dim=10)
     untrained = evaluation.elbo(model, test, generator=torch.Generator().manual_seed(seed))
     write_record(out, {"data": "shapes", "image_size": [32, 32], "binarize": None, "epochs": epochs, "seed": seed})
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)  # of an earlier demo
     history = Trainer(max_epochs=epochs, seed=seed, output_dir=out).fit(model, train, test)
     model = serialization.load(out)
     trained = evaluation.elbo(model, test, generator=torch.Generator().manual_seed(seed))

@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from vaelib._checks import VaelibError
-
 __all__ = ["Interruption", "TrainingInterrupted"]
 
 
-class TrainingInterrupted(VaelibError, SystemExit):
+class TrainingInterrupted(SystemExit):
     """Training was stopped by a signal, after a checkpoint; ends a program with 130 (SIGINT) or 143 (SIGTERM)."""
 
     def __init__(self, signal_number: int, step: int, checkpoint: Path | None) -> None:
-        SystemExit.__init__(self, 128 + signal_number)
+        super().__init__(128 + signal_number)
         self.signal, self.step, self.checkpoint = signal.Signals(signal_number), step, checkpoint
         if checkpoint is not None:
             logging.getLogger("vaelib.training").warning(
