@@ -136,6 +136,14 @@ def test_a_finished_run_has_nothing_left_to_do_and_may_be_prolonged(tmp_path):
     assert torch.equal(weights(again), weights(straight))
 
 
+def test_a_run_that_stopped_early_stays_stopped(tmp_path, capsys):
+    options = {"learning_rate": 1e-30, "max_epochs": 9, "output_dir": tmp_path}
+    for resume in (False, True):
+        trainer = vl.Trainer(callbacks=[vl.EarlyStopping(patience=2)], **options)
+        assert len(trainer.fit(model_of(), dataset(), dataset(), resume=resume)) == 3
+        assert "ended before the last epoch: no validation loss below" in capsys.readouterr().err
+
+
 def test_resume_without_a_checkpoint_starts(tmp_path):
     assert len(trainer_of(tmp_path / "run").fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
 

@@ -82,6 +82,8 @@ class Fit:
                     report.line(f"resumed from {found[0]}, step {run.step} of {run.total_steps}")
                 while run.epoch <= run.max_epochs and run.stop_reason is None:
                     self._epoch(run, report, interruption)
+                if run.stop_reason is not None:
+                    report.line(f"ended before the last epoch: {run.stop_reason}")
             self._tell("on_end", run)
         self.accelerator.wait_for_everyone()  # the first process may still be drawing
         self.model.eval()

@@ -130,6 +130,7 @@ class Run:
         return {
             "step": self.step,
             "seconds": self.seconds,
+            "stop_reason": self.stop_reason,
             "history": [record.state_dict() for record in self.history],
             "means": self._of_all_processes(self.means.state_dict()),
             "model": self.model.state_dict(),
@@ -140,7 +141,7 @@ class Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
         rank = self.accelerator.process_index
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.stop_reason = state["step"], state["seconds"], state["stop_reason"]
         self.history = [EpochRecord.from_state_dict(record) for record in state["history"]]
         self.means.load_state_dict({name: values[rank] for name, values in state["means"].items()})
         self.model.load_state_dict(state["model"])
