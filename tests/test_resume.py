@@ -331,11 +331,6 @@ def kill_and_resume(digits, run, kills, generator):
     return hits
 
 
-def test_killed_without_warning(digits, uninterrupted, tmp_path):
-    assert kill_and_resume(digits, tmp_path / "run", 2, random.Random(0)) > 0
-    assert torch.equal(weights(vl.load(tmp_path / "run" / "last")), uninterrupted)
-
-
 @pytest.mark.slow
 def test_killed_25_times(digits, uninterrupted, tmp_path):
     """Each run is killed up to five times at random moments, and begun anew when it is done."""
