@@ -151,6 +151,8 @@ class Run:
 
     def _of_all_processes(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each tensor with a leading axis over processes."""
+        if self.accelerator.num_processes == 1:
+            return {name: value[None] for name, value in tensors.items()}
         device = self.accelerator.device
         return {name: self.accelerator.gather(value[None].to(device)) for name, value in tensors.items()}
 
