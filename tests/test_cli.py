@@ -220,6 +220,9 @@ def test_resume_keeps_the_options_of_the_run(run, tmp_path, capsys):
     assert all(torch.equal(first[name], second[name]) for name in first)
     records = [json.loads((tmp_path / name / "run.json").read_text()) for name in "ab"]
     assert records[0] == records[1]
+    assert main(["train", "--out", str(tmp_path / "a"), "--resume", "--batch-size", "17"]) == 1
+    assert "`batch_size` must be 16 as in" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a" / "run.json").read_text()) == records[0]
 
 
 def test_training_from_a_stream(run, tmp_path, capsys):

@@ -145,18 +145,21 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
     )
     trainer = _make_trainer(options)
     writable_directory("--out", out)
-    if main:
-        write_record(out, _record(options, train_images.image_shape))
+    record = _record(options, train_images.image_shape)
+    if main and not options["resume"]:
+        write_record(out, record)
     try:
         history = trainer.fit(
             model, train_images, test_images, resume=options["resume"], progress=main and not json_output
         )
     except TrainingInterrupted:
         if main:
+            write_record(out, record)
             typer.echo(f"Resume with: vaelib train --out {shlex.quote(str(out))} --resume", err=True)
         raise
     if not main:
         return
+    write_record(out, record)  # of a resumed run only now, since options that do not fit it are refused by then
     final, epochs = history[-1], len(history)
     if json_output:
         print_json({"out": str(out), "epochs": epochs, "train": final.train._asdict(), "val": final.val._asdict()})

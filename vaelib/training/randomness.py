@@ -16,8 +16,8 @@ __all__ = ["capture", "isolated", "restore"]
 
 def capture(device: torch.device) -> dict[str, Tensor]:
     """The states of torch's, numpy's and Python's global generators, and of the training device's."""
-    words_of: Any = np.random.get_state(legacy=True)  # noqa: NPY002  # what old transforms draw from
-    _, keys, position, has_gauss, gauss = words_of
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002  # what old transforms draw from
+    _, keys, position, has_gauss, gauss = numpy_state
     _, words, next_gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
