@@ -1,16 +1,17 @@
 """The same convolutions in the form that a CPU computes fastest.
 
-oneDNN is slow where a convolution has few channels: its kernels work on blocks of 16. A strided convolution is also
-one of stride 1 over blocks of pixels, with stride squared times the channels; where the map is one pixel wide it is a
-matrix product. The functions are the same up to rounding; ``docs/growing.md`` has what each form gains.
+oneDNN is slow where few channels come out of a transposed convolution, as its kernels work on blocks of 16, and in the
+gradient of a bias. Where the kernel covers the map a convolution is a matrix product. The functions are the same
+up to rounding, to all orders; ``docs/growing.md`` has what each form gains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,63 +22,115 @@ _FEW = 8  # channels, below a block of oneDNN
 
 @contextmanager
 def fast_convolutions(model: nn.Module) -> Iterator[None]:
-    """Inside the ``with``, convolutions of ``model`` that gain by it run in another form."""
-    changed = []
-    for module in model.modules():
-        forward = _faster_forward(module)
-        if forward is not None:
-            module.forward = MethodType(forward, module)
-            changed.append(module)
+    """Inside the ``with``, the plain convolutions of ``model`` run in these forms."""
+    forms: dict[type, Any] = {nn.Conv2d: _Conv2d, nn.ConvTranspose2d: _ConvTranspose2d}
+    changed = [module for module in model.modules() if type(module) in forms and _is_plain(module)]
+    for module in changed:
+        module.__class__ = forms[type(module)]
     try:
         yield
     finally:
         for module in changed:
-            del module.forward
+            (module.__class__,) = type(module).__bases__
 
 
-def _faster_forward(module: nn.Module) -> Callable[..., Tensor] | None:
-    if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        return None
-    strides, kernel, dilation = module.stride, module.kernel_size, module.dilation
-    if module.groups > 1 or dilation != (1, 1) or strides[0] != strides[1] or kernel[0] != kernel[1] or strides[0] < 2:
-        return None
-    if isinstance(module.padding, str) or module.padding_mode != "zeros" or module.padding[0] != module.padding[1]:
-        return None
-    return _convolution if isinstance(module, nn.Conv2d) else _transposed
+def _is_plain(module: Any) -> bool:
+    return (
+        module.groups == 1
+        and module.dilation == (1, 1)
+        and module.stride[0] == module.stride[1]
+        and module.kernel_size[0] == module.kernel_size[1]
+        and not isinstance(module.padding, str)
+        and module.padding_mode == "zeros"
+        and module.padding[0] == module.padding[1]
+    )
 
 
-def _convolution(self: nn.Conv2d, x: Tensor) -> Tensor:
-    """A product where the kernel covers the map; over blocks of pixels where there are a few channels."""
-    kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
-    if x.shape[2:] == (kernel, kernel) and padding == 0:
-        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
-    if not 1 < self.in_channels <= _FEW:
-        return nn.Conv2d.forward(self, x)
-    taps = -(-kernel // stride)
-    spare = taps * stride - kernel
-    weight = F.pixel_unshuffle(F.pad(self.weight, (0, spare, 0, spare)), stride)
-    small = [(size + 2 * padding - kernel) // stride + 1 for size in x.shape[2:]]
-    bottom, right = [(out + taps - 1) * stride - size - padding for out, size in zip(small, x.shape[2:], strict=True)]
-    return F.conv2d(F.pixel_unshuffle(F.pad(x, (padding, right, padding, bottom)), stride), weight, self.bias)
+class _Conv2d(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        if x.shape[2:] == self.kernel_size and self.padding == (0, 0):
+            return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+        if not (1 < self.in_channels <= _FEW or torch.compiler.is_compiling()):
+            return super().forward(x)
+        return _apply(x, self.weight, self.bias, False, self.stride[0], int(self.padding[0]), [0, 0])
 
 
-def _transposed(self: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """A product where the map is one pixel; a convolution that gives blocks of pixels where few channels come out."""
-    kernel, stride, padding = self.kernel_size[0], self.stride[0], int(self.padding[0])
-    large = [
-        (size - 1) * stride - 2 * padding + kernel + extra
-        for size, extra in zip(x.shape[2:], self.output_padding, strict=True)
-    ]
-    if x.shape[2:] == (1, 1) and padding == 0 and large == [kernel, kernel]:
-        image = (x.flatten(1) @ self.weight.permute(0, 2, 3, 1).flatten(1)).unflatten(1, (kernel, kernel, -1))
-        return (image if self.bias is None else image + self.bias).permute(0, 3, 1, 2)
-    taps = -(-kernel // stride)
-    covered = [(size + taps - 1) * stride - padding for size in x.shape[2:]]
-    if self.out_channels > _FEW // 2 or covered[0] < large[0] or covered[1] < large[1]:
-        return nn.ConvTranspose2d.forward(self, x)
-    spare = taps * stride - kernel
-    blocks = F.pad(self.weight, (0, spare, 0, spare)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
-    weight = blocks.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
-    bias = None if self.bias is None else self.bias.repeat_interleave(stride**2)
-    image = F.pixel_shuffle(F.conv2d(x, weight, bias, padding=taps - 1), stride)
-    return image[:, :, padding : padding + large[0], padding : padding + large[1]]
+class _ConvTranspose2d(nn.ConvTranspose2d):
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if torch.is_autocast_enabled("cpu") or output_size is not None:
+            return super().forward(x, output_size)
+        if x.shape[2:] == (1, 1) and (*self.padding, *self.output_padding) == (0, 0, 0, 0):
+            columns = x.flatten(1) @ self.weight.permute(0, 2, 3, 1).flatten(1)
+            image = columns.unflatten(1, (*self.kernel_size, self.out_channels))
+            return (image if self.bias is None else image + self.bias).permute(0, 3, 1, 2)
+        if not (self.out_channels <= _FEW or torch.compiler.is_compiling()):
+            return super().forward(x, output_size)
+        extra = list(self.output_padding)
+        return _apply(x, self.weight, self.bias, True, self.stride[0], int(self.padding[0]), extra)
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution; its gradients are one the other way, one by oneDNN, and a sum."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, stride: int, padding: int, extra: list[int]
+    ) -> Tensor:
+        if transposed and weight.shape[1] <= _FEW and stride > 1:
+            size = [_grown(n, weight, stride, padding) + e for n, e in zip(x.shape[2:], extra, strict=True)]
+            covered = [(n - 1 + -(-weight.shape[2] // stride)) * stride - padding for n in x.shape[2:]]
+            if covered[0] >= size[0] and covered[1] >= size[1]:
+                return _transposed_by_blocks(x, weight, bias, stride, padding, size)
+        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, extra, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, *ctx.geometry = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        transposed, stride, padding, extra = ctx.geometry
+        of_x = of_bias = None
+        if ctx.needs_input_grad[0]:
+            cut = [n - _grown(g, weight, stride, padding) for n, g in zip(x.shape[2:], gradient.shape[2:], strict=True)]
+            of_x = _apply(gradient, weight, None, not transposed, stride, padding, [0, 0] if transposed else cut)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        of_weight = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, extra, 1, [False, True, False]
+        )[1]
+        return of_x, of_weight, of_bias, None, None, None, None
+
+
+_apply: Any = _Convolution.apply
+
+
+def _grown(size: int, weight: Tensor, stride: int, padding: int) -> int:
+    """What a transposed convolution makes of a size."""
+    return (size - 1) * stride - 2 * padding + int(weight.shape[2])
+
+
+@torch.library.custom_op("vaelib::transposed_by_blocks", mutates_args=())
+def _transposed_by_blocks(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, size: list[int]
+) -> Tensor:
+    """A convolution that gives blocks of pixels; an operator, as inductor would compute their shuffle one by one."""
+    taps = -(-weight.shape[2] // stride)
+    spare = taps * stride - weight.shape[2]
+    parts = F.pad(weight, (0, spare, 0, spare)).unflatten(3, (taps, stride)).unflatten(2, (taps, stride))
+    blocks = parts.flip(2, 4).permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+    biases = None if bias is None else bias.repeat_interleave(stride**2)
+    channels_last = blocks.contiguous(memory_format=torch.channels_last)
+    image = F.pixel_shuffle(F.conv2d(x, channels_last, biases, padding=taps - 1), stride)
+    cut = image[:, :, padding : padding + size[0], padding : padding + size[1]]
+    return cut.contiguous(memory_format=torch.channels_last)
+
+
+@_transposed_by_blocks.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, size: list[int]) -> Tensor:
+    shape = (x.shape[0], weight.shape[1], *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
