@@ -121,21 +121,23 @@ def pythae():
 def handwritten():
     """What one would write to be as fast: the same tricks, without a trainer."""
     from vaelib.training.convolutions import fast_convolutions
+    from vaelib.training.flat import flattened
     model = as_vaelib().to(memory_format=torch.channels_last)
     pictures = vl.data.derive.resized(train, (32, 32)).images.to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(flattened(model), lr=1e-3, fused=True)
     objective = vl.Elbo()
     step = lambda x: objective(model, x).loss
     if compiled == "True": step = torch.compile(step)
     parts = vl.data.dataset.even_parts(len(pictures), 64)
-    fast_convolutions(model).__enter__() if device == "cpu" else None
+    model.forms = fast_convolutions(model)  # kept, or it would end at once
+    model.forms.__enter__() if device == "cpu" else None
     def one_round():
         model.train()
         started = time.perf_counter()
         order = torch.randperm(len(pictures), device=device)
         for first, last in parts:
             loss = step(pictures[order[first:last]].float().div_(255))
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=False)
             loss.backward()
             optimizer.step()
         float(loss)
@@ -157,7 +159,6 @@ if loop == "vaelib":
             if not sys.stdin.readline(): run.stop_reason = "no more rounds"
     vl.Trainer(
         max_epochs=1000, batch_size=64, learning_rate=1e-3, lr_schedule="constant",
-        optimizer=lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, fused=True),
         compile=compiled == "True", callbacks=[Gate()],
     ).fit(as_vaelib(), vl.data.derive.resized(train, (32, 32)), progress=False)
 else:

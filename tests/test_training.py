@@ -1,10 +1,12 @@
 import csv
+import functools
 import math
 import os
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 import vaelib as vl
 
@@ -163,6 +165,25 @@ def test_optimisers_and_schedules(images, optimizer, lr_schedule):
     assert not torch.equal(before, weights(model))
     last = {"constant": 1.0, "cosine": 0.067, "one_cycle": 0.147}.get(lr_schedule, 0.5)  # at the sixth step of six
     assert history[-1].learning_rate == pytest.approx(1e-3 * last, rel=0.01)
+
+
+def test_weights_in_one_piece_train_as_those_apart(images):
+    runs = []
+    for optimizer in ("adam", functools.partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True)):
+        model = tiny()
+        fit(model, images, optimizer=optimizer, clip_norm=1.0)
+        runs.append(weights(model))
+        assert all(p.untyped_storage().nbytes() == p.nbytes and p.grad is None for p in model.parameters())
+    torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-7)
+
+
+def test_frozen_weights_stay(images):
+    model = tiny()
+    model.decoder.requires_grad_(False)
+    frozen, trained = (parameters_to_vector(part.parameters()) for part in (model.decoder, model.encoder))
+    fit(model, images)
+    assert torch.equal(frozen, parameters_to_vector(model.decoder.parameters()))
+    assert not torch.equal(trained, parameters_to_vector(model.encoder.parameters()))
 
 
 def test_autoencoders_train_by_squared_error(images):

@@ -16,6 +16,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from vaelib.training.convolutions import fast_convolutions
+from vaelib.training.flat import unflattened
 
 __all__ = ["PRECISIONS", "compiles", "is_main_process", "make_accelerator", "tuned"]
 
@@ -71,6 +72,7 @@ def tuned(model: nn.Module, device: torch.device, precision: str | None) -> Iter
         try:
             yield
         finally:
+            unflattened(model)
             model.to(memory_format=torch.contiguous_format)
 
 

@@ -21,7 +21,7 @@ class Optimization:
 
     Args:
         model: What is trained.
-        optimizer: Of its weights.
+        optimizer: Of its weights, or of the memory that they are views of.
         learning_rate: Step to learning rate.
         accelerator: Brings the loss scale of fp16.
         clip_norm: Total gradient norm to which larger ones are scaled down, or None.
@@ -40,14 +40,15 @@ class Optimization:
         self.optimizer = optimizer
         self._model, self._learning_rate, self._accelerator = model, learning_rate, accelerator
         self._clip_norm, self._skip_norm = clip_norm, skip_norm
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._flat = all(parameter.grad is not None for parameter in self._parameters)
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)  # in all, in a row
 
     def begin(self, step: int) -> None:
         """Before the passes of a step: no gradients, its learning rate, and running statistics kept."""
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self._flat)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
         for kept, buffer in zip(self._kept, self._buffers, strict=True):

@@ -15,6 +15,7 @@ from vaelib.data import ImageDataset
 from vaelib.objectives import Objective
 from vaelib.schedules import Schedule, constant, one_cycle, warmup_cosine
 from vaelib.training.fit import Fit
+from vaelib.training.flat import flattened
 from vaelib.training.hardware import PRECISIONS
 from vaelib.training.history import EpochRecord
 
@@ -42,8 +43,8 @@ class Trainer:
         learning_rate: At its peak.
         lr_schedule: ``"cosine"``, a linear warm-up over the first twentieth and half a cosine to zero; ``"one_cycle"``;
             ``"constant"``; or a schedule, step to a factor of ``learning_rate``.
-        optimizer: ``"adam"`` or ``"adamw"``, with betas (0.9, 0.99), fused; or a callable such as a torch optimiser
-            class, called as ``optimizer(parameters, lr=learning_rate)``.
+        optimizer: ``"adam"`` or ``"adamw"``, with betas (0.9, 0.99), fused, over all weights as one tensor; or a
+            callable such as a torch optimiser class, called as ``optimizer(parameters, lr=learning_rate)``.
         accumulate: Pieces into which each process cuts its part of a batch, to need less memory; the gradient is
             that of the whole batch, batch normalisation sees the pieces.
         clip_norm: Total norm to which larger gradients are scaled down, or None.
@@ -148,9 +149,10 @@ class Trainer:
         return Fit(self, model, train, val).run(resume, progress)
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of ``model``'s weights."""
-        make = OPTIMIZERS[self.optimizer] if isinstance(self.optimizer, str) else self.optimizer
-        return make(model.parameters(), lr=self.learning_rate)
+        """The optimiser of ``model``'s weights, which become views of one tensor for those known by name."""
+        if isinstance(self.optimizer, str):
+            return OPTIMIZERS[self.optimizer](flattened(model), lr=self.learning_rate)
+        return self.optimizer(model.parameters(), lr=self.learning_rate)
 
     def learning_rate_schedule(self, total_steps: int) -> Schedule:
         """Step to learning rate."""
