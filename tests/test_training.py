@@ -156,7 +156,11 @@ def test_best_is_the_lowest_validation_loss(images, tmp_path):
     assert torch.equal(saved, weights(run(best)[0]))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", torch.optim.SGD])
+def adam_with_a_tensor(parameters, lr):
+    return torch.optim.Adam(parameters, lr=torch.tensor(lr), fused=True)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", torch.optim.SGD, adam_with_a_tensor])
 @pytest.mark.parametrize("lr_schedule", ["cosine", "one_cycle", "constant", vl.linear_warmup(4, final=0.5)])
 def test_optimisers_and_schedules(images, optimizer, lr_schedule):
     model = tiny()

@@ -20,7 +20,7 @@ from vaelib.serialization import describe, save
 from vaelib.training import randomness
 from vaelib.training.batches import Indexed, IndexedBatches, LoaderBatches, Share
 from vaelib.training.checkpoints import Checkpoints, newest_checkpoint
-from vaelib.training.hardware import compiles, make_accelerator, tuned
+from vaelib.training.hardware import compiled, compiles, make_accelerator, tuned
 from vaelib.training.history import EpochRecord, Means, write_csv
 from vaelib.training.interruption import Interruption, TrainingInterrupted
 from vaelib.training.optimization import Optimization
@@ -110,7 +110,7 @@ class Fit:
                 step=run.step,
                 train=train,
                 val=self._validated(run),
-                learning_rate=run.optimization.optimizer.param_groups[0]["lr"],
+                learning_rate=float(run.optimization.optimizer.param_groups[0]["lr"]),
                 skipped=skipped,
                 num_images=num_images,
                 seconds=seconds,
@@ -168,15 +168,18 @@ def _started(fit: Fit) -> Run:
         model = fit.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     module: nn.Module = ObjectiveModule(model, fit.objective)
     if fit.compiled:
-        module.forward = torch.compile(module.forward)
+        module.forward = compiled(module.forward, fit.device)
+    by_name = isinstance(trainer.optimizer, str)
+    graphs = fit.compiled and fit.device.type == "cuda" and by_name and fit.accelerator.scaler is None
     total_steps = trainer.max_epochs * len(fit.batches)
     optimization = Optimization(
         model,
-        trainer.make_optimizer(model),
+        trainer.make_optimizer(model, graphs),
         trainer.learning_rate_schedule(total_steps),
         fit.accelerator,
         trainer.clip_norm,
         trainer.skip_norm,
+        graphs,
     )
     prepared = fit.accelerator.prepare_model(module)
     run = Run(prepared, model, optimization, fit.accelerator, len(fit.batches), trainer.max_epochs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
-from torch import nn
+from torch import Tensor, nn
 
 from vaelib.training.convolutions import fast_convolutions
 from vaelib.training.flat import unflattened
 
-__all__ = ["PRECISIONS", "compiles", "is_main_process", "make_accelerator", "tuned"]
+__all__ = ["PRECISIONS", "Graphed", "compiled", "compiles", "is_main_process", "make_accelerator", "tuned"]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _STEPS_THAT_PAY = 20_000  # compilation costs up to a minute, and gains a few milliseconds a step
@@ -52,12 +52,60 @@ def _on_cpu() -> bool:
 
 
 def compiles(wanted: bool | None, total_steps: int, device: torch.device) -> bool:
-    """Whether to compile; by itself only where a compiler is at hand and the run is long enough to gain by it."""
+    """Whether to compile; by itself only where that was measured to gain, on a CPU with a compiler, in long runs."""
     if wanted is not None:
         return wanted
-    if device.type == "cuda":
-        return total_steps >= _STEPS_THAT_PAY // 10
     return device.type == "cpu" and total_steps >= _STEPS_THAT_PAY and shutil.which("g++") is not None
+
+
+def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """``function`` compiled; on CUDA its kernels are launched as graphs unless its numbers change from step to step."""
+    if device.type != "cuda":
+        return torch.compile(function)
+    # A schedule that follows the step makes a number of it, and would have a graph captured at every step.
+    options: Any = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
+    launched = torch.compile(function, options=options)
+
+    def call(*arguments: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return launched(*arguments)
+
+    return call
+
+
+class Graphed:
+    """A function of one tensor whose kernels CUDA launches as one graph, once it has run a few times by itself.
+
+    All else that it reads or writes must stay in the same memory. What it returns is overwritten by the next call.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], warm_up: int = 3) -> None:
+        self._function, self._warm_up = function, warm_up
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, argument: Tensor) -> Tensor:
+        """The function's result."""
+        if self._warm_up > 0:
+            self._warm_up -= 1
+            with _side_stream():
+                return self._function(argument)
+        if self._graph is None:
+            self._graph, self._argument = torch.cuda.CUDAGraph(), argument.clone()
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._result = self._function(self._argument)
+        self._argument.copy_(argument)
+        self._graph.replay()
+        return self._result
+
+
+@contextmanager
+def _side_stream() -> Iterator[None]:
+    """Where warm-up before a capture must run, in order with the work around it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 @contextmanager

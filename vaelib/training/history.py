@@ -67,7 +67,7 @@ class Means:
         """Count the terms of one batch unless ``counts``, a boolean scalar, is false; ``loss`` is its mean already."""
         self._names = terms._fields
         row = torch.stack([terms.loss * num_images, *(values.sum() for values in terms[1:])]).detach()
-        row = torch.cat([row, row.new_tensor([num_images])])
+        row = torch.cat([row, row.new_full((1,), num_images)])
         self._pending.append(torch.where(counts, row, torch.zeros_like(row)))
 
     def totals(self) -> list[float]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vaelib._checks import TrainingError
 from vaelib.schedules import Schedule
+from vaelib.training.hardware import Graphed
 
 __all__ = ["Optimization"]
 
@@ -26,6 +27,7 @@ class Optimization:
         accelerator: Brings the loss scale of fp16.
         clip_norm: Total gradient norm to which larger ones are scaled down, or None.
         skip_norm: Total gradient norm above which a step is left out, or None.
+        graphs: Launch the kernels of an update as one CUDA graph.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Optimization:
         accelerator: Accelerator,
         clip_norm: float | None,
         skip_norm: float | None,
+        graphs: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self._model, self._learning_rate, self._accelerator = model, learning_rate, accelerator
@@ -45,17 +48,22 @@ class Optimization:
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)  # in all, in a row
+        self._update = Graphed(self._updated) if graphs else self._updated
 
     def begin(self, step: int) -> None:
         """Before the passes of a step: no gradients, its learning rate, and running statistics kept."""
         self.optimizer.zero_grad(set_to_none=not self._flat)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(step)
+            rate = self._learning_rate(step)
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
         for kept, buffer in zip(self._kept, self._buffers, strict=True):
             kept.copy_(buffer)
 
     def finish(self, loss: Tensor) -> Tensor:
         """Behind them: move the weights; a boolean scalar on the device, whether they were moved."""
+        return self._update(loss.detach())
+
+    def _updated(self, loss: Tensor) -> Tensor:
         scaler = self._accelerator.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer)
@@ -71,7 +79,7 @@ class Optimization:
         elif ok:
             self.optimizer.step()
         self._restore_buffers_unless(ok)
-        self._skipped = torch.stack([self._skipped[0] + ~ok, (self._skipped[1] + 1) * ~ok])
+        self._skipped.copy_(torch.stack([self._skipped[0] + ~ok, (self._skipped[1] + 1) * ~ok]))
         return ok
 
     def skipped(self, terms: Any, steps_per_epoch: int) -> int:
@@ -82,7 +90,7 @@ class Optimization:
         """
         skipped, in_a_row = self._skipped.tolist()
         if in_a_row >= min(MAX_SKIPPED, steps_per_epoch):
-            raise TrainingError(f"{in_a_row} steps in a row were skipped: {self._blame(terms)}.")
+            raise TrainingError(f"{in_a_row} steps in a row were skipped: {_blame(self._model, terms)}.")
         return int(skipped)
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,7 +112,10 @@ class Optimization:
                     moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-        self._skipped = state["skipped"].to(self._accelerator.device)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"] = group["lr"].to(self._accelerator.device)
+        self._skipped.copy_(state["skipped"])
 
     def _check(self, loss: Tensor) -> Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
@@ -125,16 +136,17 @@ class Optimization:
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(ok, buffer, kept))
 
-    def _blame(self, terms: Any) -> str:
-        bad = [name for name, value in terms._asdict().items() if not value.isfinite().all()]
-        named = [
-            name
-            for name, parameter in self._model.named_parameters()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
-        ]
-        if not bad and not named:
-            return "the norm of their gradients was above `skip_norm`"
-        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-        said = [f"{', '.join(bad)} not finite"] * bool(bad)
-        said += [f"gradient not finite in {', '.join(named[:5])}{more}"] * bool(named)
-        return "; ".join(said)
+
+def _blame(model: nn.Module, terms: Any) -> str:
+    bad = [name for name, value in terms._asdict().items() if not value.isfinite().all()]
+    named = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+    if not bad and not named:
+        return "the norm of their gradients was above `skip_norm`"
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    said = [f"{', '.join(bad)} not finite"] * bool(bad)
+    said += [f"gradient not finite in {', '.join(named[:5])}{more}"] * bool(named)
+    return "; ".join(said)

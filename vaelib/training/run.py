@@ -106,6 +106,8 @@ class Run:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._module):
                 terms = self._module(piece.x, self.step)
                 self.accelerator.backward(terms.loss if piece.weight == 1.0 else terms.loss * piece.weight)
+            if not last:  # the next pass may write over them
+                terms = type(terms)(*(value.detach().clone() for value in terms))
             collected.append((terms, len(piece.x)))
         ok = self.optimization.finish(terms.loss)
         for terms, count in collected:

@@ -53,7 +53,8 @@ class Trainer:
         precision: ``"fp32"``; ``"tf32"`` lets CUDA round factors of products; ``"bf16"`` or ``"fp16"`` (with a loss
             scale) run the networks in mixed precision, while the objective stays in float32. None is what
             ``accelerate launch`` says, else ``"fp32"`` with torch's settings.
-        compile: Compile the step with ``torch.compile``; None decides by the length of the run and the device.
+        compile: Compile the step with ``torch.compile``, on CUDA as graphs, the update included; None compiles long
+            runs on a CPU.
         sync_batch_norm: Batch normalisation over all processes' images (CUDA only) instead of each one's own.
         seed: Of the order of images, the draws and dropout. The weights are the model's own: seed before making it.
         output_dir: Where ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, pictures and
@@ -148,11 +149,16 @@ class Trainer:
         """
         return Fit(self, model, train, val).run(resume, progress)
 
-    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of ``model``'s weights, which become views of one tensor for those known by name."""
-        if isinstance(self.optimizer, str):
-            return OPTIMIZERS[self.optimizer](flattened(model), lr=self.learning_rate)
-        return self.optimizer(model.parameters(), lr=self.learning_rate)
+    def make_optimizer(self, model: nn.Module, graphs: bool = False) -> torch.optim.Optimizer:
+        """The optimiser of ``model``'s weights; one known by name makes them views of one tensor.
+
+        For CUDA ``graphs`` all that changes between steps, the learning rate too, is on the device.
+        """
+        if not isinstance(self.optimizer, str):
+            return self.optimizer(model.parameters(), lr=self.learning_rate)
+        flat = flattened(model)
+        lr = torch.tensor(self.learning_rate, device=flat[0].device) if graphs else self.learning_rate
+        return OPTIMIZERS[self.optimizer](flat, lr=lr, capturable=graphs)
 
     def learning_rate_schedule(self, total_steps: int) -> Schedule:
         """Step to learning rate."""
