@@ -181,7 +181,7 @@ def _started(fit: Fit) -> Run:
         trainer.skip_norm,
         graphs,
     )
-    prepared = fit.accelerator.prepare_model(module)
+    prepared = fit.accelerator.prepare_model(module, device_placement=False)  # it is there, as views
     run = Run(prepared, model, optimization, fit.accelerator, len(fit.batches), trainer.max_epochs)
     run.objective, run.recipe = fit.objective, _recipe(fit)
     run.examples = _examples(fit.train if fit.val is None else fit.val, fit.device)
