@@ -55,6 +55,12 @@ def named_terms(values: dict[str, float] | None) -> Any:
     return None if values is None else collections.namedtuple("Terms", values)(**values)
 
 
+def totals_of(terms: Any, num_images: int) -> Tensor:
+    """Each term summed over the images of a batch, ``loss`` being their mean already; the number of images last."""
+    sums = [terms.loss * num_images, *(values.sum() for values in terms[1:])]
+    return torch.stack([*sums, terms.loss.new_full((), num_images)]).detach()
+
+
 class Means:
     """Running means of an objective's terms over images; nothing waits for the device until they are read."""
 
@@ -63,12 +69,10 @@ class Means:
         self._pending: list[Tensor] = []
         self._sums: list[float] = []
 
-    def add(self, terms: Any, num_images: int, counts: Tensor) -> None:
-        """Count the terms of one batch unless ``counts``, a boolean scalar, is false; ``loss`` is its mean already."""
-        self._names = terms._fields
-        row = torch.stack([terms.loss * num_images, *(values.sum() for values in terms[1:])]).detach()
-        row = torch.cat([row, row.new_full((1,), num_images)])
-        self._pending.append(torch.where(counts, row, torch.zeros_like(row)))
+    def add(self, names: tuple[str, ...], totals: Tensor, counts: Tensor) -> None:
+        """Count what :func:`totals_of` gave for one batch unless ``counts``, a boolean scalar, is false."""
+        self._names = names
+        self._pending.append(torch.where(counts, totals, 0.0))
 
     def totals(self) -> list[float]:
         """The sums so far, the images last; waits for the device."""

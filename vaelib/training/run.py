@@ -15,7 +15,7 @@ from vaelib._checks import TrainingError
 from vaelib.objectives import Objective
 from vaelib.training import randomness
 from vaelib.training.batches import Piece
-from vaelib.training.history import EpochRecord, Means
+from vaelib.training.history import EpochRecord, Means, totals_of
 from vaelib.training.optimization import Optimization
 
 __all__ = ["ObjectiveModule", "Run", "check_terms"]
@@ -28,9 +28,10 @@ class ObjectiveModule(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, x: Tensor, step: int) -> Any:
-        """The objective's terms of a batch."""
-        return self.objective(self.model, x, step=step)
+    def forward(self, x: Tensor, step: int) -> tuple[Any, Tensor]:
+        """The objective's terms of a batch, and their totals."""
+        terms = self.objective(self.model, x, step=step)
+        return terms, totals_of(terms, len(x))
 
 
 class Run:
@@ -104,14 +105,12 @@ class Run:
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._module):
-                terms = self._module(piece.x, self.step)
+                terms, totals = self._module(piece.x, self.step)
                 self.accelerator.backward(terms.loss if piece.weight == 1.0 else terms.loss * piece.weight)
-            if not last:  # the next pass may write over them
-                terms = type(terms)(*(value.detach().clone() for value in terms))
-            collected.append((terms, len(piece.x)))
+            collected.append(totals if last else totals.clone())  # the next pass may write over them
         ok = self.optimization.finish(terms.loss)
-        for terms, count in collected:
-            self.means.add(terms, count, ok)
+        for totals in collected:
+            self.means.add(terms._fields, totals, ok)
         self._terms = terms
         self.step += 1
 

@@ -14,7 +14,7 @@ from vaelib.data.dataset import even_parts
 from vaelib.evaluation.bound import as_batches
 from vaelib.training import randomness
 from vaelib.training.batches import Indexed
-from vaelib.training.history import Means
+from vaelib.training.history import Means, totals_of
 from vaelib.training.run import Run, check_terms
 from vaelib.vae import eval_mode
 
@@ -28,7 +28,8 @@ def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
     with randomness.isolated(accelerator.device), eval_mode(run.evaluated), accelerator.autocast():
         set_seed(seed, device_specific=True)
         for x in _batches(data, batch_size, accelerator):
-            means.add(run.objective(run.evaluated, x, step=run.total_steps - 1), len(x), counts)
+            terms = run.objective(run.evaluated, x, step=run.total_steps - 1)
+            means.add(terms._fields, totals_of(terms, len(x)), counts)
     return check_terms(over_processes(means, accelerator)[0], f"on `val` after step {run.step}")
 
 
