@@ -63,12 +63,12 @@ def test_sure_decoders_have_finite_nats(likelihood):
     """Logits of 30 are daily bread, and scales of a trained logistic are far below a pixel's error."""
     decoder = PassingDecoder(likelihood.param_channels(1))
     vae = vl.VAE(FlatEncoder(), decoder, likelihood=likelihood).eval()
-    graph = graphs.graph_of("vae", vae)
+    graph = graphs.graphs_of(vae)[-1]
     session = validation.session(graphs.to_bytes(graph, 18))
     for spread in (1e-3, 1, 30, 1000):
         x, eps = torch.rand(4, *IMAGE).mul(255).round() / 255, spread * torch.randn(4, *LATENT)
         with torch.no_grad():
-            exact = graphs.graph_of("vae", vae.double()).module(x.double(), eps.double())
+            exact = graphs.graphs_of(vae.double())[-1].module(x.double(), eps.double())
             vae.float()
         got = dict(zip(graph.outputs, session.run(None, {"image": x.numpy(), "eps": eps.numpy()}), strict=True))
         torch.testing.assert_close(torch.from_numpy(got["distortion"]).double(), exact[3], rtol=1e-5, atol=1e-5)

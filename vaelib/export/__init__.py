@@ -25,7 +25,9 @@ class Parity(NamedTuple):
     """The same, divided by the largest absolute value that torch gave; of pictures and nats, by 1 at least."""
 
 
-def export_onnx(model: VAE | AutoEncoder, directory: str | Path, *, opset: int = 18) -> dict[str, dict[str, Parity]]:
+def export_onnx(
+    model: VAE | AutoEncoder, directory: str | Path, *, opset: int = 18, dynamic_size: bool = False
+) -> dict[str, dict[str, Parity]]:
     """Write a bundle: three graphs, a model card and a manifest of hashes; or raise and write nothing.
 
     ===========  ===================  ======================================================================
@@ -47,6 +49,8 @@ def export_onnx(model: VAE | AutoEncoder, directory: str | Path, *, opset: int =
         model: A VAE or autoencoder on any device, in any mode; it is not changed.
         directory: Made if missing; a bundle that is there is replaced after all graphs are proved.
         opset: ONNX operator set, 18 to 23.
+        dynamic_size: Also leave H and W free, for a model with a latent map; they must then be multiples of what
+            the metadata call ``spatial_multiple``. Compared with torch at two sizes.
 
     Returns:
         Graph name to output name to :class:`Parity`.
@@ -77,25 +81,26 @@ def export_onnx(model: VAE | AutoEncoder, directory: str | Path, *, opset: int =
             raise MissingExtraError("ONNX export", "onnx")
     from vaelib.export import bundle
     from vaelib.export.card import card
-    from vaelib.export.graphs import graph_of, parts_of, to_bytes, with_metadata
+    from vaelib.export.graphs import graphs_of, to_bytes, with_metadata
     from vaelib.export.validation import check_contract, compare
 
     path = bundle.bundle_directory(directory)
     exported = copy.deepcopy(model).cpu().float().eval()
-    parts = parts_of(exported)
+    facts = bundle.facts_of(exported, opset)
+    graphs = graphs_of(exported, dynamic_size=dynamic_size)
+    facts["spatial_multiple"] = graphs[0].multiple
     if _has_fresh_statistics(exported):
-        worn = graph_of(parts[-1], _with_worn_statistics(exported))  # the whole, which has every fold in it
+        whole = graphs[-1]  # it has every fold in it
+        worn = whole._replace(module=_with_worn_statistics(whole.module))
         compare(to_bytes(worn, opset), worn)
 
-    facts = bundle.facts_of(exported, opset)
     parity, files = {}, {}
-    for part in parts:
-        graph = graph_of(part, exported)
+    for graph in graphs:
         content = to_bytes(graph, opset)
-        parity[part] = compare(content, graph)
-        content = with_metadata(content, bundle.metadata_of(part, facts, parity[part]))
+        parity[graph.part] = compare(content, graph)
+        content = with_metadata(content, bundle.metadata_of(graph.part, facts, parity[graph.part]))
         check_contract(content, graph)
-        files[f"{part}.onnx"] = content
+        files[f"{graph.part}.onnx"] = content
     files[bundle.CARD_NAME] = card(facts, parity).encode()
     bundle.write_bundle(path, facts["kind"], files)
     return parity
@@ -109,7 +114,7 @@ def _has_fresh_statistics(model: nn.Module) -> bool:
     return any(norm.num_batches_tracked == 0 for norm in _batch_norms(model))
 
 
-def _with_worn_statistics(model: VAE | AutoEncoder) -> VAE | AutoEncoder:
+def _with_worn_statistics(model: nn.Module) -> nn.Module:
     """A copy whose batch norms look as if they had been trained."""
     worn = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)

@@ -35,7 +35,6 @@ def facts_of(model: VAE | AutoEncoder, opset: int) -> dict[str, Any]:
         "image_shape": list(model.image_shape),
         "image_range": [0.0, 1.0],
         "latent_shape": list(model.latent_shape),
-        "spatial_multiple": None,
         "likelihood": _class_name(model.likelihood),
         "prior": _class_name(getattr(model, "prior", None)),
         "weights_sha256": weights.hexdigest(),

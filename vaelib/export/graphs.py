@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from vaelib._checks import ExportError
 from vaelib.export.lowering import lower
+from vaelib.export.sizes import free_sizes
 from vaelib.vae import VAE, AutoEncoder
 
-__all__ = ["Graph", "graph_of", "parts_of", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "graphs_of", "to_bytes", "with_metadata"]
 
 
 class Graph(NamedTuple):
@@ -28,6 +29,21 @@ class Graph(NamedTuple):
     """Input name to the shape of one item."""
     outputs: dict[str, str]
     """Output name to its kind, which has a tolerance: ``"picture"``, ``"nats"`` or ``"raw"``."""
+    multiple: int | None = None
+    """Of which H and W must be multiples; None if they are fixed."""
+
+    def larger(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the inputs at another size."""
+        steps = {name: self.multiple or 0 if name == "image" else 1 for name in self.inputs}
+        return {name: (c, h + steps[name], w + 2 * steps[name]) for name, (c, h, w) in self.inputs.items()}
+
+    def free_axes(self) -> tuple[dict[int, Any], ...]:
+        """The axes of each input that may have any length."""
+        batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
+        if self.multiple is None:
+            return tuple({0: batch} for _ in self.inputs)
+        image = {0: batch, 2: self.multiple * rows, 3: self.multiple * columns}
+        return tuple(image if name == "image" else {0: batch, 2: rows, 3: columns} for name in self.inputs)
 
 
 def _log_sigmoid(x: Any) -> Any:
@@ -89,25 +105,26 @@ def _picture(model: VAE | AutoEncoder, recon_params: Tensor) -> Tensor:
     return recon_params if model.likelihood is None else model.likelihood.mean(recon_params)
 
 
-def parts_of(model: VAE | AutoEncoder) -> tuple[str, str, str]:
-    """The names of the model's graphs, the smaller ones first."""
-    return ("encoder", "decoder", "vae" if isinstance(model, VAE) else "autoencoder")
-
-
-def graph_of(part: str, model: VAE | AutoEncoder) -> Graph:
-    """One of the graphs that :func:`parts_of` names."""
+def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[Graph, Graph, Graph]:
+    """Encoder, decoder and the whole; with ``dynamic_size``, ``model`` is changed by :func:`free_sizes`."""
     image, latent = {"image": tuple(model.image_shape)}, tuple(model.latent_shape)
-    if part == "decoder":
-        return Graph(part, _Decoder(model), {"z": latent}, {"mean": "picture", "recon_params": "raw"})
+    multiple = free_sizes(model) if dynamic_size else None
+    decoded = {"mean": "picture", "recon_params": "raw"}
+    decoder = Graph("decoder", _Decoder(model), {"z": latent}, decoded, multiple)
     if isinstance(model, AutoEncoder):
-        if part == "encoder":
-            return Graph(part, _Encoder(model), image, {"z": "raw"})
-        return Graph(part, _WholeAutoEncoder(model), image, {"reconstruction": "picture", "z": "raw"})
+        whole = {"reconstruction": "picture", "z": "raw"}
+        return (
+            Graph("encoder", _Encoder(model), image, {"z": "raw"}, multiple),
+            decoder,
+            Graph("autoencoder", _WholeAutoEncoder(model), image, whole, multiple),
+        )
     posterior = {"mu": "raw", "logvar": "raw"}
-    if part == "encoder":
-        return Graph(part, _Encoder(model), image, posterior)
-    outputs = {"reconstruction": "picture", **posterior, "distortion": "nats", "kl": "nats"}
-    return Graph(part, _Whole(model), image | {"eps": latent}, outputs)
+    bound = {"reconstruction": "picture", **posterior, "distortion": "nats", "kl": "nats"}
+    return (
+        Graph("encoder", _Encoder(model), image, posterior, multiple),
+        decoder,
+        Graph("vae", _Whole(model), {**image, "eps": latent}, bound, multiple),
+    )
 
 
 def to_bytes(graph: Graph, opset: int) -> bytes:
@@ -117,7 +134,6 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
         ExportError: A ``ValueError``: if torch cannot express the graph.
     """
     example = tuple(torch.full((2, *shape), 0.5) for shape in graph.inputs.values())
-    batch = torch.export.Dim("batch")
     try:
         with warnings.catch_warnings():
             # Of what the exporter says of itself nothing concerns the graph, which is checked as a whole afterwards.
@@ -127,7 +143,7 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
                 example,
                 input_names=list(graph.inputs),
                 output_names=list(graph.outputs),
-                dynamic_shapes=tuple({0: batch} for _ in example),
+                dynamic_shapes=graph.free_axes(),
                 opset_version=opset,
                 dynamo=True,
                 custom_translation_table=_TRANSLATIONS,

@@ -49,8 +49,11 @@ def compare(content: bytes, graph: Graph, limits: Mapping[str, Limit] = EXACT) -
     failures = []
     sessions = {name: session(content, level) for name, level in _LEVELS.items()}
     reference = ReferenceEvaluator(onnx.load_model_from_string(content))
-    for batch in BATCHES:
-        inputs = {name: _draw(name, (batch, *shape), generator) for name, shape in graph.inputs.items()}
+    cases = [(batch, graph.inputs) for batch in BATCHES]
+    if graph.multiple is not None:
+        cases += [(batch, graph.larger()) for batch in BATCHES[:2]]
+    for batch, shapes in cases:
+        inputs = {name: _draw(name, (batch, *shape), generator) for name, shape in shapes.items()}
         expected = _torch(graph, inputs)
         arrays = {name: value.numpy() for name, value in inputs.items()}
         answers: dict[str, Any] = {name: opened.run(None, arrays) for name, opened in sessions.items()}
