@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,13 @@ class Parity(NamedTuple):
 
 
 def export_onnx(
-    model: VAE | AutoEncoder, directory: str | Path, *, opset: int = 18, dynamic_size: bool = False
+    model: VAE | AutoEncoder,
+    directory: str | Path,
+    *,
+    opset: int = 18,
+    dynamic_size: bool = False,
+    evaluation: Mapping[str, Any] | None = None,
+    benchmark: bool = False,
 ) -> dict[str, dict[str, Parity]]:
     """Write a bundle: three graphs, a model card and a manifest of hashes; or raise and write nothing.
 
@@ -51,6 +58,10 @@ def export_onnx(
         opset: ONNX operator set, 18 to 23.
         dynamic_size: Also leave H and W free, for a model with a latent map; they must then be multiples of what
             the metadata call ``spatial_multiple``. Compared with torch at two sizes.
+        evaluation: For the model card: what ``vaelib evaluate --json`` prints, and any other words and integers, such
+            as ``{"data": "mnist, test"}``.
+        benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
+            one export to the next.
 
     Returns:
         Graph name to output name to :class:`Parity`.
@@ -82,6 +93,7 @@ def export_onnx(
     from vaelib.export import bundle
     from vaelib.export.card import card
     from vaelib.export.graphs import graphs_of, to_bytes, with_metadata
+    from vaelib.export.speed import measure
     from vaelib.export.validation import check_contract, compare
 
     path = bundle.bundle_directory(directory)
@@ -101,7 +113,8 @@ def export_onnx(
         content = with_metadata(content, bundle.metadata_of(graph.part, facts, parity[graph.part]))
         check_contract(content, graph)
         files[f"{graph.part}.onnx"] = content
-    files[bundle.CARD_NAME] = card(facts, parity).encode()
+    speeds = measure({graph.part: graph for graph in graphs}, files) if benchmark else []
+    files[bundle.CARD_NAME] = card(facts, graphs, parity, evaluation, speeds).encode()
     bundle.write_bundle(path, facts["kind"], files)
     return parity
 

@@ -37,6 +37,7 @@ def facts_of(model: VAE | AutoEncoder, opset: int) -> dict[str, Any]:
         "latent_shape": list(model.latent_shape),
         "likelihood": _class_name(model.likelihood),
         "prior": _class_name(getattr(model, "prior", None)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": weights.hexdigest(),
         "opset": opset,
         "config": _config(model),
