@@ -182,6 +182,9 @@ def export(
     speed: Annotated[
         bool, typer.Option("--speed", help="Measure the speed on this CPU and write it on the model card.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a model that onnxruntime could run faster if built otherwise.")
+    ] = False,
     data: Data = None,
     split: Split = "test",
     download: Download = False,
@@ -190,6 +193,7 @@ def export(
     """Export a model to ONNX, prove that onnxruntime agrees with torch, and keep the files only if it does."""
     from vaelib import serialization
     from vaelib.export import export_onnx
+    from vaelib.export.lint import lint
 
     trained = serialization.load(model)
     evaluation = None
@@ -210,6 +214,8 @@ def export(
             for name, p in outputs.items()
         ],
     )
+    for finding in lint({path.name: path.read_bytes() for path in out.glob("*.onnx")}):
+        typer.echo(f"Not at onnxruntime's fastest: {finding}")
 
 
 def info(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from vaelib._checks import MissingExtraError, check_int
+from vaelib._checks import ExportError, MissingExtraError, check_int
 from vaelib.vae import VAE, AutoEncoder
 
 __all__ = ["Parity", "export_onnx"]
@@ -34,6 +34,7 @@ def export_onnx(
     dynamic_size: bool = False,
     evaluation: Mapping[str, Any] | None = None,
     benchmark: bool = False,
+    strict: bool = False,
 ) -> dict[str, dict[str, Parity]]:
     """Write a bundle: three graphs, a model card and a manifest of hashes; or raise and write nothing.
 
@@ -62,13 +63,15 @@ def export_onnx(
             as ``{"data": "mnist, test"}``.
         benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
             one export to the next.
+        strict: Refuse a model for which :func:`vaelib.export.lint.lint` has a finding.
 
     Returns:
         Graph name to output name to :class:`Parity`.
 
     Raises:
         ExportError: A ``ValueError``: if torch cannot express a graph, or a graph breaks its contract or differs by
-            more than 1e-5 of the pictures' scale, or 1e-4 of an other output's.
+            more than 1e-5 of the pictures' scale, or 1e-4 of an other output's; with ``strict`` also if onnxruntime
+            could run another architecture faster.
         TypeError: If ``model`` is no VAE and no autoencoder.
         MissingExtraError: If onnx, onnxscript or onnxruntime is not installed.
         OSError: If the directory cannot be written, or holds a README.md that is not a bundle's.
@@ -93,6 +96,7 @@ def export_onnx(
     from vaelib.export import bundle
     from vaelib.export.card import card
     from vaelib.export.graphs import graphs_of, to_bytes, with_metadata
+    from vaelib.export.lint import lint
     from vaelib.export.speed import measure
     from vaelib.export.validation import check_contract, compare
 
@@ -113,6 +117,10 @@ def export_onnx(
         content = with_metadata(content, bundle.metadata_of(graph.part, facts, parity[graph.part]))
         check_contract(content, graph)
         files[f"{graph.part}.onnx"] = content
+    if strict and (findings := lint(files)):
+        raise ExportError(
+            f"`strict` refuses what onnxruntime cannot run at its fastest. {' '.join(map(str, findings))}"
+        )
     speeds = measure({graph.part: graph for graph in graphs}, files) if benchmark else []
     files[bundle.CARD_NAME] = card(facts, graphs, parity, evaluation, speeds).encode()
     bundle.write_bundle(path, facts["kind"], files)
