@@ -6,7 +6,7 @@ import json
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -185,6 +185,11 @@ def export(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a model that onnxruntime could run faster if built otherwise.")
     ] = False,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="fp16: for GPUs. int8: for CPUs, calibrated on the data, refused unless it is worth it."),
+    ] = "fp32",
+    max_loss: Annotated[float, typer.Option(help="What int8 may cost, in nats per image.", min=0)] = 0.5,
     data: Data = None,
     split: Split = "test",
     download: Download = False,
@@ -196,12 +201,25 @@ def export(
     from vaelib.export.lint import lint
 
     trained = serialization.load(model)
-    evaluation = None
+    evaluation = calibration = None
+    if precision == "int8":
+        calibration = load_data(model, trained, data, "train", download=download).batch(slice(1024))
     if evaluate_too:
         images = load_data(model, trained, data, split, download=download)
         name = data or read_record(model)["data"]
         evaluation = {"data": f"{Path(name).name}, {split}", **_evaluation(trained, images, seed=0)}
-    parity = export_onnx(trained, out, opset=opset, dynamic_size=dynamic_size, evaluation=evaluation, benchmark=speed)
+    parity = export_onnx(
+        trained,
+        out,
+        opset=opset,
+        dynamic_size=dynamic_size,
+        evaluation=evaluation,
+        benchmark=speed,
+        strict=strict,
+        precision=precision,
+        calibration=calibration,
+        max_loss=max_loss,
+    )
     if json_output:
         print_json({part: {name: p._asdict() for name, p in outputs.items()} for part, outputs in parity.items()})
         return

@@ -10,6 +10,7 @@ from typing import Any
 from vaelib.export import Parity
 from vaelib.export.bundle import at_most
 from vaelib.export.graphs import Graph
+from vaelib.export.precision import Judgement
 from vaelib.export.speed import Speed, hardware
 
 __all__ = ["card"]
@@ -96,6 +97,7 @@ def card(
     graphs: Sequence[Graph],
     parity: Mapping[str, Mapping[str, Parity]],
     evaluation: Mapping[str, Any] | None,
+    judgement: Judgement | None,
     speeds: Sequence[Speed],
 ) -> str:
     """README.md of a bundle."""
@@ -117,7 +119,7 @@ def card(
         ),
         model=_table(("", ""), _model_rows(facts)),
         config=_config(facts["config"]),
-        quality=_quality(evaluation),
+        quality=_quality(evaluation) + _cost(judgement),
         parity=_table(
             ("graph", "output", "absolute", "relative"),
             [
@@ -135,6 +137,7 @@ def card(
 def _model_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     latent = " x ".join(map(str, facts["latent_shape"]))
     return [
+        ("precision", facts["precision"]),
         ("latent", latent),
         ("parameters", f"{facts['parameters']:,}"),
         ("p(x given z)", facts["likelihood"]),
@@ -165,6 +168,16 @@ def _quality(evaluation: Mapping[str, Any] | None) -> str:
     ]
     facts = [f"{name.replace('_', ' ')}: {entry}" for name, entry in evaluation.items() if isinstance(entry, int | str)]
     return "\n\n".join([_table(("", "mean", "standard error", "unit"), rows), "; ".join(facts)])
+
+
+def _cost(judgement: Judgement | None) -> str:
+    if judgement is None:
+        return ""
+    return (
+        f"\n\nThese figures are the float32 model's. int8 costs {judgement.nats_lost:.3g} nats of ELBO per image; its"
+        f" pictures have a PSNR of {judgement.psnr:.1f} dB against float32's. Both on other"
+        " pictures than it was calibrated on."
+    )
 
 
 def _unit(name: str) -> str:

@@ -64,7 +64,7 @@ class _Encoder(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return self.model.encode(image)
+        return _code(self.model, image)
 
 
 class _Decoder(nn.Module):
@@ -83,7 +83,7 @@ class _Whole(nn.Module):
         self.vae = vae
 
     def forward(self, image: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
-        mu, logvar = self.vae.encode(image)
+        mu, logvar = _code(self.vae, image)
         z = mu + (0.5 * logvar).exp() * eps
         recon_params = self.vae.decode(z)
         distortion = -self.vae.likelihood.log_prob(image, recon_params)
@@ -97,8 +97,14 @@ class _WholeAutoEncoder(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.model.encode(image)
+        z = _code(self.model, image)
         return _picture(self.model, self.model.decode(z)), z.clone()
+
+
+def _code(model: VAE | AutoEncoder, image: Tensor) -> Any:
+    """As ``encode``, but for its check that images have the weights' dtype, which in float16 they have not."""
+    code = model.encoder(image)
+    return code[0] if isinstance(model, AutoEncoder) and isinstance(code, tuple) else code
 
 
 def _picture(model: VAE | AutoEncoder, recon_params: Tensor) -> Tensor:

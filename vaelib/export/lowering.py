@@ -27,12 +27,13 @@ def _fold_batch_norms(graph: ir.Graph) -> None:
             continue
         scale, shift, mean, variance = (_constant(value) for value in norm.inputs[1:5])
         weight = _constant(layer.inputs[1])
-        bias = _constant(layer.inputs[2]) if len(layer.inputs) > 2 else np.zeros(len(weight), weight.dtype)
+        bias = _constant(layer.inputs[2]) if len(layer.inputs) > 2 else np.zeros(len(weight), np.float32)
         factor = scale / np.sqrt(variance + norm.attributes["epsilon"].as_float())
         spread = len(weight) // len(factor)  # of one channel's values, which stay neighbours when they move
         factor, shift, mean = (np.repeat(values, spread) for values in (factor, shift, mean))
         weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-        _set_inputs(graph, layer, weight, (bias - mean) * factor + shift)
+        dtype = layer.inputs[1].const_value.numpy().dtype
+        _set_inputs(graph, layer, weight.astype(dtype), ((bias - mean) * factor + shift).astype(dtype))
         norm.outputs[0].replace_all_uses_with(norm.inputs[0], replace_graph_outputs=True)
         graph.remove(norm, safe=True)
 
@@ -65,14 +66,14 @@ def _keeps_channels_together(move: Any) -> bool:
 
 
 def _constant(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return value.const_value.numpy()
+    return value.const_value.numpy().astype(np.float32)
 
 
-def _set_inputs(graph: ir.Graph, layer: ir.Node, *arrays: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+def _set_inputs(graph: ir.Graph, layer: ir.Node, *arrays: np.ndarray[Any, Any]) -> None:
     """New constants for a layer: others may read the old ones."""
     for kind, array in zip(("weight", "bias"), arrays, strict=True):
         name = f"{layer.outputs[0].name}_folded_{kind}"
-        value = ir.Value(name=name, const_value=ir.tensor(array.astype(np.float32), name=name))
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         graph.register_initializer(value)
         index = 1 if kind == "weight" else 2
         layer.resize_inputs(max(len(layer.inputs), index + 1))
