@@ -139,7 +139,9 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
     Raises:
         ExportError: A ``ValueError``: if torch cannot express the graph.
     """
-    example = tuple(torch.full((2, *shape), 0.5) for shape in graph.inputs.values())
+    # torch takes a free axis whose example is 1 for a fixed one, and the model's own latent map may be one pixel.
+    shapes = graph.inputs if graph.multiple is None else graph.larger()
+    example = tuple(torch.full((2, *shape), 0.5) for shape in shapes.values())
     try:
         with warnings.catch_warnings():
             # Of what the exporter says of itself nothing concerns the graph, which is checked as a whole afterwards.
