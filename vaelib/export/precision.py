@@ -142,7 +142,7 @@ def _split(inputs: Arrays) -> Iterator[Arrays]:
 
 def _quantize(content: bytes, calibration: Arrays) -> bytes:
     model = onnx.load_model_from_string(content)
-    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "done"})  # by torch's exporter and `lowering`
+    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # or it warns
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "int8.onnx"
         quantize_static(
