@@ -197,7 +197,10 @@ def test_metadata(bundle):
     vae, directory = bundle
     session = onnxruntime.InferenceSession(directory / "decoder.onnx")
     found = session.get_modelmeta().custom_metadata_map
-    texts = {name: found.pop(f"vaelib.{name}") for name in ("schema", "kind", "part", "likelihood", "prior", "version")}
+    texts = {
+        name: found.pop(f"vaelib.{name}")
+        for name in ("schema", "kind", "part", "likelihood", "prior", "version", "precision")
+    }
     assert texts == {
         "schema": "2",
         "kind": "VAE",
@@ -205,6 +208,7 @@ def test_metadata(bundle):
         "likelihood": "Gaussian",
         "prior": "StandardNormal",
         "version": vl.__version__,
+        "precision": "fp32",
     }
     assert len(found.pop("vaelib.weights_sha256")) == 64
     values = {name.removeprefix("vaelib."): json.loads(text) for name, text in found.items()}
