@@ -1,124 +1,154 @@
-"""ONNX out: three graphs without a random operator, each proved against torch before it is kept."""
+"""ONNX out: graphs without a random operator, each proved against torch before it is kept."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.util
-import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vaelib import __version__
-from vaelib._checks import MissingExtraError, check_int
-from vaelib._files import writable_directory, written_whole
-from vaelib.serialization import describe
-from vaelib.vae import VAE
+from vaelib._checks import ExportError, MissingExtraError, check_choice, check_float, check_int
+from vaelib.vae import VAE, AutoEncoder
 
-__all__ = ["PARTS", "Parity", "export_onnx"]
-
-PARTS = ("encoder", "decoder", "vae")
-SCHEMA = "1"
+__all__ = ["Parity", "export_onnx"]
 
 
 class Parity(NamedTuple):
-    """How far onnxruntime is from torch on one output, over all batches and optimisation levels."""
+    """How far a graph is from torch on one output, over all batches, optimisation levels and evaluators."""
 
     max_abs: float
     """Largest absolute difference."""
     max_rel: float
-    """The same, divided by the largest absolute value that torch gave; of a picture, by 1 at least."""
+    """The same, divided by the largest absolute value that torch gave; of pictures and nats, by 1 at least."""
 
 
-def export_onnx(model: VAE, directory: str | Path, *, opset: int = 18) -> dict[str, dict[str, Parity]]:
-    """Write ``encoder.onnx``, ``decoder.onnx`` and ``vae.onnx``, or raise and write nothing.
+def export_onnx(
+    model: VAE | AutoEncoder,
+    directory: str | Path,
+    *,
+    opset: int = 18,
+    dynamic_size: bool = False,
+    evaluation: Mapping[str, Any] | None = None,
+    benchmark: bool = False,
+    strict: bool = False,
+    precision: str = "fp32",
+    calibration: Tensor | None = None,
+    max_loss: float = 0.5,
+) -> dict[str, dict[str, Parity]]:
+    """Write a bundle: three graphs, a model card and a manifest of hashes; or raise and write nothing.
 
-    ========  ===================  ======================================================
-    graph     inputs               outputs
-    ========  ===================  ======================================================
-    encoder   ``image``            ``mu``, ``logvar``
-    decoder   ``z``                ``mean`` (pictures), ``recon_params`` (raw parameters)
-    vae       ``image``, ``eps``   ``reconstruction`` (pictures), ``mu``, ``logvar``
-    ========  ===================  ======================================================
+    ===========  ===================  ======================================================================
+    graph        inputs               outputs
+    ===========  ===================  ======================================================================
+    encoder      ``image``            ``mu``, ``logvar``; of an autoencoder ``z``
+    decoder      ``z``                ``mean`` (pictures), ``recon_params`` (raw parameters)
+    vae          ``image``, ``eps``   ``reconstruction`` (pictures), ``mu``, ``logvar``, ``distortion``, ``kl``
+    autoencoder  ``image``            ``reconstruction`` (pictures), ``z``
+    ===========  ===================  ======================================================================
 
-    The batch axis is free. The noise ``eps`` is an input, so a file gives the same answer to the same question.
-    Every graph is compared with torch at batches 1, 2, 3, 7 and 16, with onnxruntime's optimisations off and on; a
-    model whose batch norm has seen no data is compared a second time with statistics that are not fresh, because
-    fresh ones hide a faulty fold. Shapes, ranges, the config and the measured differences go into each file's
-    ``metadata_props``.
+    The batch axis is free. The noise ``eps`` is an input, so a file gives the same answer to the same question;
+    ``distortion`` is -log p(x|z) and ``kl`` is KL(q(z|x) to p(z)), in nats per image, ``(B,)``, at z = mu + sigma eps.
+    Every graph is compared with torch at batches 1, 2, 3, 7 and 16, by onnxruntime with its optimisations off and on,
+    and by ``onnx.reference``; a model whose batch norm has seen no data is compared a second time with statistics
+    that are not fresh, because fresh ones hide a faulty fold. The same weights give the same bytes.
 
     Args:
-        model: A VAE on any device, in any mode; it is not changed.
-        directory: Made if missing; files of the same names are replaced after all three are proved.
+        model: A VAE or autoencoder on any device, in any mode; it is not changed.
+        directory: Made if missing; a bundle that is there is replaced after all graphs are proved.
         opset: ONNX operator set, 18 to 23.
+        dynamic_size: Also leave H and W free, for a model with a latent map; they must then be multiples of what
+            the metadata call ``spatial_multiple``. Compared with torch at two sizes.
+        evaluation: For the model card: what ``vaelib evaluate --json`` prints, and any other words and integers, such
+            as ``{"data": "mnist, test"}``.
+        benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
+            one export to the next.
+        strict: Refuse a model for which :func:`vaelib.export.lint.lint` has a finding.
+        precision: ``"fp32"``; ``"fp16"``, for GPUs: networks in float16, inputs, outputs and nats in float32, within
+            5e-3 of pictures and 1e-2 of the rest; or ``"int8"``, for CPUs: convolutions and products in 8 bits but for
+            the last layers, refused unless it is measured to be worth it.
+        calibration: Images ``(N, C, H, W)`` in [0, 1], N >= 64, for int8: half calibrate, the others judge.
+        max_loss: What int8 may cost, in nats of ELBO per image; 0.5 is less than lies between two seeds of a training.
 
     Returns:
         Graph name to output name to :class:`Parity`.
 
     Raises:
-        ExportError: A ``ValueError``: if a graph breaks its contract or differs by more than 1e-5 of the pictures'
-            scale, or 1e-4 of an other output's.
-        TypeError: If ``model`` is no VAE.
+        ExportError: A ``ValueError``: if torch cannot express a graph, or a graph breaks its contract or differs by
+            more than 1e-5 of the pictures' scale, or 1e-4 of an other output's; with ``strict`` also if onnxruntime
+            could run another architecture faster; if int8 loses more than ``max_loss`` or is not faster.
+        ValueError: If int8 lacks images to calibrate on, or an argument is out of its range.
+        TypeError: If ``model`` is no VAE and no autoencoder.
         MissingExtraError: If onnx, onnxscript or onnxruntime is not installed.
-        OSError: If the directory cannot be written.
+        OSError: If the directory cannot be written, or holds a README.md that is not a bundle's.
+
+    Examples:
+        >>> import tempfile, vaelib as vl
+        >>> vae = vl.conv_vae((1, 8, 8), latent_dim=2, hidden_channels=(4,))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     parity = export_onnx(vae, f"{directory}/bundle")
+        ...     sorted(path.name for path in Path(directory, "bundle").iterdir())
+        ['README.md', 'decoder.onnx', 'encoder.onnx', 'manifest.json', 'vae.onnx']
+        >>> parity["vae"]["distortion"].max_rel < 1e-4
+        True
     """
-    if not isinstance(model, VAE):
-        raise TypeError(f"`model` must be a VAE, got {type(model).__name__}.")
+    if not isinstance(model, VAE | AutoEncoder):
+        raise TypeError(f"`model` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
     if check_int("opset", opset, minimum=18) > 23:
         raise ValueError(f"`opset` must be <= 23, got {opset}.")
+    check_choice("precision", precision, ("fp32", "fp16", "int8"))
+    check_float("max_loss", max_loss, 0.0)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("ONNX export", "onnx")
-    from vaelib.export.graphs import graph_of, to_bytes, with_metadata
+    from vaelib.export import bundle
+    from vaelib.export.card import card
+    from vaelib.export.graphs import graphs_of, to_bytes, with_metadata
+    from vaelib.export.lint import lint
+    from vaelib.export.precision import LIMITS, check_calibration, halved, quantized
+    from vaelib.export.speed import measure
     from vaelib.export.validation import check_contract, compare
 
-    path = writable_directory("directory", directory)
-    exported = copy.deepcopy(model).cpu().float().eval()
+    images: Any = check_calibration(model, calibration) if precision == "int8" else None
+    path = bundle.bundle_directory(directory)
+    exported: Any = copy.deepcopy(model).cpu().float().eval()
+    facts = bundle.facts_of(exported, opset) | {"precision": precision}
+    graphs = graphs_of(exported, dynamic_size=dynamic_size)
+    facts["spatial_multiple"] = graphs[0].multiple
     if _has_fresh_statistics(exported):
-        worn = _with_worn_statistics(exported)
-        for part in PARTS:
-            graph = graph_of(part, worn)
-            compare(to_bytes(graph, opset), graph)
+        whole = graphs[-1]  # it has every fold in it
+        worn = whole._replace(module=_with_worn_statistics(whole.module))
+        compare(to_bytes(worn, opset), worn)
 
-    parity = {}
-    with ExitStack() as files:
-        for part in PARTS:
-            graph = graph_of(part, exported)
-            content = to_bytes(graph, opset)
-            parity[part] = compare(content, graph)
-            content = with_metadata(content, _metadata(part, exported, opset, parity[part]))
-            check_contract(content, graph)
-            files.enter_context(written_whole(path / f"{part}.onnx")).write_bytes(content)
+    contents = {graph.part: to_bytes(graph, opset) for graph in graphs}
+    parity = {graph.part: compare(contents[graph.part], graph) for graph in graphs}
+    judgement = None
+    if precision != "fp32":
+        if precision == "fp16":
+            contents = {graph.part: to_bytes(halved(graph), opset) for graph in graphs}
+        else:
+            contents, judgement = quantized(contents, exported, images, max_loss)
+        parity = {
+            graph.part: compare(contents[graph.part], graph, LIMITS[precision], third_opinion=precision == "fp16")
+            for graph in graphs
+        }
+    files = {}
+    for graph in graphs:
+        metadata = bundle.metadata_of(graph.part, facts, parity[graph.part])
+        content = with_metadata(contents[graph.part], metadata)
+        check_contract(content, graph)
+        files[f"{graph.part}.onnx"] = content
+    if strict and (findings := lint(files)):
+        raise ExportError(
+            f"`strict` refuses what onnxruntime cannot run at its fastest. {' '.join(map(str, findings))}"
+        )
+    speeds = measure({graph.part: graph for graph in graphs}, files) if benchmark else []
+    files[bundle.CARD_NAME] = card(facts, graphs, parity, evaluation, judgement, speeds).encode()
+    bundle.write_bundle(path, facts["kind"], files)
     return parity
-
-
-def _metadata(part: str, model: VAE, opset: int, parity: Mapping[str, Parity]) -> dict[str, str]:
-    weights = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        weights.update(name.encode() + tensor.numpy().tobytes())
-    facts: dict[str, Any] = {
-        "schema": SCHEMA,
-        "version": __version__,
-        "part": part,
-        "image_shape": list(model.image_shape),
-        "image_range": [0.0, 1.0],
-        "latent_shape": list(model.latent_shape),
-        "likelihood": type(model.likelihood).__name__,
-        "prior": type(model.prior).__name__,
-        "weights_sha256": weights.hexdigest(),
-        "opset": opset,
-        "validation": {name: values._asdict() for name, values in parity.items()},
-    }
-    try:
-        facts["config"] = describe(model)
-    except TypeError:  # a foreign encoder exports all the same; only its config has no words
-        facts["config"] = None
-    return {f"vaelib.{name}": value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
 
 
 def _batch_norms(model: nn.Module) -> list[Any]:
@@ -129,7 +159,7 @@ def _has_fresh_statistics(model: nn.Module) -> bool:
     return any(norm.num_batches_tracked == 0 for norm in _batch_norms(model))
 
 
-def _with_worn_statistics(model: VAE) -> VAE:
+def _with_worn_statistics(model: nn.Module) -> nn.Module:
     """A copy whose batch norms look as if they had been trained."""
     worn = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)

@@ -8,43 +8,73 @@ from typing import Any, NamedTuple
 
 import onnx
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError
-from vaelib.vae import VAE
+from vaelib.export.lowering import lower
+from vaelib.export.sizes import free_sizes
+from vaelib.vae import VAE, AutoEncoder
 
-__all__ = ["Graph", "graph_of", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "graphs_of", "to_bytes", "with_metadata"]
 
 
 class Graph(NamedTuple):
     """A torch module of flat tensors with the names that its ONNX graph bears."""
 
+    part: str
     module: nn.Module
     inputs: dict[str, tuple[int, ...]]
     """Input name to the shape of one item."""
-    outputs: tuple[str, ...]
-    pictures: tuple[str, ...]
-    """Those outputs that are pictures."""
+    outputs: dict[str, str]
+    """Output name to its kind, which has a tolerance: ``"picture"``, ``"nats"`` or ``"raw"``."""
+    multiple: int | None = None
+    """Of which H and W must be multiples; None if they are fixed."""
+
+    def larger(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the inputs at another size."""
+        steps = {name: self.multiple or 0 if name == "image" else 1 for name in self.inputs}
+        return {name: (c, h + steps[name], w + 2 * steps[name]) for name, (c, h, w) in self.inputs.items()}
+
+    def free_axes(self) -> tuple[dict[int, Any], ...]:
+        """The axes of each input that may have any length."""
+        batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
+        if self.multiple is None:
+            return tuple({0: batch} for _ in self.inputs)
+        image = {0: batch, 2: self.multiple * rows, 3: self.multiple * columns}
+        return tuple(image if name == "image" else {0: batch, 2: rows, 3: columns} for name in self.inputs)
+
+
+def _log_sigmoid(x: Any) -> Any:
+    return op.Sub(op.Min(x, 0.0), op.Log(op.Add(op.Exp(op.Neg(op.Abs(x))), 1.0)))
+
+
+def _expm1(x: Any) -> Any:
+    return op.Mul(op.Tanh(op.Mul(x, 0.5)), op.Add(op.Exp(x), 1.0))
+
+
+# torch writes Log(Sigmoid(x)), infinite for the logits of any sure decoder, and Exp(x) - 1, which cancels near zero.
+_TRANSLATIONS: dict[Any, Any] = {torch.ops.aten.log_sigmoid.default: _log_sigmoid, torch.ops.aten.expm1.default: _expm1}
 
 
 class _Encoder(nn.Module):
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, model: VAE | AutoEncoder) -> None:
         super().__init__()
-        self.vae = vae
+        self.model = model
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.vae.encode(image)
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return _code(self.model, image)
 
 
 class _Decoder(nn.Module):
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, model: VAE | AutoEncoder) -> None:
         super().__init__()
-        self.vae = vae
+        self.model = model
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        recon_params = self.vae.decode(z)
-        return self.vae.likelihood.mean(recon_params), recon_params.clone()
+        recon_params = self.model.decode(z)
+        return _picture(self.model, recon_params), recon_params.clone()
 
 
 class _Whole(nn.Module):
@@ -52,28 +82,55 @@ class _Whole(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, image: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mu, logvar = self.vae.encode(image)
-        recon_params = self.vae.decode(mu + (0.5 * logvar).exp() * eps)
-        return self.vae.likelihood.mean(recon_params), mu, logvar
+    def forward(self, image: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
+        mu, logvar = _code(self.vae, image)
+        z = mu + (0.5 * logvar).exp() * eps
+        recon_params = self.vae.decode(z)
+        distortion = -self.vae.likelihood.log_prob(image, recon_params)
+        kl = self.vae.prior.kl(mu, logvar, z).sum(1)
+        return _picture(self.vae, recon_params), mu, logvar, distortion, kl
 
 
-def graph_of(part: str, vae: VAE) -> Graph:
-    """The graph of ``"encoder"``, ``"decoder"`` or ``"vae"``."""
-    image, latent = tuple(vae.image_shape), tuple(vae.latent_shape)
-    graphs = {
-        "encoder": Graph(_Encoder(vae), {"image": image}, ("mu", "logvar"), ()),
-        "decoder": Graph(_Decoder(vae), {"z": latent}, ("mean", "recon_params"), ("mean",)),
-        "vae": Graph(
-            _Whole(vae),
-            {"image": image, "eps": latent},
-            ("reconstruction", "mu", "logvar"),
-            ("reconstruction",),
-        ),
-    }
-    graph = graphs[part]
-    graph.module.eval()
-    return graph
+class _WholeAutoEncoder(nn.Module):
+    def __init__(self, model: AutoEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        z = _code(self.model, image)
+        return _picture(self.model, self.model.decode(z)), z.clone()
+
+
+def _code(model: VAE | AutoEncoder, image: Tensor) -> Any:
+    """As ``encode``, but for its check that images have the weights' dtype, which in float16 they have not."""
+    code = model.encoder(image)
+    return code[0] if isinstance(model, AutoEncoder) and isinstance(code, tuple) else code
+
+
+def _picture(model: VAE | AutoEncoder, recon_params: Tensor) -> Tensor:
+    return recon_params if model.likelihood is None else model.likelihood.mean(recon_params)
+
+
+def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[Graph, Graph, Graph]:
+    """Encoder, decoder and the whole; with ``dynamic_size``, ``model`` is changed by :func:`free_sizes`."""
+    image, latent = {"image": tuple(model.image_shape)}, tuple(model.latent_shape)
+    multiple = free_sizes(model) if dynamic_size else None
+    decoded = {"mean": "picture", "recon_params": "raw"}
+    decoder = Graph("decoder", _Decoder(model), {"z": latent}, decoded, multiple)
+    if isinstance(model, AutoEncoder):
+        whole = {"reconstruction": "picture", "z": "raw"}
+        return (
+            Graph("encoder", _Encoder(model), image, {"z": "raw"}, multiple),
+            decoder,
+            Graph("autoencoder", _WholeAutoEncoder(model), image, whole, multiple),
+        )
+    posterior = {"mu": "raw", "logvar": "raw"}
+    bound = {"reconstruction": "picture", **posterior, "distortion": "nats", "kl": "nats"}
+    return (
+        Graph("encoder", _Encoder(model), image, posterior, multiple),
+        decoder,
+        Graph("vae", _Whole(model), {**image, "eps": latent}, bound, multiple),
+    )
 
 
 def to_bytes(graph: Graph, opset: int) -> bytes:
@@ -82,30 +139,42 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
     Raises:
         ExportError: A ``ValueError``: if torch cannot express the graph.
     """
-    example = tuple(torch.full((2, *shape), 0.5) for shape in graph.inputs.values())
-    batch = torch.export.Dim("batch")
+    # torch takes a free axis whose example is 1 for a fixed one, and the model's own latent map may be one pixel.
+    shapes = graph.inputs if graph.multiple is None else graph.larger()
+    example = tuple(torch.full((2, *shape), 0.5) for shape in shapes.values())
     try:
         with warnings.catch_warnings():
             # Of what the exporter says of itself nothing concerns the graph, which is checked as a whole afterwards.
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
-                graph.module,
+                graph.module.eval(),
                 example,
                 input_names=list(graph.inputs),
                 output_names=list(graph.outputs),
-                dynamic_shapes=tuple({0: batch} for _ in example),
+                dynamic_shapes=graph.free_axes(),
                 opset_version=opset,
                 dynamo=True,
+                custom_translation_table=_TRANSLATIONS,
                 verbose=False,
             )
     except Exception as error:  # torch wraps whatever went wrong in exporter errors of many kinds
-        raise ExportError(f"torch could not export this model: {error}") from error
+        raise ExportError(f"torch could not export {_culprit(graph)}: {error}") from error
+    lower(program.model)
+    RemoveUnusedNodesPass()(program.model)
     ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
     for value in (*proto.graph.input, *proto.graph.output):
         del value.metadata_props[:]
     proto.producer_name, proto.producer_version = "vaelib", ""
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _culprit(graph: Graph) -> str:
+    """What to look at: the graph of a whole VAE comes last, and adds only the bound to what went well before."""
+    if not isinstance(graph.module, _Whole):
+        return f"this model's {graph.part}"
+    vae = graph.module.vae
+    return f"{type(vae.likelihood).__name__}.log_prob or {type(vae.prior).__name__}.kl"
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:

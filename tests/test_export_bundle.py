@@ -1,0 +1,89 @@
+"""The bundle as files: whole or not at all, the same bytes again, and held together by its manifest."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import vaelib as vl
+from vaelib.export import bundle as bundles
+
+BUILD = "import torch, vaelib as vl; torch.manual_seed(0); vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(8,))"
+
+
+def build():
+    names = {}
+    exec(BUILD, names)
+    return names["vae"]
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("bundle") / "new"
+    vl.export_onnx(build(), directory)
+    return directory
+
+
+def test_the_manifest_knows_every_other_file(bundle):
+    files = contents(bundle)
+    manifest = json.loads(files.pop("manifest.json"))
+    assert manifest == {
+        "schema": "2",
+        "version": vl.__version__,
+        "kind": "VAE",
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            for name, content in files.items()
+        },
+    }
+    assert set(files) == {"encoder.onnx", "decoder.onnx", "vae.onnx", "README.md"}
+    assert os.listdir(bundle.parent) == ["new"]
+
+
+def test_the_same_weights_give_the_same_bytes(bundle, tmp_path):
+    vl.export_onnx(build().train(), tmp_path / "here")
+    code = f"{BUILD}; vl.export_onnx(vae, {str(tmp_path / 'there')!r})"
+    threads = str(1 if torch.get_num_threads() > 1 else 2)
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": threads, "PYTHONHASHSEED": "7"}
+    )
+    assert contents(tmp_path / "here") == contents(bundle)
+    assert contents(tmp_path / "there") == contents(bundle)
+
+
+def test_an_old_bundle_is_replaced_manifest_last(tmp_path, monkeypatch):
+    vae = build()
+    autoencoder = vl.AutoEncoder(vae.encoder, vae.decoder)
+    (tmp_path / "notes.txt").write_text("mine")
+    vl.export_onnx(autoencoder, tmp_path)
+    assert "autoencoder.onnx" in os.listdir(tmp_path)
+    before = contents(tmp_path)
+    written = []
+    whole = bundles.written_whole
+
+    def watched(path):
+        written.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(bundles, "written_whole", watched)
+    vl.export_onnx(vae, tmp_path)
+    after = contents(tmp_path)
+    assert written[-1] == "manifest.json"
+    assert after.keys() == {"notes.txt", "README.md", "manifest.json", "encoder.onnx", "decoder.onnx", "vae.onnx"}
+    assert after["notes.txt"] == b"mine"
+    assert after["encoder.onnx"] != before["encoder.onnx"]
+
+
+def test_a_readme_of_ones_own_is_not_overwritten(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"`directory` must not hold a README.md that is not a bundle's"):
+        vl.export_onnx(build(), tmp_path)
+    assert contents(tmp_path) == {"README.md": b"mine"}

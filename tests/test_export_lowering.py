@@ -1,0 +1,113 @@
+"""Rewrites of a graph: which layers they take, and that the function stays the same."""
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import vaelib as vl
+from vaelib.export import graphs, lowering, validation
+
+
+def exported(module, shape):
+    """The operators of one module's graph, once it is proved against torch."""
+    torch.manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.5)
+            part.running_var.uniform_(0.5, 2)
+            nn.init.normal_(part.weight)
+            nn.init.normal_(part.bias)
+    graph = graphs.Graph("encoder", module.eval(), {"image": shape}, {"mu": "raw"})
+    content = graphs.to_bytes(graph, 18)
+    validation.check_contract(content, graph)
+    validation.compare(content, graph)
+    return [node.op_type for node in onnx.load_model_from_string(content).graph.node]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(3, 5, 4), (3, 4, 4)),
+        (nn.Conv2d(3, 5, 3, 2, padding=1, bias=False), (3, 2, 3)),
+        (nn.Conv2d(3, 5, 2, dilation=2, padding=(1, 2)), (3, 2, 2)),
+        (nn.ConvTranspose2d(3, 5, 4, 2), (3, 1, 1)),
+        (nn.ConvTranspose2d(3, 5, 3, 2, 1, 1, bias=False), (3, 2, 2)),
+        (nn.ConvTranspose2d(3, 5, 3, 2, (1, 0), (1, 0)), (3, 1, 2)),
+    ],
+    ids=str,
+)
+def test_small_maps_are_products(layer, shape):
+    assert [name for name in exported(layer, shape) if name != "Reshape"] == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(3, 5, 3, padding=1), (3, 4, 4)),
+        (nn.Conv2d(4, 6, 4, groups=2), (4, 4, 4)),
+        (nn.ConvTranspose2d(3, 5, 4, 2, 1), (3, 4, 4)),
+        (nn.ConvTranspose2d(300, 300, 3, 2, 1, 1), (300, 2, 2)),
+        (nn.Conv2d(257, 1, 4), (257, 4, 4)),
+    ],
+    ids=str,
+)
+def test_maps_that_a_convolution_does_faster_are_left(layer, shape):
+    assert exported(layer, shape) == [type(layer).__name__.removesuffix("2d")]
+
+
+def test_lowering_is_not_done_where_a_size_is_free():
+    vae = vl.conv_vae((1, 4, 4), latent_shape=(2, 1, 1), hidden_channels=(8, 8)).eval()
+    for graph in graphs.graphs_of(vae, dynamic_size=True):
+        content = graphs.to_bytes(graph, 18)
+        validation.compare(content, graph)
+        assert "Gemm" not in [node.op_type for node in onnx.load_model_from_string(content).graph.node]
+
+
+class Behind(nn.Module):
+    """A layer, a move of values, a batch norm; and another reader of what is between them, if asked for."""
+
+    def __init__(self, layer, move, channels, *, read=False):
+        super().__init__()
+        self.layer, self.move, self.norm, self.read = layer, move, nn.BatchNorm2d(channels), read
+
+    def forward(self, x):
+        between = self.move(self.layer(x))
+        return self.norm(between) + (between if self.read else 0)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (Behind(nn.Linear(6, 24), nn.Unflatten(1, (4, 3, 2)), 4), (6,)),
+        (Behind(nn.Conv2d(3, 8, 3), nn.PixelShuffle(2), 2), (3, 9, 9)),
+        (
+            Behind(nn.Conv2d(3, 8, 3, bias=False), nn.Sequential(nn.PixelShuffle(2), vl.networks.blocks.Crop(3, 5)), 2),
+            (3, 9, 9),
+        ),
+    ],
+    ids=["linear", "pixel_shuffle", "crop"],
+)
+def test_batch_norms_are_folded_across_moves(module, shape):
+    assert "BatchNormalization" not in exported(module, shape)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (Behind(nn.Linear(6, 24), nn.Unflatten(1, (4, 3, 2)), 4, read=True), (6,)),
+        (Behind(nn.Conv2d(3, 8, 3), nn.ReLU(), 8), (3, 9, 9)),
+        (Behind(nn.Conv2d(3, 8, 3), nn.Upsample(scale_factor=2), 8), (3, 9, 9)),
+    ],
+    ids=["read", "relu", "upsample"],
+)
+def test_batch_norms_stay_where_folding_would_be_wrong(module, shape):
+    assert "BatchNormalization" in exported(module, shape)
+
+
+def test_a_fold_that_forgot_the_order_of_channels_would_be_refused(monkeypatch):
+    import numpy as np
+
+    monkeypatch.setattr(lowering.np, "repeat", lambda values, times: np.tile(values, times))
+    with pytest.raises(vl.ExportError, match="differs from torch"):
+        exported(Behind(nn.Linear(6, 24), nn.Unflatten(1, (4, 3, 2)), 4), (6,))

@@ -1,0 +1,103 @@
+"""The bound in the graph of a whole VAE: the same nats as torch's, also where torch's exporter would give infinity."""
+
+import json
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import vaelib as vl
+from vaelib.export import graphs, validation
+
+IMAGE, LATENT = (1, 4, 4), (32,)
+
+
+class PassingDecoder(nn.Module):
+    """Raw parameters of any size: those that are asked for."""
+
+    image_shape, latent_shape = IMAGE, LATENT
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, z):
+        return z[:, : 16 * self.channels].reshape(-1, self.channels, 4, 4)
+
+
+class FlatEncoder(nn.Module):
+    """A custom encoder: no base class, no vaelib layer."""
+
+    image_shape, latent_shape = IMAGE, LATENT
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 64)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)).mul(0.01).chunk(2, dim=1)
+
+
+class MixturePrior(nn.Module):
+    """Without a closed form of the KL, which it estimates at z."""
+
+    def log_prob(self, z):
+        halves = torch.stack([-0.5 * (z - 1).square().sum(1), -0.5 * (z + 1).square().sum(1)])
+        return halves.logsumexp(0)
+
+    def kl(self, mu, logvar, z=None):
+        log_q = -0.5 * ((z - mu).square() * torch.exp(-logvar) + logvar).sum(1)
+        return (log_q - self.log_prob(z))[:, None]
+
+    def sample(self, num_samples, latent_shape, *, generator=None, device=None):
+        return torch.randn((num_samples, *latent_shape), generator=generator, device=device)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [vl.Bernoulli(), vl.ContinuousBernoulli(), vl.DiscretizedLogistic("per_pixel"), vl.DiscretizedLogistic("learned")],
+    ids=str,
+)
+def test_sure_decoders_have_finite_nats(likelihood):
+    """Logits of 30 are daily bread, and scales of a trained logistic are far below a pixel's error."""
+    decoder = PassingDecoder(likelihood.param_channels(1))
+    vae = vl.VAE(FlatEncoder(), decoder, likelihood=likelihood).eval()
+    graph = graphs.graphs_of(vae)[-1]
+    session = validation.session(graphs.to_bytes(graph, 18))
+    for spread in (1e-3, 1, 30, 1000):
+        x, eps = torch.rand(4, *IMAGE).mul(255).round() / 255, spread * torch.randn(4, *LATENT)
+        with torch.no_grad():
+            exact = graphs.graphs_of(vae.double())[-1].module(x.double(), eps.double())
+            vae.float()
+        got = dict(zip(graph.outputs, session.run(None, {"image": x.numpy(), "eps": eps.numpy()}), strict=True))
+        torch.testing.assert_close(torch.from_numpy(got["distortion"]).double(), exact[3], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(got["kl"]).double(), exact[4], rtol=1e-4, atol=1e-8)
+
+
+def test_a_prior_without_a_closed_form_uses_the_draw(tmp_path):
+    vae = vl.VAE(FlatEncoder(), PassingDecoder(1), prior=MixturePrior())
+    vl.export_onnx(vae, tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "vae.onnx")
+    assert session.get_modelmeta().custom_metadata_map["vaelib.prior"] == "MixturePrior"
+    assert json.loads(session.get_modelmeta().custom_metadata_map["vaelib.config"]) is None
+    x, eps = torch.rand(3, *IMAGE), torch.randn(3, *LATENT)
+    with vl.vae.eval_mode(vae):
+        mu, logvar = vae.encode(x)
+        expected = vae.prior.kl(mu, logvar, mu + (0.5 * logvar).exp() * eps).sum(1)
+    (kl,) = session.run(["kl"], {"image": x.numpy(), "eps": eps.numpy()})
+    torch.testing.assert_close(torch.from_numpy(kl), expected, rtol=1e-4, atol=1e-4)
+
+
+class Branching(vl.Bernoulli):
+    def log_prob(self, x, recon_params):
+        if x.mean() > 0.5:
+            return super().log_prob(x, recon_params)
+        return -super().log_prob(x, recon_params)
+
+
+def test_a_likelihood_that_cannot_be_exported_is_named(tmp_path):
+    vae = vl.VAE(FlatEncoder(), PassingDecoder(1), likelihood=Branching())
+    with pytest.raises(vl.ExportError, match=r"torch could not export Branching.log_prob or StandardNormal.kl"):
+        vl.export_onnx(vae, tmp_path / "bundle")
+    assert not list(tmp_path.iterdir())

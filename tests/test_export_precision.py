@@ -1,0 +1,133 @@
+"""float16 keeps nats in float32; int8 is kept only where it is measured to be worth it."""
+
+import re
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import vaelib as vl
+from vaelib.export import precision
+
+FAST = {"activation": "relu", "upsample": "nearest", "hidden_channels": (16, 32)}
+
+
+def run(directory, part, **inputs):
+    session = onnxruntime.InferenceSession(directory / f"{part}.onnx", providers=["CPUExecutionProvider"])
+    answers = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    return {
+        output.name: torch.from_numpy(answer) for output, answer in zip(session.get_outputs(), answers, strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(0)
+    images = vl.data.shapes(600, image_size=16).batch(slice(None))
+    vae = vl.conv_vae((1, 16, 16), 4, **FAST)
+    vl.Trainer(max_epochs=4, batch_size=50).fit(vae, images, progress=False)
+    return vae.eval(), images
+
+
+def bound(vae, x, eps):
+    with torch.no_grad():
+        mu, logvar = vae.encode(x)
+        z = mu + (0.5 * logvar).exp() * eps
+        recon_params = vae.decode(z)
+        return mu, vae.likelihood.mean(recon_params), -vae.likelihood.log_prob(x, recon_params)
+
+
+@pytest.mark.parametrize("dynamic_size", [False, True])
+def test_fp16(trained, tmp_path, dynamic_size):
+    vae, images = trained
+    if dynamic_size:
+        vae = vl.conv_vae((1, 16, 16), latent_shape=(2, 4, 4), norm="group", **FAST).eval()
+    vl.export_onnx(vae, tmp_path, precision="fp16", dynamic_size=dynamic_size)
+    x, eps = images[:8], torch.randn(8, *vae.latent_shape)
+    got, (mu, pictures, distortion) = run(tmp_path, "vae", image=x, eps=eps), bound(vae, x, eps)
+    torch.testing.assert_close(got["mu"], mu, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(got["reconstruction"], pictures, rtol=0, atol=5e-3)
+    torch.testing.assert_close(got["distortion"], distortion, rtol=1e-2, atol=0)
+    assert not torch.equal(got["mu"], mu)
+    whole = onnx.load(tmp_path / "vae.onnx").graph
+    assert {value.type.tensor_type.elem_type for value in (*whole.input, *whole.output)} == {onnx.TensorProto.FLOAT}
+    weights = [tensor for tensor in whole.initializer if len(tensor.dims) == 4]
+    assert weights
+    assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.FLOAT16}
+    types = {value.name: value.type.tensor_type.elem_type for value in whole.value_info}
+    logarithms = [node.output[0] for node in whole.node if node.op_type == "Log"]
+    assert logarithms and all(types[name] == onnx.TensorProto.FLOAT for name in logarithms)
+
+
+def quantized(monkeypatch, trained, directory, *, speed, **options):
+    """With speeds that are given, since those of a test machine prove nothing."""
+    ratios = {"exact": 1.0, "small": speed}
+    monkeypatch.setattr(
+        precision, "images_per_second", lambda sessions, inputs: {name: ratios[name] for name in sessions}
+    )
+    vae, images = trained
+    vl.export_onnx(vae, directory, precision="int8", calibration=images, **options)
+
+
+def test_int8_that_is_worth_it(trained, tmp_path, monkeypatch):
+    quantized(monkeypatch, trained, tmp_path, speed=1.5)
+    vae, images = trained
+    x, eps = images[-200:], torch.randn(200, 4)
+    lost = (run(tmp_path, "vae", image=x, eps=eps)["distortion"] - bound(vae, x, eps)[2]).mean().item()
+    assert 0 < abs(lost) < 0.5
+    card = (tmp_path / "README.md").read_text()
+    (stated,) = re.findall(r"int8 costs (\S+) nats of ELBO per image", card)
+    assert abs(float(stated) - lost) < 0.2
+    for part in ("encoder", "decoder"):
+        graph = onnx.load(tmp_path / f"{part}.onnx").graph
+        int8 = [
+            tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+        ]
+        layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "ConvTranspose")]
+        assert len(int8) == len(layers) - 1  # all but the last
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.onnx"))
+    vl.export_onnx(vae, tmp_path / "fp32")
+    assert size < 0.8 * sum(path.stat().st_size for path in (tmp_path / "fp32").glob("*.onnx"))
+
+
+def test_int8_that_is_not_faster_is_refused(trained, tmp_path, monkeypatch):
+    with pytest.raises(vl.ExportError, match=r"it loses \S+ nats \(PSNR \d+\.\d dB\) and runs at: encoder 0.90 x, dec"):
+        quantized(monkeypatch, trained, tmp_path / "bundle", speed=0.9)
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_that_loses_too_much_is_refused(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "_last_layers", lambda graph: [])
+    with pytest.raises(vl.ExportError, match=r"must lose at most 0 nats per image .* encoder 1.50 x, decoder 1.50 x"):
+        quantized(monkeypatch, trained, tmp_path / "bundle", speed=1.5, max_loss=0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "reduced"), [("fma avx2", True), ("avx512f avx512_vnni", False), ("avx_vnni", False), (None, True)]
+)
+def test_weights_have_seven_bits_where_products_saturate(flags, reduced, monkeypatch, tmp_path):
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    monkeypatch.setattr(precision, "Path", lambda path: tmp_path / "cpuinfo")
+    assert precision._has_vnni() is not reduced
+
+
+def test_wrong_arguments(tmp_path):
+    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
+    with pytest.raises(ValueError, match="`precision` must be one of 'fp32', 'fp16', 'int8', got 'int4'"):
+        vl.export_onnx(vae, tmp_path, precision="int4")
+    with pytest.raises(ValueError, match="`max_loss` must be >= 0, got -1"):
+        vl.export_onnx(vae, tmp_path, max_loss=-1)
+    with pytest.raises(ValueError, match="`calibration` must hold at least 64 images for 'int8', got none"):
+        vl.export_onnx(vae, tmp_path, precision="int8")
+    with pytest.raises(ValueError, match="`calibration` must hold at least 64 images for 'int8', got 3"):
+        vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.rand(3, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"`calibration` must have shape \(B, 1, 8, 8\), got \(64, 1, 9, 8\)"):
+        vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.rand(64, 1, 9, 8))
+    with pytest.raises(ValueError, match=r"`calibration` must have values in \[0, 1\]"):
+        vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.full((64, 1, 8, 8), 2.0))
+    with pytest.raises(TypeError, match="'int8' is judged by the ELBO, which a VAE has, got AutoEncoder"):
+        vl.export_onnx(vl.AutoEncoder(vae.encoder, vae.decoder), tmp_path, precision="int8")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,103 @@
+"""Graphs that take every size."""
+
+import json
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import vaelib as vl
+
+OPTIONS = [
+    {"norm": "batch", "upsample": "transpose", "likelihood": vl.DiscretizedLogistic()},
+    {"norm": "layer", "upsample": "nearest", "activation": "gelu"},
+    {"norm": "group", "upsample": "pixel_shuffle", "residual_blocks": 1, "likelihood": vl.ContinuousBernoulli()},
+    {"norm": "batch", "kernel_size": 4, "upsample": "transpose"},
+]
+
+
+def build(size, **options):
+    torch.manual_seed(0)
+    latent = (2, size[0] // 4, size[1] // 4)
+    return vl.conv_vae((1, *size), latent_shape=latent, hidden_channels=(8, 8), **options).eval()
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['norm']}-{o['upsample']}")
+def test_a_graph_for_every_size_is_the_model_built_for_that_size(options, tmp_path):
+    trained = build((16, 12), **options)
+    vl.export_onnx(trained, tmp_path, dynamic_size=True)
+    session = onnxruntime.InferenceSession(tmp_path / "vae.onnx")
+    for size in ((16, 12), (8, 8), (36, 20)):
+        other = build(size, **options)
+        other.load_state_dict(trained.state_dict())
+        x, eps = torch.rand(3, 1, *size), torch.randn(3, *other.latent_shape)
+        with torch.no_grad():
+            mu, logvar = other.encode(x)
+            recon_params = other.decode(mu + (0.5 * logvar).exp() * eps)
+            expected = [
+                other.likelihood.mean(recon_params),
+                mu,
+                logvar,
+                -other.likelihood.log_prob(x, recon_params),
+                other.prior.kl(mu, logvar).sum(1),
+            ]
+        got = session.run(None, {"image": x.numpy(), "eps": eps.numpy()})
+        for values, wanted in zip(got, expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(values), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_multiple_and_the_free_axes_are_recorded(tmp_path):
+    vae = build((16, 12))
+    model = vl.AutoEncoder(vae.encoder, vae.decoder)
+    before = vl.serialization.describe(model)
+    vl.export_onnx(model, tmp_path, dynamic_size=True)
+    assert vl.serialization.describe(model) == before
+    axes = {"encoder": ["image", "z"], "decoder": ["z", "mean", "recon_params"], "autoencoder": ["image", "z"]}
+    for part, names in axes.items():
+        session = onnxruntime.InferenceSession(tmp_path / f"{part}.onnx")
+        metadata = session.get_modelmeta().custom_metadata_map
+        assert json.loads(metadata["vaelib.spatial_multiple"]) == 4
+        assert json.loads(metadata["vaelib.image_shape"]) == [1, 16, 12]
+        assert json.loads(metadata["vaelib.latent_shape"]) == [2, 4, 3]
+        values = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+        for name in names:
+            assert [isinstance(axis, str) for axis in values[name]] == [True, False, True, True], name
+
+
+class Fixed(nn.Module):
+    """Convolutional, but for one size."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 4, 4)
+        self.places = nn.Parameter(torch.zeros(4, 4, 3))
+
+    def forward(self, x):
+        mu, logvar = (self.conv(x) + self.places).chunk(2, dim=1)
+        return mu, logvar
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: vl.conv_vae((1, 8, 8), 3), r"needs a fully convolutional model .* got the vector \(3,\)"),
+        (
+            lambda: vl.conv_vae((1, 15, 12), latent_shape=(2, 4, 3), hidden_channels=(8, 8)),
+            r"height and width are the same multiple .* got 15 x 12 and 4 x 3",
+        ),
+        (
+            lambda: vl.conv_vae((1, 12, 12), latent_shape=(2, 2, 2), hidden_channels=(8, 8, 8)),
+            r"images of \(18, 24\) give a latent map of \(3, 3\) and pictures of \(20, 20\)",
+        ),
+        (
+            lambda: vl.VAE(Fixed(), build((16, 12)).decoder),
+            r"this one fails at \(20, 20\): The size of tensor a",
+        ),
+    ],
+    ids=["vector", "odd", "remainder", "fixed"],
+)
+def test_models_of_one_size_are_refused(make, match, tmp_path):
+    with pytest.raises(vl.ExportError, match=match):
+        vl.export_onnx(make(), tmp_path / "bundle", dynamic_size=True)
+    assert not list(tmp_path.iterdir())

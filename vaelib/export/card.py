@@ -1,0 +1,204 @@
+"""The model card: what is known and was measured, and how to use the files without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from vaelib.export import Parity
+from vaelib.export.bundle import at_most
+from vaelib.export.graphs import Graph
+from vaelib.export.precision import Judgement
+from vaelib.export.speed import Speed, hardware
+
+__all__ = ["card"]
+
+_CARD = """\
+---
+tags: [onnx, onnxruntime, variational-autoencoder]
+---
+
+# {kind} for images of {size}
+
+Exported by vaelib {version} to ONNX, opset {opset}. The files need no torch and no vaelib; `manifest.json` has
+their hashes.
+
+{files}
+
+Images are float32 in [0, 1], shape (B, {axes}), the batch of any length.{sizes}
+
+## Model
+
+{model}
+
+```json
+{config}
+```
+
+## Quality
+
+{quality}
+
+## Agreement with torch
+
+Largest differences over batches of 1 to 16, by onnxruntime with its optimisations off and on and by `onnx.reference`,
+rounded up to a power of ten. The second is relative to the output's largest value; of pictures and nats, to 1 at least.
+
+{parity}
+{speed}
+## Use
+
+With vaelib's runtime (numpy and onnxruntime; torch is not imported):
+
+```python
+{runtime}
+```
+
+With onnxruntime alone:
+
+```python
+import numpy as np
+import onnxruntime
+
+decoder = onnxruntime.InferenceSession("decoder.onnx")
+z = np.random.default_rng(0).standard_normal((16, {latent}), dtype=np.float32)
+(pictures,) = decoder.run(["mean"], {{"z": z}})  # (16, {image})
+```
+
+In a browser or Node, with onnxruntime-web or onnxruntime-node:
+
+```js
+import * as ort from "onnxruntime-web";
+
+const decoder = await ort.InferenceSession.create("decoder.onnx");
+const z = new ort.Tensor("float32", new Float32Array({latent_size}), [1, {latent}]); // the centre of the latent space
+const {{ mean }} = await decoder.run({{ z }}); // mean.data: {image_size} values in the order ({axes})
+```
+
+## Intended use and limits
+
+{limits}
+"""
+
+_VAE_LIMITS = """\
+For pictures like those it was trained on: to compress and compare them, to reconstruct, to interpolate, to draw new
+ones, and to rank how unusual one is by `distortion + kl` (minus the ELBO, in nats: higher is more unusual). Pictures of
+another kind are reconstructed as if they were of its own, and can even have a lower score; a score is no verdict.
+Drawn pictures are means of p(x|z) and look smoother than data."""
+_AUTOENCODER_LIMITS = """\
+For pictures like those it was trained on: to compress, compare and reconstruct them. It has no prior: random codes need
+not give pictures, and it has no bound to rank pictures by."""
+
+
+def card(
+    facts: Mapping[str, Any],
+    graphs: Sequence[Graph],
+    parity: Mapping[str, Mapping[str, Parity]],
+    evaluation: Mapping[str, Any] | None,
+    judgement: Judgement | None,
+    speeds: Sequence[Speed],
+) -> str:
+    """README.md of a bundle."""
+    is_vae = facts["kind"] == "VAE"
+    image, latent = (", ".join(map(str, facts[name])) for name in ("image_shape", "latent_shape"))
+    multiple = facts["spatial_multiple"]
+    return _CARD.format(
+        **{name: facts[name] for name in ("kind", "version", "opset")},
+        size=" x ".join(map(str, facts["image_shape"])),
+        axes=image if multiple is None else f"{facts['image_shape'][0]}, H, W",
+        image=image,
+        latent=latent,
+        image_size=math.prod(facts["image_shape"]),
+        latent_size=math.prod(facts["latent_shape"]),
+        sizes="" if multiple is None else f" H and W may be any multiples of {multiple}.",
+        files=_table(
+            ("file", "inputs", "outputs"),
+            [(f"{g.part}.onnx", ", ".join(g.inputs), ", ".join(g.outputs)) for g in graphs],
+        ),
+        model=_table(("", ""), _model_rows(facts)),
+        config=_config(facts["config"]),
+        quality=_quality(evaluation) + _cost(judgement),
+        parity=_table(
+            ("graph", "output", "absolute", "relative"),
+            [
+                (part, name, f"{at_most(p.max_abs):.0e}", f"{at_most(p.max_rel):.0e}")
+                for part, outputs in parity.items()
+                for name, p in outputs.items()
+            ],
+        ),
+        speed=_speed(speeds),
+        runtime=_runtime(is_vae),
+        limits=_VAE_LIMITS if is_vae else _AUTOENCODER_LIMITS,
+    )
+
+
+def _model_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    latent = " x ".join(map(str, facts["latent_shape"]))
+    return [
+        ("precision", facts["precision"]),
+        ("latent", latent),
+        ("parameters", f"{facts['parameters']:,}"),
+        ("p(x given z)", facts["likelihood"]),
+        ("p(z)", facts["prior"]),
+        ("weights, sha256", f"`{facts['weights_sha256']}`"),
+    ]
+
+
+def _config(config: Mapping[str, Any] | None) -> str:
+    if config is None:
+        return "null"
+    lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in config.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _quality(evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation is None:
+        return "Not given at export."
+    rows = [
+        (
+            name,
+            f"{entry['value']:.2f}",
+            "-" if entry["standard_error"] is None else f"{entry['standard_error']:.2f}",
+            _unit(name),
+        )
+        for name, entry in evaluation.items()
+        if isinstance(entry, Mapping)
+    ]
+    facts = [f"{name.replace('_', ' ')}: {entry}" for name, entry in evaluation.items() if isinstance(entry, int | str)]
+    return "\n\n".join([_table(("", "mean", "standard error", "unit"), rows), "; ".join(facts)])
+
+
+def _cost(judgement: Judgement | None) -> str:
+    if judgement is None:
+        return ""
+    return (
+        f"\n\nThese figures are the float32 model's. int8 costs {judgement.nats_lost:.3g} nats of ELBO per image; its"
+        f" pictures have a PSNR of {judgement.psnr:.1f} dB against float32's. Both on other"
+        " pictures than it was calibrated on."
+    )
+
+
+def _unit(name: str) -> str:
+    return "bits per dimension" if name == "bits_per_dim" else "nats per image"
+
+
+def _speed(speeds: Sequence[Speed]) -> str:
+    if not speeds:
+        return ""
+    rows = [(s.part, str(s.batch), f"{s.images_per_second:,.0f}") for s in speeds]
+    return f"\n## Speed\n\n{hardware()}; medians.\n\n{_table(('graph', 'batch', 'images per second'), rows)}\n"
+
+
+def _runtime(is_vae: bool) -> str:
+    lines = ["from vaelib.runtime import OnnxVAE", "", 'model = OnnxVAE(".")']
+    if is_vae:
+        lines += ["mu, logvar = model.encode(images)", "pictures = model.decode(mu)", "new = model.sample(16, seed=0)"]
+    else:
+        lines += ["pictures = model.reconstruct(images)"]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))

@@ -1,0 +1,149 @@
+"""Exact rewrites of a finished graph into the form that onnxruntime computes fastest."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["lower"]
+
+_MOST_WEIGHTS = 2**18  # of a product that has more weights than its convolution: 1 MB, which stays in cache
+_MOST_INPUTS = 4096  # of a product, which is found by applying the convolution to every unit vector
+_LAYERS = ("Gemm", "Conv")
+_DEFAULTS = {"pads": [0, 0, 0, 0], "strides": [1, 1], "dilations": [1, 1], "output_padding": [0, 0]}
+_MOVES = ("Reshape", "DepthToSpace", "Slice")
+
+
+def lower(model: ir.Model) -> None:
+    """Rewrite ``model`` in place; the function it computes stays the same up to rounding."""
+    _fold_batch_norms(model.graph)
+    _multiply_small_maps(model.graph)
+
+
+def _fold_batch_norms(graph: ir.Graph) -> None:
+    """Into the layer before them, also where values only move in between, which torch's exporter leaves."""
+    norm: Any
+    for norm in list(graph):
+        layer = _layer_before(norm.inputs[0]) if norm.op_type == "BatchNormalization" else None
+        if layer is None:
+            continue
+        scale, shift, mean, variance = (_constant(value) for value in norm.inputs[1:5])
+        weight = _constant(layer.inputs[1])
+        bias = _constant(layer.inputs[2]) if len(layer.inputs) > 2 else np.zeros(len(weight), np.float32)
+        factor = scale / np.sqrt(variance + norm.attributes["epsilon"].as_float())
+        spread = len(weight) // len(factor)  # of one channel's values, which stay neighbours when they move
+        factor, shift, mean = (np.repeat(values, spread) for values in (factor, shift, mean))
+        weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+        dtype = layer.inputs[1].const_value.numpy().dtype
+        _set_inputs(graph, layer, weight.astype(dtype), ((bias - mean) * factor + shift).astype(dtype))
+        _replace(graph, norm, norm.inputs[0])
+
+
+def _layer_before(value: Any) -> Any:
+    """The layer whose output channels are those of ``value``, in their order, and that nothing else reads."""
+    while (node := value.producer()) is not None and len(value.uses()) == 1 and not value.is_graph_output():
+        if node.op_type in _LAYERS:
+            return node if _is_plain(node) else None
+        if node.op_type not in _MOVES or not _keeps_channels_together(node):
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def _is_plain(layer: Any) -> bool:
+    """Output channels first in the weight, as torch's Linear and Conv2d are written."""
+    return all(value.const_value is not None for value in layer.inputs[1:]) and (
+        layer.op_type == "Conv" or (layer.attributes.get_int("transB", 0) == 1 and len(layer.inputs) == 3)
+    )
+
+
+def _keeps_channels_together(move: Any) -> bool:
+    before, after = move.inputs[0].shape, move.outputs[0].shape
+    if move.op_type == "DepthToSpace":
+        return move.attributes.get_string("mode", "DCR") == "CRD"
+    if move.op_type == "Slice":
+        return before is not None and after is not None and before[1] == after[1]
+    return before is not None and after is not None and len(before) == 2 and before[0] == after[0]
+
+
+def _multiply_small_maps(graph: ir.Graph) -> None:
+    """A convolution of maps of a few pixels is one matrix product over the whole batch."""
+    node: Any
+    for node in list(graph):
+        product = _product_of(node) if node.op_type in ("Conv", "ConvTranspose") else None
+        if product is None:
+            continue
+        weight, bias = product
+        shape = [-1, *node.outputs[0].shape[1:]]
+        flat = ir.node("Reshape", [node.inputs[0], _initializer(graph, node, "flat", np.array([0, -1]))])
+        constants = [_initializer(graph, node, name, values) for name, values in (("weight", weight), ("bias", bias))]
+        gemm = ir.node("Gemm", [flat.outputs[0], *constants])
+        image = ir.node("Reshape", [gemm.outputs[0], _initializer(graph, node, "shape", np.array(shape))])
+        image.outputs[0].shape, image.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        graph.insert_before(node, [flat, gemm, image])
+        _replace(graph, node, image.outputs[0])
+
+
+def _replace(graph: ir.Graph, node: Any, value: Any) -> None:
+    """Let ``value`` be what ``node`` gave, under its name, which may be an output's."""
+    output, name = node.outputs[0], node.outputs[0].name
+    output.replace_all_uses_with(value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    value.name = name
+
+
+def _product_of(node: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
+    """Weight ``(in, out)`` and bias ``(out,)`` if they cost less than the convolution."""
+    before, after = node.inputs[0].shape, node.outputs[0].shape
+    if any(value.const_value is None for value in node.inputs[1:]) or node.attributes.get_int("group", 1) > 1:
+        return None
+    sizes = [axis for shape in (before, after) for axis in (shape or [None])[1:]]
+    if len(sizes) != 6 or not all(isinstance(axis, int) for axis in sizes):
+        return None
+    transposed = node.op_type == "ConvTranspose"
+    weight = torch.tensor(node.inputs[1].const_value.numpy())
+    pixels = math.prod(after[2:] if transposed else before[2:])
+    growth = pixels / math.prod(weight.shape[2:])  # of the arithmetic
+    weights = math.prod(before[1:]) * math.prod(after[1:])
+    pays = growth <= 1 or (transposed and growth <= 2 and weights <= _MOST_WEIGHTS)
+    if not pays or math.prod(before[1:]) > _MOST_INPUTS:
+        return None
+    columns = _apply(node, torch.eye(math.prod(before[1:])).unflatten(1, before[1:]), weight.float())
+    bias = node.inputs[2].const_value.numpy() if len(node.inputs) > 2 else np.zeros(after[1], np.float32)
+    dtype = node.inputs[1].const_value.numpy().dtype
+    return columns.flatten(1).numpy().astype(dtype), np.repeat(bias, math.prod(after[2:])).astype(dtype)
+
+
+def _apply(node: Any, images: Tensor, weight: Tensor) -> Tensor:
+    """The node's convolution without its bias."""
+    ints = {name: node.attributes.get_ints(name, default) for name, default in _DEFAULTS.items()}
+    top, left, bottom, right = ints["pads"]
+    common = {"stride": ints["strides"], "dilation": ints["dilations"]}
+    if node.op_type == "Conv":
+        return F.conv2d(F.pad(images, (left, right, top, bottom)), weight, **common)
+    extra = ints["output_padding"]
+    return F.conv_transpose2d(images, weight, padding=(top, left), output_padding=extra, **common)
+
+
+def _constant(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return value.const_value.numpy().astype(np.float32)
+
+
+def _set_inputs(graph: ir.Graph, layer: ir.Node, weight: Any, bias: Any) -> None:
+    """New constants for a layer: others may read the old ones."""
+    layer.resize_inputs(3)
+    layer.replace_input_with(1, _initializer(graph, layer, "weight", weight))
+    layer.replace_input_with(2, _initializer(graph, layer, "bias", bias))
+
+
+def _initializer(graph: ir.Graph, node: Any, name: str, values: np.ndarray[Any, Any]) -> ir.Value:
+    name = f"{node.outputs[0].name}_lowered_{name}"
+    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(values), name=name))
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,207 @@
+"""Smaller numbers: float16 for GPUs, int8 for CPUs; the latter only where it is measured to be worth it."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from torch import Tensor, nn
+
+from vaelib._checks import ExportError, check_images, check_unit_range
+from vaelib.export.graphs import Graph
+from vaelib.export.speed import images_per_second
+from vaelib.export.validation import Limit, session
+from vaelib.vae import VAE, AutoEncoder
+
+__all__ = ["LIMITS", "Judgement", "check_calibration", "halved", "quantized"]
+
+LIMITS = {
+    "fp16": {"picture": Limit(5e-3, 1.0), "nats": Limit(1e-2, 1.0), "raw": Limit(1e-2, 1e-12)},
+    "int8": {"picture": Limit(1.0, 1.0), "nats": Limit(1.0, 1.0), "raw": Limit(1.0, 1e-12)},
+}
+"""By how much such graphs may differ from torch on random inputs; int8 is judged on pictures instead."""
+_QUANTIZED = ("Conv", "Gemm", "MatMul")
+_LAYERS = (*_QUANTIZED, "ConvTranspose")
+_LEAST_IMAGES, _MOST_IMAGES = 64, 512
+_BATCH = 64
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+class Judgement(NamedTuple):
+    """What int8 costs and gains on pictures that it was not calibrated on."""
+
+    nats_lost: float
+    """By how much the ELBO falls, in nats per image."""
+    psnr: float
+    """Of the decoder's pictures against those of float32, in decibels."""
+    speedup: dict[str, float]
+    """Of encoder and decoder at a batch of 64, over float32."""
+
+
+class _Half(nn.Module):
+    """A network in float16 between float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.half()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        answer = self.network(x.half())
+        return tuple(part.float() for part in answer) if isinstance(answer, tuple) else answer.float()
+
+
+def halved(graph: Graph) -> Graph:
+    """The same with both networks in float16; likelihood and prior stay in float32, for nats are large sums."""
+    module = copy.deepcopy(graph.module)
+    model = next(part for part in module.modules() if isinstance(part, VAE | AutoEncoder))
+    model.encoder, model.decoder = _Half(model.encoder), _Half(model.decoder)
+    return graph._replace(module=module)
+
+
+def quantized(
+    files: Mapping[str, bytes], vae: VAE, images: Tensor, max_loss: float
+) -> tuple[dict[str, bytes], Judgement]:
+    """The graphs with convolutions and products in int8, if that is worth it.
+
+    Half of the images calibrate, the others judge.
+
+    Args:
+        files: The float32 graphs by part.
+        vae: Whose prior the decoder is calibrated on too.
+        images: ``(N, C, H, W)`` in [0, 1], N >= 64; at most 1,024 are used.
+        max_loss: Nats per image that may be lost.
+
+    Raises:
+        ExportError: A ``ValueError`` with both figures: if more is lost, or encoder or decoder is not faster.
+    """
+    half = min(len(images) // 2, _MOST_IMAGES)
+    generator = torch.Generator().manual_seed(0)
+    calibration = _inputs(files, images[:half])
+    codes = calibration["decoder"]["z"]
+    prior_z = vae.prior.sample(len(codes), codes.shape[1:], generator=generator).numpy()
+    calibration["decoder"] = {"z": np.concatenate([codes, prior_z])}
+    result = {part: _quantize(content, calibration[part]) for part, content in files.items()}
+    judgement = _judge(files, result, _inputs(files, images[half : 2 * half]))
+    slowest = min(judgement.speedup.values())
+    if judgement.nats_lost > max_loss or slowest <= 1.0:
+        speeds = ", ".join(f"{part} {ratio:.2f} x" for part, ratio in judgement.speedup.items())
+        raise ExportError(
+            f"`precision` 'int8' must lose at most {max_loss:g} nats per image and be faster than float32; it loses"
+            f" {judgement.nats_lost:.3g} nats (PSNR {judgement.psnr:.1f} dB) and runs at: {speeds}."
+        )
+    return result, judgement
+
+
+def check_calibration(model: VAE | AutoEncoder, images: Tensor | None) -> Tensor:
+    """The images, or an error that says which are needed.
+
+    Raises:
+        ValueError: If there are none, too few, or they do not fit the model.
+        TypeError: If the model is no VAE: without a bound there are no nats to judge by.
+    """
+    if not isinstance(model, VAE):
+        raise TypeError(f"`precision` 'int8' is judged by the ELBO, which a VAE has, got {type(model).__name__}.")
+    if images is None or len(images) < _LEAST_IMAGES:
+        got = "none" if images is None else len(images)
+        raise ValueError(f"`calibration` must hold at least {_LEAST_IMAGES} images for 'int8', got {got}.")
+    check_images("calibration", images, model.image_shape, floating=images.is_floating_point())
+    check_unit_range("calibration", images)
+    return images.cpu().float()
+
+
+def _inputs(files: Mapping[str, bytes], images: Tensor) -> dict[str, Arrays]:
+    """What each graph is given: the whole fixed noise, the decoder the codes of the same draw."""
+    pixels = images.numpy()
+    (mu, logvar) = session(files["encoder"]).run(None, {"image": pixels})
+    eps = np.random.default_rng(0).standard_normal(mu.shape, np.float32)
+    codes = mu + np.exp(logvar / 2) * eps
+    return {"encoder": {"image": pixels}, "decoder": {"z": codes}, "vae": {"image": pixels, "eps": eps}}
+
+
+class _Batches(CalibrationDataReader):
+    def __init__(self, inputs: Arrays) -> None:
+        self.batches = _split(inputs)
+
+    def get_next(self) -> Arrays | None:
+        return next(self.batches, None)
+
+
+def _split(inputs: Arrays) -> Iterator[Arrays]:
+    for start in range(0, len(next(iter(inputs.values()))), _BATCH):
+        yield {name: values[start : start + _BATCH] for name, values in inputs.items()}
+
+
+def _quantize(content: bytes, calibration: Arrays) -> bytes:
+    model = onnx.load_model_from_string(content)
+    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # or it warns
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "int8.onnx"
+        quantize_static(
+            model,
+            path,
+            _Batches(calibration),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=not _has_vnni(),
+            op_types_to_quantize=list(_QUANTIZED),
+            nodes_to_exclude=_last_layers(model.graph),
+        )
+        quantized_model = onnx.load(path)
+    quantized_model.producer_name, quantized_model.producer_version = "vaelib", ""
+    return bytes(quantized_model.SerializeToString(deterministic=True))
+
+
+def _has_vnni() -> bool:
+    """Without these instructions products of two 8-bit numbers saturate, and weights get 7 bits."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.is_file() else set()
+    return bool(flags & {"avx512_vnni", "avx_vnni", "asimddp"})
+
+
+def _last_layers(graph: Any) -> list[str]:
+    """Those that no other layer follows on some way to an output: 256 levels are too few for logits and posteriors."""
+    producers = {output: node for node in graph.node for output in node.output}
+    waiting, seen, last = [value.name for value in graph.output], set(), []
+    while waiting:
+        name = waiting.pop()
+        node = producers.get(name)
+        if name in seen or node is None:
+            continue
+        seen.add(name)
+        if node.op_type in _LAYERS:
+            last.append(node.name)
+        else:
+            waiting += node.input
+    return last
+
+
+def _judge(exact: Mapping[str, bytes], small: Mapping[str, bytes], inputs: Mapping[str, Arrays]) -> Judgement:
+    nats, pictures = {}, {}
+    for name, files in (("exact", exact), ("small", small)):
+        nats[name] = _mean_nats(files["vae"], inputs["vae"])
+        pictures[name] = session(files["decoder"]).run(["mean"], inputs["decoder"])[0]
+    error = float(np.square(pictures["exact"] - pictures["small"]).mean())
+    threads = torch.get_num_threads()
+    speedup = {}
+    for part in ("encoder", "decoder"):
+        sessions = {name: session(files[part], threads=threads) for name, files in (("exact", exact), ("small", small))}
+        speeds = images_per_second(sessions, next(_split(inputs[part])))
+        speedup[part] = speeds["small"] / speeds["exact"]
+    return Judgement(nats["small"] - nats["exact"], -10 * float(np.log10(max(error, 1e-12))), speedup)
+
+
+def _mean_nats(content: bytes, inputs: Arrays) -> float:
+    """Minus the ELBO per image."""
+    distortion, kl = session(content).run(["distortion", "kl"], inputs)
+    return float((distortion.astype(np.float64) + kl).mean())
