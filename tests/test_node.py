@@ -1,4 +1,4 @@
-"""examples/node, where there is node and a registry to install from; VAELIB_REQUIRE_NODE makes their absence a failure."""
+"""examples/node, where there is node and a registry; VAELIB_REQUIRE_NODE makes their absence a failure."""
 
 import json
 import os

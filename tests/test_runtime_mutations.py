@@ -1,4 +1,4 @@
-"""Bundles with flipped, cut, added and zeroed bytes: a ValueError each or a model that runs, never a crash, never a hang.
+"""Bundles with flipped, cut, added and zeroed bytes: a ValueError each or a model that runs; no crash, no hang.
 
 The mutations run in a process of their own, because what is feared is the end of the interpreter.
 """

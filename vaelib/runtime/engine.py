@@ -61,7 +61,7 @@ class Engine:
 
         Args:
             inputs: C-contiguous, of the same length each.
-            shapes: Of one item of each output.
+            shapes: Of one item of each output, and of whatever else.
             check: Is shown the first input, whole or in parts, before it is computed with, and may raise.
 
         Raises:
@@ -71,10 +71,9 @@ class Engine:
         if 0 < len(items) <= _DIRECT and (self._steady or len(items) == 1):
             check(items)
             return self._session.call(self._outputs, inputs)
-        results = {name: np.empty((len(items), *shapes[name]), np.float32) for name in self._outputs}
-        if len(items) > 0:
-            self._run_cut(inputs, results, check, self._plan_for(items))
-        return list(results.values())
+        if len(items) == 0:
+            return [np.empty((0, *shapes[name]), np.float32) for name in self._outputs]
+        return self._run_planned(inputs, shapes, check, self._plan_for(items))
 
     def tune(self) -> None:
         """Measure the plans of all sizes anew."""
@@ -109,9 +108,19 @@ class Engine:
         size = min(size_class, max(2 * self._machine.threads, int(_SECONDS_OF_A_BATCH / seconds)))
 
         inputs = {name: values[:size] for name, values in inputs.items()}
-        results = {name: np.empty((size, *shapes[name]), np.float32) for name in self._outputs}
         plans = candidates(size_class, self._machine.workers)
-        return fastest(plans, partial(self._run_cut, inputs, results, _accept))
+        return fastest(plans, partial(self._run_planned, inputs, shapes, _accept))
+
+    def _run_planned(
+        self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], check: Check, plan: Plan
+    ) -> list[Array]:
+        items = next(iter(inputs.values()))
+        if plan.workers == 1 and len(items) <= plan.chunk:
+            check(items)
+            return self._session.call(self._outputs, inputs)
+        results = {name: np.empty((len(items), *shapes[name]), np.float32) for name in self._outputs}
+        self._run_cut(inputs, results, check, plan)
+        return list(results.values())
 
     def _run_cut(self, inputs: Mapping[str, Array], results: Mapping[str, Array], check: Check, plan: Plan) -> None:
         session = self._session if plan.workers == 1 else self._single()

@@ -97,7 +97,7 @@ class Graphs:
             height, width = next(iter(inputs.values())).shape[2:]
             scale = self.multiple if part == "decoder" else 1
             shapes = shapes_of(self.metadata, (height * scale, width * scale))
-        return self.engine(part).run(inputs, {name: shapes[name] for name in self._outputs[part]}, check)
+        return self.engine(part).run(inputs, shapes, check)
 
     def latent_shape_at(self, images: Array) -> tuple[int, ...]:
         """The shape of the latent of one of these images."""
