@@ -84,7 +84,7 @@ def _export_bundle(model, directory, spatial_multiple=None):
     facts = {
         "schema": "2",
         "version": vl.__version__,
-        "kind": type(model).__name__,
+        "kind": "VAE" if hasattr(model, "prior") else "AutoEncoder",
         "image_shape": json.dumps(model.image_shape),
         "image_range": "[0.0, 1.0]",
         "latent_shape": json.dumps(model.latent_shape),
