@@ -13,7 +13,7 @@ from vaelib._checks import ModelFileError
 from vaelib.runtime.graph import GraphError, Shape, check_graph, is_steady
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
 
-__all__ = ["MAX_FILE_BYTES", "PARTS", "SCHEMA", "Bundle", "Part", "shapes_of"]
+__all__ = ["MAX_FILE_BYTES", "SCHEMA", "Bundle", "Part", "shapes_of"]
 
 SCHEMA = "2"
 MAX_FILE_BYTES = 2**31
@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 2**31
 _MAX_MANIFEST_BYTES = 2**20
 _MAX_EXTENT = 2**16
 _MAX_VALUES = 2**28
-PARTS = {"VAE": ("encoder", "decoder", "vae"), "AutoEncoder": ("encoder", "decoder", "autoencoder")}
+_KINDS = ("VAE", "AutoEncoder")
 
 
 class Part(NamedTuple):
@@ -53,8 +53,8 @@ class Bundle:
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             found = manifest.get("schema") if isinstance(manifest, dict) else None
             raise ModelFileError(f"{path} has schema {found!r:.40}, known is {SCHEMA!r}: export the model again.")
-        if manifest.get("kind") not in PARTS or not isinstance(manifest.get("files"), dict):
-            raise ModelFileError(f"{path} must have a `kind` among {', '.join(PARTS)} and `files`.")
+        if manifest.get("kind") not in _KINDS or not isinstance(manifest.get("files"), dict):
+            raise ModelFileError(f"{path} must have a `kind` among {', '.join(_KINDS)} and `files`.")
         self.kind: str = manifest["kind"]
         self._files = manifest["files"]
 

@@ -22,24 +22,25 @@ _FLOAT32, _INT64 = 1, 7
 _BYTES_OF = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2}  # onnx.TensorProto.DataType: float32, (u)int8, ints, bool, half
 _MAX_ELEMENTS = 2**28
 _MAX_SHAPE = 64
-_END = 2**31 - 1  # from here on a number means "to the end" (of Slice)
+_ENDS = (2**31 - 1, 2**63 - 1, -(2**31), -(2**63))  # of Slice: to the end, whatever that is
 _MAX_SCALE = 16.0
 
 _STEADY_OPERATORS = frozenset(
     """
-    Abs Add And BatchNormalization Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div Equal Erf Exp
-    Expand Flatten Gather Gelu Gemm Greater GreaterOrEqual HardSigmoid HardSwish Identity InstanceNormalization
-    LeakyRelu Less LessOrEqual MatMul Max Min Mul Neg Not Or PRelu Pad QuantizeLinear Reciprocal Relu Reshape Resize
-    Shape Sigmoid Slice SpaceToDepth Split Sqrt Squeeze Sub Tanh Tile Transpose Unsqueeze Where
+    Abs Add And AveragePool BatchNormalization Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div
+    Equal Erf Exp Expand Flatten Gather Gelu Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish
+    Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual MatMul Max Min Mul Neg Not Or PRelu
+    Pad QuantizeLinear Reciprocal Relu Reshape Resize Shape Sigmoid Slice SpaceToDepth Split Sqrt Squeeze Sub Tanh
+    Tile Transpose Unsqueeze Where
     """.split()  # noqa: SIM905
 )
 """An image's bits do not depend on the batch around it: exact arithmetic, moves, and the kernels of onnxruntime's own
 library, which compute the last values of a vector like the others. ``tests/test_runtime_bits.py`` measures it."""
 _OTHER_OPERATORS = frozenset(
     """
-    AveragePool Celu Cos Elu GlobalAveragePool GlobalMaxPool GroupNormalization LayerNormalization Log LogSoftmax
-    LpNormalization MaxPool Mish Mod Pow ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum
-    ReduceSumSquare Selu Sign Sin Softmax Softplus Softsign Sum ThresholdedRelu
+    Celu Cos Elu GlobalMaxPool GroupNormalization Log LogSoftmax LpNormalization MaxPool Mish Mod Pow ReduceL2
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Selu Sign Sin Softmax Softplus Softsign
+    Sum ThresholdedRelu
     """.split()  # noqa: SIM905
 )
 """Others that a model may hold, among them those of Eigen, which computes the last values of a vector, or those before
@@ -161,7 +162,7 @@ def _check_tensor(tensor: Message) -> None:
 
 
 def _check_shape_values(name: str, values: NDArray[Any]) -> None:
-    extents = [abs(value) for value in values.ravel().tolist() if 0 < abs(value) < _END]
+    extents = [abs(value) for value in values.ravel().tolist() if value and value not in _ENDS]
     if values.size > _MAX_SHAPE or math.prod(extents) > _MAX_ELEMENTS:
         raise GraphError(f"`{name}` holds {extents[:_MAX_SHAPE]}, which is more than a shape of ours")
 
