@@ -213,12 +213,11 @@ def test_inference(benchmark, models, workers_of, gemm_flops, tmp_path, network,
     row = {backend: batch / median for backend, median in medians.items()}
     fraction = counter.get_total_flops() / medians["vaelib"] / gemm_flops
     benchmark.extra_info.update(images_per_second=row, gemm_fraction=fraction, threads=THREADS, torch=torch.__version__)
-    print(
-        f"\n{network} {operation} batch {batch}: "
-        + ", ".join(f"{backend} {rate:,.0f}/s" for backend, rate in row.items())
-        + f"; vaelib is {medians['torch'] / medians['vaelib']:.2f} x torch,"
-        f" {medians['plain'] / medians['vaelib']:.2f} x plain ({(medians['vaelib'] - medians['plain']) * 1e6:+.1f} us a call), {fraction:.0%} of the GEMM rate"
-    )
+    rates = ", ".join(f"{backend} {rate:,.0f}/s" for backend, rate in row.items())
+    ratios = ", ".join(f"{medians[backend] / medians['vaelib']:.2f} x {backend}" for backend in BACKENDS[:-1])
+    overhead = (medians["vaelib"] - medians["plain"]) * 1e6
+    print(f"\n{network} {operation} batch {batch}: {rates}; vaelib is {ratios}", end="")
+    print(f", {overhead:+.1f} us a call beside plain, at {fraction:.0%} of the GEMM rate")
     if batch == 1:
         for backend, worker in workers.items():
             percentiles = np.percentile(np.multiply(worker.times, 1e6), [50, 90, 99])
