@@ -46,7 +46,7 @@ class Engine:
         self._bundle, self._part, self._outputs, self._machine = bundle, part, list(outputs), machine
         content, self.metadata, self._steady = bundle.read(part)
         self._threads = machine.threads if self._steady else 1
-        self._session = machine.session(part, content, self._threads)
+        self._session = self._opened(content, self._threads)
         self._single_threaded = self._session if self._threads == 1 else None
         self._plans: dict[int, Plan] = {}
         self._lock = Lock()
@@ -151,8 +151,12 @@ class Engine:
 
     def _single(self) -> Session:
         if self._single_threaded is None:
-            self._single_threaded = self._machine.session(self._part, self._bundle.read(self._part).content, 1)
+            self._single_threaded = self._opened(self._bundle.read(self._part).content, 1)
         return self._single_threaded
+
+    def _opened(self, content: bytes, threads: int) -> Session:
+        free_size = self.metadata["spatial_multiple"] is not None
+        return self._machine.session(self._part, content, threads, free_size=free_size)
 
 
 def _taken(calls: deque[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -36,8 +36,8 @@ class Machine:
         self.workers = self.threads if self._providers == ["CPUExecutionProvider"] else 1
         self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="OnnxVAE")
 
-    def session(self, part: str, content: bytes, threads: int) -> Session:
-        """The graph in ``content``, ready to run.
+    def session(self, part: str, content: bytes, threads: int, *, free_size: bool) -> Session:
+        """The graph in ``content``, ready to run; ``free_size`` says that height and width are free.
 
         Raises:
             ModelFileError: If onnxruntime refuses the graph.
@@ -46,7 +46,7 @@ class Machine:
         options = _onnxruntime().SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        options.enable_mem_pattern = False  # its plans are kept per shape, and batches come in any number of them
+        options.enable_mem_pattern = not free_size  # it keeps a plan per shape, of which there would be no end
         try:
             session = _onnxruntime().InferenceSession(content, options, providers=self._providers)
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
