@@ -1,0 +1,327 @@
+"""What a bundle is refused for: each rule, broken on purpose, in a file that its manifest vouches for."""
+
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import vaelib as vl
+from vaelib.runtime import OnnxVAE, bundle as bundles, protobuf
+from vaelib.runtime.protobuf import MAX_FIELDS, MODEL, ProtobufError, parse
+
+
+@pytest.fixture(scope="module")
+def original(export_bundle, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("original")
+    export_bundle(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), upsample="nearest"), directory)
+    return directory
+
+
+@pytest.fixture
+def bundle(original, tmp_path):
+    return Path(shutil.copytree(original, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def changed(bundle, sign_bundle):
+    """Changes the decoder, signs the bundle, and opens it."""
+
+    def change(function):
+        proto = onnx.load(bundle / "decoder.onnx")
+        function(proto)
+        (bundle / "decoder.onnx").write_bytes(proto.SerializeToString())
+        sign_bundle(bundle)
+        return OnnxVAE(bundle, threads=1)
+
+    return change
+
+
+def test_the_reader_reads_what_onnx_reads(original):
+    for path in original.glob("*.onnx"):
+        proto = onnx.load(path)
+        found = parse(path.read_bytes(), MODEL)
+        assert [node["op_type"] for node in found["graph"]["node"]] == [node.op_type for node in proto.graph.node]
+        assert [list(node["input"]) for node in found["graph"]["node"]] == [list(n.input) for n in proto.graph.node]
+        for tensor, expected in zip(found["graph"]["initializer"], proto.graph.initializer, strict=True):
+            assert (tensor["name"], tensor["dims"]) == (expected.name, list(expected.dims))
+            assert bytes(tensor["raw_data"]) == expected.raw_data
+        for node, expected in zip(found["graph"]["node"], proto.graph.node, strict=True):
+            for attribute, value in zip(node["attribute"], expected.attribute, strict=True):
+                assert (attribute["i"], attribute["ints"]) == (value.i, list(value.ints))
+                assert attribute["f"] == value.f
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"\x08", "a number does not end"),
+        (b"\x08" + b"\xff" * 11, "a number does not end"),
+        (b"\x9a\x06\x00", "field 99 is not allowed here"),
+        (b"\xa2\x01\x00", "field 20 is not allowed here"),  # training_info
+        (b"\xca\x01\x00", "field 25 is not allowed here"),  # functions
+        (b"\x0d\x00\x00\x00\x00", "`ir_version` has wire type 5"),
+        (b"\x0b", "`ir_version` has wire type 3"),
+        (b"\x12\x05abc", "`producer_name` has wire type 2 or reaches beyond its message"),
+        (b"\x12\x01\xff", "`producer_name` is not UTF-8"),
+        (b"\x08\x01\x08\x01", "`ir_version` is given twice"),
+        (b"\x3a\x00\x3a\x00", "`graph` is given twice"),
+        (b"\x42\x00" * MAX_FIELDS, f"more than {MAX_FIELDS} fields"),
+        (b"\x3a\x07\x2a\x05\x22\x03\x00\x00\x00", "`float_data` ends within a number"),
+    ],
+)
+def test_broken_messages(data, match):
+    with pytest.raises(ProtobufError, match=match):
+        parse(data, MODEL)
+
+
+def test_numbers_of_every_kind():
+    tensor = helper.make_tensor("t", onnx.TensorProto.FLOAT, [2], [1.5, -2.0])
+    whole = helper.make_tensor("i", onnx.TensorProto.INT64, [3], [-1, 2**40, 0])
+    graph = onnx.GraphProto(initializer=[tensor, whole])
+    found = parse(onnx.ModelProto(graph=graph).SerializeToString(), MODEL)["graph"]["initializer"]
+    assert found[0]["float_data"] == [1.5, -2.0]
+    assert found[1]["int64_data"] == [-1, 2**40, 0]
+    assert parse(b"\x3a\x09\x2a\x07\x25" + struct.pack("<f", 3.0) + b"\x08\x05", MODEL)["graph"]["initializer"] == [
+        {**parse(b"", protobuf._TENSOR), "float_data": [3.0], "dims": [5]}
+    ]
+
+
+def node_of(proto, operator):
+    return next(node for node in proto.graph.node if node.op_type == operator)
+
+
+def set_attribute(operator, name, value):
+    def change(proto):
+        node = node_of(proto, operator)
+        kept = [attribute for attribute in node.attribute if attribute.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+    return change
+
+
+def external(proto):
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def shape_of(proto):
+    return next(tensor for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT64)
+
+
+def set_shape(values):
+    return lambda proto: shape_of(proto).CopyFrom(numpy_helper.from_array(np.int64(values), shape_of(proto).name))
+
+
+def set_scales(proto):
+    name = node_of(proto, "Resize").input[2]
+    scales = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    scales.CopyFrom(numpy_helper.from_array(np.float32([1, 1, 1e6, 1e6]), name))
+
+
+def set_first(**fields):
+    def change(proto):
+        for name, value in fields.items():
+            if isinstance(value, list):
+                del getattr(proto.graph.initializer[0], name)[:]
+                getattr(proto.graph.initializer[0], name).extend(value)
+            else:
+                setattr(proto.graph.initializer[0], name, value)
+
+    return change
+
+
+def subgraph(proto):
+    proto.graph.node[0].attribute.append(helper.make_attribute("body", onnx.GraphProto(name="inner")))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (external, "are external data, in another file"),
+        (lambda p: setattr(p.graph.node[0], "domain", "evil.ops"), "needs operators of the domain 'evil.ops'"),
+        (lambda p: p.opset_import.add(domain="com.microsoft", version=1), "needs operators of the domain"),
+        (lambda p: p.functions.add(name="f", domain="d"), "field 25 is not allowed here"),
+        (subgraph, "field 6 is not allowed here"),
+        (lambda p: setattr(p.graph.node[0], "op_type", "Loop"), "its operator 'Loop' is none that vaelib exports"),
+        (lambda p: p.graph.sparse_initializer.add(), "field 15 is not allowed here"),
+        (set_attribute("Conv", "strides", [0, 0]), r"`strides` of Conv must not be \[0, 0\]"),
+        (set_attribute("Conv", "group", 0), "`group` of Conv must not be 0"),
+        (set_attribute("Conv", "pads", [10**9] * 4), "`pads` of Conv must not be"),
+        (set_attribute("Conv", "auto_pad", "SAME_UPPER"), "`auto_pad` of Conv must not be 'SAME_UPPER'"),
+        (set_attribute("Conv", "surprise", 1), "`surprise` of Conv must not be 1"),
+        (set_attribute("Gemm", "alpha", float("nan")), "`alpha` of Gemm must not be nan"),
+        (set_attribute("Gemm", "beta", [1.0]), "`beta` of Gemm must not be"),
+        (set_attribute("Conv", "names", ["a"]), "field 9 is not allowed here"),
+        (set_shape([2**40, 1, 1, 1]), "which is more than a shape of ours"),
+        (set_shape([2**15, 2**15]), "which is more than a shape of ours"),
+        (set_shape([1] * 100), "which is more than a shape of ours"),
+        (set_scales, r"scales by .*, must be in \(0, 16\]"),
+        (set_first(dims=[-1, 2]), r"has dimensions \[-1, 2\]"),
+        (set_first(dims=[3]), r"has dimensions \[3\], but .* values"),
+        (set_first(raw_data=b"12345"), "but 1.25 values"),
+        (set_first(data_type=onnx.TensorProto.DOUBLE), "has the data type 11"),
+        (lambda p: p.graph.input.pop(), r"its inputs must be \['z'\], got \[\]"),
+        (lambda p: setattr(p.graph.output[0], "name", "other"), r"its outputs must be \['mean', 'recon_params'\]"),
+        (lambda p: setattr(p.graph.input[0].type.tensor_type, "elem_type", 11), "`z` must be a tensor of float32"),
+        (
+            lambda p: setattr(p.graph.output[0].type.tensor_type.shape.dim[3], "dim_value", 9),
+            r"`mean` must have shape \[None, 1, 8, 8\], where None is free, got \[None, 1, 8, 9\]",
+        ),
+        (
+            lambda p: setattr(p.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1),
+            r"`z` must have shape \[None, 2\], where None is free, got \[1, 2\]",
+        ),
+        (lambda p: node_of(p, "Conv").input.__setitem__(1, "nowhere"), "onnxruntime refuses decoder.onnx"),
+    ],
+)
+def test_graphs_that_vaelib_does_not_export(changed, change, match):
+    with pytest.raises(vl.ModelFileError, match=match):
+        changed(change)
+
+
+def test_a_graph_that_fails_only_when_it_runs(changed):
+    model = changed(set_shape([5, 4, 4, 4]))
+    for size in (1, 40):
+        with pytest.raises(vl.ModelFileError, match=r"onnxruntime cannot run decoder\.onnx"):
+            model.decode(np.zeros((size, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("schema", "99", "has schema '99', known is '2'"),
+        ("kind", "AutoEncoder", "must be the decoder of a VAE, but is the decoder of a AutoEncoder"),
+        ("part", "encoder", "must be the decoder of a VAE, but is the encoder of a VAE"),
+        ("latent_shape", "{", "`latent_shape` of .* is no valid JSON"),
+        ("latent_shape", "[" * 100_000, "`latent_shape` of .* is no valid JSON"),
+        ("latent_shape", "[2, 2]", r"its `latent_shape` is \[2, 2\]"),
+        ("latent_shape", "[3]", r"`z` must have shape \[None, 3\], where None is free, got \[None, 2\]"),
+        ("latent_shape", "[true]", r"its `latent_shape` is \[True\]"),
+        ("image_shape", "[65536, 65536, 65536]", "its `image_shape` is"),
+        ("image_shape", "[8]", r"its `image_shape` is \[8\]"),
+        ("image_range", "[0, 255]", "its `image_range` is"),
+        ("spatial_multiple", "0", "its `spatial_multiple` is 0"),
+        ("spatial_multiple", "4", "only a latent map can have a `spatial_multiple`"),
+        ("opset", '"18"', "its `opset` is '18'"),
+        ("validation", "[]", r"its `validation` is \[\]"),
+        ("config", "1", "its `config` is 1"),
+        ("prior", None, "was not exported by vaelib: no prior in its metadata"),
+    ],
+)
+def test_metadata_is_data(changed, key, value, match):
+    def change(proto):
+        before = {entry.key: entry.value for entry in proto.metadata_props}
+        before.pop(f"vaelib.{key}")
+        helper.set_model_props(proto, before | ({} if value is None else {f"vaelib.{key}": value}))
+
+    with pytest.raises(vl.ModelFileError, match=match):
+        changed(change)
+
+
+def test_another_prior_has_no_samples(changed):
+    def change(proto):
+        next(entry for entry in proto.metadata_props if entry.key == "vaelib.prior").value = "VampPrior"
+
+    with pytest.raises(ValueError, match="`sample` needs the prior StandardNormal, the model has VampPrior"):
+        changed(change).sample(1)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "match"),
+    [
+        (b"", r"manifest\.json is no valid JSON"),
+        (b"\xff", r"manifest\.json is no valid JSON"),
+        (b"[" * 100_000, r"manifest\.json is no valid JSON"),
+        (b"[]", "has schema None, known is '2': export the model again"),
+        (b'{"schema": "1"}', "has schema '1', known is '2': export the model again"),
+        (b'{"schema": "2", "kind": "GAN", "files": {}}', "must have a `kind` among VAE, AutoEncoder and `files`"),
+        (b'{"schema": "2", "kind": ["VAE"], "files": {}}', "must have a `kind` among VAE, AutoEncoder and `files`"),
+        (b'{"schema": "2", "kind": "VAE", "files": []}', "must have a `kind` among VAE, AutoEncoder and `files`"),
+        (b'{"schema": "2", "kind": "VAE", "files": {}}', r"manifest\.json does not say what decoder\.onnx is"),
+        (b" " * (2**20 + 1), r"manifest\.json must have at most 1048576 bytes, got 1048577"),
+    ],
+)
+def test_broken_manifests(bundle, manifest, match):
+    (bundle / "manifest.json").write_bytes(manifest)
+    with pytest.raises(vl.ModelFileError, match=match):
+        OnnxVAE(bundle)
+
+
+def test_files_that_are_not_the_manifests(bundle, sign_bundle, export_bundle, monkeypatch):
+    content = (bundle / "decoder.onnx").read_bytes()
+    for torn in (b"", content[:10], content[:-1] + b"\x00", content + b"\x00"):
+        (bundle / "decoder.onnx").write_bytes(torn)
+        with pytest.raises(vl.ModelFileError, match=r"decoder\.onnx is not the file that manifest\.json describes"):
+            OnnxVAE(bundle)
+    (bundle / "decoder.onnx").write_bytes(content)
+    model = OnnxVAE(bundle)
+    (bundle / "encoder.onnx").write_bytes(content)
+    with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx is not the file that manifest\.json describes"):
+        model.encode(np.zeros((1, 1, 8, 8), np.float32))
+    (bundle / "encoder.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no .*encoder\.onnx"):
+        model.encode(np.zeros((1, 1, 8, 8), np.float32))
+    monkeypatch.setattr(bundles, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(vl.ModelFileError, match=r"decoder\.onnx must have at most 1000 bytes, got"):
+        OnnxVAE(bundle)
+
+
+def test_graphs_of_two_models(bundle, sign_bundle, export_bundle, tmp_path):
+    export_bundle(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "encoder.onnx", bundle)
+    sign_bundle(bundle)
+    with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx belongs to another model than decoder\.onnx"):
+        OnnxVAE(bundle).encode(np.zeros((1, 1, 8, 8), np.float32))
+
+
+MEMORY = r"""
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vaelib.runtime import OnnxVAE
+
+
+def resident():
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]) / 1024
+
+
+model = OnnxVAE(sys.argv[1], threads=2)
+generator = np.random.default_rng(0)
+images, z = generator.random((600, 1, 8, 8), dtype=np.float32), np.zeros((600, 2), np.float32)
+model.tune()
+
+
+def calls(count):
+    for _ in range(count):
+        size = int(generator.integers(1, 600) if generator.random() < 0.2 else generator.integers(1, 20))
+        model.encode(images[:size])
+        model.decode(z[:size])
+        model.score(images[: size % 30])
+
+
+calls(500)
+before = resident()
+calls(10_000)
+print(resident() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc/self/status")
+def test_memory_is_flat_over_10_000_calls_of_changing_size(original):
+    result = subprocess.run([sys.executable, "-c", MEMORY, original], capture_output=True, text=True, check=True)
+    grown = float(result.stdout)
+    print(f"grown by {grown:.1f} MiB over 10,000 rounds of calls")
+    assert grown < 8

@@ -1,0 +1,165 @@
+"""The deployment side: exported models with numpy and onnxruntime alone; torch is never imported.
+
+A file is looked into before onnxruntime sees it: its hash must be the manifest's, and its graph may hold nothing but
+what vaelib exports. That stops what is torn, swapped or malformed. A stranger's graph still runs in onnxruntime's
+native code and may ask for much time or memory: where that matters, run it in a process with limits.
+
+Examples:
+    >>> import tempfile, vaelib as vl
+    >>> directory = tempfile.mkdtemp()
+    >>> _ = vl.export_onnx(vl.conv_vae((1, 8, 8), latent_dim=2, hidden_channels=(4,)), directory)
+    >>> model = OnnxVAE(directory)
+    >>> model.sample(3, seed=0).shape
+    (3, 1, 8, 8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaelib._checks import check_int
+from vaelib.runtime.graphs import Graphs
+from vaelib.runtime.inputs import Array, finite_check, interpolated, range_check, traversed
+from vaelib.runtime.machine import Machine
+from vaelib.runtime.plans import Plan
+
+__all__ = ["OnnxVAE", "Plan"]
+
+
+class OnnxVAE:
+    """A model from a bundle of ``vaelib.export_onnx``; one object may serve many threads.
+
+    Batches may have any size. Beyond 16 images they are cut into the calls that are fastest for this model on this
+    machine, measured once per size class, on first use or by :meth:`tune`. On the CPU an image's numbers do not depend,
+    to the last bit, on the batch that it came in.
+
+    Args:
+        directory: The bundle; each graph is opened on its first use.
+        providers: onnxruntime execution providers in order of preference; the CPU if None.
+        threads: Threads at work at a time; as many as the process may use if None.
+
+    Attributes:
+        image_shape: ``(C, H, W)``; of the training, where H and W are free.
+        latent_shape: ``(D,)`` or ``(C, h, w)``; of the training, where H and W are free.
+        spatial_multiple: What H and W must be multiples of; None where they are fixed.
+        metadata: What the exporter wrote about the model: likelihood, prior, validation figures and more.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ModelFileError: A ``ValueError``: if a file is torn, changed, or holds what vaelib does not export.
+        ValueError: If a provider is not available here, or did not load.
+        MissingExtraError: If onnxruntime is not installed.
+    """
+
+    def __init__(
+        self, directory: str | Path, *, providers: Sequence[str] | None = None, threads: int | None = None
+    ) -> None:
+        machine = Machine(providers, None if threads is None else check_int("threads", threads))
+        self._graphs = Graphs(directory, machine)
+        self.metadata = self._graphs.metadata
+        self.image_shape: tuple[int, ...] = tuple(self.metadata["image_shape"])
+        self.latent_shape: tuple[int, ...] = tuple(self.metadata["latent_shape"])
+        self.spatial_multiple: int | None = self.metadata["spatial_multiple"]
+
+    def __repr__(self) -> str:
+        shapes = f"image_shape={self.image_shape}, latent_shape={self.latent_shape}"
+        return f"OnnxVAE({str(self._graphs.directory)!r}, {shapes})"
+
+    def encode(self, images: NDArray[Any]) -> tuple[Array, Array] | Array:
+        """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``; of an AutoEncoder, to its code ``z``.
+
+        Raises:
+            ValueError: If the shape is wrong or a value leaves [0, 1] or is NaN.
+            TypeError: If ``images`` is no array of floating point.
+        """
+        images = self._graphs.images("images", images)
+        code = self._graphs.run("encoder", {"image": images}, range_check("images", images))
+        return (code[0], code[1]) if len(code) == 2 else code[0]
+
+    def decode(self, z: NDArray[Any]) -> Array:
+        """Latents ``(B, *latent_shape)``, finite floating point, to pictures ``(B, C, H, W)``: p(x|z)'s mean.
+
+        Raises:
+            ValueError: If the shape is wrong or a value is not finite.
+            TypeError: If ``z`` is no array of floating point.
+        """
+        z = self._graphs.latents("z", z)
+        return self._graphs.run("decoder", {"z": z}, finite_check("z", z))[0]
+
+    def encode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[tuple[Array, Array] | Array]:
+        """:meth:`encode` of one batch after the other, for more images than the memory holds."""
+        return map(self.encode, batches)
+
+    def decode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[Array]:
+        """:meth:`decode` of one batch after the other."""
+        return map(self.decode, batches)
+
+    def reconstruct(self, images: NDArray[Any]) -> Array:
+        """Pictures from pictures, ``(B, C, H, W)`` both, through z = mu: deterministic. Raises as :meth:`encode`."""
+        code = self.encode(images)
+        return self.decode(code[0] if isinstance(code, tuple) else code)
+
+    def sample(self, num_samples: int, *, seed: int | None = None) -> Array:
+        """Pictures from the prior, ``(num_samples, C, H, W)``; a seed gives the same ones again.
+
+        Raises:
+            ValueError: If the model's prior is not the standard normal, or an argument is negative.
+        """
+        check_int("num_samples", num_samples, minimum=0)
+        if self.metadata["prior"] != "StandardNormal":
+            raise ValueError(f"`sample` needs the prior StandardNormal, the model has {self.metadata['prior']}.")
+        generator = np.random.default_rng(seed)
+        return self.decode(generator.standard_normal((num_samples, *self.latent_shape), dtype=np.float32))
+
+    def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
+        """Pictures ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.
+
+        ``spherical`` takes the arc between their directions instead of the chord, which stays at the distance from the
+        origin where a standard normal prior has its mass. Raises as :meth:`decode`, and if ``steps`` is below 2.
+        """
+        a, b = self._graphs.latents("a", a), self._graphs.latents("b", b)
+        return self._decode_each(interpolated(a, b, steps, spherical=spherical))
+
+    def traverse(self, z: NDArray[Any], dimensions: Sequence[int], values: Sequence[float]) -> Array:
+        """Pictures ``(B, len(dimensions), len(values), C, H, W)``: of each ``z`` with one latent at a time changed.
+
+        ``dimensions`` count the flattened latent from 0. Raises as :meth:`decode`.
+        """
+        return self._decode_each(traversed(self._graphs.latents("z", z), dimensions, values))
+
+    def score(self, images: NDArray[Any], *, num_samples: int = 1, seed: int = 0) -> Array:
+        """The ELBO of each image in nats, ``(B,)``: the lower, the less the model expects such an image.
+
+        The mean over ``num_samples`` draws from the posterior, which depend on ``seed`` and the place in the batch.
+        Raises as :meth:`encode`, and a ``ValueError`` of an AutoEncoder, which has no likelihood of images.
+
+        References:
+            Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.3. https://arxiv.org/abs/1312.6114
+        """
+        if self.metadata["kind"] != "VAE":
+            raise ValueError(f"`score` needs a VAE, the model is an {self.metadata['kind']}.")
+        images = self._graphs.images("images", images)
+        shape = (len(images), *self._graphs.latent_shape_at(images))
+        generator = np.random.default_rng(seed)
+        total = np.zeros(len(images))
+        for _ in range(check_int("num_samples", num_samples)):
+            inputs = {"image": images, "eps": generator.standard_normal(shape, dtype=np.float32)}
+            distortion, kl = self._graphs.run("vae", inputs, range_check("images", images))
+            total -= distortion.astype(np.float64) + kl
+        return (total / num_samples).astype(np.float32)
+
+    def tune(self) -> dict[str, dict[int, Plan]]:
+        """Measure encoder and decoder now, in about a second each: how batches around each size will be cut."""
+        for part in ("encoder", "decoder"):
+            self._graphs.engine(part).tune()
+        return {part: self._graphs.engine(part).plans for part in ("encoder", "decoder")}
+
+    def _decode_each(self, z: Array) -> Array:
+        axes = z.ndim - len(self.latent_shape)
+        pictures = self.decode(z.reshape(-1, *z.shape[axes:]))
+        return pictures.reshape(*z.shape[:axes], *pictures.shape[1:])

@@ -1,0 +1,113 @@
+"""Where graphs run: onnxruntime's sessions, their providers, and the threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaelib._checks import MissingExtraError, ModelFileError
+
+__all__ = ["Machine", "Session"]
+
+
+class Machine:
+    """Where the sessions of a model live: providers, threads, and the pool of those who call single-threaded sessions.
+
+    Args:
+        providers: onnxruntime execution providers in order of preference; the CPU if None.
+        threads: Threads at work at a time; as many as the process may use if None.
+
+    Raises:
+        ValueError: If a provider is not available here.
+        MissingExtraError: If onnxruntime is not installed.
+    """
+
+    def __init__(self, providers: Sequence[str] | None, threads: int | None) -> None:
+        available = _onnxruntime().get_available_providers()
+        self._providers = ["CPUExecutionProvider"] if providers is None else list(providers)
+        if isinstance(providers, str) or not self._providers or not set(self._providers) <= set(available):
+            raise ValueError(f"`providers` must be a list of names among {available}, got {providers!r}.")
+        self.threads = threads or _usable_cores()
+        self.workers = self.threads if self._providers == ["CPUExecutionProvider"] else 1
+        self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="OnnxVAE")
+
+    def session(self, part: str, content: bytes, threads: int, *, free_size: bool) -> Session:
+        """The graph in ``content``, ready to run; ``free_size`` says that height and width are free.
+
+        Raises:
+            ModelFileError: If onnxruntime refuses the graph.
+            ValueError: If a provider that was asked for did not load.
+        """
+        options = _onnxruntime().SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        options.enable_mem_pattern = not free_size  # it keeps a plan per shape, of which there would be no end
+        try:
+            session = _onnxruntime().InferenceSession(content, options, providers=self._providers)
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            raise ModelFileError(f"onnxruntime refuses {part}.onnx: {error}") from error
+        loaded = session.get_providers()
+        if missing := [name for name in self._providers if name not in loaded]:
+            raise ValueError(f"`providers` must all load, but {missing} did not; onnxruntime fell back to {loaded}.")
+        session.disable_fallback()
+        return Session(part, session)
+
+
+class Session:
+    """An onnxruntime session whose failures are errors of vaelib's.
+
+    Args:
+        part: Name of the graph.
+        session: The session.
+    """
+
+    def __init__(self, part: str, session: Any) -> None:
+        self._part, self._session = part, session
+        self.inputs = [value.name for value in session.get_inputs()]
+
+    def call(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """The outputs, in memory of onnxruntime's.
+
+        Raises:
+            ModelFileError: If the graph cannot be run.
+        """
+        try:
+            return self._session.run(outputs, inputs)
+        except Exception as error:  # as above
+            raise self._cannot_run(error) from error
+
+    def fill(self, inputs: Mapping[str, NDArray[np.float32]], results: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write the outputs into ``results``; all arrays are C-contiguous and of the shapes that the graph has.
+
+        Raises:
+            ModelFileError: If the graph cannot be run.
+        """
+        binding = self._session.io_binding()
+        for name, values in inputs.items():
+            binding.bind_input(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
+        for name, values in results.items():
+            binding.bind_output(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # as above
+            raise self._cannot_run(error) from error
+
+    def _cannot_run(self, error: Exception) -> ModelFileError:
+        return ModelFileError(f"onnxruntime cannot run {self._part}.onnx: {error}")
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("vaelib.runtime", "onnx") from error
+    return onnxruntime
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
