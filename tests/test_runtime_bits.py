@@ -26,10 +26,10 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
-def model(request, export_bundle, tmp_path_factory):
+def model(request, tmp_path_factory):
     """Two threads, and what it answers about one image at a time."""
     directory = tmp_path_factory.mktemp(request.param)
-    export_bundle(NETWORKS[request.param](), directory)
+    vl.export_onnx(NETWORKS[request.param](), directory)
     return OnnxVAE(directory, threads=2)
 
 

@@ -17,9 +17,9 @@ from vaelib.runtime.protobuf import MAX_FIELDS, MODEL, ProtobufError, parse
 
 
 @pytest.fixture(scope="module")
-def original(export_bundle, tmp_path_factory):
+def original(tmp_path_factory):
     directory = tmp_path_factory.mktemp("original")
-    export_bundle(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), upsample="nearest"), directory)
+    vl.export_onnx(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), upsample="nearest"), directory)
     return directory
 
 
@@ -256,7 +256,7 @@ def test_broken_manifests(bundle, manifest, match):
         OnnxVAE(bundle)
 
 
-def test_files_that_are_not_the_manifests(bundle, sign_bundle, export_bundle, monkeypatch):
+def test_files_that_are_not_the_manifests(bundle, sign_bundle, monkeypatch):
     content = (bundle / "decoder.onnx").read_bytes()
     for torn in (b"", content[:10], content[:-1] + b"\x00", content + b"\x00"):
         (bundle / "decoder.onnx").write_bytes(torn)
@@ -275,8 +275,8 @@ def test_files_that_are_not_the_manifests(bundle, sign_bundle, export_bundle, mo
         OnnxVAE(bundle)
 
 
-def test_graphs_of_two_models(bundle, sign_bundle, export_bundle, tmp_path):
-    export_bundle(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), tmp_path / "other")
+def test_graphs_of_two_models(bundle, sign_bundle, tmp_path):
+    vl.export_onnx(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), tmp_path / "other")
     shutil.copy(tmp_path / "other" / "encoder.onnx", bundle)
     sign_bundle(bundle)
     with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx belongs to another model than decoder\.onnx"):

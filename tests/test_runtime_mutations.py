@@ -84,9 +84,9 @@ for seed in range(first, last):
 
 
 @pytest.fixture(scope="module")
-def bundle(export_bundle, tmp_path_factory):
+def bundle(tmp_path_factory):
     directory = tmp_path_factory.mktemp("bundle")
-    export_bundle(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), directory)
+    vl.export_onnx(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), directory)
     return directory
 
 

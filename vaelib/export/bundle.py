@@ -31,7 +31,7 @@ def facts_of(model: VAE | AutoEncoder, opset: int) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "kind": type(model).__name__,
+        "kind": "VAE" if isinstance(model, VAE) else "AutoEncoder",
         "image_shape": list(model.image_shape),
         "image_range": [0.0, 1.0],
         "latent_shape": list(model.latent_shape),
