@@ -59,6 +59,7 @@ def test_the_same_weights_give_the_same_bytes(bundle, tmp_path):
     assert contents(tmp_path / "there") == contents(bundle)
 
 
+@pytest.mark.slow
 def test_an_old_bundle_is_replaced_manifest_last(tmp_path, monkeypatch):
     vae = build()
     autoencoder = vl.AutoEncoder(vae.encoder, vae.decoder)

@@ -58,6 +58,7 @@ def test_the_code_for_onnxruntime_alone_runs(written, monkeypatch):
     assert "new Float32Array(48), [1, 2, 4, 6]" in script
 
 
+@pytest.mark.slow
 def test_nothing_is_claimed_that_was_not_given(tmp_path):
     encoder, decoder = vl.ConvEncoder((1, 8, 8), 2, hidden_channels=(4,)), vl.ConvDecoder(2, (1, 8, 8))
     vl.export_onnx(vl.AutoEncoder(encoder, decoder), tmp_path)

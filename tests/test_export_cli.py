@@ -43,9 +43,10 @@ def test_options_reach_the_card_and_findings_are_printed(places, tmp_path, capsy
         (["--strict"], "`strict` refuses what onnxruntime cannot run at its fastest"),
         (["--dynamic-size"], "`dynamic_size` needs a fully convolutional model"),
         (["--precision", "int8"], "`--data` must be given"),
-        (
+        pytest.param(
             ["--precision", "int8", "--data", "PICTURES", "--max-loss", "0"],
             "`precision` 'int8' must lose at most 0 nats",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -16,7 +16,9 @@ def files_of(image_shape=(1, 16, 16), **options):
     return {f"{graph.part}.onnx": graphs.to_bytes(graph, 18) for graph in graphs.graphs_of(vae)[:2]}
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "tanh"])
+@pytest.mark.parametrize(
+    "activation", ["relu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("leaky_relu", "tanh"))]
+)
 def test_the_advised_model_has_no_finding(activation):
     files = files_of(activation=activation)
     assert lint(files) == []
@@ -24,6 +26,7 @@ def test_the_advised_model_has_no_finding(activation):
     assert operators.count("ReorderInput") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "part", "what", "advice"),
     [
@@ -47,6 +50,7 @@ def test_findings(options, part, what, advice):
     assert advice in found[0].advice
 
 
+@pytest.mark.slow
 def test_strict_refuses_and_writes_nothing(tmp_path):
     slow = vl.conv_vae((1, 8, 8), 2, hidden_channels=(16,))
     with pytest.raises(vl.ExportError, match=r"`strict` refuses .* decoder: 1 ConvTranspose in plain order.*nearest"):

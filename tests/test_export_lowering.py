@@ -41,6 +41,7 @@ def test_small_maps_are_products(layer, shape):
     assert [name for name in exported(layer, shape) if name != "Reshape"] == ["Gemm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
@@ -56,6 +57,7 @@ def test_maps_that_a_convolution_does_faster_are_left(layer, shape):
     assert exported(layer, shape) == [type(layer).__name__.removesuffix("2d")]
 
 
+@pytest.mark.slow
 def test_lowering_is_not_done_where_a_size_is_free():
     vae = vl.conv_vae((1, 4, 4), latent_shape=(2, 1, 1), hidden_channels=(8, 8)).eval()
     for graph in graphs.graphs_of(vae, dynamic_size=True):

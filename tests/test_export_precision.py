@@ -38,6 +38,7 @@ def bound(vae, x, eps):
         return mu, vae.likelihood.mean(recon_params), -vae.likelihood.log_prob(x, recon_params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic_size", [False, True])
 def test_fp16(trained, tmp_path, dynamic_size):
     vae, images = trained
@@ -70,6 +71,7 @@ def quantized(monkeypatch, trained, directory, *, speed, **options):
     vl.export_onnx(vae, directory, precision="int8", calibration=images, **options)
 
 
+@pytest.mark.slow
 def test_int8_that_is_worth_it(trained, tmp_path, monkeypatch):
     quantized(monkeypatch, trained, tmp_path, speed=1.5)
     vae, images = trained

@@ -23,6 +23,7 @@ def build(size, **options):
     return vl.conv_vae((1, *size), latent_shape=latent, hidden_channels=(8, 8), **options).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: f"{o['norm']}-{o['upsample']}")
 def test_a_graph_for_every_size_is_the_model_built_for_that_size(options, tmp_path):
     trained = build((16, 12), **options)

@@ -25,7 +25,12 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+_IN_SHORT = ("article", "elu")
+
+
+@pytest.fixture(
+    scope="module", params=[n if n in _IN_SHORT else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS]
+)
 def model(request, tmp_path_factory):
     """Two threads, and what it answers about one image at a time."""
     directory = tmp_path_factory.mktemp(request.param)
