@@ -94,6 +94,7 @@ def test_accumulation_over_two_processes_too(alone):
     assert run(2, accumulate=3)[0]["train"] == pytest.approx(alone["train"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_with_draws_and_batch_norm_the_curves_are_close():
     """Each process draws its own noise and normalises by its own images: nats differ as they do between seeds."""
     settings = {"posterior_mean": False, "norm": "batch", "images": 400, "max_epochs": 4}

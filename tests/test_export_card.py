@@ -29,6 +29,7 @@ def blocks(card, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_what_is_known_and_measured_is_on_the_card(written):
     vae, directory, card = written
     assert "# VAE for images of 1 x 8 x 12" in card
@@ -49,6 +50,7 @@ def test_what_is_known_and_measured_is_on_the_card(written):
     assert metadata["vaelib.weights_sha256"] in card
 
 
+@pytest.mark.slow
 def test_the_code_for_onnxruntime_alone_runs(written, monkeypatch):
     monkeypatch.chdir(written[1])
     names = {}

@@ -93,6 +93,7 @@ def test_int8_that_is_worth_it(trained, tmp_path, monkeypatch):
     assert size < 0.8 * sum(path.stat().st_size for path in (tmp_path / "fp32").glob("*.onnx"))
 
 
+@pytest.mark.slow
 def test_int8_that_is_not_faster_is_refused(trained, tmp_path, monkeypatch):
     with pytest.raises(vl.ExportError, match=r"it loses \S+ nats \(PSNR \d+\.\d dB\) and runs at: encoder 0.90 x, dec"):
         quantized(monkeypatch, trained, tmp_path / "bundle", speed=0.9)

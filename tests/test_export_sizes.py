@@ -48,6 +48,7 @@ def test_a_graph_for_every_size_is_the_model_built_for_that_size(options, tmp_pa
             torch.testing.assert_close(torch.from_numpy(values), wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_multiple_and_the_free_axes_are_recorded(tmp_path):
     vae = build((16, 12))
     model = vl.AutoEncoder(vae.encoder, vae.decoder)

@@ -297,7 +297,7 @@ def wait_for_checkpoint(run, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signals_finish_the_step_and_say_how_to_resume(number, digits, uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(command(digits, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
