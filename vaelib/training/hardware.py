@@ -76,7 +76,7 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
 class Graphed:
     """A function of one tensor whose kernels CUDA launches as one graph, once it has run a few times by itself.
 
-    All else that it reads or writes must stay in the same memory. What it returns is overwritten by the next call.
+    All else that it reads or writes must stay in the same memory.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], warm_up: int = 3) -> None:
@@ -95,7 +95,7 @@ class Graphed:
                 self._result = self._function(self._argument)
         self._argument.copy_(argument)
         self._graph.replay()
-        return self._result
+        return self._result.clone()
 
 
 @contextmanager

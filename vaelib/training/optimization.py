@@ -47,12 +47,17 @@ class Optimization:
         self._flat = all(parameter.grad is not None for parameter in self._parameters)
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
-        self._skipped = torch.zeros(2, dtype=torch.int64, device=accelerator.device)  # in all, in a row
+        self._moved: list[Tensor] = []  # whether each step since the last look moved the weights
+        self._skipped = self._in_a_row = 0
         self._update = Graphed(self._updated) if graphs else self._updated
 
     def begin(self, step: int) -> None:
         """Before the passes of a step: no gradients, its learning rate, and running statistics kept."""
-        self.optimizer.zero_grad(set_to_none=not self._flat)
+        if self._flat:
+            for parameter in self._parameters:
+                parameter.grad.zero_()
+        else:
+            self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
             rate = self._learning_rate(step)
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
@@ -61,7 +66,9 @@ class Optimization:
 
     def finish(self, loss: Tensor) -> Tensor:
         """Behind them: move the weights; a boolean scalar on the device, whether they were moved."""
-        return self._update(loss.detach())
+        moved = self._update(loss.detach())
+        self._moved.append(moved)
+        return moved
 
     def _updated(self, loss: Tensor) -> Tensor:
         scaler = self._accelerator.scaler
@@ -72,14 +79,13 @@ class Optimization:
             if ok:
                 scaler.step(self.optimizer)
             scaler.update()
-        elif self.optimizer.defaults.get("fused"):
-            # Fused kernels look at this flag on the device, as they do for torch's GradScaler.
+        elif ok.device.type != "cpu" and self.optimizer.defaults.get("fused"):
+            # Fused kernels look at this flag on the device, as they do for torch's GradScaler: nothing waits for it.
             self.optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
             self.optimizer.step()
         elif ok:
             self.optimizer.step()
         self._restore_buffers_unless(ok)
-        self._skipped.copy_(torch.stack([self._skipped[0] + ~ok, (self._skipped[1] + 1) * ~ok]))
         return ok
 
     def skipped(self, terms: Any, steps_per_epoch: int) -> int:
@@ -88,18 +94,19 @@ class Optimization:
         Raises:
             TrainingError: If too many were in a row, naming what in ``terms`` and which gradients are not finite.
         """
-        skipped, in_a_row = self._skipped.tolist()
-        if in_a_row >= min(MAX_SKIPPED, steps_per_epoch):
-            raise TrainingError(f"{in_a_row} steps in a row were skipped: {_blame(self._model, terms)}.")
-        return int(skipped)
+        self._count()
+        if self._in_a_row >= min(MAX_SKIPPED, steps_per_epoch):
+            raise TrainingError(f"{self._in_a_row} steps in a row were skipped: {_blame(self._model, terms)}.")
+        return self._skipped
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the optimiser and the loss scale, and the steps skipped."""
         scaler = self._accelerator.scaler
+        self._count()
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "skipped": self._skipped,
+            "skipped": [self._skipped, self._in_a_row],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,11 +122,17 @@ class Optimization:
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"] = group["lr"].to(self._accelerator.device)
-        self._skipped.copy_(state["skipped"])
+        self._skipped, self._in_a_row = state["skipped"]
+
+    def _count(self) -> None:
+        if self._moved:
+            for moved in torch.stack(self._moved).tolist():
+                self._skipped, self._in_a_row = (self._skipped, 0) if moved else (self._skipped + 1, self._in_a_row + 1)
+            self._moved.clear()
 
     def _check(self, loss: Tensor) -> Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        norm = torch.linalg.vector_norm(gradients[0]) if len(gradients) == 1 else nn.utils.get_total_norm(gradients)
         ok = torch.isfinite(norm)
         if self._accelerator.num_processes == 1:  # of several, each has its own loss but all have the same gradients
             ok = ok & loss.isfinite()

@@ -29,9 +29,9 @@ class ObjectiveModule(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, x: Tensor, step: int) -> tuple[Any, Tensor]:
-        """The objective's terms of a batch, and their totals."""
+        """The objective's terms of a batch, of which only the loss has a gradient, and their totals."""
         terms = self.objective(self.model, x, step=step)
-        return terms, totals_of(terms, len(x))
+        return type(terms)(terms.loss, *(values.detach() for values in terms[1:])), totals_of(terms, len(x))
 
 
 class Run:
