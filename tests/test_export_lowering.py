@@ -107,6 +107,47 @@ def test_batch_norms_stay_where_folding_would_be_wrong(module, shape):
     assert "BatchNormalization" in exported(module, shape)
 
 
+class Heads(nn.Module):
+    """A product that two others read, and perhaps the outside too."""
+
+    def __init__(self, *, read=False):
+        super().__init__()
+        self.shared, self.first, self.second, self.read = nn.Linear(6, 12), nn.Linear(12, 4), nn.Linear(12, 3), read
+
+    def forward(self, x):
+        between = self.shared(x)
+        return torch.cat([self.first(between), self.second(between)] + [between] * self.read, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "products"),
+    [
+        (nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 4)), (6,), 1),
+        (Heads(), (6,), 2),
+        (Heads(read=True), (6,), 3),
+        (nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 6)), (6,), 2),
+        (nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4)), (6,), 2),
+    ],
+    ids=["chain", "heads", "read", "narrow", "relu"],
+)
+def test_products_are_merged_where_that_costs_less(module, shape, products):
+    assert exported(module, shape).count("Gemm") == products
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "reshapes"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 8, 4), nn.LeakyReLU(), nn.Flatten(), nn.Linear(8, 4)), (3, 4, 4), 1),
+        (nn.Sequential(nn.Linear(6, 12), nn.Unflatten(1, (3, 2, 2)), nn.ReLU(), nn.Flatten()), (6,), 0),
+        (nn.Sequential(nn.Linear(6, 12), nn.Unflatten(1, (3, 2, 2)), nn.Softmax(1), nn.Flatten()), (6,), 2),
+        (nn.Sequential(nn.Linear(6, 12), nn.Unflatten(1, (3, 2, 2)), nn.ReLU(), nn.Flatten(2)), (6,), 2),
+    ],
+    ids=["conv", "linear", "softmax", "other"],
+)
+def test_maps_that_are_flattened_again_are_not_made(module, shape, reshapes):
+    assert exported(module, shape).count("Reshape") == reshapes
+
+
 def test_a_fold_that_forgot_the_order_of_channels_would_be_refused(monkeypatch):
     import numpy as np
 

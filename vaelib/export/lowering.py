@@ -18,12 +18,15 @@ _MOST_INPUTS = 4096  # of a product, which is found by applying the convolution 
 _LAYERS = ("Gemm", "Conv")
 _DEFAULTS = {"pads": [0, 0, 0, 0], "strides": [1, 1], "dilations": [1, 1], "output_padding": [0, 0]}
 _MOVES = ("Reshape", "DepthToSpace", "Slice")
+_POINTWISE = ("Relu", "LeakyRelu", "Elu", "Sigmoid", "Tanh", "Softplus")
 
 
 def lower(model: ir.Model) -> None:
     """Rewrite ``model`` in place; the function it computes stays the same up to rounding."""
     _fold_batch_norms(model.graph)
     _multiply_small_maps(model.graph)
+    _drop_reshapes(model.graph)
+    _merge_products(model.graph)
 
 
 def _fold_batch_norms(graph: ir.Graph) -> None:
@@ -85,9 +88,70 @@ def _multiply_small_maps(graph: ir.Graph) -> None:
         constants = [_initializer(graph, node, name, values) for name, values in (("weight", weight), ("bias", bias))]
         gemm = ir.node("Gemm", [flat.outputs[0], *constants])
         image = ir.node("Reshape", [gemm.outputs[0], _initializer(graph, node, "shape", np.array(shape))])
-        image.outputs[0].shape, image.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        batch, sizes = node.outputs[0].shape[0], (len(weight), len(bias))
+        shapes = [*(ir.Shape([batch, size]) for size in sizes), node.outputs[0].shape]
+        for new, known in zip((flat, gemm, image), shapes, strict=True):
+            new.outputs[0].shape, new.outputs[0].type = known, node.outputs[0].type
         graph.insert_before(node, [flat, gemm, image])
         _replace(graph, node, image.outputs[0])
+
+
+def _drop_reshapes(graph: ir.Graph) -> None:
+    """What is made a map, activated and flattened again, was as good before; the activation then fuses."""
+    back: Any
+    for back in list(graph):
+        chain = [back]
+        while (node := chain[-1].inputs[0].producer()) is not None and _only_leads_on(node):
+            chain.append(node)
+            if node.op_type == "Reshape":
+                break
+        flat, shape = chain[-1].inputs[0], back.outputs[0].shape
+        if back.op_type != "Reshape" or len(chain) < 2 or node is None or node.op_type != "Reshape":
+            continue
+        if flat.shape is None or shape is None or len(flat.shape) != 2 or list(flat.shape[1:]) != list(shape[1:]):
+            continue
+        for node in chain[1:-1]:
+            node.outputs[0].shape = flat.shape
+        chain[-1].outputs[0].replace_all_uses_with(flat)
+        _replace(graph, back, back.inputs[0])
+
+
+def _only_leads_on(node: Any) -> bool:
+    output = node.outputs[0]
+    return node.op_type in ("Reshape", *_POINTWISE) and len(output.uses()) == 1 and not output.is_graph_output()
+
+
+def _merge_products(graph: ir.Graph) -> None:
+    """A product of a product, nothing between them, is one if that costs less."""
+    first: Any
+    for first in list(graph):
+        users = [use.node for use in first.outputs[0].uses()]
+        if first.outputs[0].is_graph_output() or not users or not all(map(_is_product, [first, *users])):
+            continue
+        weight, bias = _matrix(first)
+        factors = [_matrix(user) for user in users]
+        if len(weight) * sum(len(b) for _, b in factors) > weight.size + sum(w.size for w, _ in factors):
+            continue
+        for user, (w, b) in zip(users, factors, strict=True):
+            dtype = user.inputs[1].const_value.numpy().dtype
+            user.replace_input_with(0, first.inputs[0])
+            user.attributes["transB"] = ir.AttrInt64("transB", 1)
+            _set_inputs(graph, user, (weight @ w).T.astype(dtype), (bias @ w + b).astype(dtype))
+
+
+def _is_product(node: Any) -> bool:
+    return (
+        node.op_type == "Gemm"
+        and [value.const_value is not None for value in node.inputs] == [False, True, True]
+        and node.attributes.get_int("transA", 0) == 0
+        and {node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")} == {1.0}
+    )
+
+
+def _matrix(product: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Weight ``(in, out)`` and bias ``(out,)`` in double precision."""
+    weight, bias = (value.const_value.numpy().astype(np.float64) for value in product.inputs[1:])
+    return weight.T if product.attributes.get_int("transB", 0) else weight, bias
 
 
 def _replace(graph: ir.Graph, node: Any, value: Any) -> None:

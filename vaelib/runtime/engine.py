@@ -48,6 +48,7 @@ class Engine:
         self._threads = machine.threads if self._steady else 1
         self._session = self._opened(content, self._threads)
         self._single_threaded = self._session if self._threads == 1 else None
+        self._item_size = math.prod(shapes_of(self.metadata)[self._session.inputs[0]])
         self._plans: dict[int, Plan] = {}
         self._lock = Lock()
 
@@ -86,13 +87,14 @@ class Engine:
         """Of the size class; an item larger than those of the training counts as several."""
         if not self._steady:
             return Plan(1, self._machine.workers)
-        weight = items[0].size / math.prod(shapes_of(self.metadata)[self._session.inputs[0]])
-        size_class = size_class_of(len(items) * weight)
-        with self._lock:
-            if size_class not in self._plans:
-                self._plans[size_class] = self._measured(size_class)
-            chunk, workers = self._plans[size_class]
-        return Plan(max(1, int(chunk / weight)), workers)
+        size_class = size_class_of(items.size / self._item_size)
+        plan = self._plans.get(size_class)
+        if plan is None:
+            with self._lock:
+                if size_class not in self._plans:
+                    self._plans[size_class] = self._measured(size_class)
+                plan = self._plans[size_class]
+        return Plan(max(1, plan.chunk * self._item_size * len(items) // items.size), plan.workers)
 
     def _measured(self, size_class: int) -> Plan:
         shapes = shapes_of(self.metadata)

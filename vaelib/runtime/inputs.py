@@ -41,7 +41,8 @@ def range_check(name: str, whole: Array) -> Any:
 
     def check(part: Array) -> None:
         # As whole numbers the bits of the floats in [0, 1] are those up to one's; NaN and all signs lie above.
-        if np.maximum.reduce(part.view(np.uint32), axis=None) > _BITS_OF_ONE:
+        bits = part.view(np.uint32)
+        if bits.item(bits.argmax()) > _BITS_OF_ONE:
             check_unit_range(name, whole)
 
     return check

@@ -14,6 +14,9 @@ from vaelib._checks import MissingExtraError, ModelFileError
 
 __all__ = ["Machine", "Session"]
 
+_SPIN_MICROSECONDS = "1000"
+"""Long enough for the next of many small calls; by itself onnxruntime would take a core from others for some 60 ms."""
+
 
 class Machine:
     """Where the sessions of a model live: providers, threads, and the pool of those who call single-threaded sessions.
@@ -46,6 +49,7 @@ class Machine:
         options = _onnxruntime().SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_MICROSECONDS)
         options.enable_mem_pattern = not free_size  # it keeps a plan per shape, of which there would be no end
         try:
             session = _onnxruntime().InferenceSession(content, options, providers=self._providers)

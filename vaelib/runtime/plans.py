@@ -19,6 +19,7 @@ SIZE_CLASSES = (32, 128, 512)
 _CHUNKS = (8, 16, 32, 64, 128, 256)
 _SECONDS = 0.3
 """Spent on one measurement, beyond a warm-up and two rounds."""
+_CHANCE = 0.03
 
 
 class Plan(NamedTuple):
@@ -57,7 +58,10 @@ def candidates(size_class: int, threads: int) -> list[Plan]:
 
 
 def fastest(plans: Sequence[Plan], run: Callable[[Plan], object]) -> Plan:
-    """The plan with the shortest run of all, measured in turn: what others do on the machine only ever adds time."""
+    """The plan with the shortest run of all, measured in turn: what others do on the machine only ever adds time.
+
+    The first stands unless another is faster by more than chance.
+    """
     times: dict[Plan, list[float]] = {plan: [] for plan in plans}
     for plan in plans:
         run(plan)
@@ -67,4 +71,4 @@ def fastest(plans: Sequence[Plan], run: Callable[[Plan], object]) -> Plan:
             before = time.perf_counter()
             run(plan)
             times[plan].append(time.perf_counter() - before)
-    return min(plans, key=lambda plan: min(times[plan]))
+    return min(plans, key=lambda plan: min(times[plan]) * (1 if plan == plans[0] else 1 + _CHANCE))
