@@ -69,10 +69,17 @@ def test_no_bit_depends_on_the_cut(model, one_by_one, plan, cut):
         assert np.array_equal(np.concatenate(values), expected)
 
 
-def test_no_score_depends_on_the_threads(model, one_by_one):
+def test_no_score_depends_on_threads_or_plans(model, one_by_one):
     x = one_by_one[0]
-    single = OnnxVAE(model._graphs.directory, threads=1)
-    assert np.array_equal(model.score(x), single.score(x))
+    expected = OnnxVAE(model._graphs.directory, threads=1).score(x)
+    for plan in (Plan(3, 2), Plan(16, 1), Plan(SIZE, 1)):
+        use(model, "vae", plan)
+        assert np.array_equal(model.score(x), expected)
+
+
+def test_nats_of_bernoulli_are_steady(model):
+    is_bernoulli = model.metadata["likelihood"] == "Bernoulli"
+    assert model._graphs.engine("vae")._steady == (is_bernoulli and model._graphs.engine("encoder")._steady)
 
 
 def test_eight_threads_get_what_one_gets(model, one_by_one):

@@ -27,6 +27,7 @@ def lower(model: ir.Model) -> None:
     _multiply_small_maps(model.graph)
     _drop_reshapes(model.graph)
     _merge_products(model.graph)
+    _steady_powers_and_sums(model.graph)
 
 
 def _fold_batch_norms(graph: ir.Graph) -> None:
@@ -152,6 +153,40 @@ def _matrix(product: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Weight ``(in, out)`` and bias ``(out,)`` in double precision."""
     weight, bias = (value.const_value.numpy().astype(np.float64) for value in product.inputs[1:])
     return weight.T if product.attributes.get_int("transB", 0) else weight, bias
+
+
+def _steady_powers_and_sums(graph: ir.Graph) -> None:
+    """In operators that compute an image alike in any company, which ``Pow`` and ``ReduceSum`` do not."""
+    node: Any
+    for node in list(graph):
+        constant = node.inputs[1].const_value if node.op_type in ("Pow", "ReduceSum") and len(node.inputs) > 1 else None
+        value = None if constant is None else constant.numpy().tolist()
+        if node.op_type == "Pow" and value == 2.0:
+            square = ir.node("Mul", [node.inputs[0]] * 2)
+            square.outputs[0].shape, square.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+            graph.insert_before(node, square)
+            _replace(graph, node, square.outputs[0])
+        if node.op_type == "ReduceSum" and value == [1] and not node.attributes.get_int("keepdims", 1):
+            _sum_by_products(graph, node)
+
+
+def _sum_by_products(graph: ir.Graph, node: Any) -> None:
+    """``(B, n)`` to ``(B,)``, first in rows, then their sums: as many roundings as the edge of a picture has pixels."""
+    shape = node.inputs[0].shape
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+        return
+    rows = next(rows for rows in range(math.isqrt(shape[1]), 0, -1) if shape[1] % rows == 0)
+    value, dtype = node.inputs[0], node.inputs[0].dtype.numpy()
+    for name, cut in (("pixels", [-1, rows, shape[1] // rows]), ("rows", [-1, rows])):
+        parts = ir.node("Reshape", [value, _initializer(graph, node, f"{name}_shape", np.array(cut))])
+        ones = _initializer(graph, node, f"{name}_ones", np.ones((cut[-1], 1), dtype))
+        total = ir.node("MatMul", [parts.outputs[0], ones])
+        graph.insert_before(node, [parts, total])
+        value = total.outputs[0]
+    flat = ir.node("Reshape", [value, _initializer(graph, node, "shape", np.array([-1]))])
+    flat.outputs[0].shape, flat.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+    graph.insert_before(node, flat)
+    _replace(graph, node, flat.outputs[0])
 
 
 def _replace(graph: ir.Graph, node: Any, value: Any) -> None:
