@@ -18,7 +18,7 @@ SIZE_CLASSES = (32, 128, 512)
 """Batch sizes at which plans are measured; each stands for up to twice its size, the last for all that is larger."""
 _CHUNKS = (8, 16, 32, 64, 128, 256)
 _SECONDS = 0.3
-"""Spent on one measurement, beyond a warm-up and two rounds."""
+"""Spent on one measurement, if that is enough for two rounds."""
 _CHANCE = 0.03
 
 
@@ -60,14 +60,14 @@ def candidates(size_class: int, threads: int) -> list[Plan]:
 def fastest(plans: Sequence[Plan], run: Callable[[Plan], object]) -> Plan:
     """The plan with the shortest run of all, measured in turn: what others do on the machine only ever adds time.
 
-    The first stands unless another is faster by more than chance.
+    Each runs twice in a row, for the first time finds the threads and the cache as the plan before has left them.
+    The first plan stands unless another is faster by more than chance.
     """
     times: dict[Plan, list[float]] = {plan: [] for plan in plans}
-    for plan in plans:
-        run(plan)
     started = time.perf_counter()
     while len(times[plans[-1]]) < 2 or time.perf_counter() - started < _SECONDS:
         for plan in plans:
+            run(plan)
             before = time.perf_counter()
             run(plan)
             times[plan].append(time.perf_counter() - before)
