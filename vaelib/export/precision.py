@@ -155,7 +155,7 @@ def _quantize(content: bytes, calibration: Arrays) -> bytes:
             per_channel=True,
             reduce_range=not _has_vnni(),
             op_types_to_quantize=list(_QUANTIZED),
-            nodes_to_exclude=_last_layers(model.graph),
+            nodes_to_exclude=[*_last_layers(model.graph), *_sums(model.graph)],
         )
         quantized_model = onnx.load(path)
     quantized_model.producer_name, quantized_model.producer_version = "vaelib", ""
@@ -172,6 +172,7 @@ def _has_vnni() -> bool:
 def _last_layers(graph: Any) -> list[str]:
     """Those that no other layer follows on some way to an output: 256 levels are too few for logits and posteriors."""
     producers = {output: node for node in graph.node for output in node.output}
+    sums = _sums(graph)
     waiting, seen, last = [value.name for value in graph.output], set(), []
     while waiting:
         name = waiting.pop()
@@ -179,11 +180,17 @@ def _last_layers(graph: Any) -> list[str]:
         if name in seen or node is None:
             continue
         seen.add(name)
-        if node.op_type in _LAYERS:
+        if node.op_type in _LAYERS and node.name not in sums:
             last.append(node.name)
         else:
             waiting += node.input
     return last
+
+
+def _sums(graph: Any) -> set[str]:
+    """Products with ones, which nats are summed by."""
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return {node.name for node in graph.node if node.op_type == "MatMul" and np.all(values.get(node.input[1], 0) == 1)}
 
 
 def _judge(exact: Mapping[str, bytes], small: Mapping[str, bytes], inputs: Mapping[str, Arrays]) -> Judgement:
