@@ -178,21 +178,22 @@ class Worker:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
         )
-        self.rounds = [self.read()]
+        self.rounds = []
 
     def read(self):
+        """Waits for the seconds and loss of a round, at first for the loss before any."""
         line = self.process.stdout.readline()
         while line and not line.startswith("{"):
             line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
             raise RuntimeError(self.errors.read()[-4000:])
-        return json.loads(line)
+        self.rounds.append(json.loads(line))
 
     def __call__(self):
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        self.rounds.append(self.read())
+        self.read()
 
     def close(self):
         self.process.stdin.close()
@@ -246,6 +247,8 @@ def test_training(benchmark, tmp_path):
     torch.save(vl.data.shapes(num_images, image_size=28).images, tmp_path / "images.pt")
     workers = {loop: Worker(loop, tmp_path, EXAMPLES, THREADS, DEVICE, measuring) for loop in loops}
     try:
+        for worker in workers.values():
+            worker.read()
         first = [worker.rounds[0]["loss"] for worker in workers.values()]
         assert first == pytest.approx([first[0]] * len(first), rel=1e-5), "the loops compute different losses"
         for worker in workers.values():
