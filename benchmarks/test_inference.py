@@ -1,17 +1,15 @@
 """Encode and decode: torch eager, plain onnxruntime, OpenVINO and `OnnxVAE` on the CPU, interleaved, a process each.
 
-All have the same weights and the same threads, and first prove that they give torch's numbers. "Plain" is the
+All have the same weights and the same threads, and first prove that they give torch's numbers. "onnxruntime" is the
 `InferenceSession.run` of a plain `torch.onnx.export`; OpenVINO reads the same file.
 """
 
-import importlib.util
-import json
 import statistics
 import subprocess
 import sys
 import time
 import timeit
-import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -22,102 +20,22 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import vaelib as vl
+from vaelib.benchmark.backends import BACKENDS, functions_of
+from vaelib.benchmark.matrix import write_files
+from vaelib.benchmark.worker import Worker
 
 NETWORKS = {"article": vl.presets.article_vae, "default": lambda: vl.conv_vae((1, 32, 32))}
 BATCHES = (1, 8, 16, 64, 256, 1024, 4096)
 THREADS = torch.get_num_threads()
-BACKENDS = ("torch", "plain", *(["openvino"] if importlib.util.find_spec("openvino") else []), "vaelib")
+NAMES = [name for name in ("torch", "onnxruntime", "openvino", "OnnxVAE") if BACKENDS[name].missing() is None]
 SECONDS = 0.15
 """Of one backend's turn in a round."""
 ROUNDS = 7
 
-WORKER = """
-import json, sys, time
-import numpy as np
-
-backend, directory, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-if backend == "torch":
-    import torch, vaelib as vl
-    torch.set_num_threads(threads)
-    model = vl.load(directory)
-
-    def run(operation, values):
-        with torch.inference_mode():
-            tensor = torch.from_numpy(values)
-            result = model.encode(tensor)[0] if operation == "encode" else model.likelihood.mean(model.decode(tensor))
-            return result.numpy()
-elif backend == "plain":
-    import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    sessions = {
-        name: onnxruntime.InferenceSession(f"{directory}/plain-{name}.onnx", options, ["CPUExecutionProvider"])
-        for name in ("encode", "decode")
-    }
-
-    def run(operation, values):
-        return sessions[operation].run(None, {"x": values})[0]
-elif backend == "openvino":
-    import openvino
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = {
-        name: openvino.Core().compile_model(f"{directory}/plain-{name}.onnx", "CPU", settings)
-        for name in ("encode", "decode")
-    }
-
-    def run(operation, values):
-        return compiled[operation](values)[0]
-else:
-    from vaelib.runtime import OnnxVAE
-    model = OnnxVAE(directory, threads=threads)
-
-    def run(operation, values):
-        return model.encode(values)[0] if operation == "encode" else model.decode(values)
-
-for line in sys.stdin:
-    command = json.loads(line)
-    if "input" in command:
-        operation, values = command["operation"], np.load(command["input"])
-        np.save(command["output"], run(operation, values))
-    times = []
-    run(operation, values)  # what another process put into the caches is not ours to pay for
-    while len(times) < 2 or sum(times) < command["seconds"]:
-        started = time.perf_counter()
-        run(operation, values)
-        times.append(time.perf_counter() - started)
-    print(json.dumps(times), flush=True)
-"""
-
-
-class Plain(torch.nn.Module):
-    """One direction of a model, as one would export it by hand."""
-
-    def __init__(self, model, operation):
-        super().__init__()
-        self.model, self.operation = model, operation
-
-    def forward(self, x):
-        return self.model.encode(x) if self.operation == "encode" else self.model.likelihood.mean(self.model.decode(x))
-
-
-def export_plain(model, operation, shape, path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Plain(model, operation).eval(),
-            (torch.zeros(2, *shape),),
-            path,
-            input_names=["x"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
-
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Each network, with statistics that are not fresh, saved and exported in both ways."""
+    """Each network, with statistics that are not fresh, and the files of all backends."""
     found = {}
     for name, make in NETWORKS.items():
         torch.manual_seed(0)
@@ -125,54 +43,26 @@ def models(tmp_path_factory):
         for _ in range(5):
             model(torch.rand(32, 1, 32, 32))
         directory = tmp_path_factory.mktemp(name)
-        vl.save(model, directory)
-        vl.export_onnx(model, directory / "bundle")
-        for operation, shape in (("encode", model.image_shape), ("decode", model.latent_shape)):
-            export_plain(model, operation, shape, directory / f"plain-{operation}.onnx")
+        write_files(model, directory)
         found[name] = model.eval(), directory
     return found
-
-
-class Worker:
-    """A backend in its own process: a command in, the seconds of each call out."""
-
-    def __init__(self, backend, directory):
-        directory = directory / "bundle" if backend == "vaelib" else directory
-        command = [sys.executable, "-c", WORKER, backend, str(directory), str(THREADS)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.times = []
-
-    def __call__(self, **command):
-        time.sleep(0.01)  # until the threads of the one before have gone to sleep
-        self.process.stdin.write(json.dumps(command) + "\n")
-        self.process.stdin.flush()
-        self.times += json.loads(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
 def workers_of(models):
     """One worker per backend, for a network; those of the network before it are closed."""
-    running = {}
+    with ExitStack() as stack:
+        running = {}
 
-    def find(network):
-        if network not in running:
-            close()
-            running[network] = {backend: Worker(backend, models[network][1]) for backend in BACKENDS}
-        return running[network]
+        def find(network):
+            if network not in running:
+                stack.close()
+                running.clear()
+                opened = {name: Worker(name, models[network][1], THREADS) for name in NAMES}
+                running[network] = {name: stack.enter_context(worker) for name, worker in opened.items()}
+            return running[network]
 
-    def close():
-        for workers in running.values():
-            for worker in workers.values():
-                worker.close()
-        running.clear()
-
-    yield find
-    close()
+        yield find
 
 
 @pytest.fixture(scope="module")
@@ -208,43 +98,41 @@ def test_inference(benchmark, models, workers_of, gemm_flops, tmp_path, network,
     model, _ = models[network]
     values = torch.rand(batch, *model.image_shape) if operation == "encode" else torch.randn(batch, *model.latent_shape)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        expected = Plain(model, operation)(values)
-    expected = expected[0] if operation == "encode" else expected
-    np.save(tmp_path / "input.npy", values.numpy())
+        expected = functions_of(model)[operation](values)
+    np.save(tmp_path / "inputs.npy", values.numpy()[None])
 
     workers = workers_of(network)
-    for backend, worker in workers.items():  # each answers, measures its plans, and warms up
-        files = {"input": str(tmp_path / "input.npy"), "output": str(tmp_path / f"{backend}.npy")}
-        worker(operation=operation, seconds=0.0, **files)
-        error = np.abs(np.load(files["output"]) - expected.numpy()).max() / expected.abs().max().item()
-        assert error < 1e-4, backend
-        worker.times.clear()
+    for name, worker in workers.items():  # each answers, measures its plans, and warms up
+        worker.begin(operation, tmp_path / "inputs.npy", tmp_path / "output.npy")
+        error = np.abs(np.load(tmp_path / "output.npy") - expected.numpy()).max() / expected.abs().max().item()
+        assert error < 1e-4, name
 
+    times = {name: [] for name in workers}
     seconds = 0.0 if benchmark.disabled else SECONDS
 
-    def others():
-        for backend in BACKENDS[:-1]:
-            workers[backend](seconds=seconds)
+    def turn(*names):
+        for name in names:
+            times[name] += workers[name].turn(seconds)
 
     benchmark.group = f"{operation} {network} batch {batch}"
-    benchmark.pedantic(lambda: workers["vaelib"](seconds=seconds), setup=others, rounds=ROUNDS, iterations=1)
-    medians = {backend: statistics.median(worker.times) for backend, worker in workers.items()}
-    row = {backend: batch / median for backend, median in medians.items()}
-    fraction = counter.get_total_flops() / medians["vaelib"] / gemm_flops
+    benchmark.pedantic(lambda: turn("OnnxVAE"), setup=lambda: turn(*NAMES[:-1]), rounds=ROUNDS, iterations=1)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    row = {name: batch / median for name, median in medians.items()}
+    fraction = counter.get_total_flops() / medians["OnnxVAE"] / gemm_flops
     benchmark.extra_info.update(images_per_second=row, gemm_fraction=fraction, threads=THREADS, torch=torch.__version__)
-    rates = ", ".join(f"{backend} {rate:,.0f}/s" for backend, rate in row.items())
-    ratios = ", ".join(f"{medians[backend] / medians['vaelib']:.2f} x {backend}" for backend in BACKENDS[:-1])
-    overhead = (medians["vaelib"] - medians["plain"]) * 1e6
-    print(f"\n{network} {operation} batch {batch}: {rates}; vaelib is {ratios}", end="")
-    print(f", {overhead:+.1f} us a call beside plain, at {fraction:.0%} of the GEMM rate")
+    rates = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in row.items())
+    ratios = ", ".join(f"{medians[name] / medians['OnnxVAE']:.2f} x {name}" for name in NAMES[:-1])
+    overhead = (medians["OnnxVAE"] - medians["onnxruntime"]) * 1e6
+    print(f"\n{network} {operation} batch {batch}: {rates}; OnnxVAE is {ratios}", end="")
+    print(f", {overhead:+.1f} us a call beside onnxruntime, at {fraction:.0%} of the GEMM rate")
     if batch == 1:
-        for backend, worker in workers.items():
-            percentiles = np.percentile(np.multiply(worker.times, 1e6), [50, 90, 99])
-            print(f"    {backend}: p50 {percentiles[0]:.0f}, p90 {percentiles[1]:.0f}, p99 {percentiles[2]:.0f} us")
+        for name, values in times.items():
+            percentiles = np.percentile(np.multiply(values, 1e6), [50, 90, 99])
+            print(f"    {name}: p50 {percentiles[0]:.0f}, p90 {percentiles[1]:.0f}, p99 {percentiles[2]:.0f} us")
 
 
 FIRST_ANSWER = {
-    "torch": "import torch, vaelib as vl; model = vl.load(directory).eval()\n"
+    "torch": "import torch, vaelib as vl; model = vl.load(directory + '/model').eval()\n"
     "with torch.inference_mode(): model.likelihood.mean(model.decode(torch.zeros(1, *model.latent_shape)))",
     "vaelib": "import numpy as np; from vaelib.runtime import OnnxVAE; model = OnnxVAE(directory + '/bundle')\n"
     "model.decode(np.zeros((1, *model.latent_shape), np.float32))",

@@ -10,6 +10,7 @@ import torch
 
 import vaelib as vl
 from vaelib.runtime import OnnxVAE
+from vaelib.runtime.machine import Session
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +277,18 @@ def test_a_provider_that_does_not_load_is_an_error(bundle, monkeypatch):
         OnnxVAE(bundle[1], providers=["CUDAExecutionProvider"])
 
 
+def test_other_providers_bind_what_goes_to_the_device(bundle, monkeypatch):
+    x = np.random.default_rng(0).random((70, 1, 9, 7), dtype=np.float32)
+    expected = OnnxVAE(bundle[1], threads=1)
+    model = OnnxVAE(bundle[1], threads=1)  # the CPU stands in for another
+    model._graphs._machine.is_cpu = False
+    bound = []
+    monkeypatch.setattr(Session, "_bound", lambda *arguments, of=Session._bound: bound.append(1) or of(*arguments))
+    for size in (3, 70):
+        assert np.array_equal(model.encode(x[:size])[0], expected.encode(x[:size])[0])
+    assert bound
+
+
 def test_it_works_where_there_is_no_torch(bundle):
     code = f"""
 import sys
@@ -283,6 +296,7 @@ for name in ("torch", "torchvision", "accelerate", "safetensors", "rich", "typer
     sys.modules[name] = None
 import numpy as np
 from vaelib.runtime import OnnxVAE
+from vaelib.runtime.machine import Session
 import vaelib
 model = vaelib.runtime.OnnxVAE({str(bundle[1])!r})
 mu, logvar = model.encode(np.zeros((2, 1, 9, 7), np.float32))

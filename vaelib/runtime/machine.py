@@ -36,7 +36,8 @@ class Machine:
         if isinstance(providers, str) or not self._providers or not set(self._providers) <= set(available):
             raise ValueError(f"`providers` must be a list of names among {available}, got {providers!r}.")
         self.threads = threads or _usable_cores()
-        self.workers = self.threads if self._providers == ["CPUExecutionProvider"] else 1
+        self.is_cpu = self._providers == ["CPUExecutionProvider"]
+        self.workers = self.threads if self.is_cpu else 1
         self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="OnnxVAE")
 
     def session(self, part: str, content: bytes, threads: int, *, free_size: bool) -> Session:
@@ -59,7 +60,7 @@ class Machine:
         if missing := [name for name in self._providers if name not in loaded]:
             raise ValueError(f"`providers` must all load, but {missing} did not; onnxruntime fell back to {loaded}.")
         session.disable_fallback()
-        return Session(part, session)
+        return Session(part, session, is_cpu=self.is_cpu)
 
 
 class Session:
@@ -68,10 +69,11 @@ class Session:
     Args:
         part: Name of the graph.
         session: The session.
+        is_cpu: Whether values need not go anywhere to be computed with.
     """
 
-    def __init__(self, part: str, session: Any) -> None:
-        self._part, self._session = part, session
+    def __init__(self, part: str, session: Any, *, is_cpu: bool) -> None:
+        self._part, self._session, self._is_cpu = part, session, is_cpu
         self.inputs = [value.name for value in session.get_inputs()]
 
     def call(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -81,12 +83,12 @@ class Session:
             ModelFileError: If the graph cannot be run.
         """
         try:
-            return self._session.run(outputs, inputs)
+            return self._session.run(outputs, inputs) if self._is_cpu else self._bound(outputs, inputs)
         except Exception as error:  # as above
             raise self._cannot_run(error) from error
 
     def fill(self, inputs: Mapping[str, NDArray[np.float32]], results: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write the outputs into ``results``; all arrays are C-contiguous and of the shapes that the graph has.
+        """Write the outputs into ``results``, without a copy between; all are C-contiguous and of the graph's shapes.
 
         Raises:
             ModelFileError: If the graph cannot be run.
@@ -100,6 +102,16 @@ class Session:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # as above
             raise self._cannot_run(error) from error
+
+    def _bound(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> Any:
+        """Each value goes to the device, and comes back, once and straight."""
+        binding = self._session.io_binding()
+        for name, values in inputs.items():
+            binding.bind_cpu_input(name, values)
+        for name in outputs:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()
 
     def _cannot_run(self, error: Exception) -> ModelFileError:
         return ModelFileError(f"onnxruntime cannot run {self._part}.onnx: {error}")
