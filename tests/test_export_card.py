@@ -13,6 +13,7 @@ EVALUATION = {
     "elbo": {"value": -99.125, "standard_error": 0.25},
     "bits_per_dim": {"value": 0.5, "standard_error": None},
     "num_images": 10,
+    "fid": 12.25,
     "data": "mnist, test",
 }
 
@@ -37,8 +38,8 @@ def test_what_is_known_and_measured_is_on_the_card(written):
     assert "| vae.onnx | image, eps | reconstruction, mu, logvar, distortion, kl |" in card
     assert f"| parameters | {sum(p.numel() for p in vae.parameters()):,} |" in card
     assert "| elbo | -99.12 | 0.25 | nats per image |" in card
-    assert "| bits_per_dim | 0.50 | - | bits per dimension |" in card
-    assert "num images: 10; data: mnist, test" in card
+    assert "| bits_per_dim | 0.5000 | - | bits per dimension |" in card
+    assert "num images: 10; fid: 12.25; data: mnist, test" in card
     assert json.loads(blocks(card, "json")[0]) == vl.serialization.describe(vae)
     assert re.search(r"^\| vae \| distortion \| 1e-0\d \| 1e-0[5-9] \|$", card, re.MULTILINE)
     assert f"onnxruntime {onnxruntime.__version__}; medians." in card
@@ -70,6 +71,14 @@ def test_nothing_is_claimed_that_was_not_given(tmp_path):
     assert "It has no prior" in card
     assert "Speed" not in card
     assert "model.sample" not in card
+
+
+def test_an_evaluation_that_cannot_be_shown_is_refused_at_once(tmp_path):
+    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
+    for entry in ({"value": -1.0}, [1.0], None):
+        with pytest.raises(ValueError, match="`evaluation` must hold words, numbers, or estimates .*, got 'elbo': "):
+            vl.export_onnx(vae, tmp_path, evaluation={"elbo": entry})
+    assert not list(tmp_path.iterdir())
 
 
 def test_speeds_are_measured_side_by_side():

@@ -50,6 +50,7 @@ def test_small_maps_are_products(layer, shape):
         (nn.ConvTranspose2d(3, 5, 4, 2, 1), (3, 4, 4)),
         (nn.ConvTranspose2d(300, 300, 3, 2, 1, 1), (300, 2, 2)),
         (nn.Conv2d(257, 1, 4), (257, 4, 4)),
+        (nn.Conv2d(128, 128, 3, padding=1), (128, 3, 3)),
     ],
     ids=str,
 )
@@ -64,6 +65,15 @@ def test_lowering_is_not_done_where_a_size_is_free():
         content = graphs.to_bytes(graph, 18)
         validation.compare(content, graph)
         assert "Gemm" not in [node.op_type for node in onnx.load_model_from_string(content).graph.node]
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
 
 
 class Behind(nn.Module):
@@ -100,8 +110,9 @@ def test_batch_norms_are_folded_across_moves(module, shape):
         (Behind(nn.Linear(6, 24), nn.Unflatten(1, (4, 3, 2)), 4, read=True), (6,)),
         (Behind(nn.Conv2d(3, 8, 3), nn.ReLU(), 8), (3, 9, 9)),
         (Behind(nn.Conv2d(3, 8, 3), nn.Upsample(scale_factor=2), 8), (3, 9, 9)),
+        (Behind(nn.Conv2d(3, 8, 3), Call(lambda x: x.flip(1)), 8), (3, 9, 9)),
     ],
-    ids=["read", "relu", "upsample"],
+    ids=["read", "relu", "upsample", "flip"],
 )
 def test_batch_norms_stay_where_folding_would_be_wrong(module, shape):
     assert "BatchNormalization" in exported(module, shape)
@@ -146,6 +157,24 @@ def test_products_are_merged_where_that_costs_less(module, shape, products):
 )
 def test_maps_that_are_flattened_again_are_not_made(module, shape, reshapes):
     assert exported(module, shape).count("Reshape") == reshapes
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: x[:, :0].sum(1), (6,)),
+        (lambda x: torch.addmm(torch.ones(1), x, torch.ones(6, 3)) @ torch.ones(3, 2), (6,)),
+        (lambda x: nn.functional.batch_norm(x, torch.zeros(2), torch.ones(2), x.mean((0, 2, 3))), (2, 3, 3)),
+        (lambda x: x.flip(1).sum(1).square() ** 2, (6,)),
+    ],
+    ids=["nothing", "addmm", "moving norm", "powers"],
+)
+def test_graphs_that_are_unlike_ours_are_left_right(function, shape):
+    exported(Call(function), shape)
+
+
+def test_one_layer_may_be_rewritten_twice(tmp_path):
+    vl.export_onnx(vl.conv_vae((1, 8, 8), 2, hidden_channels=(8, 8), upsample="pixel_shuffle"), tmp_path)
 
 
 def test_a_fold_that_forgot_the_order_of_channels_would_be_refused(monkeypatch):

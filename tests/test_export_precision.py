@@ -125,6 +125,8 @@ def test_wrong_arguments(tmp_path):
         vl.export_onnx(vae, tmp_path, max_loss=-1)
     with pytest.raises(ValueError, match="`calibration` must hold at least 64 images for 'int8', got none"):
         vl.export_onnx(vae, tmp_path, precision="int8")
+    with pytest.raises(TypeError, match="`calibration` must be a tensor, got ndarray"):
+        vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.rand(64, 1, 8, 8).numpy())
     with pytest.raises(ValueError, match="`calibration` must hold at least 64 images for 'int8', got 3"):
         vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.rand(3, 1, 8, 8))
     with pytest.raises(ValueError, match=r"`calibration` must have shape \(B, 1, 8, 8\), got \(64, 1, 9, 8\)"):

@@ -277,16 +277,44 @@ def test_a_provider_that_does_not_load_is_an_error(bundle, monkeypatch):
         OnnxVAE(bundle[1], providers=["CUDAExecutionProvider"])
 
 
-def test_other_providers_bind_what_goes_to_the_device(bundle, monkeypatch):
+def test_other_providers_write_straight_into_the_results(bundle, monkeypatch):
     x = np.random.default_rng(0).random((70, 1, 9, 7), dtype=np.float32)
     expected = OnnxVAE(bundle[1], threads=1)
     model = OnnxVAE(bundle[1], threads=1)  # the CPU stands in for another
     model._graphs._machine.is_cpu = False
-    bound = []
-    monkeypatch.setattr(Session, "_bound", lambda *arguments, of=Session._bound: bound.append(1) or of(*arguments))
+    filled = []
+    monkeypatch.setattr(Session, "fill", lambda *arguments, of=Session.fill: filled.append(1) or of(*arguments))
     for size in (3, 70):
+        filled.clear()
         assert np.array_equal(model.encode(x[:size])[0], expected.encode(x[:size])[0])
-    assert bound
+        assert filled
+
+
+def test_providers_may_have_options(bundle):
+    model = OnnxVAE(bundle[1], providers=[("CPUExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"})])
+    assert model._graphs._machine.is_cpu
+
+
+def test_an_open_model_outlives_its_files(bundle, tmp_path):
+    shutil.copytree(bundle[1], tmp_path / "bundle")
+    model = OnnxVAE(tmp_path / "bundle", threads=2)
+    z = np.zeros((40, *model.latent_shape), np.float32)
+    shutil.rmtree(tmp_path / "bundle")
+    assert model.decode(z[:5]).shape[0] == 5
+    assert model.decode(z).shape[0] == 40
+
+
+def test_a_zero_may_have_a_sign(bundle):
+    x = np.full((40, 1, 9, 7), -0.0, np.float32)
+    mu, _ = OnnxVAE(bundle[1]).encode(x)
+    assert np.array_equal(mu, OnnxVAE(bundle[1]).encode(np.abs(x))[0])
+
+
+def test_walks_of_nothing(bundle):
+    model = OnnxVAE(bundle[1])
+    none = np.zeros((0, *model.latent_shape), np.float32)
+    assert model.traverse(none, [0, 1], [0.0, 1.0, 2.0]).shape == (0, 2, 3, 1, 9, 7)
+    assert model.interpolate(none, none, 4).shape == (0, 4, 1, 9, 7)
 
 
 def test_it_works_where_there_is_no_torch(bundle):
@@ -296,7 +324,6 @@ for name in ("torch", "torchvision", "accelerate", "safetensors", "rich", "typer
     sys.modules[name] = None
 import numpy as np
 from vaelib.runtime import OnnxVAE
-from vaelib.runtime.machine import Session
 import vaelib
 model = vaelib.runtime.OnnxVAE({str(bundle[1])!r})
 mu, logvar = model.encode(np.zeros((2, 1, 9, 7), np.float32))

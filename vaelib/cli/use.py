@@ -220,8 +220,10 @@ def export(
         calibration=calibration,
         max_loss=max_loss,
     )
+    findings = [str(finding) for finding in lint({path.name: path.read_bytes() for path in out.glob("*.onnx")})]
     if json_output:
-        print_json({part: {name: p._asdict() for name, p in outputs.items()} for part, outputs in parity.items()})
+        figures = {part: {name: p._asdict() for name, p in outputs.items()} for part, outputs in parity.items()}
+        print_json(figures | {"lint": findings})
         return
     print_table(
         f"Written to {out}; largest difference from torch",
@@ -232,7 +234,7 @@ def export(
             for name, p in outputs.items()
         ],
     )
-    for finding in lint({path.name: path.read_bytes() for path in out.glob("*.onnx")}):
+    for finding in findings:
         typer.echo(f"Not at onnxruntime's fastest: {finding}")
 
 
@@ -258,16 +260,7 @@ def info(
 def _machine() -> dict[str, object]:
     import torch
 
-    packages = (
-        "torch",
-        "torchvision",
-        "onnx",
-        "onnxscript",
-        "onnxruntime",
-        "numpy",
-        "accelerate",
-        "safetensors",
-    )
+    packages = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "accelerate", "safetensors")
     versions: dict[str, object] = {"vaelib": __version__, "python": platform.python_version()}
     for package in packages:
         try:

@@ -62,7 +62,7 @@ def export_onnx(
         opset: ONNX operator set, 18 to 23.
         dynamic_size: Also leave H and W free, for a model with a latent map; they must then be multiples of what
             the metadata call ``spatial_multiple``. Compared with torch at two sizes.
-        evaluation: For the model card: what ``vaelib evaluate --json`` prints, and any other words and integers, such
+        evaluation: For the model card: what ``vaelib evaluate --json`` prints, and any other words and numbers, such
             as ``{"data": "mnist, test"}``.
         benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
             one export to the next.
@@ -101,6 +101,7 @@ def export_onnx(
         raise ValueError(f"`opset` must be <= 23, got {opset}.")
     check_choice("precision", precision, ("fp32", "fp16", "int8"))
     check_float("max_loss", max_loss, 0.0)
+    _check_evaluation(evaluation or {})
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("ONNX export", "onnx")
@@ -149,6 +150,17 @@ def export_onnx(
     files[bundle.CARD_NAME] = card(facts, graphs, parity, evaluation, judgement, speeds).encode()
     bundle.write_bundle(path, facts["kind"], files)
     return parity
+
+
+def _check_evaluation(evaluation: Mapping[str, Any]) -> None:
+    for name, entry in evaluation.items():
+        if isinstance(entry, Mapping) and {"value", "standard_error"} <= entry.keys():
+            continue
+        if not isinstance(entry, str | int | float):
+            raise ValueError(
+                f"`evaluation` must hold words, numbers, or estimates with 'value' and 'standard_error', got {name!r}:"
+                f" {entry!r:.80}."
+            )
 
 
 def _batch_norms(model: nn.Module) -> list[Any]:

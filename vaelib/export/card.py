@@ -15,6 +15,7 @@ from vaelib.export.speed import Speed, hardware
 
 __all__ = ["card"]
 
+_NATS = "nats per image"
 _CARD = """\
 ---
 tags: [onnx, onnxruntime, variational-autoencoder]
@@ -43,7 +44,7 @@ Images are float32 in [0, 1], shape (B, {axes}), the batch of any length.{sizes}
 
 ## Agreement with torch
 
-Largest differences over batches of 1 to 16, by onnxruntime with its optimisations off and on and by `onnx.reference`,
+Largest differences over batches of 1 to 16, by onnxruntime with its optimisations off and on{reference},
 rounded up to a power of ten. The second is relative to the output's largest value; of pictures and nats, to 1 at least.
 
 {parity}
@@ -119,7 +120,8 @@ def card(
         ),
         model=_table(("", ""), _model_rows(facts)),
         config=_config(facts["config"]),
-        quality=_quality(evaluation) + _cost(judgement),
+        reference="" if facts["precision"] == "int8" else " and by `onnx.reference`",
+        quality=_quality(evaluation, facts["precision"]) + _cost(judgement),
         parity=_table(
             ("graph", "output", "absolute", "relative"),
             [
@@ -153,35 +155,36 @@ def _config(config: Mapping[str, Any] | None) -> str:
     return "{\n" + ",\n".join(lines) + "\n}"
 
 
-def _quality(evaluation: Mapping[str, Any] | None) -> str:
+def _quality(evaluation: Mapping[str, Any] | None, precision: str) -> str:
     if evaluation is None:
         return "Not given at export."
     rows = [
         (
             name,
-            f"{entry['value']:.2f}",
-            "-" if entry["standard_error"] is None else f"{entry['standard_error']:.2f}",
+            f"{entry['value']:.{2 if _unit(name) == _NATS else 4}f}",
+            "-" if entry["standard_error"] is None else f"{entry['standard_error']:.2g}",
             _unit(name),
         )
         for name, entry in evaluation.items()
         if isinstance(entry, Mapping)
     ]
-    facts = [f"{name.replace('_', ' ')}: {entry}" for name, entry in evaluation.items() if isinstance(entry, int | str)]
-    return "\n\n".join([_table(("", "mean", "standard error", "unit"), rows), "; ".join(facts)])
+    facts = [f"{n.replace('_', ' ')}: {entry}" for n, entry in evaluation.items() if not isinstance(entry, Mapping)]
+    whose = [] if precision == "fp32" else ["These figures are the float32 model's."]
+    return "\n\n".join([_table(("", "mean", "standard error", "unit"), rows), "; ".join(facts), *whose])
 
 
 def _cost(judgement: Judgement | None) -> str:
     if judgement is None:
         return ""
     return (
-        f"\n\nThese figures are the float32 model's. int8 costs {judgement.nats_lost:.3g} nats of ELBO per image; its"
+        f"\n\nint8 costs {judgement.nats_lost:.3g} nats of ELBO per image; its"
         f" pictures have a PSNR of {judgement.psnr:.1f} dB against float32's. Both on other"
         " pictures than it was calibrated on."
     )
 
 
 def _unit(name: str) -> str:
-    return "bits per dimension" if name == "bits_per_dim" else "nats per image"
+    return "bits per dimension" if name == "bits_per_dim" else _NATS
 
 
 def _speed(speeds: Sequence[Speed]) -> str:

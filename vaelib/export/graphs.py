@@ -52,16 +52,21 @@ def _log_sigmoid(x: Any) -> Any:
     Its series ends where float32 does, and is made of operators that compute an image alike in any company.
     """
     u = op.Exp(op.Neg(op.Abs(x)))
-    t = op.Div(u, op.Add(u, 2.0))
-    square = op.Mul(t, t)
-    series = op.Add(op.Mul(square, 2.0 / 13.0), 2.0 / 11.0)
-    for odd in (9.0, 7.0, 5.0, 3.0, 1.0):
-        series = op.Add(op.Mul(series, square), 2.0 / odd)
-    return op.Sub(op.Min(x, 0.0), op.Mul(t, series))
+    t = op.Div(u, op.Add(u, _like(x, 2.0)))
+    square, series = op.Mul(t, t), _like(x, 2.0 / 13.0)
+    for odd in (11.0, 9.0, 7.0, 5.0, 3.0, 1.0):
+        series = op.Add(op.Mul(series, square), _like(x, 2.0 / odd))
+    return op.Sub(op.Min(x, _like(x, 0.0)), op.Mul(t, series))
 
 
 def _expm1(x: Any) -> Any:
-    return op.Mul(op.Tanh(op.Mul(x, 0.5)), op.Add(op.Exp(x), 1.0))
+    return op.Mul(op.Tanh(op.Mul(x, _like(x, 0.5))), op.Add(op.Exp(x), _like(x, 1.0)))
+
+
+def _like(x: Any, value: float) -> Any:
+    """A constant of the dtype of ``x``."""
+    constant: Any = op.Constant(value_float=value)
+    return op.CastLike(constant, x)
 
 
 # torch writes Log(Sigmoid(x)), infinite for the logits of any sure decoder, and Exp(x) - 1, which cancels near zero.
@@ -167,9 +172,9 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
                 custom_translation_table=_TRANSLATIONS,
                 verbose=False,
             )
+        lower(program.model)
     except Exception as error:  # torch wraps whatever went wrong in exporter errors of many kinds
         raise ExportError(f"torch could not export {_culprit(graph)}: {error}") from error
-    lower(program.model)
     RemoveUnusedNodesPass()(program.model)
     ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto

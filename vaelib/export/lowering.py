@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["lower"]
 
-_MOST_WEIGHTS = 2**18  # of a product that has more weights than its convolution: 1 MB, which stays in cache
+_MOST_WEIGHTS = 2**18  # of a product with more than its convolution has: 1 MB, which stays in cache
 _MOST_INPUTS = 4096  # of a product, which is found by applying the convolution to every unit vector
 _LAYERS = ("Gemm", "Conv")
 _DEFAULTS = {"pads": [0, 0, 0, 0], "strides": [1, 1], "dilations": [1, 1], "output_padding": [0, 0]}
@@ -35,7 +35,7 @@ def _fold_batch_norms(graph: ir.Graph) -> None:
     norm: Any
     for norm in list(graph):
         layer = _layer_before(norm.inputs[0]) if norm.op_type == "BatchNormalization" else None
-        if layer is None:
+        if layer is None or any(value.const_value is None for value in norm.inputs[1:5]):
             continue
         scale, shift, mean, variance = (_constant(value) for value in norm.inputs[1:5])
         weight = _constant(layer.inputs[1])
@@ -62,9 +62,9 @@ def _layer_before(value: Any) -> Any:
 
 def _is_plain(layer: Any) -> bool:
     """Output channels first in the weight, as torch's Linear and Conv2d are written."""
-    return all(value.const_value is not None for value in layer.inputs[1:]) and (
-        layer.op_type == "Conv" or (layer.attributes.get_int("transB", 0) == 1 and len(layer.inputs) == 3)
-    )
+    if layer.op_type == "Conv":
+        return all(value.const_value is not None for value in layer.inputs[1:])
+    return _is_product(layer) and layer.attributes.get_int("transB", 0) == 1
 
 
 def _keeps_channels_together(move: Any) -> bool:
@@ -72,7 +72,8 @@ def _keeps_channels_together(move: Any) -> bool:
     if move.op_type == "DepthToSpace":
         return move.attributes.get_string("mode", "DCR") == "CRD"
     if move.op_type == "Slice":
-        return before is not None and after is not None and before[1] == after[1]
+        axes = move.inputs[3].const_value if len(move.inputs) > 3 else None
+        return axes is not None and bool((axes.numpy() > 1).all())
     return before is not None and after is not None and len(before) == 2 and before[0] == after[0]
 
 
@@ -141,9 +142,11 @@ def _merge_products(graph: ir.Graph) -> None:
 
 
 def _is_product(node: Any) -> bool:
+    if node.op_type != "Gemm" or [value.const_value is not None for value in node.inputs] != [False, True, True]:
+        return False
+    weight, bias = (value.const_value.numpy() for value in node.inputs[1:])
     return (
-        node.op_type == "Gemm"
-        and [value.const_value is not None for value in node.inputs] == [False, True, True]
+        bias.shape == (weight.shape[0 if node.attributes.get_int("transB", 0) else 1],)
         and node.attributes.get_int("transA", 0) == 0
         and {node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")} == {1.0}
     )
@@ -173,7 +176,7 @@ def _steady_powers_and_sums(graph: ir.Graph) -> None:
 def _sum_by_products(graph: ir.Graph, node: Any) -> None:
     """``(B, n)`` to ``(B,)``, first in rows, then their sums: as many roundings as the edge of a picture has pixels."""
     shape = node.inputs[0].shape
-    if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] == 0:
         return
     rows = next(rows for rows in range(math.isqrt(shape[1]), 0, -1) if shape[1] % rows == 0)
     value, dtype = node.inputs[0], node.inputs[0].dtype.numpy()
@@ -210,7 +213,7 @@ def _product_of(node: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] 
     pixels = math.prod(after[2:] if transposed else before[2:])
     growth = pixels / math.prod(weight.shape[2:])  # of the arithmetic
     weights = math.prod(before[1:]) * math.prod(after[1:])
-    pays = growth <= 1 or (transposed and growth <= 2 and weights <= _MOST_WEIGHTS)
+    pays = growth <= (2 if transposed else 1) and weights <= max(weight.numel(), _MOST_WEIGHTS)
     if not pays or math.prod(before[1:]) > _MOST_INPUTS:
         return None
     columns = _apply(node, torch.eye(math.prod(before[1:])).unflatten(1, before[1:]), weight.float())
@@ -243,6 +246,8 @@ def _set_inputs(graph: ir.Graph, layer: ir.Node, weight: Any, bias: Any) -> None
 
 def _initializer(graph: ir.Graph, node: Any, name: str, values: np.ndarray[Any, Any]) -> ir.Value:
     name = f"{node.outputs[0].name}_lowered_{name}"
+    while name in graph.initializers:  # of a rewrite of the same node before
+        name += "_"
     value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(values), name=name))
     graph.register_initializer(value)
     return value

@@ -92,7 +92,7 @@ def quantized(
     result = {part: _quantize(content, calibration[part]) for part, content in files.items()}
     judgement = _judge(files, result, _inputs(files, images[half : 2 * half]))
     slowest = min(judgement.speedup.values())
-    if judgement.nats_lost > max_loss or slowest <= 1.0:
+    if not (judgement.nats_lost <= max_loss and slowest > 1.0):
         speeds = ", ".join(f"{part} {ratio:.2f} x" for part, ratio in judgement.speedup.items())
         raise ExportError(
             f"`precision` 'int8' must lose at most {max_loss:g} nats per image and be faster than float32; it loses"
@@ -106,10 +106,12 @@ def check_calibration(model: VAE | AutoEncoder, images: Tensor | None) -> Tensor
 
     Raises:
         ValueError: If there are none, too few, or they do not fit the model.
-        TypeError: If the model is no VAE: without a bound there are no nats to judge by.
+        TypeError: If they are no tensor, or the model is no VAE: without a bound there are no nats to judge by.
     """
     if not isinstance(model, VAE):
         raise TypeError(f"`precision` 'int8' is judged by the ELBO, which a VAE has, got {type(model).__name__}.")
+    if images is not None and not isinstance(images, Tensor):
+        raise TypeError(f"`calibration` must be a tensor, got {type(images).__name__}.")
     if images is None or len(images) < _LEAST_IMAGES:
         got = "none" if images is None else len(images)
         raise ValueError(f"`calibration` must hold at least {_LEAST_IMAGES} images for 'int8', got {got}.")
@@ -189,8 +191,10 @@ def _last_layers(graph: Any) -> list[str]:
 
 def _sums(graph: Any) -> set[str]:
     """Products with ones, which nats are summed by."""
-    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    return {node.name for node in graph.node if node.op_type == "MatMul" and np.all(values.get(node.input[1], 0) == 1)}
+    products = [node for node in graph.node if node.op_type == "MatMul"]
+    factors = {node.input[1] for node in products}
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in factors}
+    return {node.name for node in products if np.all(values.get(node.input[1], 0) == 1)}
 
 
 def _judge(exact: Mapping[str, bytes], small: Mapping[str, bytes], inputs: Mapping[str, Arrays]) -> Judgement:

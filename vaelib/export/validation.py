@@ -66,7 +66,9 @@ def compare(
                 answers["onnx.reference"] = reference.run(None, arrays)
         for evaluator, got in answers.items():
             for (name, kind), wanted, values in zip(graph.outputs.items(), expected, got, strict=True):
-                parity = _difference(wanted, torch.from_numpy(values), least_scale=limits[kind].least_scale)
+                parity = _difference(
+                    wanted, torch.from_numpy(np.ascontiguousarray(values)), least_scale=limits[kind].least_scale
+                )
                 worst[name] = Parity(*map(max, worst[name], parity))
                 if not parity.max_rel <= limits[kind].tolerance:
                     failures.append(

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vaelib._checks import check_int
 from vaelib.runtime.graphs import Graphs
 from vaelib.runtime.inputs import Array, finite_check, interpolated, range_check, traversed
-from vaelib.runtime.machine import Machine
+from vaelib.runtime.machine import Machine, Provider
 from vaelib.runtime.plans import Plan
 
 __all__ = ["OnnxVAE", "Plan"]
@@ -40,7 +40,8 @@ class OnnxVAE:
 
     Args:
         directory: The bundle; each graph is opened on its first use.
-        providers: onnxruntime execution providers in order of preference; the CPU if None.
+        providers: onnxruntime execution providers in order of preference, each a name or, as in
+            ``[("CUDAExecutionProvider", {"device_id": 1})]``, a name and its options; the CPU if None.
         threads: Threads at work at a time; as many as the process may use if None.
 
     Attributes:
@@ -57,7 +58,7 @@ class OnnxVAE:
     """
 
     def __init__(
-        self, directory: str | Path, *, providers: Sequence[str] | None = None, threads: int | None = None
+        self, directory: str | Path, *, providers: Sequence[Provider] | None = None, threads: int | None = None
     ) -> None:
         machine = Machine(providers, None if threads is None else check_int("threads", threads))
         self._graphs = Graphs(directory, machine)

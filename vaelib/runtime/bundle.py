@@ -124,7 +124,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "validation": lambda value: isinstance(value, dict),
     "config": lambda value: value is None or isinstance(value, dict),
 }
-_TEXTS = ("schema", "version", "kind", "part", "likelihood", "prior", "weights_sha256")
+_TEXTS = ("schema", "version", "kind", "part", "likelihood", "prior", "precision", "weights_sha256")
 
 
 def _metadata(found: dict[str, str], path: str) -> dict[str, Any]:

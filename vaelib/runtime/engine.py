@@ -10,7 +10,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import wait
 from functools import partial
 from threading import Lock
 
@@ -43,15 +42,16 @@ class Engine:
     """
 
     def __init__(self, bundle: Bundle, part: str, outputs: Sequence[str], machine: Machine) -> None:
-        self._bundle, self._part, self._outputs, self._machine = bundle, part, list(outputs), machine
+        self._part, self._outputs, self._machine = part, list(outputs), machine
         content, self.metadata, steady = bundle.read(part)
         self._steady = steady or not machine.is_cpu  # where no bits are promised
         threads = machine.threads if self._steady else 1
         self._session = self._opened(content, threads)
         self._single_threaded = self._session if threads == 1 else None
+        self._content = content  # the file may be another by the time that it is needed again
         self._item_size = math.prod(shapes_of(self.metadata)[self._session.inputs[0]])
         self._plans: dict[int, Plan] = {}
-        self._lock = Lock()
+        self._lock, self._opening = Lock(), Lock()
 
     @property
     def plans(self) -> dict[int, Plan]:
@@ -70,7 +70,7 @@ class Engine:
             ModelFileError: If onnxruntime cannot run the graph after all.
         """
         items = next(iter(inputs.values()))
-        if 0 < len(items) <= _DIRECT and (self._steady or len(items) == 1):
+        if 0 < len(items) <= _DIRECT and (self._steady or len(items) == 1) and self._machine.is_cpu:
             check(items)
             return self._session.call(self._outputs, inputs)
         if len(items) == 0:
@@ -89,10 +89,11 @@ class Engine:
         if not self._steady:
             return Plan(1, self._machine.workers)
         size_class = size_class_of(items.size / self._item_size)
-        with self._lock:
-            if size_class not in self._plans:
-                self._plans[size_class] = self._measured(size_class)
-            chunk, workers = self._plans[size_class]
+        if size_class not in self._plans:  # else nobody waits while others measure
+            with self._lock:
+                if size_class not in self._plans:
+                    self._plans[size_class] = self._measured(size_class)
+        chunk, workers = self._plans[size_class]
         return Plan(max(1, chunk * self._item_size * len(items) // items.size), workers)
 
     def _measured(self, size_class: int) -> Plan:
@@ -109,14 +110,14 @@ class Engine:
         size = min(size_class, max(2 * self._machine.threads, int(_SECONDS_OF_A_BATCH / seconds)))
 
         inputs = {name: values[:size] for name, values in inputs.items()}
-        plans = candidates(size_class, self._machine.workers)
+        plans = candidates(size, self._machine.workers)
         return fastest(plans, partial(self._run_planned, inputs, shapes, _accept))
 
     def _run_planned(
         self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], check: Check, plan: Plan
     ) -> list[Array]:
         items = next(iter(inputs.values()))
-        if plan.workers == 1 and len(items) <= plan.chunk:
+        if plan.workers == 1 and len(items) <= plan.chunk and self._machine.is_cpu:
             check(items)
             return self._session.call(self._outputs, inputs)
         results = {name: np.empty((len(items), *shapes[name]), np.float32) for name in self._outputs}
@@ -142,17 +143,12 @@ class Engine:
                 calls.clear()
                 raise
 
-        if plan.workers == 1:
-            work()
-            return
-        working = [self._machine.pool.submit(work) for _ in range(plan.workers)]
-        wait(working)
-        for worker in working:
-            worker.result()
+        self._machine.beside(work, plan.workers)
 
     def _single(self) -> Session:
-        if self._single_threaded is None:
-            self._single_threaded = self._opened(self._bundle.read(self._part).content, 1)
+        with self._opening:
+            if self._single_threaded is None:
+                self._single_threaded = self._opened(self._content, 1)
         return self._single_threaded
 
     def _opened(self, content: bytes, threads: int) -> Session:

@@ -65,7 +65,7 @@ class Graphs:
             TypeError: If it is no array of floating point.
         """
         images = floats(name, images)
-        if images.shape[1:] != self._shapes["image"] or images.ndim == 1:
+        if images.shape[1:] != self._shapes["image"]:
             height_and_width = ("H", "W") if self.multiple else self._shapes["image"][1:]
             check_shape(name, images.shape, ("B", self._shapes["image"][0], *height_and_width))
             if any(extent % self.multiple or not extent for extent in images.shape[2:]):

@@ -42,7 +42,7 @@ def range_check(name: str, whole: Array) -> Any:
     def check(part: Array) -> None:
         # As whole numbers the bits of the floats in [0, 1] are those up to one's; NaN and all signs lie above.
         bits = part.view(np.uint32)
-        if bits.item(bits.argmax()) > _BITS_OF_ONE:
+        if bits.item(bits.argmax()) > _BITS_OF_ONE and not (part.min() >= 0 and part.max() <= 1):  # -0.0 is fine
             check_unit_range(name, whole)
 
     return check
@@ -53,7 +53,7 @@ def finite_check(name: str, whole: Array) -> Any:
 
     def check(part: Array) -> None:
         # Of few values the sum of squares is sooner known; beyond, BLAS would wake threads of its own.
-        if not (math.isfinite(np.vdot(part, part)) if part.size <= _FEW else np.isfinite(part).all()):
+        if not (part.size <= _FEW and math.isfinite(np.vdot(part, part))) and not np.isfinite(part).all():
             check_finite(name, whole)
 
     return check
@@ -64,7 +64,7 @@ def interpolated(a: Array, b: Array, steps: int, *, spherical: bool) -> Array:
     if a.shape != b.shape:
         raise ValueError(f"`a` and `b` must have the same shape, got {a.shape} and {b.shape}.")
     t = np.linspace(0.0, 1.0, check_int("steps", steps, minimum=2))
-    start, end = (values.reshape(len(values), 1, -1).astype(np.float64) for values in (a, b))
+    start, end = (values.reshape(len(values), 1, math.prod(a.shape[1:])).astype(np.float64) for values in (a, b))
     weights = np.stack([1 - t, t])[:, None, :, None]
     if spherical:
         lengths = np.linalg.norm(start, axis=2) * np.linalg.norm(end, axis=2)
@@ -78,13 +78,13 @@ def interpolated(a: Array, b: Array, steps: int, *, spherical: bool) -> Array:
 
 def traversed(z: Array, dimensions: Sequence[int], values: Sequence[float]) -> Array:
     """``(B, len(dimensions), len(values), ...)``: each ``z`` with one latent at a time set to each of the values."""
-    size = z[0].size if len(z) else 0
+    size = math.prod(z.shape[1:])
     for dimension in check_int_tuple("dimensions", dimensions, minimum=0):
         if dimension >= size:
             raise ValueError(f"`dimensions` must be < {size}, got {dimension}.")
     numbers = np.asarray(values, np.float32)
     check_shape("values", numbers.shape, ("N",))
-    moved = np.repeat(z.reshape(len(z), 1, 1, -1), len(dimensions), axis=1).repeat(len(numbers), axis=2)
+    moved = np.repeat(z.reshape(len(z), 1, 1, size), len(dimensions), axis=1).repeat(len(numbers), axis=2)
     for row, dimension in enumerate(dimensions):
         moved[:, row, :, dimension] = numbers
     return moved.reshape(len(z), len(dimensions), len(numbers), *z.shape[1:])

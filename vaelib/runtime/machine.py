@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from vaelib._checks import MissingExtraError, ModelFileError
 
-__all__ = ["Machine", "Session"]
+__all__ = ["Machine", "Provider", "Session"]
 
+Provider = str | tuple[str, dict[str, Any]]
 _SPIN_MICROSECONDS = "1000"
 """Long enough for the next of many small calls; by itself onnxruntime would take a core from others for some 60 ms."""
 
@@ -22,7 +23,7 @@ class Machine:
     """Where the sessions of a model live: providers, threads, and the pool of those who call single-threaded sessions.
 
     Args:
-        providers: onnxruntime execution providers in order of preference; the CPU if None.
+        providers: onnxruntime execution providers in order of preference, with options or without; the CPU if None.
         threads: Threads at work at a time; as many as the process may use if None.
 
     Raises:
@@ -30,15 +31,26 @@ class Machine:
         MissingExtraError: If onnxruntime is not installed.
     """
 
-    def __init__(self, providers: Sequence[str] | None, threads: int | None) -> None:
+    def __init__(self, providers: Sequence[Provider] | None, threads: int | None) -> None:
         available = _onnxruntime().get_available_providers()
         self._providers = ["CPUExecutionProvider"] if providers is None else list(providers)
-        if isinstance(providers, str) or not self._providers or not set(self._providers) <= set(available):
+        self._names = [entry if isinstance(entry, str) else entry[0] for entry in self._providers]
+        if isinstance(providers, str) or not self._names or not set(self._names) <= set(available):
             raise ValueError(f"`providers` must be a list of names among {available}, got {providers!r}.")
         self.threads = threads or _usable_cores()
-        self.is_cpu = self._providers == ["CPUExecutionProvider"]
+        self.is_cpu = self._names == ["CPUExecutionProvider"]
         self.workers = self.threads if self.is_cpu else 1
-        self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="OnnxVAE")
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="OnnxVAE")
+
+    def beside(self, work: Callable[[], None], times: int) -> None:
+        """Call ``work`` so many times at once; an error of one is raised when all have ended."""
+        if times == 1:
+            work()
+            return
+        working = [self._pool.submit(work) for _ in range(times)]
+        wait(working)
+        for worker in working:
+            worker.result()
 
     def session(self, part: str, content: bytes, threads: int, *, free_size: bool) -> Session:
         """The graph in ``content``, ready to run; ``free_size`` says that height and width are free.
@@ -57,10 +69,10 @@ class Machine:
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise ModelFileError(f"onnxruntime refuses {part}.onnx: {error}") from error
         loaded = session.get_providers()
-        if missing := [name for name in self._providers if name not in loaded]:
+        if missing := [name for name in self._names if name not in loaded]:
             raise ValueError(f"`providers` must all load, but {missing} did not; onnxruntime fell back to {loaded}.")
         session.disable_fallback()
-        return Session(part, session, is_cpu=self.is_cpu)
+        return Session(part, session)
 
 
 class Session:
@@ -69,11 +81,10 @@ class Session:
     Args:
         part: Name of the graph.
         session: The session.
-        is_cpu: Whether values need not go anywhere to be computed with.
     """
 
-    def __init__(self, part: str, session: Any, *, is_cpu: bool) -> None:
-        self._part, self._session, self._is_cpu = part, session, is_cpu
+    def __init__(self, part: str, session: Any) -> None:
+        self._part, self._session = part, session
         self.inputs = [value.name for value in session.get_inputs()]
 
     def call(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
@@ -83,7 +94,7 @@ class Session:
             ModelFileError: If the graph cannot be run.
         """
         try:
-            return self._session.run(outputs, inputs) if self._is_cpu else self._bound(outputs, inputs)
+            return self._session.run(outputs, inputs)
         except Exception as error:  # as above
             raise self._cannot_run(error) from error
 
@@ -102,16 +113,6 @@ class Session:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # as above
             raise self._cannot_run(error) from error
-
-    def _bound(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> Any:
-        """Each value goes to the device, and comes back, once and straight."""
-        binding = self._session.io_binding()
-        for name, values in inputs.items():
-            binding.bind_cpu_input(name, values)
-        for name in outputs:
-            binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
-        return binding.copy_outputs_to_cpu()
 
     def _cannot_run(self, error: Exception) -> ModelFileError:
         return ModelFileError(f"onnxruntime cannot run {self._part}.onnx: {error}")
