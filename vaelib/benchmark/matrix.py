@@ -149,23 +149,21 @@ def _cell(
     np.save(directory / "inputs.npy", inputs)
     expected = _exact(model, operation, inputs[0])
     first, error = {}, {}
-    for name, worker in list(workers.items()):
-        output = directory / "output.npy"
-        try:
-            first[name] = worker.begin(operation, directory / "inputs.npy", output)
-        except WorkerError as failure:
-            skipped[name] = f"failed: {failure}"
-            workers.pop(name)
-            continue
-        error[name] = float(
-            np.abs(np.load(output, allow_pickle=False) - expected).max() / max(1.0, np.abs(expected).max())
-        )
-    times: dict[str, list[float]] = {name: [] for name in workers}
-    done = 0
-    while workers and (done < rounds or min(map(len, times.values())) < _LEAST_CALLS):
-        for name, worker in workers.items():
-            times[name] += worker.turn(seconds)
-        done += 1
+    times: dict[str, list[float]] = {}
+    rounds_done = 0
+    while rounds_done < rounds or min(map(len, times.values()), default=_LEAST_CALLS) < _LEAST_CALLS:
+        for name, worker in list(workers.items()):
+            try:
+                if name not in first:
+                    first[name] = worker.begin(operation, directory / "inputs.npy", directory / "output.npy")
+                    answer = np.load(directory / "output.npy", allow_pickle=False)
+                    error[name] = float(np.abs(answer - expected).max() / max(1.0, np.abs(expected).max()))
+                times[name] = times.get(name, []) + worker.turn(seconds)
+            except WorkerError as failure:
+                skipped[name] = f"failed: {failure}"
+                workers.pop(name)
+                times.pop(name, None)
+        rounds_done += 1
     rows = []
     for name, values in times.items():
         p50, p90, p99 = np.percentile(np.multiply(values, 1e3), [50, 90, 99]).tolist()

@@ -42,7 +42,8 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # of one that ended before it had read all
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
         self._log.close()
