@@ -10,14 +10,17 @@ import json
 import statistics
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
 import vaelib as vl
+from vaelib.benchmark.roofline import rates
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+FLOORS = Path(__file__).parent / "floors.toml"
 LOOPS = ("article", "pythae", "handwritten", "vaelib")
 THREADS = torch.get_num_threads()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -212,14 +215,6 @@ def seconds_to(loss, rounds):
     return float("inf")
 
 
-def gemm_gflops():
-    """The machine's own rate of float32 products of 1024 x 1024, the median of 15."""
-    import timeit
-
-    a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
-    return 2 * 1024**3 / statistics.median(timeit.repeat(lambda: a @ b, number=3, repeat=15)) * 3 / 1e9
-
-
 def training_flops_per_image():
     """Of the tutorial's network: forward and backward, as torch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -271,7 +266,7 @@ def report(benchmark, workers, num_images):
     speeds = {loop: [num_images / entry["seconds"] for entry in worker.rounds[2:]] for loop, worker in workers.items()}
     target = max(worker.rounds[-1]["loss"] for worker in workers.values())
     times = {loop: seconds_to(target, [worker.rounds[0], *worker.rounds[2:]]) for loop, worker in workers.items()}
-    rate, flops = gemm_gflops(), training_flops_per_image()
+    rate, flops = rates(THREADS)[DEVICE] / 1e9, training_flops_per_image()
     rows = {}
     for loop, values in speeds.items():
         speed = statistics.median(values)
@@ -287,4 +282,5 @@ def report(benchmark, workers, num_images):
         f"\nloss {target:.1f} nats, products {rate:.0f} GFLOP/s, {flops / 1e6:.2f} MFLOP per image, {THREADS} threads"
     )
     benchmark.extra_info.update(rows=rows, threads=THREADS, device=DEVICE, torch=torch.__version__, gemm_gflops=rate)
-    assert rows["article"]["vaelib_is_faster_by"] > 1
+    for loop, floor in tomllib.loads(FLOORS.read_text())["training"].items():
+        assert loop not in rows or rows[loop]["vaelib_is_faster_by"] >= floor, f"{loop}: {rows[loop]}, floor {floor}"

@@ -1,11 +1,10 @@
-"""The matrix of operations, batches and ways to run a model, measured in turn, with its accuracy in the same row."""
+"""Operations, batches and ways to run a model, measured in turn, with the accuracy in the same row."""
 
 from __future__ import annotations
 
-import copy
+import math
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,80 +12,229 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
-from vaelib.benchmark.backends import BACKENDS, OPERATIONS, Array, functions_of
-from vaelib.benchmark.worker import Worker, WorkerError
-from vaelib.export import export_onnx
+from vaelib.benchmark.backends import BACKENDS, OPERATIONS, Array
+from vaelib.benchmark.files import Source, draw, write_files
+from vaelib.benchmark.roofline import rates
+from vaelib.benchmark.worker import First, Worker, WorkerError, interleaved, table_of
 from vaelib.export.speed import hardware
-from vaelib.serialization import save
-from vaelib.vae import VAE, AutoEncoder
 
-__all__ = ["Report", "Row", "measure", "write_files"]
+__all__ = ["Matrix", "Report", "Row", "measure"]
 
-_ROTATED = 4
-"""Different batches that take turns, so that no cache holds the answer."""
-_LEAST_CALLS = 50
-_NOISY = 1.5
+LEAST_CALLS = 50
+_NOISY_SPREAD = 1.5
+_NOISY_LOAD = 0.5
 
 
 class Row(NamedTuple):
-    """One way to run one operation at one batch size. Times in milliseconds a call, from numpy to numpy."""
+    """One way to run one operation at one batch size."""
 
     operation: str
     batch: int
     backend: str
-    images_per_second: float
-    """At the median call."""
-    p50: float
-    p90: float
-    p99: float
-    calls: int
+    times: list[float]
+    """Seconds of each call."""
     first_call: float
-    """The first at this shape, compilation and measured plans included."""
+    """Seconds of the first at this shape, compilation and measured plans included."""
+    peak_mib: float
+    """The most memory that the process had meanwhile, on the host."""
     error: float
-    """Largest difference from torch in float64, over its largest absolute value, at least 1."""
+    """Largest difference from float64, over its largest absolute value, at least 1; infinite if the shape is wrong."""
     correct: bool
     """Whether that is within the backend's tolerance. A row that is not is wrong, not fast."""
+    of_products: float | None
+    """Floating-point operations per second at the median call, over the machine's rate of products."""
+
+    @property
+    def percentiles(self) -> tuple[float, float, float]:
+        """p50, p90 and p99 of a call, in milliseconds."""
+        p50, p90, p99 = np.percentile(np.multiply(self.times, 1e3), [50, 90, 99]).tolist()
+        return p50, p90, p99
+
+    @property
+    def images_per_second(self) -> float:
+        """At the median call."""
+        return 1e3 * self.batch / self.percentiles[0]
+
+    def summary(self) -> dict[str, Any]:
+        """All of it but the single times."""
+        facts = {name: value for name, value in self._asdict().items() if name != "times"}
+        p50, p90, p99 = self.percentiles
+        speed = {"images_per_second": self.images_per_second, "p50": p50, "p90": p90, "p99": p99}
+        return facts | speed | {"calls": len(self.times)}
+
+
+class Matrix:
+    """A model, its files and a process for each way to run it; use it in a ``with``.
+
+    Args:
+        source: A model, which is exported into a temporary directory and not changed, or the path of a bundle.
+        backends: Names of what is to run it.
+        threads: Of every backend; as many as torch has if None.
+        table: A Python file whose ``BACKENDS`` are known too.
+
+    Attributes:
+        skipped: Backend to why it is not there: what is missing on this machine.
+        failed: Backend to how its process ended.
+        threads: Of every backend.
+        products: The machine's rates of matrix products, of :func:`vaelib.benchmark.roofline.rates`.
+
+    Raises:
+        ValueError: If a backend is unknown.
+        ExportError: A ``ValueError``: if the model cannot be exported.
+        ModelFileError: A ``ValueError``: if the bundle is torn.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        backends: Sequence[str] = tuple(BACKENDS),
+        *,
+        threads: int | None = None,
+        table: Path | None = None,
+    ) -> None:
+        self._backends = table_of(table)
+        _check_known("backends", backends, self._backends)
+        self.threads = threads or torch.get_num_threads()
+        self.failed: dict[str, str] = {}
+        self._stack = ExitStack()
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            self._subject = write_files(source, directory, {self._backends[name].needs for name in backends})
+            self.skipped = {name: reason for name in backends if (reason := self._missing(name)) is not None}
+            self.products = rates(self.threads)
+            self._workers = {
+                name: self._stack.enter_context(Worker(name, directory, self.threads, table))
+                for name in backends
+                if name not in self.skipped
+            }
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Matrix:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _missing(self, name: str) -> str | None:
+        needs = self._backends[name].needs
+        if self._subject.is_bundle and needs == "model":
+            return "a bundle has no torch model"
+        if self._subject.tolerance > 0.0 and needs == "int8":
+            return "the bundle is not in float32"
+        return self._backends[name].missing()
+
+    def cell(
+        self, operation: str, batch: int, *, seconds: float = 0.1, rounds: int = 7, least_calls: int = LEAST_CALLS
+    ) -> list[Row]:
+        """Every backend on the same batches, in turn, in so many rounds.
+
+        ``seconds`` are those of one turn, ``least_calls`` those of all of them.
+        """
+        inputs = draw(self._subject, operation, batch)
+        path = self._subject.directory / "inputs.npy"
+        np.save(path, inputs)
+        first: dict[str, First] = {}
+        for name, worker in list(self._workers.items()):
+            try:
+                first[name] = worker.begin(operation, path)
+            except WorkerError as error:
+                self._fail(name, error)
+        errors = self._errors(operation, inputs[0], first)
+        measured = interleaved(self._workers, seconds=seconds, rounds=rounds, least_calls=least_calls)
+        rows = []
+        for name, times in measured.items():
+            if isinstance(times, WorkerError):
+                self._fail(name, times)
+                continue
+            rows.append(
+                Row(
+                    operation,
+                    batch,
+                    name,
+                    times,
+                    first[name].seconds,
+                    self._workers[name].peak_mib(),
+                    errors[name],
+                    bool(errors[name] <= self._backends[name].tolerance + self._subject.tolerance),
+                    self._of_products(name, operation, batch / float(np.median(times))),
+                )
+            )
+        return rows
+
+    def _errors(self, operation: str, values: Array, first: dict[str, First]) -> dict[str, float]:
+        checked = list(self._subject.checked(len(values)))
+        expected = self._subject.exact(operation, values[checked])
+        scale = max(1.0, float(np.abs(expected).max()))
+        answers = {name: np.load(entry.answer, allow_pickle=False) for name, entry in first.items()}
+        return {
+            name: float(np.abs(answer[checked] - expected).max()) / scale
+            if answer.shape == (len(values), *expected.shape[1:])
+            else math.inf
+            for name, answer in answers.items()
+        }
+
+    def _of_products(self, backend: str, operation: str, images_per_second: float) -> float | None:
+        flops = self._subject.flops.get(operation)
+        rate = self.products.get(self._backends[backend].products)
+        return flops * images_per_second / rate if flops and rate else None
+
+    def _fail(self, name: str, error: WorkerError) -> None:
+        self.failed[name] = str(error)
+        del self._workers[name]
 
 
 class Report(NamedTuple):
     """What :func:`measure` found."""
 
     rows: list[Row]
-    peak_mib: dict[str, float]
-    """Of each backend's process, at its largest batch."""
     skipped: dict[str, str]
-    """Backend to why it has no rows."""
+    """Backend to why it was not run."""
+    failed: dict[str, str]
+    """Backend to how it failed."""
     threads: int
     hardware: str
+    products: dict[str, float]
+    """Rates of matrix products, FLOP/s."""
     load: float
     """Processes that wanted a core in the last minute before, ours not among them."""
 
     @property
     def noisy(self) -> bool:
         """Whether something else ran beside the measurement, or calls of one row differed much."""
-        spread = np.median([row.p90 / row.p50 for row in self.rows]) if self.rows else 1.0
-        return bool(self.load > 0.5 or spread > _NOISY)
+        return is_noisy(self.load, self.rows)
 
     def recommendation(self) -> str:
         """One sentence: the fastest right way for one picture, and for many."""
-        right = [row for row in self.rows if row.correct]
         parts = []
         for operation in OPERATIONS:
-            rows = [row for row in right if row.operation == operation]
+            rows = [row for row in self.rows if row.correct and row.operation == operation]
             if rows:
-                first = min((row for row in rows if row.batch == min(r.batch for r in rows)), key=lambda row: row.p50)
+                least = min(row.batch for row in rows)
+                first = min((row for row in rows if row.batch == least), key=lambda row: row.percentiles[0])
                 most = max(rows, key=lambda row: row.images_per_second)
                 parts.append(
-                    f"{operation} with {first.backend} one by one ({first.p50:.2f} ms a call at {first.batch}) and with"
-                    f" {most.backend} in bulk ({most.images_per_second:,.0f} images/s at {most.batch})"
+                    f"{operation} with {first.backend} one by one ({first.percentiles[0]:.2f} ms a call at {least})"
+                    f" and with {most.backend} in bulk ({most.images_per_second:,.0f} images/s at {most.batch})"
                 )
         return f"On this machine, {'; '.join(parts)}." if parts else "No backend gave right numbers."
 
+    def summary(self) -> dict[str, Any]:
+        """All of it but the single times."""
+        rows = [row.summary() for row in self.rows]
+        return self._asdict() | {"rows": rows, "noisy": self.noisy, "recommendation": self.recommendation()}
+
+
+def is_noisy(load: float, rows: Sequence[Row]) -> bool:
+    """Whether others wanted more than half a core before, or p90 is typically far above p50."""
+    spreads = [row.percentiles[1] / row.percentiles[0] for row in rows]
+    return bool(load > _NOISY_LOAD or (spreads and np.median(spreads) > _NOISY_SPREAD))
+
 
 def measure(
-    model: VAE | AutoEncoder,
+    source: Source,
     *,
     backends: Sequence[str] = tuple(BACKENDS),
     operations: Sequence[str] = OPERATIONS,
@@ -99,121 +247,32 @@ def measure(
     """Run the matrix, one process per backend, in turn within each cell.
 
     Args:
-        model: What is measured; it is exported into a temporary directory and not changed.
+        source: A model or the path of a bundle.
         backends: Names from :data:`vaelib.benchmark.backends.BACKENDS`.
         operations: Of ``"encode"``, ``"decode"``, ``"reconstruct"``.
         batches: Numbers of images in a call.
         threads: Of every backend; as many as torch has if None.
         seconds: Of one backend's turn in a round.
-        rounds: Least number of turns; there are more until a row has 50 calls.
+        rounds: Turns of each backend, with at least 50 calls in all.
         tell: Is shown a line as each cell begins.
 
     Raises:
         ValueError: If a backend or operation is unknown.
         ExportError: A ``ValueError``: if the model cannot be exported.
+        ModelFileError: A ``ValueError``: if the bundle is torn.
     """
-    for name, given, known in (("backends", backends, BACKENDS), ("operations", operations, OPERATIONS)):
-        if unknown := [value for value in given if value not in known]:
-            raise ValueError(f"`{name}` must be among {', '.join(known)}, got {', '.join(unknown)}.")
-    threads = threads or torch.get_num_threads()
+    _check_known("operations", operations, OPERATIONS)
     load = os.getloadavg()[0]
-    missing = {name: BACKENDS[name].missing() for name in backends}
-    skipped = {name: reason for name, reason in missing.items() if reason is not None}
+    tell("opening")
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
-        directory = Path(temporary)
-        tell("exporting")
-        write_files(model, directory)
-        workers = {
-            name: stack.enter_context(Worker(name, directory, threads)) for name in backends if name not in skipped
-        }
+    with Matrix(source, backends, threads=threads) as matrix:
         for operation in operations:
             for batch in batches:
                 tell(f"{operation}, batch {batch}")
-                rows += _cell(model, workers, skipped, directory, operation, batch, seconds, rounds)
-        peak_mib = {name: worker.peak_mib() for name, worker in workers.items()}
-    return Report(rows, peak_mib, skipped, threads, hardware(), load)
+                rows += matrix.cell(operation, batch, seconds=seconds, rounds=rounds)
+    return Report(rows, matrix.skipped, matrix.failed, matrix.threads, hardware(), matrix.products, load)
 
 
-def _cell(
-    model: Any,
-    workers: dict[str, Worker],
-    skipped: dict[str, str],
-    directory: Path,
-    operation: str,
-    batch: int,
-    seconds: float,
-    rounds: int,
-) -> list[Row]:
-    inputs = _draw(model, operation, batch)
-    np.save(directory / "inputs.npy", inputs)
-    expected = _exact(model, operation, inputs[0])
-    first, error = {}, {}
-    times: dict[str, list[float]] = {}
-    rounds_done = 0
-    while rounds_done < rounds or min(map(len, times.values()), default=_LEAST_CALLS) < _LEAST_CALLS:
-        for name, worker in list(workers.items()):
-            try:
-                if name not in first:
-                    first[name] = worker.begin(operation, directory / "inputs.npy", directory / "output.npy")
-                    answer = np.load(directory / "output.npy", allow_pickle=False)
-                    error[name] = float(np.abs(answer - expected).max() / max(1.0, np.abs(expected).max()))
-                times[name] = times.get(name, []) + worker.turn(seconds)
-            except WorkerError as failure:
-                skipped[name] = f"failed: {failure}"
-                workers.pop(name)
-                times.pop(name, None)
-        rounds_done += 1
-    rows = []
-    for name, values in times.items():
-        p50, p90, p99 = np.percentile(np.multiply(values, 1e3), [50, 90, 99]).tolist()
-        correct = bool(error[name] <= BACKENDS[name].tolerance)
-        rate = 1e3 * batch / p50
-        rows.append(Row(operation, batch, name, rate, p50, p90, p99, len(values), first[name], error[name], correct))
-    return rows
-
-
-def _draw(model: Any, operation: str, batch: int) -> Array:
-    """Batches in a stack: images uniform in [0, 1], latents normal."""
-    generator = np.random.default_rng(0)
-    if operation == "decode":
-        return generator.standard_normal((_ROTATED, batch, *model.latent_shape), dtype=np.float32)
-    return generator.random((_ROTATED, batch, *model.image_shape), dtype=np.float32)
-
-
-def _exact(model: Any, operation: str, values: Array) -> Array:
-    """In float64."""
-    functions = functions_of(copy.deepcopy(model).cpu().double().eval())
-    with torch.inference_mode():
-        parts = [functions[operation](part) for part in torch.from_numpy(values).double().split(64)]
-    return torch.cat(parts).numpy()
-
-
-class _Operation(nn.Module):
-    """One direction of a model, as one would export it by hand."""
-
-    def __init__(self, model: nn.Module, name: str) -> None:
-        super().__init__()
-        self.model, self.name = model, name
-
-    def forward(self, x: Any) -> Any:
-        return functions_of(self.model)[self.name](x)
-
-
-def write_files(model: VAE | AutoEncoder, directory: Path) -> None:
-    """What backends open: ``model``, ``bundle``, and a plain ``torch.onnx.export`` of each operation."""
-    save(model, directory / "model")
-    export_onnx(model, directory / "bundle")
-    for operation in OPERATIONS:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                _Operation(copy.deepcopy(model).cpu(), operation).eval(),
-                (torch.from_numpy(_draw(model, operation, 2)[0]),),
-                directory / f"{operation}.onnx",
-                input_names=["x"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                dynamo=True,
-                verbose=False,
-            )
+def _check_known(name: str, given: Sequence[str], known: Sequence[str] | dict[str, Any]) -> None:
+    if unknown := [value for value in given if value not in known]:
+        raise ValueError(f"`{name}` must be among {', '.join(known)}, got {', '.join(unknown)}.")

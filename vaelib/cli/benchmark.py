@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vaelib.cli.common import Json, Model, print_json, print_table
+from vaelib.cli.common import Json, print_json, print_table
 
 if TYPE_CHECKING:
     from vaelib.benchmark.matrix import Report, Row
@@ -15,7 +16,12 @@ __all__ = ["benchmark"]
 
 
 def benchmark(
-    model: Model,
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Directory of a trained model, or of an exported bundle, which torch cannot run.", show_default=False
+        ),
+    ],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer batches and shorter turns.")] = False,
     backend: Annotated[
         list[str] | None, typer.Option(help="Only this one; may be given several times.", show_default=False)
@@ -31,36 +37,38 @@ def benchmark(
     from vaelib.benchmark.matrix import measure
 
     report = measure(
-        serialization.load(model),
+        serialization.load(model) if _is_model(model) else model,
         backends=backend or tuple(BACKENDS),
         batches=(1, 64) if quick else (1, 8, 64, 256, 1024),
         threads=threads,
         seconds=0.02 if quick else 0.1,
+        rounds=3 if quick else 7,
         tell=lambda line: typer.echo(line, err=True),
     )
     if json_output:
-        print_json(
-            report._asdict()
-            | {
-                "rows": [row._asdict() for row in report.rows],
-                "noisy": report.noisy,
-                "recommendation": report.recommendation(),
-            }
-        )
+        print_json(report.summary())
         return
     _print(report)
+
+
+def _is_model(directory: Path) -> bool:
+    """Whether torch can load it, or at least no bundle is there; both may lie in one directory."""
+    return (directory / "config.json").is_file() or not (directory / "manifest.json").is_file()
 
 
 def _print(report: Report) -> None:
     for operation in dict.fromkeys(row.operation for row in report.rows):
         print_table(
             f"{operation}: {report.hardware}, {report.threads} threads each",
-            ["batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "first s", "error"],
+            ["batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "first s", "peak MiB", "of products", "error"],
             [_line(row) for row in report.rows if row.operation == operation],
         )
-    print_table("Memory", ["", "peak MiB"], [[name, f"{peak:,.0f}"] for name, peak in report.peak_mib.items()])
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in report.products.items())
+    typer.echo(f"Matrix products here: {rates}.")
     for name, reason in report.skipped.items():
         typer.echo(f"Not measured: {name} ({reason}).")
+    for name, reason in report.failed.items():
+        typer.echo(f"Failed: {name} ({reason}).")
     if report.noisy:
         typer.echo(f"Something else ran beside this (load {report.load:.1f} before): measure again on a quiet machine.")
     typer.echo(report.recommendation())
@@ -70,6 +78,8 @@ def _line(row: Row) -> list[str]:
     return [
         f"{row.batch}, {row.backend}",
         f"{row.images_per_second:,.0f}" if row.correct else "wrong",
-        *(f"{value:.3g}" for value in (row.p50, row.p90, row.p99, row.first_call)),
+        *(f"{value:.3g}" for value in (*row.percentiles, row.first_call)),
+        f"{row.peak_mib:,.0f}",
+        "" if row.of_products is None else f"{row.of_products:.0%}",
         f"{row.error:.0e}",
     ]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["RunRecord", "load_data", "print_json", "print_table", "read_record", "write_record"]
 
 RECORD_NAME = "run.json"
+_WIDEST = 200
 
 Model = Annotated[
     Path,
@@ -96,4 +97,6 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    width = Console(width=_WIDEST).measure(table).maximum  # a terminal wraps lines; rich would cut words
+    (console if width <= console.width else Console(width=width)).print(table)

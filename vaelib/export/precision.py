@@ -21,7 +21,7 @@ from vaelib.export.speed import images_per_second
 from vaelib.export.validation import Limit, session
 from vaelib.vae import VAE, AutoEncoder
 
-__all__ = ["LIMITS", "Judgement", "check_calibration", "halved", "quantized"]
+__all__ = ["LIMITS", "Judgement", "check_calibration", "halved", "quantized", "quantized_graph"]
 
 LIMITS = {
     "fp16": {"picture": Limit(5e-3, 1.0), "nats": Limit(1e-2, 1.0), "raw": Limit(1e-2, 1e-12)},
@@ -89,7 +89,7 @@ def quantized(
     codes = calibration["decoder"]["z"]
     prior_z = vae.prior.sample(len(codes), codes.shape[1:], generator=generator).numpy()
     calibration["decoder"] = {"z": np.concatenate([codes, prior_z])}
-    result = {part: _quantize(content, calibration[part]) for part, content in files.items()}
+    result = {part: quantized_graph(content, calibration[part]) for part, content in files.items()}
     judgement = _judge(files, result, _inputs(files, images[half : 2 * half]))
     slowest = min(judgement.speedup.values())
     if not (judgement.nats_lost <= max_loss and slowest > 1.0):
@@ -142,7 +142,8 @@ def _split(inputs: Arrays) -> Iterator[Arrays]:
         yield {name: values[start : start + _BATCH] for name, values in inputs.items()}
 
 
-def _quantize(content: bytes, calibration: Arrays) -> bytes:
+def quantized_graph(content: bytes, calibration: Arrays) -> bytes:
+    """Convolutions and products of one graph in int8, calibrated on these inputs, whether or not that is worth it."""
     model = onnx.load_model_from_string(content)
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})  # or it warns
     with tempfile.TemporaryDirectory() as directory:

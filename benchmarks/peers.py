@@ -1,0 +1,129 @@
+"""What vaelib is measured against, as backends of `vaelib.benchmark`: opened in processes of their own.
+
+The article's code and pythae run the article's network with the same weights. diffusers' AutoencoderKL runs a network
+of its own, of the same images, latents and widths.
+"""
+
+import functools
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+import vaelib as vl
+from vaelib.benchmark.backends import Backend, Opened
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def _opened(functions):
+    def call(operation, values):
+        with torch.inference_mode():
+            return functions[operation](torch.from_numpy(values)).numpy()
+
+    return Opened(call)
+
+
+def _article_network(directory, threads):
+    """The tutorial's own network with the weights of ``vl.presets.article_vae()``."""
+    torch.set_num_threads(threads)
+    sys.path.insert(0, str(EXAMPLES))
+    from standalone_article import ArticleVAE
+
+    network, model = ArticleVAE(), vl.load(directory / "model")
+    for theirs, ours in zip(network.state_dict().values(), model.state_dict().values(), strict=True):
+        theirs.copy_(ours)
+    return network.eval()
+
+
+def _article(directory, threads):
+    network = _article_network(directory, threads)
+    encode, decode = (lambda x: network.encode(x)[0]), network.decode
+    return _opened({"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))})
+
+
+def _pythae(directory, threads):
+    import logging
+
+    logging.disable()
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    network = _article_network(directory, threads)
+
+    class Encoder(BaseEncoder):
+        def forward(self, x):
+            mu, logvar = network.encode(x)
+            return ModelOutput(embedding=mu, log_covariance=logvar)
+
+    class Decoder(BaseDecoder):
+        def forward(self, z):
+            return ModelOutput(reconstruction=network.decode(z))
+
+    config = VAEConfig(input_dim=(1, 32, 32), latent_dim=20, reconstruction_loss="bce")
+    model = VAE(config, encoder=Encoder(), decoder=Decoder()).eval()
+
+    def encode(x):
+        return model.encoder(x).embedding
+
+    def decode(z):
+        return model.decoder(z).reconstruction
+
+    return _opened({"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))})
+
+
+def autoencoder_kl():
+    """Images (3, 256, 256) to latents (4, 32, 32) and back, in widths of 16, 32 and 64 channels."""
+    from diffusers import AutoencoderKL
+
+    widths = (16, 32, 64, 64)  # of which the last two share a size
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        latent_channels=4,
+        norm_num_groups=8,
+    ).eval()
+
+
+def operations_of_autoencoder_kl(network):
+    def encode(x):
+        return network.encode(x).latent_dist.mean
+
+    def decode(z):
+        return network.decode(z).sample
+
+    return {"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))}
+
+
+def _diffusers(directory, threads):
+    torch.set_num_threads(threads)
+    return _opened(operations_of_autoencoder_kl(autoencoder_kl()))
+
+
+def _trainer(directory, threads):
+    """An epoch of `vl.Trainer` in batches of 64, from the first line of `fit` to its last."""
+    torch.set_num_threads(threads)
+    model = vl.load(directory / "model")
+
+    def call(operation, images):
+        return (
+            vl.Trainer(max_epochs=1, batch_size=64).fit(model, torch.from_numpy(images), progress=False)[-1].train.loss
+        )
+
+    return Opened(call)
+
+
+def _needs(package):
+    return None if importlib.util.find_spec(package) else f"{package} is not installed (the extra `bench`)"
+
+
+BACKENDS = {
+    "the article's code": Backend(_article),
+    "pythae": Backend(_pythae, functools.partial(_needs, "pythae")),
+    "diffusers": Backend(_diffusers, functools.partial(_needs, "diffusers"), tolerance=math.inf),  # other numbers
+    "vl.Trainer": Backend(_trainer),
+}

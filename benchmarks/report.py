@@ -1,0 +1,235 @@
+"""A run's JSON to tables and plots.
+
+    pytest benchmarks --benchmark-only --benchmark-json run.json
+    python benchmarks/report.py run.json
+
+Writes `benchmarks/results/cpu.md`, or `gpu.md` where the run had a GPU, and its pictures.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+OPERATIONS = ("encode", "decode", "reconstruct")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="what --benchmark-json wrote; the first says on what and when"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    run, *more = (json.loads(path.read_text()) for path in arguments.runs)
+    for other in more:
+        run["benchmarks"] += other["benchmarks"]
+        run["skipped"] |= other["skipped"]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    name = "gpu" if run["machine_info"]["gpu"] else "cpu"
+    pages = [section(run, arguments.out, name) for section in (head, networks, others, training, growth, floors)]
+    (arguments.out / f"{name}.md").write_text("\n\n".join(page for page in pages if page) + "\n")
+
+
+def entries(run, test):
+    """The benchmarks of one test, as their extra information."""
+    return [b["extra_info"] for b in run["benchmarks"] if b["name"].startswith(f"{test}[") or b["name"] == test]
+
+
+def head(run, out, name):
+    machine, commit = run["machine_info"], run["commit_info"]
+    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
+    rates = [e["products"] for e in entries(run, "test_inference")]
+    products = ", ".join(
+        f"{device} {np.median([rate[device] for rate in rates]) / 1e9:,.0f} GFLOP/s" for device in (rates or [{}])[0]
+    )
+    spread = [e["p90"] / e["p50"] for e in entries(run, "test_inference")]
+    noisy = machine["load_before"] > 0.5 or (spread and np.median(spread) > 1.5)
+    lines = [
+        f"# Benchmarks: {machine['gpu'] or machine['cpu']['brand_raw']}",
+        f"{machine['cpu']['brand_raw']}, {machine['threads']} threads each way; Python {machine['python_version']},"
+        f" {versions}. {run['datetime'][:16]} UTC, commit {commit['id'][:10]}{' with changes' * commit['dirty']}."
+        f" Matrix products here: {products or 'not measured'}.",
+        "Something else ran beside this run: read it with care." if noisy else "",
+        f"Load before {machine['load_before']:.2f}; p90 is typically {np.median(spread):.2f} times p50."
+        if spread
+        else "",
+        "Written by `python benchmarks/report.py` from `pytest benchmarks --benchmark-only --benchmark-json run.json`;"
+        " [how to read it](../../docs/benchmarks.md).",
+    ]
+    if run["skipped"]:
+        reasons = defaultdict(list)
+        for what, why in run["skipped"].items():
+            reasons[why].append(what)
+        lines.append("**Unmeasured here:** " + "; ".join(f"{', '.join(w)} ({why})" for why, w in reasons.items()) + ".")
+    return "\n\n".join(line for line in lines if line)
+
+
+def table(columns, rows):
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def networks(run, out, name):
+    found = entries(run, "test_inference")
+    parts = []
+    for network in dict.fromkeys(e["network"] for e in found):
+        rows = [e for e in found if e["network"] == network]
+        plot(rows, network, out / f"{name}-{network.replace(' ', '-')}.png")
+        parts += [f"## {network}", "Images per second at the median call; in bold the fastest right one.", rates(rows)]
+        parts += [f"![Throughput, latency, roofline]({name}-{network.replace(' ', '-')}.png)", details(rows)]
+    return "\n\n".join(parts)
+
+
+def rates(rows):
+    batches = sorted({row["batch"] for row in rows})
+    lines = []
+    for operation in OPERATIONS:
+        speeds = {(r["backend"], r["batch"]): r for r in rows if r["operation"] == operation}
+        best = {
+            batch: max(
+                (r["images_per_second"] for r in speeds.values() if r["batch"] == batch and r["correct"]), default=0
+            )
+            for batch in batches
+        }
+        for backend in dict.fromkeys(r["backend"] for r in rows):
+            cells = [rate(speeds.get((backend, batch)), best[batch]) for batch in batches]
+            lines.append([operation, backend, *cells])
+    return table(["", "", *(f"batch {batch}" for batch in batches)], lines)
+
+
+def rate(row, best):
+    if row is None:
+        return ""
+    if not row["correct"]:
+        return "wrong"
+    text = f"{row['images_per_second']:,.0f}"
+    return f"**{text}**" if row["images_per_second"] == best else text
+
+
+def details(rows):
+    columns = ["", "batch", "p50 ms", "p90 ms", "p99 ms", "first call s", "peak MiB", "of products", "error"]
+    lines = [
+        [
+            f"{row['operation']}, {row['backend']}",
+            row["batch"],
+            *(f"{row[name]:.3g}" for name in ("p50", "p90", "p99", "first_call")),
+            f"{row['peak_mib']:,.0f}",
+            f"{row['of_products']:.0%}",
+            f"{row['error']:.0e}" + " **wrong**" * (not row["correct"]),
+        ]
+        for row in rows
+    ]
+    return f"<details><summary>Latency, memory, accuracy</summary>\n\n{table(columns, lines)}\n\n</details>"
+
+
+def plot(rows, network, path):
+    """Throughput against batch, latency against throughput, fraction of the rate of products, for each operation."""
+    operations = [o for o in OPERATIONS if any(r["operation"] == o for r in rows)]
+    figure, axes = plt.subplots(
+        3, len(operations), figsize=(5 * len(operations), 11), squeeze=False, layout="constrained"
+    )
+    for column, operation in zip(axes.T, operations, strict=True):
+        for backend in dict.fromkeys(r["backend"] for r in rows):
+            points = [r for r in rows if (r["operation"], r["backend"]) == (operation, backend) and r["correct"]]
+            batch, speed, latency, fraction = (
+                [r[key] for r in points] for key in ("batch", "images_per_second", "p50", "of_products")
+            )
+            column[0].loglog(batch, speed, "o-", label=backend)
+            column[1].loglog(speed, latency, "o-")
+            column[2].semilogx(batch, fraction, "o-")
+        column[0].set(title=f"{network}: {operation}", xlabel="batch", ylabel="images/s")
+        column[1].set(xlabel="images/s", ylabel="p50 of a call, ms")
+        column[2].set(xlabel="batch", ylabel="of the rate of products", ylim=(0, None))
+    axes[0, 0].legend(fontsize="small")
+    figure.savefig(path, dpi=70)
+    plt.close(figure)
+
+
+def others(run, out, name):
+    parts = []
+    for test, title in (
+        ("test_the_article_and_pythae", "The article's network, the same weights"),
+        ("test_autoencoder_kl", "256x256 to a map of 4x32x32; diffusers' AutoencoderKL is a network of its own"),
+    ):
+        rows = entries(run, test)
+        if rows:
+            lines = [
+                [
+                    f"{r['operation']}, batch {r['batch']}",
+                    r["backend"],
+                    f"{r['images_per_second']:,.0f}",
+                    f"{r['p50']:.3g}",
+                    f"{r['of_products']:.0%}",
+                ]
+                for r in sorted(rows, key=lambda r: (OPERATIONS.index(r["operation"]), r["batch"]))
+            ]
+            parts += [f"### {title}", table(["", "", "images/s", "p50 ms", "of products"], lines)]
+    for found in entries(run, "test_first_answer"):
+        lines = [[b, f"{f['seconds']:.2f}", f"{f['peak_mib']:.0f}"] for b, f in found["first_answer"].items()]
+        parts += ["### A process from its start to its first picture", table(["", "seconds", "peak MiB"], lines)]
+    return "\n\n".join(["## Against others", *parts]) if parts else ""
+
+
+def training(run, out, name):
+    parts = []
+    for found in entries(run, "test_training"):
+        lines = [
+            [
+                loop,
+                f"{r['images_per_second']:,}",
+                r["vaelib_is_faster_by"],
+                r["seconds_to_loss"],
+                f"{r['of_gemm_rate']:.0%}",
+            ]
+            for loop, r in found["rows"].items()
+        ]
+        columns = ["", "images/s", "vaelib is faster by", "seconds to the same loss", "of products"]
+        parts += ["## Training the article's network, batch 64", table(columns, lines)]
+    return "\n\n".join(parts)
+
+
+def growth(run, out, name):
+    found = entries(run, "test_growth")
+    if not found:
+        return ""
+    kinds = list(dict.fromkeys(e["what"] for e in found))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 4), squeeze=False, layout="constrained")
+    lines = []
+    for e in found:
+        axis = axes[0, kinds.index(e["what"])]
+        axis.loglog(e["work"], e["seconds"], "o-", label=f"{e['operation']}: {e['exponents']['all']:.2f}")
+        axis.set(title=e["what"], xlabel=e["what"], ylabel="seconds a picture" if e["what"] == "pixels" else "seconds")
+        axis.legend()
+        seconds = ", ".join(f"{work:,}: {s:.3g}" for work, s in zip(e["work"], e["seconds"], strict=True))
+        lines.append([e["what"], e["operation"], *(f"{x:.2f}" for x in e["exponents"].values()), seconds])
+    figure.savefig(out / f"{name}-growth.png", dpi=70)
+    plt.close(figure)
+    columns = ["", "", "exponent", "of the upper half", "seconds"]
+    return "\n\n".join(["## Growth", table(columns, lines), f"![Growth]({name}-growth.png)"])
+
+
+def floors(run, out, name):
+    found = entries(run, "test_floor")
+    lines = [
+        [
+            *(e["floor"][key] for key in ("network", "operation", "batch")),
+            f"{e['floor']['fast']} over {e['floor']['slow']}",
+            f"{e['ratio']:.2f}",
+            e["floor"]["ratio"],
+        ]
+        for e in found
+    ]
+    columns = ["network", "operation", "batch", "", "ratio", "floor"]
+    return "\n\n".join(["## Floors", table(columns, lines)]) if lines else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Against others, on the same work in one run: the article's code, pythae, diffusers' AutoencoderKL, torch's start."""
+
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import vaelib as vl
+from vaelib.benchmark.backends import OPERATIONS
+
+PEERS = Path(__file__).parent / "peers.py"
+BESIDE = ("the article's code", "pythae", "torch", "OnnxVAE")
+BESIDE_DIFFUSERS = ("diffusers", "torch", "OnnxVAE")
+
+
+@pytest.mark.parametrize("peer", BESIDE)
+@pytest.mark.parametrize("batch", [1, 64, 1024])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_article_and_pythae(benchmark, run_row, operation, batch, peer):
+    """The same network with the same weights, so the same numbers."""
+    if benchmark.disabled and (operation, batch) != ("reconstruct", 1):
+        pytest.skip("measured with --benchmark-only")
+    run_row("article", operation, batch, peer, BESIDE, PEERS)
+
+
+@pytest.mark.parametrize("peer", BESIDE_DIFFUSERS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_autoencoder_kl(benchmark, run_row, operation, peer):
+    """diffusers runs a network of its own for the same images and latents, whose FLOPs are not ours."""
+    if benchmark.disabled:
+        pytest.skip("measured with --benchmark-only")
+    run_row("map 256", operation, 4, peer, BESIDE_DIFFUSERS, PEERS)
+    if peer == "diffusers":
+        found = benchmark.extra_info
+        rate = flops_of_autoencoder_kl(operation) * found["images_per_second"]
+        found["of_products"] = rate / found["products"]["cpu"]
+
+
+def flops_of_autoencoder_kl(operation):
+    peers = runpy.run_path(str(PEERS))
+    function = peers["operations_of_autoencoder_kl"](peers["autoencoder_kl"]())[operation]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        function(torch.rand(1, *((4, 32, 32) if operation == "decode" else (3, 256, 256))))
+    return counter.get_total_flops()
+
+
+FIRST_ANSWER = {
+    "torch": "import torch, vaelib as vl; model = vl.load(directory + '/model').eval()\n"
+    "with torch.inference_mode(): model.likelihood.mean(model.decode(torch.zeros(1, *model.latent_shape)))",
+    "OnnxVAE": "import numpy as np; from vaelib.runtime import OnnxVAE; model = OnnxVAE(directory + '/bundle')\n"
+    "model.decode(np.zeros((1, *model.latent_shape), np.float32))",
+}
+
+
+def first_answer(backend, directory):
+    """Seconds and MiB of a process from its start to one picture."""
+    code = (
+        f"import sys; directory = sys.argv[1]\n{FIRST_ANSWER[backend]}\n"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    started = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code, directory], capture_output=True, text=True, check=True)
+    return time.perf_counter() - started, float(result.stdout) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peak memory from /proc/self/status")
+def test_first_answer(benchmark, tmp_path):
+    vae = vl.conv_vae((1, 32, 32))
+    vl.save(vae, tmp_path / "model")
+    vl.export_onnx(vae, tmp_path / "bundle")
+    found = {backend: [] for backend in FIRST_ANSWER}
+    benchmark.group = "time to first answer"
+    benchmark.pedantic(
+        lambda: found["OnnxVAE"].append(first_answer("OnnxVAE", str(tmp_path))),
+        setup=lambda: found["torch"].append(first_answer("torch", str(tmp_path))),
+        rounds=7,
+        iterations=1,
+    )
+    medians = {backend: np.median(values, axis=0).tolist() for backend, values in found.items()}
+    benchmark.extra_info["first_answer"] = {b: {"seconds": s, "peak_mib": m} for b, (s, m) in medians.items()}
+    assert medians["OnnxVAE"][1] < medians["torch"][1]
