@@ -25,6 +25,7 @@ NETWORKS = {
 ONCE = {"seconds": 0.0, "rounds": 1, "least_calls": 2}
 """How much a smoke test measures."""
 SKIPPED = pytest.StashKey()
+LOAD_BEFORE = os.getloadavg()[0]
 
 
 class Clock:
@@ -63,7 +64,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     }
     machine_info["threads"] = torch.get_num_threads()
     machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine_info["load_before"] = os.getloadavg()[0]
+    machine_info["load_before"] = LOAD_BEFORE
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):

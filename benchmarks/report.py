@@ -64,6 +64,8 @@ def head(run, out, name):
         "Written by `python benchmarks/report.py` from `pytest benchmarks --benchmark-only --benchmark-json run.json`;"
         " [how to read it](../../docs/benchmarks.md).",
     ]
+    if machine["gpu"]:
+        lines.append("On CUDA: TF32 off; convolution algorithms searched for (cudnn.benchmark, EXHAUSTIVE).")
     if run["skipped"]:
         reasons = defaultdict(list)
         for what, why in run["skipped"].items():
