@@ -16,6 +16,7 @@ import numpy as np
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 RESULTS = Path(__file__).parent / "results"
 OPERATIONS = ("encode", "decode", "reconstruct")
@@ -149,6 +150,7 @@ def plot(rows, network, path):
             column[2].semilogx(batch, fraction, "o-")
         column[0].set(title=f"{network}: {operation}", xlabel="batch", ylabel="images/s")
         column[1].set(xlabel="images/s", ylabel="p50 of a call, ms")
+        column[1].xaxis.set_minor_formatter(NullFormatter())
         column[2].set(xlabel="batch", ylabel="of the rate of products", ylim=(0, None))
     axes[0, 0].legend(fontsize="small")
     figure.savefig(path, dpi=70)
