@@ -6,6 +6,7 @@ one that moves by the recorded seconds: its tables, groups, `--benchmark-json` a
 
 import os
 from contextlib import ExitStack
+from importlib.metadata import distributions
 
 import numpy as np
 import onnx
@@ -61,14 +62,15 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["versions"] = {
         "vaelib": vl.__version__,
         **{module.__name__: module.__version__ for module in (torch, onnx, onnxruntime, np)},
+        **{d.name: d.version for d in distributions() if d.name in ("openvino", "pythae", "diffusers")},
     }
     machine_info["threads"] = torch.get_num_threads()
     machine_info["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    machine_info["load_before"] = LOAD_BEFORE
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json["skipped"] = config.stash[SKIPPED]
+    output_json["load_before"] = LOAD_BEFORE
 
 
 @pytest.fixture

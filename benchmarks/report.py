@@ -29,7 +29,8 @@ def main():
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    run, *more = (json.loads(path.read_text()) for path in arguments.runs)
+    run, *more = runs = [json.loads(path.read_text()) for path in arguments.runs]
+    run["taken"] = "; ".join(dict.fromkeys(when(each) for each in runs))
     for other in more:
         run["benchmarks"] += other["benchmarks"]
         run["skipped"] |= other["skipped"]
@@ -44,24 +45,27 @@ def entries(run, test):
     return [b["extra_info"] for b in run["benchmarks"] if b["name"].startswith(f"{test}[") or b["name"] == test]
 
 
+def when(run):
+    commit = run["commit_info"]
+    return f"{run['datetime'][:16]} UTC, commit {commit['id'][:10]}{' with changes' * commit['dirty']}"
+
+
 def head(run, out, name):
-    machine, commit = run["machine_info"], run["commit_info"]
+    machine = run["machine_info"]
     versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
     rates = [e["products"] for e in entries(run, "test_inference")]
     products = ", ".join(
         f"{device} {np.median([rate[device] for rate in rates]) / 1e9:,.0f} GFLOP/s" for device in (rates or [{}])[0]
     )
     spread = [e["p90"] / e["p50"] for e in entries(run, "test_inference")]
-    noisy = machine["load_before"] > 0.5 or (spread and np.median(spread) > 1.5)
+    noisy = run["load_before"] > 0.5 or (spread and np.median(spread) > 1.5)
     lines = [
         f"# Benchmarks: {machine['gpu'] or machine['cpu']['brand_raw']}",
         f"{machine['cpu']['brand_raw']}, {machine['threads']} threads each way; Python {machine['python_version']},"
-        f" {versions}. {run['datetime'][:16]} UTC, commit {commit['id'][:10]}{' with changes' * commit['dirty']}."
+        f" {versions}. Ended {run['taken']}."
         f" Matrix products here: {products or 'not measured'}.",
         "Something else ran beside this run: read it with care." if noisy else "",
-        f"Load before {machine['load_before']:.2f}; p90 is typically {np.median(spread):.2f} times p50."
-        if spread
-        else "",
+        f"Load before {run['load_before']:.2f}; p90 is typically {np.median(spread):.2f} times p50." if spread else "",
         "Written by `python benchmarks/report.py` from `pytest benchmarks --benchmark-only --benchmark-json run.json`;"
         " [how to read it](../../docs/benchmarks.md).",
     ]
@@ -210,6 +214,7 @@ def growth(run, out, name):
     for e in found:
         axis = axes[0, kinds.index(e["what"])]
         axis.loglog(e["work"], e["seconds"], "o-", label=f"{e['operation']}: {e['exponents']['all']:.2f}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set(title=e["what"], xlabel=e["what"], ylabel="seconds a picture" if e["what"] == "pixels" else "seconds")
         axis.legend()
         seconds = ", ".join(f"{work:,}: {s:.3g}" for work, s in zip(e["work"], e["seconds"], strict=True))

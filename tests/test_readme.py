@@ -47,6 +47,26 @@ def test_the_two_commands_are_there():
 
 
 def test_no_placeholder_is_left():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/growing.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/benchmarks.md"):
         text = (Path(__file__).parent.parent / name).read_text()
         assert not re.search(r"^[A-Z]{4,}$", text, re.MULTILINE), name
+
+
+def test_the_throughputs_are_those_of_the_report():
+    """Each number of README's table, in the row and column of benchmarks/results/cpu.md that it names."""
+    report = (Path(__file__).parent.parent / "benchmarks/results/cpu.md").read_text()
+    measured = {}
+    for part in report.split("\n## ")[1:]:
+        network, *lines = part.splitlines()
+        for line in lines:
+            operation, *rest = [cell.strip() for cell in line.strip("|").split("|")]
+            if network in ("article", "default") and operation in ("encode", "decode"):
+                backend, *speeds = rest
+                for batch, speed in zip((1, 8, 64, 256, 1024), speeds, strict=True):
+                    measured[network, operation, f"{batch:,}", backend] = speed.strip("*")
+    table = re.search(r"^\| images/s \|.*?\n\n", README, re.MULTILINE | re.DOTALL).group()
+    columns, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    assert len(lines) == 12
+    for what, batch, *speeds in lines:
+        for backend, speed in zip(columns[2:], speeds, strict=True):
+            assert speed.strip("*") == measured[(*what.split(", "), batch, backend)], (what, batch, backend)

@@ -15,7 +15,6 @@ MACHINE = {
     "versions": {"torch": "2.15.0"},
     "threads": 2,
     "gpu": None,
-    "load_before": 0.1,
 }
 
 
@@ -28,11 +27,12 @@ def row(backend, batch, speed, **changes):
     return {"name": f"test_inference[default-encode-{batch}-{backend}]", "extra_info": {**facts, **changes}}
 
 
-def run(rows, **changes):
+def run(rows, load_before=0.1, **changes):
     commit = {"id": "0123456789abcdef", "dirty": False}
     return {
         "machine_info": {**MACHINE, **changes},
         "commit_info": commit,
+        "load_before": load_before,
         "datetime": "2026-11-23T12:00:00.123",
         "benchmarks": rows,
         "skipped": {"torch CUDA": "no CUDA device", "torch CUDA bf16": "no CUDA device"},
