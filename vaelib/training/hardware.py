@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -39,6 +40,7 @@ def make_accelerator(precision: str | None) -> Accelerator:
 def _leave_at_exit() -> None:
     """Without it, threads of gloo are cut off when the interpreter ends, which may abort the process."""
     atexit.register(torch.distributed.destroy_process_group)
+    atexit.register(gc.collect)  # runs first: a model in a cycle would keep the group, and so its threads, alive
 
 
 def is_main_process() -> bool:
