@@ -48,13 +48,23 @@ from vaelib.networks import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncod
 from vaelib.objectives import (
     Elbo as Elbo,
     ElboTerms as ElboTerms,
+    Iwae as Iwae,
+    IwaeTerms as IwaeTerms,
     Reconstruction as Reconstruction,
     ReconstructionTerms as ReconstructionTerms,
     elbo_loss as elbo_loss,
+    iwae_bound as iwae_bound,
     reconstruction_loss as reconstruction_loss,
 )
 from vaelib.presets import conv_vae as conv_vae
-from vaelib.priors import Prior as Prior, StandardNormal as StandardNormal
+from vaelib.priors import (
+    FlowPrior as FlowPrior,
+    LearnedGaussian as LearnedGaussian,
+    MixtureOfGaussians as MixtureOfGaussians,
+    Prior as Prior,
+    StandardNormal as StandardNormal,
+    VampPrior as VampPrior,
+)
 from vaelib.schedules import (
     constant as constant,
     cosine as cosine,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_unit_range
 from vaelib.functional import reparameterize
 from vaelib.likelihoods import Bernoulli, Likelihood
-from vaelib.priors import Prior, StandardNormal
+from vaelib.priors import Prior, StandardNormal, VampPrior
 
 __all__ = ["VAE", "AutoEncoder", "AutoEncoderOutput", "VAEOutput", "eval_mode"]
 
@@ -102,6 +102,8 @@ class VAE(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.likelihood: Likelihood = Bernoulli() if likelihood is None else likelihood
         self.prior: Prior = StandardNormal() if prior is None else prior
+        if isinstance(prior, VampPrior):
+            prior.attach(encoder)
         self.corruption = corruption
         _check_param_channels(decoder, self.likelihood, self.image_shape)
 
@@ -116,10 +118,13 @@ class VAE(nn.Module):
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return self.decoder(z).to(z.dtype)
 
+    def infer(self, x: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The posterior as training sees it: :meth:`encode` behind the corruption, if there is one and it trains."""
+        return self.encode(_corrupt(self, x, generator))
+
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput:
         """Encode, draw z from the posterior, decode; z is drawn in eval mode too, as the ELBO wants it."""
-        corrupted = _corrupt(self, x, generator)
-        mu, logvar = self.encode(corrupted)
+        mu, logvar = self.infer(x, generator=generator)
         z = reparameterize(mu, logvar, generator=generator)
         return VAEOutput(self.decode(z), mu, logvar, z)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from vaelib._checks import VaelibError
-from vaelib.cli import benchmark, demo, train, use
+from vaelib.cli import benchmark, demo, evaluate, train, use
 
 __all__ = ["app", "main"]
 
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 for command in (
     train.train,
-    use.evaluate,
+    evaluate.evaluate,
     use.reconstruct,
     use.sample,
     use.encode,

@@ -1,0 +1,149 @@
+"""Gaussians with learned places and widths: one, or a mixture of many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vaelib import functional
+from vaelib._checks import check_int, check_int_tuple, check_shape
+from vaelib.priors.base import kl_of_draw
+
+__all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_log_prob", "mixture_sample"]
+
+_LOGVAR_LIMIT = 20.0
+
+
+class LearnedGaussian(nn.Module):
+    """N(mu, exp(logvar)), both learned, one pair per latent; starts as the standard normal.
+
+    For a plain VAE whose last encoder and first decoder layers are linear it adds nothing but speed of training: those
+    layers can do the same.
+
+    Args:
+        latent_shape: ``(D,)`` or ``(C, h, w)``.
+
+    Examples:
+        >>> prior = LearnedGaussian((3,))
+        >>> prior.kl(torch.ones(2, 3), torch.zeros(2, 3))
+        tensor([[0.5000, 0.5000, 0.5000],
+                [0.5000, 0.5000, 0.5000]], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_shape = check_int_tuple("latent_shape", latent_shape)
+        self.mu = nn.Parameter(torch.zeros(self.latent_shape))
+        self.logvar = nn.Parameter(torch.zeros(self.latent_shape))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_shape("z", z.shape, ("B", *self.latent_shape))
+        return functional.gaussian_log_prob(z, self.mu, 0.5 * functional.soft_bound(self.logvar, _LOGVAR_LIMIT))
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """KL in nats per latent, ``(B, D)``, in closed form: that of the standard normal in units of this one."""
+        own = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
+        scaled = (mu - self.mu) * (-0.5 * own).exp()
+        return functional.kl_standard_normal(scaled, logvar - own, per_latent=True)
+
+    def sample(
+        self,
+        num_samples: int,
+        latent_shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
+        shape = (num_samples, *self.latent_shape)
+        logvar = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
+        return functional.reparameterize(self.mu.expand(shape), logvar.expand(shape), generator=generator).to(device)
+
+
+class MixtureOfGaussians(nn.Module):
+    """K diagonal Gaussians with learned weights, means and variances.
+
+    Starts with equal weights, means drawn from the standard normal and variances of 1.
+
+    Args:
+        latent_shape: ``(D,)`` or ``(C, h, w)``.
+        num_components: K, >= 1.
+
+    Examples:
+        >>> prior = MixtureOfGaussians((2,), num_components=10)
+        >>> prior.sample(4, (2,)).shape, prior.log_prob(torch.zeros(3, 2)).shape
+        (torch.Size([4, 2]), torch.Size([3]))
+
+    References:
+        Dilokthanakul et al. (2016), https://arxiv.org/abs/1611.02648; a baseline in Tomczak & Welling (2018).
+    """
+
+    def __init__(self, latent_shape: Sequence[int], num_components: int = 50) -> None:
+        super().__init__()
+        self.latent_shape = check_int_tuple("latent_shape", latent_shape)
+        self.num_components = check_int("num_components", num_components)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.mu = nn.Parameter(torch.randn(num_components, *self.latent_shape))
+        self.logvar = nn.Parameter(torch.zeros(num_components, *self.latent_shape))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_shape("z", z.shape, ("B", *self.latent_shape))
+        return mixture_log_prob(
+            z, self.logits.log_softmax(0), self.mu, functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
+        )
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``."""
+        return kl_of_draw(self, mu, logvar, z)
+
+    def sample(
+        self,
+        num_samples: int,
+        latent_shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
+        logvar = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
+        return mixture_sample(num_samples, self.logits.softmax(0), self.mu, logvar, generator).to(device)
+
+
+def mixture_log_prob(z: Tensor, log_weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Log density of a mixture of diagonal Gaussians, in nats.
+
+    As two products instead of a table of B x K x D differences: it is quadratic in z. In float64, since terms that
+    cancel are as large as the precisions.
+
+    Args:
+        z: ``(B, *latent_shape)``.
+        log_weights: ``(K,)``, of which the exponentials sum to one.
+        mu: ``(K, *latent_shape)``.
+        logvar: The same.
+
+    Returns:
+        Shape ``(B,)``.
+    """
+    dtype = z.dtype
+    z, mu, logvar = (values.flatten(1).double() for values in (z, mu, logvar))
+    precision = torch.exp(-logvar)
+    constant = (mu.square() * precision + logvar).sum(1) + math.log(2 * math.pi) * mu.shape[1]
+    squares = z.square() @ precision.T - 2 * z @ (mu * precision).T
+    return torch.logsumexp(log_weights - 0.5 * (squares + constant), dim=1).to(dtype)
+
+
+def mixture_sample(
+    num_samples: int, weights: Tensor, mu: Tensor, logvar: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Draws from such a mixture, ``(num_samples, *latent_shape)``."""
+    if num_samples == 0:  # which multinomial refuses
+        return mu[:0]
+    chosen = torch.multinomial(weights, num_samples, replacement=True, generator=generator)
+    return functional.reparameterize(mu[chosen], logvar[chosen], generator=generator)
