@@ -58,9 +58,8 @@ class FlowPrior(nn.Module):
             raise ValueError(f"`latent_shape` must hold at least 2 latents for couplings, got {self.latent_shape}.")
         self.flow = _flow(features, self.kind, self.num_transforms, self.hidden_features)
         for transform in self.flow.transform.transforms:
-            last = [layer for layer in transform.hyper.modules() if isinstance(layer, nn.Linear)][-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            nn.init.zeros_(transform.hyper[-1].weight)
+            nn.init.zeros_(transform.hyper[-1].bias)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
