@@ -10,7 +10,7 @@ from vaelib.evaluation import latents
 
 
 def seeded():
-    return torch.Generator().manual_seed(0)
+    return torch.Generator().manual_seed(1)
 
 
 def test_against_the_closed_form(truth_in_range):
@@ -53,7 +53,7 @@ def test_in_words(truth_in_range):
     assert "nats of the KL pay for a prior" in words
     few = latents(truth_in_range.vae(), x[:20], generator=seeded())
     assert few.mutual_information.value <= math.log(20) + 1e-9
-    assert "as much as 20 images can show" in few.in_words()
+    assert "near the 3.0 that 20 images can show" in few.in_words()
 
 
 @pytest.mark.parametrize("prior", [vl.MixtureOfGaussians((2,), 3), vl.LearnedGaussian((2,)), vl.StandardNormal()])

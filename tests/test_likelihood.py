@@ -14,7 +14,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("shift", "stretch"), [(0.0, 1.0), (0.3, 1.0), (0.0, 2.0), (0.2, 1.5)])
+@pytest.mark.parametrize(("shift", "stretch"), [(0.0, 1.0), (0.1, 1.0), (0.0, 2.0), (0.1, 1.5)])
 def test_the_estimate_is_the_truth_within_its_error(truth_in_range, shift, stretch):
     """exp(estimate) is unbiased: over repetitions, its mean is p(x) within the error of that mean."""
     x = truth_in_range.sample(4).clamp(0, 1)
@@ -29,21 +29,22 @@ def test_the_estimate_is_the_truth_within_its_error(truth_in_range, shift, stret
 
 def test_it_rises_with_the_number_of_draws_from_the_elbo_to_the_truth(truth_in_range):
     x = truth_in_range.sample(200).clamp(0, 1)
-    vae, exact = truth_in_range.vae(shift=0.5, stretch=1.3), truth_in_range.log_prob(x).mean().item()
+    vae, exact = truth_in_range.vae(shift=0.15, stretch=1.3), truth_in_range.log_prob(x).mean().item()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         values = [
             log_likelihood(vae, x, num_samples=k, generator=seeded()).log_likelihood.value for k in (1, 5, 50, 2000)
         ]
     assert values == sorted(values)
-    assert values[0] == pytest.approx(elbo(vae, x, generator=seeded(1)).elbo.value, abs=1.0)
+    assert values[0] == pytest.approx(elbo(vae, x, generator=seeded(1)).elbo.value, abs=0.5)
     assert values[-1] == pytest.approx(exact, abs=0.05)
     assert values[-1] < exact + 0.02
 
 
 def test_one_draw_is_the_elbo_of_that_draw(truth_in_range):
     x = truth_in_range.sample(10).clamp(0, 1)
-    result = log_likelihood(truth_in_range.vae(0.2), x, num_samples=1)
+    with pytest.warns(UserWarning, match="`num_samples` 1 is too small"):
+        result = log_likelihood(truth_in_range.vae(0.2), x, num_samples=1)
     assert result.log_likelihood.value == pytest.approx(result.elbo.value)
     assert result.effective_samples == 1.0
 
@@ -81,7 +82,7 @@ def test_effective_draws_and_the_warning(truth_in_range):
 
 def test_bits_and_errors(truth_in_range):
     x = truth_in_range.sample(50).clamp(0, 1)
-    result = log_likelihood(truth_in_range.vae(), x, num_samples=2)
+    result = log_likelihood(truth_in_range.vae(), x, num_samples=20)
     assert result.log_likelihood.standard_error == pytest.approx(
         result.per_image.std().item() / math.sqrt(50), rel=1e-5
     )
@@ -140,23 +141,26 @@ def test_groups_are_averaged_and_mixtures_lie_between(truth):
     assert bound(vl.Elbo()) < bound(vl.Iwae(16, elbo_weight=0.5)) < bound(vl.Iwae(16))
 
 
-@pytest.mark.parametrize("gradient", ["stl", "dreg", "plain"])
+@pytest.mark.parametrize("gradient", ["stl", "dreg"])
 def test_gradients_of_the_encoder_agree_in_the_mean(gradient):
-    """DReG is unbiased; STL is for one draw."""
-    torch.manual_seed(0)
+    """With the plain one, within the error of that mean: DReG for any K, STL for one draw."""
     num_samples = 1 if gradient == "stl" else 4
     vae = vl.conv_vae((1, 6, 6), 2, hidden_channels=(3,), norm="none").double()
-    x = torch.rand(1, 1, 6, 6, dtype=torch.float64).expand(40_000, 1, 6, 6)
+    x = torch.rand(1, 1, 6, 6, dtype=torch.float64).expand(500, 1, 6, 6)
     weight = vae.encoder.head[1].weight
 
-    def mean_gradient(kind):
-        vae.zero_grad()
-        vl.Iwae(num_samples, gradient=kind)(vae, x).loss.backward()
-        return weight.grad.clone()
+    def gradients(kind):
+        objective, found = vl.Iwae(num_samples, gradient=kind), []
+        for _ in range(100):
+            vae.zero_grad()
+            objective(vae, x).loss.backward()
+            found.append(weight.grad.flatten().clone())
+        return torch.stack(found)
 
-    expected, found = mean_gradient("plain"), mean_gradient(gradient)
-    scale = expected.abs().max()
-    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=0.05)
+    plain, other = gradients("plain"), gradients(gradient)
+    error = ((plain.var(0) + other.var(0)) / 100).sqrt()
+    assert ((plain.mean(0) - other.mean(0)).abs() <= 4.5 * error).all()
+    assert plain.mean(0).abs().max() > 8 * error.max()
 
 
 def test_gradients_of_the_decoder_are_those_of_the_bound():

@@ -50,9 +50,10 @@ class LatentReport(NamedTuple):
                 " beta that warms up, or free bits of about 0.1 nats a latent, or a weaker decoder."
             )
         said = [f"{self.active_units} of {size} latents are used" + (f", {dead} are not" if dead else "")]
+        information = self.mutual_information.value
         said.append(
-            f"z carries {self.mutual_information.value:.1f} nats about the image"
-            + (f", as much as {self.num_images} images can show" if self.mutual_information.value > 0.95 * most else "")
+            f"z carries {information:.1f} nats about the image"
+            + (f", near the {most:.1f} that {self.num_images} images can show" if most - information < 1 else "")
         )
         said.append(
             f"{self.marginal_kl.value:.1f} nats of the KL pay for a prior that the posteriors together do not match"

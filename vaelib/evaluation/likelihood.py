@@ -89,7 +89,7 @@ def log_likelihood(
     if not parts:
         raise DataError("`data` must hold at least one image, got none.")
     values, bounds, effective = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    if effective.median() < min(_FEW, num_samples):
+    if effective.median() < _FEW:
         warnings.warn(
             f"`num_samples` {num_samples} is too small: half of the images have fewer than"
             f" {effective.median().item():.1f} effective draws, and log p(x) is underestimated.",
