@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import distributions as td
@@ -208,3 +209,39 @@ def test_a_flow_needs_zuko(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(vl.MissingExtraError, match="flows"):
         vl.FlowPrior((4,))
+
+
+@pytest.mark.parametrize("name", ["learned", "mixture", "vamp", "realnvp"])
+def test_a_bundle_samples_and_bounds_as_torch_does(name, tmp_path):
+    pytest.importorskip("onnxruntime")
+    if name == "realnvp":
+        pytest.importorskip("zuko")
+    vae = model_with(name).eval()
+    parity = vl.export_onnx(vae, tmp_path / "bundle")
+    assert parity["prior"]["z"].max_rel < 1e-4
+    model = vl.runtime.OnnxVAE(tmp_path / "bundle")
+    noise = np.random.default_rng(3).standard_normal((20, model.metadata["noise_size"]), dtype=np.float32)
+    with torch.no_grad():
+        expected = vae.likelihood.mean(vae.decode(vae.prior.from_noise(torch.from_numpy(noise))))
+    np.testing.assert_allclose(model.sample(20, seed=3), expected.numpy(), atol=1e-5)
+
+    x = torch.rand(5, 1, 8, 8)
+    eps = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 6), dtype=np.float32))
+    with torch.no_grad():
+        mu, logvar = vae.encode(x)
+        z = mu + (0.5 * logvar).exp() * eps
+        terms = vl.elbo_loss(x, vae.decode(z), mu, logvar, z, prior=vae.prior)
+    np.testing.assert_allclose(model.score(x.numpy()), -(terms.reconstruction + terms.kl).numpy(), rtol=1e-4)
+
+
+def test_a_spline_flow_says_that_it_cannot(tmp_path):
+    pytest.importorskip("zuko")
+    with pytest.raises(vl.ExportError, match=r"onnx\.reference cannot run the graph"):
+        vl.export_onnx(model_with("nsf"), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_standard_normal_needs_no_graph(tmp_path):
+    vl.export_onnx(model_with("standard"), tmp_path / "bundle")
+    assert not (tmp_path / "bundle/prior.onnx").exists()
+    assert vl.runtime.OnnxVAE(tmp_path / "bundle").metadata["noise_size"] is None

@@ -12,7 +12,6 @@ from torch import Tensor
 from vaelib._checks import DataError
 from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
 from vaelib.functional import gaussian_log_prob, reparameterize
-from vaelib.priors.gaussians import mixture_log_prob
 from vaelib.vae import VAE, eval_mode
 
 __all__ = ["LatentReport", "latents"]
@@ -108,8 +107,7 @@ def latents(
         mu, logvar = (torch.cat(column).double() for column in zip(*codes, strict=True))
         z = reparameterize(mu, logvar, generator=generator)
         log_q = gaussian_log_prob(z, mu, 0.5 * logvar).cpu()
-        weights = mu.new_full((len(mu),), -math.log(len(mu)))
-        marginal = torch.cat([mixture_log_prob(part, weights, mu, logvar) for part in z.split(_AT_A_TIME)]).cpu()
+        marginal = torch.cat([_log_aggregate(part, mu, logvar) for part in z.split(_AT_A_TIME)]).cpu()
         parameter = next(model.parameters(), z)
         log_p = torch.cat([model.prior.log_prob(part) for part in z.to(parameter.dtype).split(_AT_A_TIME)]).cpu()
     variance = mu.flatten(1).var(0).cpu()
@@ -123,3 +121,12 @@ def latents(
         marginal_kl=Estimate.of(marginal - log_p),
         num_images=len(mu),
     )
+
+
+def _log_aggregate(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Log of the mean of N Gaussians at z, ``(B,)``, as two products; in float64, for terms that cancel are large."""
+    z, mu, logvar = (values.flatten(1) for values in (z, mu, logvar))
+    precision = torch.exp(-logvar)
+    constant = (mu.square() * precision + logvar + math.log(2 * math.pi)).sum(1)
+    squares = z.square() @ precision.T - 2 * z @ (mu * precision).T
+    return torch.logsumexp(-0.5 * (squares + constant), dim=1) - math.log(len(mu))

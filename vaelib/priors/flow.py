@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import MissingExtraError, check_choice, check_int, check_int_tuple, check_shape
-from vaelib.priors.base import kl_of_draw
+from vaelib.priors.base import kl_of_draw, sample_from_noise
 
 __all__ = ["FlowPrior"]
 
@@ -21,7 +21,8 @@ class FlowPrior(nn.Module):
 
     Args:
         latent_shape: ``(D,)`` or ``(C, h, w)``, of at least two latents.
-        kind: ``"realnvp"``, affine couplings, or ``"nsf"``, couplings by rational quadratic splines on [-5, 5].
+        kind: ``"realnvp"``, affine couplings, or ``"nsf"``, couplings by rational quadratic splines on [-5, 5], which
+            cannot be exported to ONNX: torch writes a GatherElements that ``onnx.reference`` refuses.
         num_transforms: Couplings, each of one half of the latents given the other.
         hidden_features: Widths of the networks inside each.
 
@@ -39,6 +40,8 @@ class FlowPrior(nn.Module):
         Dinh et al. (2017), Real NVP, https://arxiv.org/abs/1605.08803; Durkan et al. (2019), Neural spline flows,
         https://arxiv.org/abs/1906.04032; as a VAE's prior: Xu et al. (2019), https://arxiv.org/abs/1905.13452
     """
+
+    extra_noise = 0
 
     def __init__(
         self,
@@ -81,9 +84,11 @@ class FlowPrior(nn.Module):
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
         check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
         weights = next(self.flow.parameters())
-        shape = (num_samples, math.prod(self.latent_shape))
-        noise = torch.randn(shape, generator=generator, device=weights.device, dtype=weights.dtype)
-        return self.flow().transform.inv(noise).unflatten(1, self.latent_shape).to(device)
+        return sample_from_noise(self, num_samples, latent_shape, weights, generator).to(device)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
+        return self.flow().transform.inv(noise).unflatten(1, self.latent_shape)
 
 
 def _flow(features: int, kind: str, transforms: int, hidden_features: Sequence[int]) -> Any:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from vaelib import functional
 from vaelib._checks import check_int, check_int_tuple, check_shape
-from vaelib.priors.base import kl_of_draw
+from vaelib.priors.base import kl_of_draw, sample_from_noise
 
-__all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_log_prob", "mixture_sample"]
+__all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
 
 _LOGVAR_LIMIT = 20.0
 
@@ -32,6 +32,8 @@ class LearnedGaussian(nn.Module):
         tensor([[0.5000, 0.5000, 0.5000],
                 [0.5000, 0.5000, 0.5000]], grad_fn=<MulBackward0>)
     """
+
+    extra_noise = 0
 
     def __init__(self, latent_shape: Sequence[int]) -> None:
         super().__init__()
@@ -60,9 +62,12 @@ class LearnedGaussian(nn.Module):
     ) -> Tensor:
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
         check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
-        shape = (num_samples, *self.latent_shape)
-        logvar = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
-        return functional.reparameterize(self.mu.expand(shape), logvar.expand(shape), generator=generator).to(device)
+        return sample_from_noise(self, num_samples, latent_shape, self.mu, generator).to(device)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
+        scale = torch.exp(0.5 * functional.soft_bound(self.logvar, _LOGVAR_LIMIT))
+        return self.mu + scale * noise.unflatten(1, self.latent_shape)
 
 
 class MixtureOfGaussians(nn.Module):
@@ -82,6 +87,8 @@ class MixtureOfGaussians(nn.Module):
     References:
         Dilokthanakul et al. (2016), https://arxiv.org/abs/1611.02648; a baseline in Tomczak & Welling (2018).
     """
+
+    extra_noise = 1
 
     def __init__(self, latent_shape: Sequence[int], num_components: int = 50) -> None:
         super().__init__()
@@ -112,15 +119,16 @@ class MixtureOfGaussians(nn.Module):
     ) -> Tensor:
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
         check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
+        return sample_from_noise(self, num_samples, latent_shape, self.mu, generator).to(device)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
         logvar = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
-        return mixture_sample(num_samples, self.logits.softmax(0), self.mu, logvar, generator).to(device)
+        return mixture_from_noise(noise, self.logits.softmax(0), self.mu, logvar)
 
 
 def mixture_log_prob(z: Tensor, log_weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """Log density of a mixture of diagonal Gaussians, in nats.
-
-    As two products instead of a table of B x K x D differences: it is quadratic in z. In float64, since terms that
-    cancel are as large as the precisions.
 
     Args:
         z: ``(B, *latent_shape)``.
@@ -131,19 +139,17 @@ def mixture_log_prob(z: Tensor, log_weights: Tensor, mu: Tensor, logvar: Tensor)
     Returns:
         Shape ``(B,)``.
     """
-    dtype = z.dtype
-    z, mu, logvar = (values.flatten(1).double() for values in (z, mu, logvar))
-    precision = torch.exp(-logvar)
-    constant = (mu.square() * precision + logvar).sum(1) + math.log(2 * math.pi) * mu.shape[1]
-    squares = z.square() @ precision.T - 2 * z @ (mu * precision).T
-    return torch.logsumexp(log_weights - 0.5 * (squares + constant), dim=1).to(dtype)
+    scaled = (z[:, None] - mu) * torch.exp(-0.5 * logvar)
+    squares = (scaled.square() + logvar + math.log(2 * math.pi)).flatten(2).sum(2)
+    return torch.logsumexp(log_weights - 0.5 * squares, dim=1)
 
 
-def mixture_sample(
-    num_samples: int, weights: Tensor, mu: Tensor, logvar: Tensor, generator: torch.Generator | None
-) -> Tensor:
-    """Draws from such a mixture, ``(num_samples, *latent_shape)``."""
-    if num_samples == 0:  # which multinomial refuses
-        return mu[:0]
-    chosen = torch.multinomial(weights, num_samples, replacement=True, generator=generator)
-    return functional.reparameterize(mu[chosen], logvar[chosen], generator=generator)
+def mixture_from_noise(noise: Tensor, weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Draws of such a mixture, ``(B, *latent_shape)``, from standard normal noise ``(B, D + 1)``.
+
+    The last column chooses the component, by its quantile.
+    """
+    quantile = torch.special.ndtr(noise[:, -1:])
+    chosen = (quantile > weights.cumsum(0)[:-1]).sum(1)
+    eps = noise[:, :-1].unflatten(1, mu.shape[1:])
+    return mu.index_select(0, chosen) + (0.5 * logvar.index_select(0, chosen)).exp() * eps

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_images, check_int, check_int_tuple, check_unit_range
-from vaelib.priors.base import kl_of_draw
-from vaelib.priors.gaussians import mixture_log_prob, mixture_sample
+from vaelib.priors.base import kl_of_draw, sample_from_noise
+from vaelib.priors.gaussians import mixture_from_noise, mixture_log_prob
 
 __all__ = ["VampPrior"]
 
@@ -38,12 +38,15 @@ class VampPrior(nn.Module):
         Tomczak & Welling (2018), VAE with a VampPrior, equation 9. https://arxiv.org/abs/1705.07120
     """
 
+    extra_noise = 1
+
     def __init__(self, image_shape: Sequence[int], num_components: int = 500) -> None:
         super().__init__()
         self.image_shape = check_int_tuple("image_shape", image_shape, length=3)
         self.num_components = check_int("num_components", num_components)
         self.pseudo_logits = nn.Parameter(0.05 * torch.randn(num_components, *self.image_shape))
         self._encoder: tuple[Any, ...] = ()
+        self._fixed: tuple[Tensor, Tensor] | None = None
 
     def start_from(self, images: Tensor) -> VampPrior:
         """Let pseudo-inputs be ``images``, ``(K, C, H, W)`` in [0, 1], such as pictures of the training set."""
@@ -58,6 +61,11 @@ class VampPrior(nn.Module):
     def attach(self, encoder: nn.Module) -> None:
         """Take the posteriors from ``encoder``; :class:`VAE` does this. It does not become a part of the prior."""
         self._encoder = (encoder,)
+
+    @torch.no_grad()
+    def fix(self) -> None:
+        """Compute the components once, for weights that will not change, in the encoder's present mode."""
+        self._fixed = self._components()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
@@ -78,10 +86,16 @@ class VampPrior(nn.Module):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
-        mu, logvar = self._components()
-        return mixture_sample(num_samples, mu.new_ones(self.num_components), mu, logvar, generator).to(device)
+        return sample_from_noise(self, num_samples, latent_shape, self.pseudo_logits, generator).to(device)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
+        weights = noise.new_full((self.num_components,), 1 / self.num_components)
+        return mixture_from_noise(noise, weights, *self._components())
 
     def _components(self) -> tuple[Tensor, Tensor]:
+        if self._fixed is not None:
+            return self._fixed
         if not self._encoder:
             raise ValueError("`VampPrior` must be given to a VAE, whose encoder it asks, before it can be used.")
         mu, logvar = self._encoder[0](self.pseudo_logits.sigmoid())

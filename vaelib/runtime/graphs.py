@@ -15,7 +15,7 @@ from vaelib.runtime.machine import Machine
 
 __all__ = ["Graphs"]
 
-_OUTPUTS = {"decoder": ("mean",), "vae": ("distortion", "kl")}
+_OUTPUTS = {"decoder": ("mean",), "vae": ("distortion", "kl"), "prior": ("z",)}
 
 
 class Graphs:
@@ -93,7 +93,7 @@ class Graphs:
     def run(self, part: str, inputs: Mapping[str, Array], check: Check) -> list[Array]:
         """The outputs of ``part`` that anybody asks for, for any number of items."""
         shapes = self._shapes
-        if self.multiple is not None:
+        if self.multiple is not None and part != "prior":
             height, width = next(iter(inputs.values())).shape[2:]
             scale = self.multiple if part == "decoder" else 1
             shapes = shapes_of(self.metadata, (height * scale, width * scale))
