@@ -58,11 +58,11 @@ class FactorVae(nn.Module):
     """The ELBO of a :class:`VAE` and ``gamma`` times the total correlation that a discriminator sees.
 
     A module, for it has weights: a discriminator between z and latents shuffled over the batch. Its logit is an
-    estimate of log q(z) - sum_j log q(z_j). One backward pass gives each network the gradient of its own loss: the model
-    that of ``loss``, in which the discriminator is held fixed, and the discriminator that of its cross-entropy.
+    estimate of log q(z) - sum_j log q(z_j). One backward pass gives each network the gradient of its own loss: the
+    model that of ``loss``, in which the discriminator is held fixed; the discriminator that of its cross-entropy.
 
-    A :class:`Trainer` moves, keeps and resumes the discriminator with the model, at the model's learning rate. A loop of
-    your own gives the optimiser both: ``Adam([*model.parameters(), *objective.parameters()])``.
+    A :class:`Trainer` moves, keeps and resumes the discriminator with the model, at the model's learning rate. A loop
+    of your own gives the optimiser both: ``Adam([*model.parameters(), *objective.parameters()])``.
 
     Args:
         latent_dim: D; of a latent map, all its latents.
@@ -70,7 +70,7 @@ class FactorVae(nn.Module):
         hidden_features: Widths of the discriminator's layers.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or the model has not ``latent_dim`` latents.
 
     Examples:
         >>> import vaelib as vl
@@ -98,6 +98,8 @@ class FactorVae(nn.Module):
         out = model(x, generator=generator)
         elbo = elbo_loss(x, *out, likelihood=model.likelihood, prior=model.prior)
         z = out.z.flatten(1)
+        if z.shape[1] != self.latent_dim:
+            raise ValueError(f"`latent_dim` must be {z.shape[1]}, all latents of the model, got {self.latent_dim}.")
         with frozen(self.discriminator):
             total_correlation = self._log_ratio(z)
         z = z.detach()

@@ -165,7 +165,7 @@ class BetaTcVae:
         split = kl_split(
             out.z, out.mu, out.logvar, num_images=self.num_images, prior=model.prior, estimator=self.estimator
         )
-        weights = (self.alpha, self.beta(step), self.gamma)
-        parts = torch.stack(split)
-        loss = (reconstruction + parts.new_tensor(weights) @ parts).mean()
-        return BetaTcTerms(loss, reconstruction, parts.sum(0), *split)
+        information, correlation, by_latent = split
+        penalty = self.alpha * information + self.beta(step) * correlation + self.gamma * by_latent
+        kl = information + correlation + by_latent
+        return BetaTcTerms((reconstruction + penalty).mean(), reconstruction, kl, *split)

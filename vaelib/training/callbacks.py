@@ -73,7 +73,7 @@ class EMA:
 
 
 class EarlyStopping:
-    """Ends a run whose validation loss no longer falls; waits until weight and capacity of the KL have reached their end.
+    """Ends a run whose validation loss no longer falls, once weight and capacity of the KL have reached their end.
 
     Args:
         patience: Epochs without a new best before the run ends.
