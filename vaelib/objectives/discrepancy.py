@@ -43,9 +43,9 @@ class WaeTerms(NamedTuple):
 def mmd(x: Tensor, y: Tensor, *, kernel: str = "imq", scale: float = 1.0) -> Tensor:
     r"""Squared maximum mean discrepancy of two samples, by the U-statistic: unbiased, so at times below zero.
 
-    ``"rbf"`` is :math:`\exp(-\|x - y\|^2 / C)`, ``"imq"`` the inverse multiquadratic :math:`C / (C + \|x - y\|^2)`,
-    whose tails are heavier. :math:`C = 2 D \, \mathrm{scale}^2` is the mean squared distance of two draws of a normal of that
-    scale. No nats: the kernels are at most 1, so the result is at most 2.
+    ``"rbf"`` is :math:`\exp(-\|x - y\|^2 / C)`, ``"imq"``, the inverse multiquadratic, :math:`C / (C + \|x - y\|^2)`,
+    whose tails are heavier. :math:`C = 2 D \, \mathrm{scale}^2` is the mean squared distance of two draws of a normal
+    of that scale. No nats: the kernels are at most 1, so the result is at most 2.
 
     Args:
         x: Shape ``(n, ...)``, n >= 2.
