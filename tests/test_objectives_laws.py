@@ -233,7 +233,7 @@ def test_training_and_validation_have_the_same_scale(objective):
 
 
 def test_terms_are_nats_summed_over_pixels_and_latents(objective):
-    """Peers average over pixels, or over latents, so that beta depends on their number. With zero weights: ln 2 a pixel."""
+    """Peers average over pixels, or over latents, and beta depends on their number. With zero weights: ln 2 a pixel."""
     vae = model_of()
     with torch.no_grad():
         for parameter in vae.parameters():

@@ -79,7 +79,7 @@ def test_the_u_statistic_is_unbiased_over_all_pairs_of_a_population(kernel):
 
 def test_rbf_of_two_normals_is_its_closed_form():
     """E k(x, y) = (1 + 2 v / C)^(-D/2) exp(-|m|^2 / (C + 2 v)) where x - y ~ N(m, v I)."""
-    latents, shift, spread, count = 3, 0.7, 1.5, 3_000
+    latents, shift, spread, count = 3, 0.7, 1.5, 1_000
     x = spread * torch.randn(count, latents, generator=seeded(1)) + shift
     y = torch.randn(count, latents, generator=seeded(2))
 
@@ -90,8 +90,8 @@ def test_rbf_of_two_normals_is_its_closed_form():
     within = mean_kernel(0, 2 * spread**2) + mean_kernel(0, 2)
     expected = within - 2 * mean_kernel(latents * shift**2, spread**2 + 1)
     assert expected > 0.05
-    assert vl.mmd(x, y, kernel="rbf").item() == pytest.approx(expected, abs=0.01)
-    assert vl.mmd(y[: count // 2], y[count // 2 :], kernel="rbf").item() == pytest.approx(0.0, abs=0.003)
+    assert vl.mmd(x, y, kernel="rbf").item() == pytest.approx(expected, abs=0.02)
+    assert vl.mmd(y[: count // 2], y[count // 2 :], kernel="rbf").item() == pytest.approx(0.0, abs=0.01)
 
 
 def test_info_vae_lies_between_elbo_and_wae():
@@ -123,23 +123,26 @@ def test_info_vae_and_wae_compare_z_with_draws_of_the_prior(kernel):
 
 
 def test_wae_moves_codes_to_the_prior():
-    """Two thousand free codes at N(3, 0.1^2) under the MMD alone."""
-    torch.manual_seed(0)
-    codes = nn.Parameter(3.0 + 0.1 * torch.randn(500, 2))
+    """Codes at N(3, 0.1^2) are pulled down and apart, those of the prior are left alone."""
+    near, far = torch.randn(400, 2), 3.0 + 0.1 * torch.randn(400, 2)
 
     class Codes(nn.Module):
         likelihood = None
 
         def forward(self, x, *, generator=None):
-            return vl.AutoEncoderOutput(x, codes)
+            return vl.AutoEncoderOutput(x, self.z)
 
-    optimizer = torch.optim.Adam([codes], lr=0.1)
-    for _ in range(150):
-        optimizer.zero_grad()
-        vl.Wae(100.0)(Codes(), torch.zeros(500, 1, 1, 1)).loss.backward()
-        optimizer.step()
-    assert codes.mean(0).abs().max() < 0.2
-    assert (codes.std(0) - 1).abs().max() < 0.2
+    model, x = Codes(), torch.zeros(400, 1, 1, 1)
+    model.z = near.requires_grad_()
+    at_home = vl.Wae(1.0)(model, x)
+    at_home.loss.backward()
+    model.z = far.requires_grad_()
+    away = vl.Wae(1.0)(model, x)
+    away.loss.backward()
+    assert abs(at_home.loss.item()) < 0.01 < 0.5 < away.loss.item()
+    assert (far.grad > 0).all()
+    assert ((far - far.mean(0)) * far.grad).sum() < 0
+    assert near.grad.norm() < 0.1 * far.grad.norm()
 
 
 class Linear(nn.Module):
