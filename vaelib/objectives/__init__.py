@@ -3,6 +3,9 @@
 The functions know no model. The classes beside them are what a ``Trainer`` calls each step,
 ``objective(model, x, step=..., generator=...)``; they run the model by its public methods, so an objective
 that needs several draws or passes is written the same way.
+
+``BetaTcVae``, ``FactorVae``, ``DipVae``, ``InfoVae`` and ``Wae`` look at a batch as a whole; where a step is cut into
+pieces or over processes, each piece is their batch.
 """
 
 from vaelib.objectives.dip import DipTerms, DipVae, dip_penalty
