@@ -144,7 +144,7 @@ def test_wae_moves_codes_to_the_prior():
 
 
 class Linear(nn.Module):
-    """One image of 2 x 3 pixels, linear in the code."""
+    """A row of pixels, linear in the code."""
 
     def __init__(self, pixels):
         super().__init__()
