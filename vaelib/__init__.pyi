@@ -46,14 +46,30 @@ from vaelib.likelihoods import (
 )
 from vaelib.networks import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncoder
 from vaelib.objectives import (
+    BetaTcTerms as BetaTcTerms,
+    BetaTcVae as BetaTcVae,
+    DipTerms as DipTerms,
+    DipVae as DipVae,
     Elbo as Elbo,
     ElboTerms as ElboTerms,
+    FactorTerms as FactorTerms,
+    FactorVae as FactorVae,
+    InfoTerms as InfoTerms,
+    InfoVae as InfoVae,
     Iwae as Iwae,
     IwaeTerms as IwaeTerms,
+    KlSplit as KlSplit,
+    Rae as Rae,
+    RaeTerms as RaeTerms,
     Reconstruction as Reconstruction,
     ReconstructionTerms as ReconstructionTerms,
+    Wae as Wae,
+    WaeTerms as WaeTerms,
+    dip_penalty as dip_penalty,
     elbo_loss as elbo_loss,
     iwae_bound as iwae_bound,
+    kl_split as kl_split,
+    mmd as mmd,
     reconstruction_loss as reconstruction_loss,
 )
 from vaelib.presets import conv_vae as conv_vae

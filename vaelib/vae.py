@@ -206,9 +206,13 @@ class AutoEncoder(nn.Module):
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return self.decoder(z).to(z.dtype)
 
+    def infer(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """The code as training sees it: :meth:`encode` behind the corruption, if there is one and it trains."""
+        return self.encode(_corrupt(self, x, generator))
+
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> AutoEncoderOutput:
         """Encode and decode; ``generator`` is for the corruption."""
-        z = self.encode(_corrupt(self, x, generator))
+        z = self.infer(x, generator=generator)
         return AutoEncoderOutput(self.decode(z), z)
 
     def reconstruct(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vaelib._checks import check_choice, check_float, check_int
 from vaelib.functional import gaussian_log_prob, reparameterize
+from vaelib.objectives.frozen import frozen
 
 __all__ = ["Iwae", "IwaeTerms", "iwae_bound"]
 
@@ -18,9 +19,10 @@ class IwaeTerms(NamedTuple):
     """A bound of many draws, in nats."""
 
     loss: Tensor
-    """What is minimised, a scalar; with ``gradient`` other than ``"plain"`` only its value is the bound's."""
+    """What is minimised, a scalar; with ``gradient`` other than ``"plain"``, or a pooled decoder, only its value is the
+    bound's."""
     iwae: Tensor
-    """-L_K per image, shape ``(B,)``: at least -log p(x) in expectation, and falling with K."""
+    """-L_K per image (pooled, of all draws), shape ``(B,)``: at least -log p(x) in expectation, and falling with K."""
     reconstruction: Tensor
     """-log p(x|z) per image, the mean over draws, shape ``(B,)``."""
     kl: Tensor
@@ -50,7 +52,9 @@ class Iwae:
     """The K-sample bound of a :class:`VAE`, and its kin.
 
     ``Iwae(50)`` is IWAE. ``num_groups=M`` takes the mean of the bounds of M groups of K draws each: MIWAE.
-    ``elbo_weight`` mixes the ELBO of all draws in: CIWAE. The gradient for the encoder is chosen apart:
+    ``elbo_weight`` mixes the ELBO of all draws in: CIWAE. ``pool_decoder`` trains the encoder by groups but decoder and
+    prior, which any tighter bound serves, by that of all K M draws: PIWAE, at the cost of decoding twice. The gradient
+    for the encoder is chosen apart:
 
     - ``"plain"``: automatic differentiation of the bound, whose signal for the encoder drowns in noise as K grows;
     - ``"stl"``: without the score of log q, sticking the landing: the lowest variance near the optimum, slightly biased
@@ -62,6 +66,7 @@ class Iwae:
         num_groups: M, bounds that are averaged.
         elbo_weight: Of the ELBO beside the bound, in [0, 1].
         gradient: Of the encoder.
+        pool_decoder: Whether decoder and prior follow one bound of all draws.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -73,13 +78,19 @@ class Iwae:
         torch.Size([4])
 
     References:
-        Burda et al. (2016), https://arxiv.org/abs/1509.00519; Rainforth et al. (2018), MIWAE and CIWAE,
-        https://arxiv.org/abs/1802.04537; Roeder et al. (2017), STL, https://arxiv.org/abs/1703.09194;
+        Burda et al. (2016), https://arxiv.org/abs/1509.00519; Rainforth et al. (2018), MIWAE, CIWAE and
+        PIWAE, https://arxiv.org/abs/1802.04537; Roeder et al. (2017), STL, https://arxiv.org/abs/1703.09194;
         Tucker et al. (2019), DReG, https://arxiv.org/abs/1810.04152
     """
 
     def __init__(
-        self, num_samples: int, *, num_groups: int = 1, elbo_weight: float = 0.0, gradient: str = "plain"
+        self,
+        num_samples: int,
+        *,
+        num_groups: int = 1,
+        elbo_weight: float = 0.0,
+        gradient: str = "plain",
+        pool_decoder: bool = False,
     ) -> None:
         self.num_samples = check_int("num_samples", num_samples)
         self.num_groups = check_int("num_groups", num_groups)
@@ -87,7 +98,7 @@ class Iwae:
         check_choice("gradient", gradient, ("plain", "stl", "dreg"))
         if gradient == "dreg" and elbo_weight > 0.0:
             raise ValueError("`gradient` 'dreg' is that of a bound alone: `elbo_weight` must be 0.")
-        self.gradient = gradient
+        self.gradient, self.pool_decoder = gradient, pool_decoder
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> IwaeTerms:
         """Terms of one batch."""
@@ -97,9 +108,22 @@ class Iwae:
         z = reparameterize(mu, logvar, generator=generator)
         if self.gradient != "plain":
             mu, logvar = mu.detach(), logvar.detach()
+        log_q = gaussian_log_prob(z, mu, 0.5 * logvar)
+        only_its_gradient: Tensor | float = 0.0
+        if self.pool_decoder:
+            with frozen(model):
+                encoder_loss, *_ = self._terms(model, x, z, log_q, self.num_groups)
+            only_its_gradient = encoder_loss - encoder_loss.detach()
+            z, log_q = z.detach(), log_q.detach()
+        terms = self._terms(model, x, z, log_q, 1 if self.pool_decoder else self.num_groups)
+        return terms._replace(loss=terms.loss + only_its_gradient)
+
+    def _terms(self, model: Any, x: Tensor, z: Tensor, log_q: Tensor, num_groups: int) -> IwaeTerms:
+        """Of the draws ``z``, one bound for each of ``num_groups`` groups."""
+        draws = self.num_samples * self.num_groups
         reconstruction = -model.likelihood.log_prob(x, model.decode(z))
-        kl = gaussian_log_prob(z, mu, 0.5 * logvar) - model.prior.log_prob(z)
-        log_weights = -(reconstruction + kl).view(self.num_samples, self.num_groups, -1)
+        kl = log_q - model.prior.log_prob(z)
+        log_weights = -(reconstruction + kl).view(draws // num_groups, num_groups, -1)
         bound = iwae_bound(log_weights).mean(0)
         if self.gradient == "dreg" and z.requires_grad:
             weights = log_weights.detach().softmax(0).view(-1, *[1] * (z.ndim - 1))

@@ -73,7 +73,7 @@ class EMA:
 
 
 class EarlyStopping:
-    """Ends a run whose validation loss no longer falls; waits until the weight of the KL has reached its end.
+    """Ends a run whose validation loss no longer falls, once weight and capacity of the KL have reached their end.
 
     Args:
         patience: Epochs without a new best before the run ends.
@@ -88,9 +88,9 @@ class EarlyStopping:
         self._best, self._since = math.inf, 0
 
     def on_start(self, run: Any) -> None:
-        """Find the step from which the schedule of ``beta`` no longer changes."""
-        beta = getattr(run.objective, "beta", None)
-        self._from_step = steps_until_constant(beta, run.total_steps) if callable(beta) else 0
+        """Find the step from which the schedules of ``beta`` and ``capacity`` no longer change."""
+        schedules = [getattr(run.objective, name, None) for name in ("beta", "capacity")]
+        self._from_step = max(steps_until_constant(s, run.total_steps) if callable(s) else 0 for s in schedules)
         self._best, self._since = math.inf, 0
 
     def on_epoch(self, run: Any) -> None:
