@@ -10,6 +10,7 @@ from vaelib import (
     networks as networks,
     objectives as objectives,
     plots as plots,
+    posteriors as posteriors,
     presets as presets,
     priors as priors,
     runtime as runtime,
@@ -72,6 +73,7 @@ from vaelib.objectives import (
     mmd as mmd,
     reconstruction_loss as reconstruction_loss,
 )
+from vaelib.posteriors import FlowPosterior as FlowPosterior
 from vaelib.presets import conv_vae as conv_vae
 from vaelib.priors import (
     FlowPrior as FlowPrior,
@@ -106,6 +108,7 @@ from vaelib.vae import (
     VAE as VAE,
     AutoEncoder as AutoEncoder,
     AutoEncoderOutput as AutoEncoderOutput,
+    FlowVAEOutput as FlowVAEOutput,
     VAEOutput as VAEOutput,
 )
 

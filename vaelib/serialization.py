@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vaelib import corruptions, likelihoods, networks, priors, vae
+from vaelib import corruptions, likelihoods, networks, posteriors, priors, vae
 from vaelib._checks import ModelFileError
 from vaelib._files import writable_directory, written_whole
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
@@ -46,6 +46,7 @@ _KNOWN: dict[str, type[nn.Module]] = {
         priors.MixtureOfGaussians,
         priors.VampPrior,
         priors.FlowPrior,
+        posteriors.FlowPosterior,
         corruptions.GaussianNoise,
         corruptions.SaltAndPepper,
         corruptions.Masking,

@@ -12,6 +12,7 @@ from torch import Tensor
 from vaelib._checks import DataError
 from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
 from vaelib.functional import gaussian_log_prob, reparameterize
+from vaelib.posteriors import check_gaussian
 from vaelib.vae import VAE, eval_mode
 
 __all__ = ["LatentReport", "latents"]
@@ -97,6 +98,7 @@ def latents(
     """
     if not isinstance(model, VAE):
         raise TypeError(f"`model` must be a VAE, got {type(model).__name__}.")
+    check_gaussian("latents", model)
     device = next(model.parameters(), torch.empty(0)).device
     if isinstance(data, BatchSource):
         data = data.to(device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaelib._checks import DataError, check_int
 from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
-from vaelib.functional import bits_per_dim, gaussian_log_prob, reparameterize
+from vaelib.functional import bits_per_dim
 from vaelib.vae import VAE, eval_mode
 
 __all__ = ["LikelihoodEstimate", "log_likelihood"]
@@ -129,6 +129,5 @@ def _log_weights(
 ) -> Tensor:
     """Log p(x|z) + log p(z) - log q(z|x), ``(draws, B)``."""
     mu, logvar, x = (values.repeat(draws, *[1] * (values.ndim - 1)) for values in (mu, logvar, x))
-    z = reparameterize(mu, logvar, generator=generator)
-    log_q = gaussian_log_prob(z, mu, 0.5 * logvar)
+    z, log_q = model.draw(mu, logvar, generator=generator)
     return (model.likelihood.log_prob(x, model.decode(z)) + model.prior.log_prob(z) - log_q).view(draws, -1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError, MissingExtraError, check_choice, check_float, check_int
+from vaelib.posteriors import check_gaussian
 from vaelib.vae import VAE, AutoEncoder
 
 __all__ = ["Parity", "export_onnx"]
@@ -103,6 +104,7 @@ def export_onnx(
     check_choice("precision", precision, ("fp32", "fp16", "int8"))
     check_float("max_loss", max_loss, 0.0)
     _check_evaluation(evaluation or {})
+    check_gaussian("export_onnx", model)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("ONNX export", "onnx")

@@ -64,6 +64,7 @@ def elbo_loss(
     mu: Tensor,
     logvar: Tensor,
     z: Tensor | None = None,
+    log_q: Tensor | None = None,
     *,
     likelihood: Likelihood | None = None,
     prior: Prior | None = None,
@@ -71,7 +72,7 @@ def elbo_loss(
     free_bits: float = 0.0,
     capacity: float | None = None,
 ) -> ElboTerms:
-    r"""Negative evidence lower bound for a diagonal Gaussian posterior.
+    r"""Negative evidence lower bound, for a diagonal Gaussian posterior unless ``log_q`` is given.
 
     .. math:: -\log p_\theta(x \mid z) + \beta \, \mathrm{KL}(q_\phi(z \mid x) \,\|\, p(z))
 
@@ -83,6 +84,7 @@ def elbo_loss(
         mu: Posterior mean, shape ``(B, *latent_shape)``.
         logvar: Posterior log variance, the same shape.
         z: The draw that was decoded, the same shape; only priors without a closed form need it.
+        log_q: log q(z|x) of that draw in nats, ``(B,)``, of a posterior that is more than a Gaussian.
         likelihood: p(x|z); :class:`Bernoulli` if None.
         prior: p(z); :class:`StandardNormal` if None.
         beta: Weight of the KL, >= 0.
@@ -111,7 +113,13 @@ def elbo_loss(
     check_shape("logvar", logvar.shape, mu.shape)
     check_shape("mu", mu.shape, (x.shape[0], *("..." for _ in mu.shape[1:])))
     reconstruction = -(likelihood or Bernoulli()).log_prob(x, recon_params)
-    kl_per_latent = (prior or StandardNormal()).kl(mu, logvar, z)
+    prior = prior or StandardNormal()
+    if log_q is None:
+        kl_per_latent = prior.kl(mu, logvar, z)
+    elif z is None:
+        raise ValueError("`z` must be given with `log_q`, which is its density.")
+    else:
+        kl_per_latent = (log_q - prior.log_prob(z))[:, None]
     kl = kl_per_latent.sum(1)
     penalty = kl_per_latent.mean(0).clamp(min=free_bits).sum() if free_bits else kl.mean()
     if capacity is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from vaelib._checks import check_choice, check_float, check_int
 from vaelib.functional import gaussian_log_prob, reparameterize
 from vaelib.objectives.frozen import frozen
+from vaelib.posteriors import check_gaussian
 
 __all__ = ["Iwae", "IwaeTerms", "iwae_bound"]
 
@@ -105,10 +106,12 @@ class Iwae:
         mu, logvar = model.infer(x, generator=generator)
         draws = self.num_samples * self.num_groups
         mu, logvar, x = (values.repeat(draws, *[1] * (values.ndim - 1)) for values in (mu, logvar, x))
-        z = reparameterize(mu, logvar, generator=generator)
-        if self.gradient != "plain":
-            mu, logvar = mu.detach(), logvar.detach()
-        log_q = gaussian_log_prob(z, mu, 0.5 * logvar)
+        if self.gradient == "plain":
+            z, log_q = model.draw(mu, logvar, generator=generator)
+        else:
+            check_gaussian(f"Iwae(gradient={self.gradient!r})", model)
+            z = reparameterize(mu, logvar, generator=generator)
+            log_q = gaussian_log_prob(z, mu.detach(), 0.5 * logvar.detach())
         only_its_gradient: Tensor | float = 0.0
         if self.pool_decoder:
             with frozen(model):

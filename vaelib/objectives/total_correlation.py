@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_choice, check_float, check_int, check_shape
+from vaelib.posteriors import check_gaussian
 from vaelib.priors import Prior, StandardNormal
 from vaelib.schedules import Schedule, constant
 
@@ -160,6 +161,7 @@ class BetaTcVae:
         self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
     ) -> BetaTcTerms:
         """Terms of one batch; ``step`` drives the schedule of ``beta``."""
+        check_gaussian("BetaTcVae", model)
         out = model(x, generator=generator)
         reconstruction = -model.likelihood.log_prob(x, out.recon_params)
         split = kl_split(
