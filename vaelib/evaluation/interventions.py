@@ -13,7 +13,8 @@ __all__ = ["beta_vae_score", "factor_vae_score"]
 
 _IMAGES = 64
 """Pairs, or images, behind one point that a classifier sees."""
-_DEAD = 0.01
+_UNUSED = 0.01
+"""Variance of a latent up to which it counts as unused (Burda et al. 2016)."""
 
 
 def beta_vae_score(
@@ -70,7 +71,7 @@ def factor_vae_score(
     """Accuracy of a majority vote that says which factor images share, from the latent that varies least among them.
 
     A point is the latent whose variance over 64 images that share one factor is least beside its variance over all.
-    Latents that hardly vary, with less than a hundredth of the largest variance, are left out; chance is 1/F.
+    Latents whose variance is at most 0.01, unused ones under a standard normal prior, have no vote; chance is 1/F.
 
     Args:
         codes: ``(N, D)``, D >= 2.
@@ -115,11 +116,10 @@ def _differences(
 def _steadiest(codes: Tensor, factors: Tensor, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """The latent that varies least among images alike in one factor, ``(count,)``, and the factors' indices."""
     variance = codes.var(0)
-    dead = variance < _DEAD * variance.max()
     points = []
     for factor in factors.unbind(1):
         images = _alike(factor, -(-count // factors.shape[1]), _IMAGES, generator)
-        points.append((codes[images].var(1) / variance).masked_fill(dead, torch.inf).argmin(1))
+        points.append((codes[images].var(1) / variance).masked_fill(variance <= _UNUSED, torch.inf).argmin(1))
     return torch.cat(points), torch.arange(factors.shape[1]).repeat_interleave(len(points[0]))
 
 

@@ -102,4 +102,5 @@ def _similarities(found: Tensor, images: Tensor, *, several_scales: bool) -> tup
     ]
     if several_scales:
         measures.append(metrics.multiscale_structural_similarity_index_measure)
+    found, images = found.double(), images.double()  # SSIM's variances are small differences
     return tuple(measure(found, images, data_range=(0.0, 1.0), reduction="none") for measure in measures)
