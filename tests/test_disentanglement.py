@@ -29,8 +29,8 @@ SCORES = {
     "disentanglement": lambda *a, **k: dci(*a, **k).disentanglement,
     "completeness": lambda *a, **k: dci(*a, **k).completeness,
     "informativeness": lambda *a, **k: dci(*a, **k).informativeness,
-    "beta_vae": lambda *a, **k: beta_vae_score(*a, num_points=100, **k),
-    "factor_vae": lambda *a, **k: factor_vae_score(*a, num_points=100, **k),
+    "beta_vae": beta_vae_score,
+    "factor_vae": factor_vae_score,
     "modularity": modularity,
 }
 
@@ -170,19 +170,19 @@ def test_groups_share_exactly_one_factor():
 def test_points_of_the_interventions():
     """Codes that are the factors: a shared factor leaves no difference, the others their mean difference."""
     codes = GRID.double()
-    points, names = interventions._differences(codes, GRID, 200, seeded())
-    assert points.shape == (200, 2) and names.bincount().tolist() == [100, 100]
-    assert (points[range(200), names] == 0).all()
+    points, names = interventions._differences(codes, GRID, seeded())
+    assert points.shape == (400, 2) and names.bincount().tolist() == [200, 200]
+    assert (points[range(400), names] == 0).all()
     expected = torch.tensor([20 / 16, 8 / 9], dtype=torch.float64)  # mean |i - j| over 4 and over 3 values
-    torch.testing.assert_close(points[range(200), 1 - names].view(2, 100).mean(1).flip(0), expected, rtol=0.05, atol=0)
-    steady, names = interventions._steadiest(codes, GRID, 200, seeded())
+    torch.testing.assert_close(points[range(400), 1 - names].view(2, 200).mean(1).flip(0), expected, rtol=0.05, atol=0)
+    steady, names = interventions._steadiest(codes, GRID, seeded())
     assert (steady == names).all()
 
 
 def test_a_collapsed_latent_gets_no_vote():
     """A latent of tiny variance that follows a factor exactly would win every vote about it."""
     codes = torch.stack([GRID[:, 0] * 1e-3, GRID[:, 0] + 0.3 * torch.randn(len(GRID)), GRID[:, 1].float()], dim=1)
-    steady, _ = interventions._steadiest(codes.double(), GRID, 100, seeded())
+    steady, _ = interventions._steadiest(codes.double(), GRID, seeded())
     assert 0 not in steady
 
 
@@ -263,9 +263,6 @@ def test_more_wrong_arguments():
     for score in (sap, dci):
         with pytest.raises(ValueError, match=r"`categorical` must be indices of the 2 factors, got \[2\]"):
             score(codes, GRID, categorical=[2])
-    for score in (beta_vae_score, factor_vae_score):
-        with pytest.raises(ValueError, match="`num_points` must be >= 1"):
-            score(codes, GRID, num_points=0)
     with pytest.raises(TypeError, match="`model` must be a VAE or an AutoEncoder, got Identity"):
         disentanglement(torch.nn.Identity(), codes, GRID)
     vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))

@@ -23,6 +23,8 @@ from vaelib.vae import VAE, AutoEncoder, eval_mode
 __all__ = ["DisentanglementReport", "disentanglement", "mig", "modularity"]
 
 _BINS = 20
+_NOTHING = 1e-9
+"""Nats that are rounding."""
 
 
 class DisentanglementReport(NamedTuple):
@@ -173,7 +175,7 @@ def _modularity(codes: Tensor, factors: Tensor) -> list[float]:
     squares = _information(codes, factors)[0].square()
     best = squares.amax(1)
     others = (squares.sum(1) - best) / (best.clamp(min=1e-300) * (factors.shape[1] - 1))
-    return [torch.where(best > 0, 1 - others, 0.0).mean().item()]
+    return [torch.where(best > _NOTHING**2, 1 - others, 0.0).mean().item()]
 
 
 def _information(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
