@@ -254,8 +254,8 @@ def test_wrong_arguments():
     x = torch.rand(30, 1, 8, 8)
     with pytest.raises(ValueError, match=r"`extractor\(images\)` must have shape \(30, F\), got \(30, 1, 8, 8\)"):
         features_of(nn.Identity(), x)
-    with pytest.raises(ValueError, match=r"`extractor\(images\)` must be finite"):
-        features_of(lambda x: x.flatten(1) / 0, x)
+    with pytest.raises(ValueError, match="`generated` must be finite"):
+        fid(normal(20), normal(20) / 0)
     with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
         features_of(nn.Flatten(), [])
     with pytest.raises(ValueError, match="`batch_size` must be >= 1"):

@@ -85,7 +85,7 @@ def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any]
     """Features of a whole set, float64 ``(N, F)`` on the CPU; a module runs in eval mode on its own device.
 
     Raises:
-        ValueError: If there is no image, or the features are not ``(B, F)`` or not finite.
+        ValueError: If there is no image, or the features are not ``(B, F)``.
 
     Examples:
         >>> features_of(torch.nn.Flatten(), torch.rand(10, 1, 2, 2)).shape
@@ -102,9 +102,7 @@ def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any]
             found.append(features.double().cpu())
     if not found:
         raise DataError("`data` must hold at least one image, got none.")
-    features = torch.cat(found)
-    check_finite("extractor(images)", features)
-    return features
+    return torch.cat(found)
 
 
 def fid(real: Tensor, generated: Tensor) -> Estimate:
@@ -118,7 +116,7 @@ def fid(real: Tensor, generated: Tensor) -> Estimate:
         generated: Features ``(M, F)``, M >= 20.
 
     Raises:
-        ValueError: If a shape is wrong or there are too few.
+        ValueError: If a shape is wrong, a feature is not finite, or there are too few.
 
     Examples:
         >>> features = torch.randn(100, 3)
@@ -165,7 +163,7 @@ def kid(real: Tensor, generated: Tensor) -> Estimate:
         generated: Features ``(M, F)``, M >= 2.
 
     Raises:
-        ValueError: If a shape is wrong or there are too few.
+        ValueError: If a shape is wrong, a feature is not finite, or there are too few.
 
     Examples:
         >>> real, generated = torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [1.0]])
@@ -205,7 +203,7 @@ def precision_recall(real: Tensor, generated: Tensor, *, num_neighbors: int = 3)
         num_neighbors: k; the paper's is 3.
 
     Raises:
-        ValueError: If a shape is wrong or there are too few.
+        ValueError: If a shape is wrong, a feature is not finite, or there are too few.
 
     Examples:
         >>> real, generated = torch.arange(8.0)[:, None], torch.tensor([[2.5], [3.5], [50.0], [50.5]])
@@ -239,4 +237,5 @@ def _checked(real: Tensor, generated: Tensor, minimum: int) -> tuple[Tensor, Ten
     for name, features in (("real", real), ("generated", generated)):
         if len(features) < minimum:
             raise ValueError(f"`{name}` must hold at least {minimum} images, got {len(features)}.")
+        check_finite(name, features)
     return real.double(), generated.double()

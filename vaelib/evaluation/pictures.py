@@ -25,7 +25,7 @@ class ReconstructionQuality(NamedTuple):
     """Reconstructions beside their pictures; each number is the mean of its values per image."""
 
     psnr: Estimate
-    """Peak signal-to-noise ratio in dB, -10 log10 of the mean squared error; infinite where a picture is met."""
+    """Peak signal-to-noise ratio in dB, -10 log10 of the mean squared error; infinite if one came back as it was."""
     ssim: Estimate
     """Structural similarity with a Gaussian window of 11 pixels, at most 1."""
     ms_ssim: Estimate | None
