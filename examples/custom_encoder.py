@@ -42,11 +42,11 @@ def main():
     parser.add_argument("--depth", type=int, default=18, choices=(18, 34))
     parser.add_argument("--epochs", type=int, default=2, help="2 of shapes take about 4 minutes on 2 CPU cores")
     parser.add_argument("--out", type=Path, default=Path("runs/custom_encoder"), help="folder of model and bundle")
-    parser.add_argument("--quick", action="store_true", help="500 images once, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="300 images once, to see that it runs")
     arguments = parser.parse_args()
     train, test = (vl.data.load(arguments.data, split, image_size=32) for split in ("train", "test"))
     if arguments.quick:
-        train, test, arguments.epochs = train.subset(slice(500)), test.subset(slice(200)), 1
+        train, test, arguments.epochs = train.subset(slice(300)), test.subset(slice(200)), 1
 
     shape, latent_dim = train.image_shape, 10
     torch.manual_seed(0)

@@ -56,8 +56,10 @@ def main():
 
     started = time.perf_counter()
     model = OnnxVAE(bundle)
+    model.sample(1)
+    print(f"{'first picture':16}after {time.perf_counter() - started:.2f} s")
+    model.tune()  # how batches are best cut here; else on first use
     pictures = model.sample(1_024, seed=0)
-    print(f"{model}: first 1,024 pictures after {time.perf_counter() - started:.2f} s")
     started = time.perf_counter()
     mu, _ = model.encode(pictures)
     print(f"{'encoded':16}{len(mu) / (time.perf_counter() - started):,.0f} images/s, codes {mu.shape}")

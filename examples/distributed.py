@@ -56,7 +56,7 @@ def main():
         vae.cpu()
         result = vl.evaluation.elbo(vae, test, generator=torch.Generator().manual_seed(0))
         speed = f"{history[-1].images_per_second:,.0f} images/s"
-        print(f"{processes} processes: ELBO {result.elbo} nats per test image, {speed}")
+        print(f"processes: {processes}   ELBO {result.elbo} nats per test image, {speed}")
         vl.save(vae, arguments.out)
     if processes > 1:
         torch.distributed.destroy_process_group()

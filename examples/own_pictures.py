@@ -41,14 +41,15 @@ def main():
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=10, help="10 of 2,000 pictures take about a minute on 2 cores")
     parser.add_argument("--out", type=Path, default=Path("runs/own_pictures"), help="folder of the results")
-    parser.add_argument("--quick", action="store_true", help="300 painted pictures if no folder is given, 4 epochs")
+    parser.add_argument("--quick", action="store_true", help="400 painted pictures if no folder is given, 8 epochs")
     arguments = parser.parse_args()
     folder = arguments.folder
     if folder is None:
-        folder = arguments.out / "pictures"
-        paint(folder, 300 if arguments.quick else 2_000)
+        count = 400 if arguments.quick else 2_000
+        folder = arguments.out / f"painted_{count}"
+        paint(folder, count)
     if arguments.quick:
-        arguments.epochs = 4
+        arguments.epochs = 8
 
     train, test = (vl.data.load(folder, split, image_size=arguments.image_size) for split in ("train", "test"))
     torch.manual_seed(0)

@@ -91,7 +91,8 @@ def main():
     root = os.environ.get("VAELIB_DATA", ".")
     train, test = mnist(root, train=True), mnist(root, train=False)
     if arguments.quick:
-        train, test, arguments.epochs = train[:2_000], test[:200], 1
+        train, test = train[:2_000], test[:200]
+        arguments.epochs, arguments.samples = 1, 64
 
     torch.manual_seed(0)
     model = VAE()

@@ -75,7 +75,7 @@ def main():
     study.optimize(objective, n_trials=arguments.trials)
 
     finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    print(f"{len(finished)} of {len(study.trials)} trials finished, the others were pruned")
+    print(f"{len(finished)} trials finished, {len(study.trials) - len(finished)} were pruned")
     print(f"{'ELBO, nats':>12}{'latent_dim':>12}{'width':>8}{'stages':>8}{'stride':>8}{'learning rate':>15}")
     for trial in sorted(finished, key=lambda trial: trial.value)[:5]:
         latent_dim, width, stages, stride, rate = (
