@@ -20,7 +20,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed
 
 import vaelib as vl
 
@@ -58,8 +57,6 @@ def main():
         speed = f"{history[-1].images_per_second:,.0f} images/s"
         print(f"processes: {processes}   ELBO {result.elbo} nats per test image, {speed}")
         vl.save(vae, arguments.out)
-    if processes > 1:
-        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
