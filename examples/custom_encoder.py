@@ -40,7 +40,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="shapes", help="whatever vl.data.load takes, such as mnist or a folder")
     parser.add_argument("--depth", type=int, default=18, choices=(18, 34))
-    parser.add_argument("--epochs", type=int, default=2, help="2 of shapes take about 4 minutes on 2 CPU cores")
+    parser.add_argument("--epochs", type=int, default=2, help="2 of shapes take about 7 minutes on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/custom_encoder"), help="folder of model and bundle")
     parser.add_argument("--quick", action="store_true", help="300 images once, to see that it runs")
     arguments = parser.parse_args()

@@ -35,7 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="shapes", help="whatever vl.data.load takes, such as mnist or a folder")
     parser.add_argument("--probability", type=float, default=0.2, help="of a pixel to turn black or white")
-    parser.add_argument("--epochs", type=int, default=8, help="8 of shapes take about a minute on 2 CPU cores")
+    parser.add_argument("--epochs", type=int, default=8, help="8 of shapes take about a minute on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/denoise"), help="folder of the picture")
     parser.add_argument("--quick", action="store_true", help="2,000 images twice, to see that it runs")
     arguments = parser.parse_args()

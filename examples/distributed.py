@@ -36,7 +36,7 @@ def run_on_one_and_two(out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000, help="of the training set")
-    parser.add_argument("--epochs", type=int, default=8, help="8 take about a minute on 2 CPU cores")
+    parser.add_argument("--epochs", type=int, default=8, help="8 take about a minute on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/distributed"), help="folder of the model")
     parser.add_argument("--quick", action="store_true", help="one process, then two, to see that both run")
     arguments = parser.parse_args()

@@ -84,7 +84,7 @@ def mean_and_error(values):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=5, help="5 take about 3 minutes on 2 CPU cores")
+    parser.add_argument("--epochs", type=int, default=5, help="5 take about 5 minutes on one CPU core")
     parser.add_argument("--samples", type=int, default=256, help="draws an image for log p(x)")
     parser.add_argument("--quick", action="store_true", help="2,000 images once, to see that it runs")
     arguments = parser.parse_args()
