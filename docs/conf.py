@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -42,6 +43,8 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_merge_streams = True
+nb_output_stderr = "remove-warn"
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm, which accelerate imports, would like widgets
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

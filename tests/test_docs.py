@@ -29,9 +29,9 @@ FENCE = re.compile(r"^```(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NO_SOURCE = {
     "constant", "cosine", "bits_per_dim", "soft_bound", "sum_per_image", "gaussian_log_prob", "laplace_log_prob",
     "bernoulli_log_prob", "Bernoulli", "Laplace", "StandardNormal", "LearnedGaussian", "reconstruction_loss", "Elbo",
-    "Reconstruction", "elbo", "per_image_terms",
+    "Reconstruction", "elbo", "per_image_terms", "anomaly", "disentanglement", "features_of", "fidelity",
 }  # fmt: skip
-"""Definitions of textbooks, sums and means, and classes that run a function which has its source."""
+"""Definitions of textbooks, sums and means, and what runs others that have their source."""
 NO_EXAMPLE = {"ImageStream", "Run", "describe"}
 """What others make: ``stream``, ``Trainer.fit``, and the example of ``register``."""
 
