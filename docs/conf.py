@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -72,9 +73,9 @@ def _link_to_pages(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def _no_type_in_attributes(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """An empty first line keeps napoleon from reading what stands before a colon as the attribute's type."""
+    """Behind an empty comment napoleon does not take what stands before a colon for the attribute's type."""
     if what in ("attribute", "property", "data"):
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]
 
 
 def _find_by_last_name(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
@@ -97,7 +98,7 @@ def _check_that_all_is_there(app: Sphinx, env: Any) -> None:
     for name, value in reference.public_names():
         if name not in objects:
             logging.getLogger(__name__).warning("The public name %s is missing from the reference.", name)
-        elif not (value.__doc__ or "").strip():
+        elif (inspect.isclass(value) or inspect.isroutine(value)) and not inspect.getdoc(value):
             logging.getLogger(__name__).warning("The public name %s has no docstring.", name)
 
 
