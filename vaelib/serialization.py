@@ -121,6 +121,13 @@ def save(model: nn.Module, directory: str | Path) -> None:
     Raises:
         TypeError: If the model holds a class that is not known.
         OSError: If the directory cannot be written.
+
+    Examples:
+        >>> import tempfile, vaelib as vl
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save(vl.conv_vae((1, 8, 8), 2), directory)
+        ...     sorted(path.name for path in Path(directory).iterdir())
+        ['config.json', 'model.safetensors']
     """
     config = {"format": FORMAT, "model": describe(model)}
     path = writable_directory("directory", directory)

@@ -68,7 +68,7 @@ def export_onnx(
             as ``{"data": "mnist, test"}``.
         benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
             one export to the next.
-        strict: Refuse a model for which :func:`vaelib.export.lint.lint` has a finding.
+        strict: Refuse a model for which ``vaelib.export.lint.lint`` has a finding.
         precision: ``"fp32"``; ``"fp16"``, for GPUs: networks in float16, inputs, outputs and nats in float32, within
             5e-3 of pictures and 1e-2 of the rest; or ``"int8"``, for CPUs: convolutions and products in 8 bits but for
             the last layers, refused unless it is measured to be worth it.

@@ -3,14 +3,6 @@
 A file is looked into before onnxruntime sees it: its hash must be the manifest's, and its graph may hold nothing but
 what vaelib exports. That stops what is torn, swapped or malformed. A stranger's graph still runs in onnxruntime's
 native code and may ask for much time or memory: where that matters, run it in a process with limits.
-
-Examples:
-    >>> import tempfile, vaelib as vl
-    >>> directory = tempfile.mkdtemp()
-    >>> _ = vl.export_onnx(vl.conv_vae((1, 8, 8), latent_dim=2, hidden_channels=(4,)), directory)
-    >>> model = OnnxVAE(directory)
-    >>> model.sample(3, seed=0).shape
-    (3, 1, 8, 8)
 """
 
 from __future__ import annotations
@@ -55,6 +47,14 @@ class OnnxVAE:
         ModelFileError: A ``ValueError``: if a file is torn, changed, or holds what vaelib does not export.
         ValueError: If a provider is not available here, or did not load.
         MissingExtraError: If onnxruntime is not installed.
+
+    Examples:
+        >>> import tempfile, vaelib as vl
+        >>> directory = tempfile.mkdtemp()
+        >>> _ = vl.export_onnx(vl.conv_vae((1, 8, 8), latent_dim=2, hidden_channels=(4,)), directory)
+        >>> model = OnnxVAE(directory)
+        >>> model.sample(3, seed=0).shape
+        (3, 1, 8, 8)
     """
 
     def __init__(

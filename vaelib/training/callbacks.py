@@ -1,10 +1,4 @@
-"""What acts beside the loop.
-
-A callback is any object with some of four methods, each given the :class:`vaelib.Run`: ``on_start(run)`` before the
-first step, ``on_step(run)`` after each step, ``on_epoch(run)`` when an epoch's record is the last of ``run.history``,
-and ``on_end(run)`` behind the last one. If it keeps something, ``state_dict()`` and ``load_state_dict(state)`` let a
-resumed run go on exactly: plain values and tensors, in dicts and lists.
-"""
+"""What acts beside the loop."""
 
 from __future__ import annotations
 
@@ -32,6 +26,10 @@ class EMA:
 
     Raises:
         ValueError: If ``decay`` is out of its range.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(max_epochs=20, callbacks=[EMA(0.999)])
 
     References:
         Polyak & Juditsky (1992); the ramp is that of TensorFlow's ``ExponentialMovingAverage``.
@@ -81,6 +79,10 @@ class EarlyStopping:
 
     Raises:
         ValueError: If an argument is out of its range.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(max_epochs=200, callbacks=[EarlyStopping(patience=10, min_delta=0.1)])
     """
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
@@ -126,6 +128,10 @@ class Trackers:
     Raises:
         ValueError: If accelerate knows no tracker of that name.
         MissingExtraError: If its package is not installed.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(output_dir="runs/tracked", callbacks=[Trackers("tensorboard")])
     """
 
     def __init__(self, *names: str, project: str = "vaelib") -> None:

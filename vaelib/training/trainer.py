@@ -61,7 +61,7 @@ class Trainer:
         output_dir: Where ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, pictures and
             ``curves.png`` go; nothing is written if None.
         callbacks: Objects with some of ``on_start``, ``on_step``, ``on_epoch``, ``on_end``, such as :class:`EMA`,
-            :class:`EarlyStopping`, :class:`Trackers`; see :mod:`vaelib.training.callbacks`.
+            :class:`EarlyStopping`, :class:`Trackers`; see :mod:`vaelib.training`.
 
     Raises:
         ValueError: If an argument is out of its range.
