@@ -2,6 +2,8 @@ import functools
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -40,6 +42,36 @@ def mnist_root():
     if os.environ.get("VAELIB_REQUIRE_DATA"):
         pytest.fail(f"VAELIB_REQUIRE_DATA is set, but there is no MNIST below VAELIB_DATA={root}")
     pytest.skip("no MNIST below VAELIB_DATA")
+
+
+def _without_node(reason):
+    if os.environ.get("VAELIB_REQUIRE_NODE"):
+        pytest.fail(f"VAELIB_REQUIRE_NODE is set, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def node_example(tmp_path_factory):
+    """A copy of examples/node with its package beside it; VAELIB_REQUIRE_NODE makes its absence a failure."""
+    directory = tmp_path_factory.mktemp("node")
+    example = Path(__file__).parent.parent / "examples" / "node"
+    shutil.copytree(example, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            _without_node(f"there is no {program}")
+    command = [
+        "npm",
+        "install",
+        "--no-package-lock",
+        "--no-audit",
+        "--no-fund",
+        "--fetch-retries=1",
+        "--fetch-timeout=20000",
+    ]
+    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=170)
+    if result.returncode != 0:
+        _without_node(f"npm cannot install onnxruntime-web: {result.stderr[-500:]}")
+    return directory
 
 
 def _sign_bundle(directory):

@@ -37,7 +37,8 @@ class Guard:
 
     async def __call__(self, scope: _Message, receive: Any, send: _Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # start and end of the application; it has no websocket
+            await self._app(scope, receive, send)
             return
 
         async def send_with_headers(message: _Message) -> None:

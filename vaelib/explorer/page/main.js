@@ -67,4 +67,6 @@ mountBetween(scene, model, point, own, tabs);
 mountSamples(scene, model, point, tabs);
 mountCard(scene);
 await Promise.all([map.drawn, point.move(point.z)]);
+
+window.vaelib = { scene, model, point }; // for whoever opens the console
 document.documentElement.dataset.ready = "";
