@@ -22,6 +22,7 @@ from vaelib.explorer import Data, build_scene, serve, write_static
 from vaelib.explorer.static import CDN
 from vaelib.runtime import OnnxVAE
 
+MINUS = "\N{MINUS SIGN}"  # what the page writes
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -30,6 +31,9 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
+
+
+IMAGES = np.random.default_rng(0).random((200, 1, 4, 4), dtype=np.float32).repeat(8, 2).repeat(8, 3)
 
 
 def without_browser(reason):
@@ -55,12 +59,16 @@ def browser():
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    """The article's network, with a decoder that has more to say than a fresh one."""
+    """The article's network, with more to say than a fresh one."""
     torch.manual_seed(0)
-    vae = vl.presets.article_vae()
+    vae = vl.presets.article_vae().train()
     with torch.no_grad():
+        for _ in range(30):  # batch norm sees what there is to see
+            vae.encoder(torch.from_numpy(IMAGES))
+            vae.decoder(torch.randn(200, 20))
+        vae.encoder.mu[0].weight *= 10
         vae.decoder.stages[-1].weight *= 20
-        vae.encoder.mu[0].weight[3] = 0.0  # a dead latent
+        vae.encoder.mu[0].weight[3] = vae.encoder.mu[0].bias[3] = 0.0  # a dead latent
     directory = tmp_path_factory.mktemp("browser") / "bundle"
     vl.export_onnx(vae, directory)
     return directory
@@ -75,8 +83,7 @@ def model(bundle):
 
 @pytest.fixture(scope="module")
 def scene(bundle, model):
-    images = np.random.default_rng(0).random((200, 1, 32, 32), dtype=np.float32) ** 3
-    return build_scene(bundle, model, Data("noise, test", images, [n % 10 for n in range(200)]))
+    return build_scene(bundle, model, Data("checks, test", IMAGES, [n % 10 for n in range(200)]))
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +97,6 @@ def served(model, scene):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
-
     def log_message(self, *_):
         pass
 
@@ -154,7 +159,9 @@ def pixels(page, selector):
     values = page.evaluate(
         """selector => {
             const canvas = document.querySelector(selector);
-            const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
+            copy.drawImage(canvas, 0, 0);
+            const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
             return [canvas.height, canvas.width, Array.from(data)];
         }""",
         selector,
@@ -175,7 +182,7 @@ def assert_shows(page, selector, picture):
 
 
 def number(page, selector):
-    return float(page.inner_text(selector).replace("−", "-").replace(",", ""))
+    return float(page.inner_text(selector).replace(MINUS, "-").replace(",", ""))
 
 
 def place(page, selector):
@@ -201,7 +208,7 @@ def test_dragging_over_the_map_decodes_where_the_pointer_is(page, model, scene):
     u, v = (z[0] - origin) @ basis.T
     np.testing.assert_allclose(origin + u * basis[0] + v * basis[1], z[0], atol=1e-5)  # on the plane
     assert_shows(page, "#point-picture", model.decode(z)[0])
-    assert f"PC 1 = {u:.2f}".replace("-", "−") in page.inner_text("#map-readout")
+    assert f"PC 1 = {u:.2f}".replace("-", MINUS) in page.inner_text("#map-readout")
     drag(page, "#map-canvas", [(0.6, 0.7), (0.9, 0.7)])
     right = (z_of(page)[0] - origin) @ basis.T
     assert right[0] > u
@@ -213,7 +220,7 @@ def test_the_map_says_what_it_shows_and_moves_by_keys(page, scene):
     page.click("#tab-map")
     explained = 100 * scene.facts["planes"][0]["explained"]
     told = page.inner_text("#map-told")
-    assert "200 pictures of noise, test" in told
+    assert "200 pictures of checks, test" in told
     assert f"principal components, with {explained:.0f}% of the variance" in told
     page.select_option("#map-plane", index=1)
     first, second = scene.facts["planes"][1]["axes"]
@@ -254,7 +261,7 @@ def test_film_strips_change_one_latent_each(page, model, scene):
     first = scene.facts["latents"][0]["index"]
     frame = page.locator(".strip").first.locator("button").nth(2)
     name = frame.get_attribute("aria-label")
-    z[0, first] = float(name.split("= ")[1].replace("−", "-"))
+    z[0, first] = float(name.split("= ")[1].replace(MINUS, "-"))
     assert_shows(page, ".strip:first-child button:nth-child(3) canvas", model.decode(z)[0])
     frame.click()
     np.testing.assert_allclose(z_of(page), z, atol=1e-6)
