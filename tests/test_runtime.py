@@ -141,7 +141,7 @@ def test_an_autoencoder_has_codes(tmp_path):
     with torch.no_grad():
         np.testing.assert_allclose(model.encode(x.numpy()), network.eval().encode(x).numpy(), atol=1e-5)
     np.testing.assert_allclose(model.reconstruct(x.numpy()), network.reconstruct(x).numpy(), atol=1e-5)
-    with pytest.raises(ValueError, match="`score` needs a VAE, the model is an AutoEncoder"):
+    with pytest.raises(ValueError, match="The ELBO needs a VAE, the model is an AutoEncoder"):
         model.score(x.numpy())
     with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has none"):
         model.sample(1)

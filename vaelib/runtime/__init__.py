@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaelib._checks import check_int
+from vaelib._checks import check_finite, check_int, check_shape
 from vaelib.runtime.graphs import Graphs
 from vaelib.runtime.inputs import Array, finite_check, interpolated, range_check, traversed
 from vaelib.runtime.machine import Machine, Provider
@@ -146,17 +146,29 @@ class OnnxVAE:
         References:
             Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.3. https://arxiv.org/abs/1312.6114
         """
-        if self.metadata["kind"] != "VAE":
-            raise ValueError(f"`score` needs a VAE, the model is an {self.metadata['kind']}.")
         images = self._graphs.images("images", images)
         shape = (len(images), *self._graphs.latent_shape_at(images))
         generator = np.random.default_rng(seed)
         total = np.zeros(len(images))
         for _ in range(check_int("num_samples", num_samples)):
-            inputs = {"image": images, "eps": generator.standard_normal(shape, dtype=np.float32)}
-            distortion, kl = self._graphs.run("vae", inputs, range_check("images", images))
+            distortion, kl = self.elbo_terms(images, generator.standard_normal(shape, dtype=np.float32))
             total -= distortion.astype(np.float64) + kl
         return (total / num_samples).astype(np.float32)
+
+    def elbo_terms(self, images: NDArray[Any], eps: NDArray[Any]) -> tuple[Array, Array]:
+        """Distortion -log p(x|z) and KL(q(z|x) to p(z)), ``(B,)`` each, in nats at z = mu + sigma eps.
+
+        The ELBO is minus their sum. ``eps`` are ``(B, *latent_shape)`` draws of the standard normal. Raises as
+        :meth:`encode`, and a ``ValueError`` if there are not as many ``eps`` as images, one is not finite, or the model
+        is an AutoEncoder.
+        """
+        if self.metadata["kind"] != "VAE":
+            raise ValueError(f"The ELBO needs a VAE, the model is an {self.metadata['kind']}.")
+        images, eps = self._graphs.images("images", images), self._graphs.latents("eps", eps)
+        check_shape("eps", eps.shape, (len(images), *self._graphs.latent_shape_at(images)))
+        check_finite("eps", eps)
+        distortion, kl = self._graphs.run("vae", {"image": images, "eps": eps}, range_check("images", images))
+        return distortion, kl
 
     def tune(self) -> dict[str, dict[int, Plan]]:
         """Measure encoder and decoder now, in about a second each: how batches around each size will be cut."""

@@ -1,0 +1,77 @@
+"""The pictures in docs/explorer.md: python docs/make_explorer_images.py BUNDLE DATA (chromium and playwright needed).
+
+Those in the repository show `vaelib train --preset article --data mnist --image-size 32 --epochs 3`, with
+`vaelib export --evaluate`.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+WIDE = {"viewport": {"width": 1200, "height": 860}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+
+
+def drag(page: Page, selector: str, *points: tuple[float, float], release: bool = True) -> None:
+    """Draw a line through points in fractions of the element."""
+    box = page.locator(selector).bounding_box()
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=12)
+    if release:
+        page.mouse.up()
+
+
+def draw_a_three(page: Page) -> None:
+    """On the pad."""
+    page.click("#tab-own")
+    bows = [(0.34, 0.24), (0.55, 0.2), (0.64, 0.32), (0.5, 0.46), (0.66, 0.6), (0.56, 0.76), (0.32, 0.72)]
+    drag(page, "#own-pad", *bows)
+
+
+def traverse(page: Page) -> None:
+    """Film strips."""
+    page.click("#tab-traverse")
+
+
+def pictures(address: str) -> None:
+    """Four screenshots with few colours, to be small."""
+    shots = {
+        "map": (WIDE, "light", lambda page: drag(page, "#map-canvas", (0.3, 0.4), (0.78, 0.5), release=False)),
+        "own": (WIDE, "light", draw_a_three),
+        "traverse": (WIDE, "dark", traverse),
+        "phone": (PHONE, "light", lambda page: drag(page, "#map-canvas", (0.5, 0.5), (0.26, 0.7), release=False)),
+    }
+    IMAGES.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for name, (options, scheme, play) in shots.items():
+            page = browser.new_page(color_scheme=scheme, **options)
+            page.goto(address)
+            page.wait_for_selector("html[data-ready]")
+            play(page)
+            page.wait_for_timeout(1500)
+            path = IMAGES / f"explorer-{name}.png"
+            page.screenshot(path=path)
+            Image.open(path).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
+            print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    bundle, data = sys.argv[1:]
+    command = ["vaelib", "explore", bundle, "--data", data, "--port", "0", "--no-browser"]
+    with subprocess.Popen([sys.executable, "-u", "-m", *command], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            pictures(re.match(r"http://\S+", server.stdout.readline())[0])
+        finally:
+            server.terminate()
