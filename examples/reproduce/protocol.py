@@ -23,6 +23,7 @@ def options(row, epochs):
     parser = argparse.ArgumentParser(description=f"Reproduces {row} on binarised MNIST.")
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--samples", type=int, default=1000, help="importance samples an image")
+    parser.add_argument("--images", type=int, help="test images to estimate on; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of torch; all cores if not given")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
@@ -39,7 +40,9 @@ def mnist(arguments):
     """Dynamically binarised: 50,000 to train, 10,000 to choose by, 10,000 to test."""
     os.environ.setdefault("VAELIB_DATA", ".")
     sets = [vl.data.load("dynamic_mnist", split) for split in ("train", "val", "test")]
-    return [images.subset(slice(200)) for images in sets] if arguments.quick else sets
+    if arguments.quick:
+        return [images.subset(slice(200)) for images in sets]
+    return [*sets[:2], sets[2].subset(slice(arguments.images))]
 
 
 def reproduce(row, vae, objective, arguments, published, source, **recipe):
@@ -66,6 +69,7 @@ def reproduce(row, vae, objective, arguments, published, source, **recipe):
         {
             "nll": -found.log_likelihood.value,
             "standard_error": found.log_likelihood.standard_error,
+            "num_images": found.num_images,
             "num_samples": found.num_samples,
             "effective_samples": found.effective_samples,
             "elbo": found.elbo.value,
