@@ -82,6 +82,7 @@ from vaelib.priors import (
     Prior as Prior,
     StandardNormal as StandardNormal,
     VampPrior as VampPrior,
+    fit_prior as fit_prior,
 )
 from vaelib.schedules import (
     constant as constant,

@@ -5,8 +5,9 @@ the model made, so a prior without a closed form estimates it as log q(z|x) - lo
 """
 
 from vaelib.priors.base import Prior, StandardNormal
+from vaelib.priors.fitting import fit_prior
 from vaelib.priors.flow import FlowPrior
 from vaelib.priors.gaussians import LearnedGaussian, MixtureOfGaussians
 from vaelib.priors.vamp import VampPrior
 
-__all__ = ["FlowPrior", "LearnedGaussian", "MixtureOfGaussians", "Prior", "StandardNormal", "VampPrior"]
+__all__ = ["FlowPrior", "LearnedGaussian", "MixtureOfGaussians", "Prior", "StandardNormal", "VampPrior", "fit_prior"]

@@ -98,6 +98,14 @@ class MixtureOfGaussians(nn.Module):
         self.mu = nn.Parameter(torch.randn(num_components, *self.latent_shape))
         self.logvar = nn.Parameter(torch.zeros(num_components, *self.latent_shape))
 
+    def start_from(self, z: Tensor) -> MixtureOfGaussians:
+        """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with the variance of all of them."""
+        check_shape("z", z.shape, (self.num_components, *self.latent_shape))
+        with torch.no_grad():
+            self.mu.copy_(z)
+            self.logvar.copy_(z.var(0).clamp(min=1e-6).log())
+        return self
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         check_shape("z", z.shape, ("B", *self.latent_shape))
