@@ -99,7 +99,7 @@ class MixtureOfGaussians(nn.Module):
         self.logvar = nn.Parameter(torch.zeros(num_components, *self.latent_shape))
 
     def start_from(self, z: Tensor) -> MixtureOfGaussians:
-        """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with the variance of all of them."""
+        """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with the variance of all."""
         check_shape("z", z.shape, (self.num_components, *self.latent_shape))
         with torch.no_grad():
             self.mu.copy_(z)
