@@ -33,7 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="with labels: mnist, or shapes, which needs no file")
     parser.add_argument("--odd", type=int, default=0, help="the class left out of the training")
-    parser.add_argument("--epochs", type=int, default=4, help="4 of MNIST take about a minute on one CPU core")
+    parser.add_argument("--epochs", type=int, default=4, help="4 of MNIST take about 2 minutes on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/anomaly_detection"), help="folder of the picture")
     parser.add_argument("--quick", action="store_true", help="5,000 images, to see that it runs")
     arguments = parser.parse_args()

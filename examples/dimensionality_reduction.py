@@ -48,7 +48,7 @@ def grid(side, reach=2.2):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="with labels: mnist, or shapes, which needs no file")
-    parser.add_argument("--epochs", type=int, default=6, help="6 of MNIST take about 2 minutes on one CPU core")
+    parser.add_argument("--epochs", type=int, default=6, help="6 of MNIST take about 3 minutes on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/dimensionality_reduction"), help="folder of the maps")
     parser.add_argument("--quick", action="store_true", help="5,000 images, to see that it runs")
     arguments = parser.parse_args()

@@ -50,7 +50,7 @@ def embed(vae, data):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10, help="10 take about half a minute on one CPU core")
+    parser.add_argument("--epochs", type=int, default=10, help="10 take less than a minute on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/latent_arithmetic"), help="folder of the picture")
     parser.add_argument("--quick", action="store_true", help="3,000 images twice, to see that it runs")
     arguments = parser.parse_args()

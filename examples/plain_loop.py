@@ -20,7 +20,7 @@ import vaelib as vl
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=8, help="8 take about half a minute on one CPU core")
+    parser.add_argument("--epochs", type=int, default=8, help="8 take less than a minute on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/plain_loop"), help="folder of the model")
     parser.add_argument("--quick", action="store_true", help="2,000 images twice, to see that it runs")
     arguments = parser.parse_args()

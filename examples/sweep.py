@@ -46,7 +46,7 @@ def suggested(trial, image_shape):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="shapes", help="whatever vl.data.load takes, such as mnist or a folder")
-    parser.add_argument("--trials", type=int, default=20, help="20 of shapes take about 4 minutes on one CPU core")
+    parser.add_argument("--trials", type=int, default=20, help="20 of shapes take about 5 minutes on one CPU core")
     parser.add_argument("--epochs", type=int, default=4, help="of each trial")
     parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="folder of the study and the best model")
     parser.add_argument("--quick", action="store_true", help="3 trials of 500 images, to see that it runs")
