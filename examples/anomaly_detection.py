@@ -17,16 +17,7 @@ from pathlib import Path
 import torch
 
 import vaelib as vl
-from vaelib.evaluation import Estimate
-
-
-def auroc(known, odd):
-    """P(odd > known), with the standard error of Hanley and McNeil (1982)."""
-    order = torch.cat([known, odd]).argsort().argsort() + 1.0
-    area = ((order[len(known) :].sum() / len(odd) - (len(odd) + 1) / 2) / len(known)).item()
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = area * (1 - area) + (len(odd) - 1) * (q1 - area**2) + (len(known) - 1) * (q2 - area**2)
-    return f"{area:.3f} +- {(variance / len(known) / len(odd)) ** 0.5:.3f}"
+from vaelib.evaluation import Estimate, auroc
 
 
 def main():
@@ -56,7 +47,8 @@ def main():
     print(f"{'score, nats':16}{'known':>18}{'odd':>18}{'AUROC':>18}")
     for name, score in scores.items():
         known, odd = score[~is_odd], score[is_odd]
-        print(f"{name:16}{Estimate.of(known)!s:>18}{Estimate.of(odd)!s:>18}{auroc(known, odd):>18}")
+        area, error = auroc(known, odd)
+        print(f"{name:16}{Estimate.of(known)!s:>18}{Estimate.of(odd)!s:>18}{area:>10.3f} +- {error:.3f}")
 
     oddest = test.batch(scores["-ELBO"].argsort(descending=True)[:40])
     arguments.out.mkdir(parents=True, exist_ok=True)
