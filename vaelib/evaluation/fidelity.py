@@ -108,7 +108,7 @@ def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any]
 def fid(real: Tensor, generated: Tensor) -> Estimate:
     """Frechet distance between the Gaussians that fit two sets of features.
 
-    |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), in float64. Its expectation falls as the sets grow. The
+    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, in float64. Its expectation falls as the sets grow. The
     standard error is a jackknife over 20 random groups, the i-th of both sets left out together.
 
     Args:
