@@ -24,6 +24,8 @@ def test_python_blocks(code, tmp_path, monkeypatch):
     if "pictures" in names:
         assert names["pictures"].shape == (16, 1, 32, 32)
         assert names["history"][-1].val.loss < names["history"][0].val.loss
+    elif "estimate" in names:
+        assert names["estimate"].num_images == 200
     elif "trainer" in names:
         assert len(names["history"]) == 2
     else:

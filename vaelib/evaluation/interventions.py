@@ -27,8 +27,8 @@ def beta_vae_score(
 ) -> Estimate:
     """Accuracy of a linear classifier that says which factor pairs of images share, from how their codes differ.
 
-    A point is the mean of ``|code - other code|`` over 64 pairs of images that share one factor and differ at random in the
-    others. A rotation of the codes costs little up to nearly 45 degrees; chance is 1/F.
+    A point is the mean of ``|code - other code|`` over 64 pairs of images that share one factor and differ at random
+    in the others. A rotation of the codes costs little up to nearly 45 degrees; chance is 1/F.
 
     Args:
         codes: ``(N, D)``, D >= 2.
