@@ -48,7 +48,6 @@ def mnist(arguments):
 def reproduce(row, vae, objective, arguments, published, source, **recipe):
     """Train, estimate -log p(x) of the test images, and keep both."""
     train, val, test = mnist(arguments)
-    started = time.perf_counter()
     trainer = vl.Trainer(
         objective,
         max_epochs=1 if arguments.quick else arguments.epochs,
@@ -58,7 +57,7 @@ def reproduce(row, vae, objective, arguments, published, source, **recipe):
         **recipe,
     )
     history = trainer.fit(vae, train, val, resume=True)
-    trained = time.perf_counter() - started
+    started = time.perf_counter()
     generator = torch.Generator().manual_seed(arguments.seed)
     num_samples = 20 if arguments.quick else arguments.samples
     found = vl.evaluation.log_likelihood(vae, test, num_samples=num_samples, generator=generator)
@@ -81,8 +80,8 @@ def reproduce(row, vae, objective, arguments, published, source, **recipe):
             "parameters": sum(parameter.numel() for parameter in vae.parameters()),
             "epochs": len(history),
             "seconds_per_epoch": sorted(record.seconds for record in history)[len(history) // 2],
-            "seconds_to_train": trained,
-            "seconds_to_evaluate": time.perf_counter() - started - trained,
+            "seconds_to_train": sum(record.seconds for record in history),
+            "seconds_to_evaluate": time.perf_counter() - started,
         },
     )
 

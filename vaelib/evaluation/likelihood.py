@@ -43,7 +43,7 @@ def log_likelihood(
     data: Tensor | BatchSource | Iterable[Any],
     *,
     num_samples: int = 1000,
-    batch_size: int = 2048,
+    batch_size: int = 512,
     generator: torch.Generator | None = None,
 ) -> LikelihoodEstimate:
     """Estimate log p(x) with ``num_samples`` draws from the posterior of each image, exactly so many.
