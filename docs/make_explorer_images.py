@@ -43,7 +43,7 @@ def traverse(page: Page) -> None:
 
 
 def pictures(address: str) -> None:
-    """Four screenshots with few colours, to be small."""
+    """Four screenshots; with few colours, to be small."""
     shots = {
         "map": (WIDE, "light", lambda page: drag(page, "#map-canvas", (0.3, 0.4), (0.78, 0.5), release=False)),
         "own": (WIDE, "light", draw_a_three),
@@ -61,7 +61,9 @@ def pictures(address: str) -> None:
             page.wait_for_timeout(1500)
             path = IMAGES / f"explorer-{name}.png"
             page.screenshot(path=path)
-            Image.open(path).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
+            with Image.open(path) as shot:
+                few = shot.convert("RGB").quantize(112, dither=Image.Dither.NONE)
+            few.save(path, optimize=True)
             print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
             page.close()
         browser.close()

@@ -81,7 +81,7 @@ export function mountMap(scene, model, point) {
   function ring([x, y], radius, style, dashed) {
     const unit = devicePixelRatio;
     context.setLineDash(dashed ? [4 * unit, 3 * unit] : []);
-    for (const [width, strokeStyle] of [[5 * unit, "#fff"], [2.5 * unit, style]]) {
+    for (const [width, strokeStyle] of [[5.5 * unit, NIGHT], [2.5 * unit, style]]) {
       Object.assign(context, { lineWidth: width, strokeStyle });
       context.beginPath();
       context.arc(x, y, radius * unit, 0, 7);
@@ -93,9 +93,8 @@ export function mountMap(scene, model, point) {
     if (!canvas.width) return;
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.drawImage(layer.below, 0, 0);
-    const accent = getComputedStyle(canvas).color;
-    if (own) ring(toMap(plane.on(own)), 13, "#e5484d", false);
-    ring(toMap(plane.on(point.z)), 8, accent, plane.distance(point.z) > 1e-3);
+    if (own) ring(toMap(plane.on(own)), 13, "#ff6b6b", false);
+    ring(toMap(plane.on(point.z)), 9, "#fff", plane.distance(point.z) > 1e-3);
   }
 
   function placeLens() {
