@@ -14,8 +14,8 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
-WIDE = {"viewport": {"width": 1200, "height": 860}}
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}
+WIDE = {"viewport": {"width": 1080, "height": 800}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5, "has_touch": True, "is_mobile": True}
 
 
 def drag(page: Page, selector: str, *points: tuple[float, float], release: bool = True) -> None:
@@ -43,7 +43,7 @@ def traverse(page: Page) -> None:
 
 
 def pictures(address: str) -> None:
-    """Four screenshots with few colours, to be small."""
+    """Four screenshots; with few colours, to be small."""
     shots = {
         "map": (WIDE, "light", lambda page: drag(page, "#map-canvas", (0.3, 0.4), (0.78, 0.5), release=False)),
         "own": (WIDE, "light", draw_a_three),
@@ -61,7 +61,9 @@ def pictures(address: str) -> None:
             page.wait_for_timeout(1500)
             path = IMAGES / f"explorer-{name}.png"
             page.screenshot(path=path)
-            Image.open(path).convert("RGB").quantize(160, dither=Image.Dither.NONE).save(path, optimize=True)
+            with Image.open(path) as shot:
+                few = shot.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            few.save(path, optimize=True)
             print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
             page.close()
         browser.close()

@@ -226,11 +226,18 @@ def _recipe(fit: Fit) -> dict[str, Any]:
 
 def _check_recipe(asked: dict[str, Any], kept: dict[str, Any], path: Path) -> None:
     for name, value in asked.items():
-        if kept[name] != value:
+        if _given(kept[name]) != _given(value):
             raise ValueError(
                 f"`{name}` must be {kept[name]!r} as in {path}, got {value!r};"
                 " give another `output_dir` for another run."
             )
+
+
+def _given(described: Any) -> Any:
+    """Without arguments that are None, which an older version may not have had."""
+    if isinstance(described, dict):
+        return {name: _given(value) for name, value in described.items() if value is not None}
+    return described
 
 
 def _source(name: str, data: Any, model: nn.Module, device: torch.device) -> Any:

@@ -1,6 +1,7 @@
 // The panel beside every view: the point's picture, and a slider for each latent, the most telling first.
 import { draw, number } from "./maths.js";
 import { enlarged, saveCanvas, sheet } from "./pictures.js";
+import { perFrame } from "./point.js";
 
 export function mountLatents(scene, point) {
   const $ = (id) => document.getElementById(`point-${id}`);
@@ -32,7 +33,7 @@ export function mountLatents(scene, point) {
   $("dead-told").textContent = dead === 1 ? "1 dead latent: the data do not use it" : `${dead} dead latents: the data do not use them`;
   $("measure").textContent = scene.measure + (unseen > 0 ? `; ${unseen} more are not shown` : "");
 
-  point.addEventListener("move", () => rows.forEach((update) => update()));
+  point.addEventListener("move", perFrame(() => rows.forEach((update) => update())));
   point.addEventListener("picture", () => sheet(point.picture, scene.image_shape, 1, $("picture")));
   $("centre").addEventListener("click", () => point.move(new Float32Array(scene.size)));
   $("draw").addEventListener("click", () => point.move(draw(scene, crypto.getRandomValues(new Uint32Array(1))[0], 1)));

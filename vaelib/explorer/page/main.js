@@ -45,28 +45,32 @@ function facts(scene) {
   ];
 }
 
-const scene = await loadScene();
-const model = await openModel(scene);
-document.title = `${scene.name} · vaelib explorer`;
-$("name").textContent = scene.name;
-$("facts").append(
-  ...facts(scene).map((text) => Object.assign(document.createElement("li"), { textContent: text })),
-);
-document.documentElement.style.setProperty("--aspect", `${scene.image_shape[2]} / ${scene.image_shape[1]}`);
-document.documentElement.style.setProperty("--rendering", Math.max(...scene.image_shape.slice(1)) <= 128 ? "pixelated" : "auto");
+async function open() {
+  const scene = await loadScene();
+  const model = await openModel(scene);
+  document.title = `${scene.name} · vaelib explorer`;
+  $("name").textContent = scene.name;
+  $("facts").append(
+    ...facts(scene).map((text) => Object.assign(document.createElement("li"), { textContent: text })),
+  );
+  const [, height, width] = scene.image_shape;
+  document.documentElement.style.setProperty("--aspect", `${width} / ${height}`);
+  document.documentElement.style.setProperty("--rendering", Math.max(width, height) <= 128 ? "pixelated" : "auto");
 
-const point = new Point(model, scene.mu.slice(0, scene.size));
-$("loading").hidden = true;
-$("main").hidden = false;
-const tabs = mountTabs();
-const map = mountMap(scene, model, point);
-const own = mountOwn(scene, model, point, map, tabs);
-mountLatents(scene, point);
-mountTraverse(scene, model, point, tabs);
-mountBetween(scene, model, point, own, tabs);
-mountSamples(scene, model, point, tabs);
-mountCard(scene);
-await Promise.all([map.drawn, point.move(point.z)]);
+  const point = new Point(model, scene.mu.slice(0, scene.size));
+  $("loading").hidden = true;
+  $("main").hidden = false;
+  const tabs = mountTabs();
+  const map = mountMap(scene, model, point);
+  const own = mountOwn(scene, model, point, map, tabs);
+  mountLatents(scene, point);
+  mountTraverse(scene, model, point, tabs);
+  mountBetween(scene, model, point, own, tabs);
+  mountSamples(scene, model, point, tabs);
+  mountCard(scene);
+  await Promise.all([map.drawn, point.move(point.z)]);
 
-window.vaelib = { scene, model, point }; // for whoever opens the console
-document.documentElement.dataset.ready = "";
+  window.vaelib = { scene, model, point }; // for whoever opens the console
+  document.documentElement.dataset.ready = "";
+}
+open();

@@ -1,6 +1,7 @@
 // The latent space from above: a plane through it, the data on it, the pictures behind, and the point to drag.
 import { number, plane as planeOf, quantile } from "./maths.js";
 import { sheet } from "./pictures.js";
+import { perFrame } from "./point.js";
 
 const COLOURS = ["#5b8def", "#f2803d", "#2fb57c", "#e5484d", "#a374f0", "#b07d4f", "#ee7fbd", "#8e9aa7", "#c4b02b", "#2ec4d6"];
 const NIGHT = "#101114";
@@ -11,7 +12,7 @@ export function mountMap(scene, model, point) {
   const canvas = $("canvas");
   const context = canvas.getContext("2d");
   const lens = $("lens");
-  const layer = { pictures: document.createElement("canvas"), below: document.createElement("canvas") };
+  const behind = document.createElement("canvas");
   let plane, extent, places, own, alone;
 
   function look() {
@@ -29,7 +30,7 @@ export function mountMap(scene, model, point) {
     return paintPictures();
   }
 
-  const toMap = ([u, v]) => [((u - extent.u) / extent.side) * canvas.width, (1 - (v - extent.v) / extent.side) * canvas.height];
+  const toMap = ([u, v]) => [(u - extent.u) / extent.side, 1 - (v - extent.v) / extent.side];
   const fromMap = (x, y) => [extent.u + x * extent.side, extent.v + (1 - y) * extent.side];
 
   async function paintPictures() {
@@ -42,64 +43,49 @@ export function mountMap(scene, model, point) {
     const looked = plane;
     const pictures = await model.decode(z);
     if (looked !== plane) return;
-    sheet(pictures, scene.image_shape, across, layer.pictures);
-    paintBelow();
-  }
-
-  function paintBelow() {
-    const side = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
-    for (const each of [canvas, layer.below]) each.width = each.height = side;
-    const below = layer.below.getContext("2d");
-    below.imageSmoothingQuality = "high";
-    if ($("pictures").checked) {
-      below.fillStyle = NIGHT;
-      below.fillRect(0, 0, side, side);
-      below.globalAlpha = $("data").checked ? 0.5 : 1;
-      below.drawImage(layer.pictures, 0, 0, side, side);
-      below.globalAlpha = 1;
-    }
-    if ($("data").checked) paintData(below);
+    sheet(pictures, scene.image_shape, across, behind);
     paint();
   }
 
-  function paintData(below) {
+  function paint() {
+    const side = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
+    canvas.width = canvas.height = side;
+    context.imageSmoothingQuality = "high";
+    if ($("pictures").checked) {
+      context.fillStyle = NIGHT;
+      context.fillRect(0, 0, side, side);
+      context.globalAlpha = $("data").checked ? 0.5 : 1;
+      context.drawImage(behind, 0, 0, side, side);
+      context.globalAlpha = 1;
+    }
+    if ($("data").checked) paintData();
+  }
+
+  function paintData() {
     const radius = 2.6 * devicePixelRatio;
     const plain = getComputedStyle(canvas).borderTopColor;
-    below.lineWidth = 0.8 * devicePixelRatio;
-    below.strokeStyle = $("pictures").checked ? NIGHT : getComputedStyle(canvas).backgroundColor;
+    context.lineWidth = 0.8 * devicePixelRatio;
+    context.strokeStyle = $("pictures").checked ? NIGHT : getComputedStyle(canvas).backgroundColor;
     places.forEach((place, n) => {
       const label = scene.labels?.[n];
       if (alone !== undefined && label !== alone) return;
-      below.beginPath();
-      below.arc(...toMap(place), radius, 0, 7);
-      below.fillStyle = label === undefined ? plain : colour(label);
-      below.fill();
-      below.stroke();
+      context.beginPath();
+      context.arc(...toMap(place).map((at) => at * canvas.width), radius, 0, 7);
+      context.fillStyle = label === undefined ? plain : colour(label);
+      context.fill();
+      context.stroke();
     });
   }
 
-  function ring([x, y], radius, style, dashed) {
-    const unit = devicePixelRatio;
-    context.setLineDash(dashed ? [4 * unit, 3 * unit] : []);
-    for (const [width, strokeStyle] of [[5 * unit, "#fff"], [2.5 * unit, style]]) {
-      Object.assign(context, { lineWidth: width, strokeStyle });
-      context.beginPath();
-      context.arc(x, y, radius * unit, 0, 7);
-      context.stroke();
-    }
-  }
-
-  function paint() {
-    if (!canvas.width) return;
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(layer.below, 0, 0);
-    const accent = getComputedStyle(canvas).color;
-    if (own) ring(toMap(plane.on(own)), 13, "#e5484d", false);
-    ring(toMap(plane.on(point.z)), 8, accent, plane.distance(point.z) > 1e-3);
+  function ring(element, z) {
+    const [x, y] = toMap(plane.on(z));
+    element.style.left = `${100 * x}%`;
+    element.style.top = `${100 * y}%`;
+    element.classList.toggle("off", plane.distance(z) > 1e-3);
   }
 
   function placeLens() {
-    const [x, y] = toMap(plane.on(point.z)).map((at) => at / canvas.width);
+    const [x, y] = toMap(plane.on(point.z));
     lens.style.left = `${100 * (x > 0.5 ? x - 0.3 : x + 0.06)}%`;
     lens.style.top = `${100 * Math.max(0, Math.min(0.76, y > 0.5 ? y - 0.3 : y + 0.06))}%`;
   }
@@ -111,8 +97,9 @@ export function mountMap(scene, model, point) {
     const words = axes.map((axis, i) => `${axis} = ${number(place[i])}`);
     if (off > 1e-3) words.push(`${number(off)} off the map`);
     if (scene.labels) {
-      const far = places.map((other) => (other[0] - place[0]) ** 2 + (other[1] - place[1]) ** 2);
-      words.push(`nearest on the map: label ${scene.labels[far.indexOf(Math.min(...far))]}`);
+      const far = ([u, v]) => (u - place[0]) ** 2 + (v - place[1]) ** 2;
+      const nearest = places.reduce((best, other, n) => (far(other) < far(places[best]) ? n : best), 0);
+      words.push(`nearest on the map: label ${scene.labels[nearest]}`);
     }
     $("readout").textContent = words.join(" · ");
   }
@@ -164,7 +151,7 @@ export function mountMap(scene, model, point) {
         button.addEventListener("click", () => {
           alone = alone === label ? undefined : label;
           for (const other of $("legend").querySelectorAll("button")) other.setAttribute("aria-pressed", other === button && alone !== undefined);
-          paintBelow();
+          paint();
         });
         const item = document.createElement("li");
         item.append(button);
@@ -178,16 +165,18 @@ export function mountMap(scene, model, point) {
   }
   $("plane").addEventListener("change", () => {
     look();
-    read();
+    show();
   });
-  for (const id of ["pictures", "data"]) $(id).addEventListener("change", paintBelow);
-  new ResizeObserver(() => canvas.clientWidth && extent && paintBelow()).observe(canvas);
-  addEventListener("theme", paintBelow);
-  point.addEventListener("move", () => {
-    paint();
+  for (const id of ["pictures", "data"]) $(id).addEventListener("change", paint);
+  new ResizeObserver(() => canvas.clientWidth && extent && paint()).observe(canvas);
+  addEventListener("theme", paint);
+  function show() {
+    ring($("point"), point.z);
+    if (own) ring($("own"), own);
     placeLens();
     read();
-  });
+  }
+  point.addEventListener("move", perFrame(show));
   point.addEventListener("picture", () => {
     sheet(point.picture, scene.image_shape, 1, lens);
     count();
@@ -198,7 +187,8 @@ export function mountMap(scene, model, point) {
     /** Ring the place of a visitor's picture. */
     place(z) {
       own = z;
-      paint();
+      $("own").hidden = false;
+      show();
     },
   };
 }

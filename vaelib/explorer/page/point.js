@@ -20,6 +20,19 @@ export function latest(work) {
   };
 }
 
+/** work, once in a frame however often it is called. */
+export function perFrame(work) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      work();
+    });
+  };
+}
+
 /** Says "move" when z changes and "picture" when its picture is there. */
 export class Point extends EventTarget {
   #follow;
