@@ -100,11 +100,9 @@ def terms(model: OnnxVAE, images: Array, eps: Array) -> Array:
 
 
 def _stand_in(model: OnnxVAE) -> Data:
-    if model.metadata["prior"] != "StandardNormal":
-        prior = model.metadata["prior"]
-        raise ValueError(
-            f"`data` must be given: without a standard normal prior nothing can be drawn, got prior {prior}."
-        )
+    prior = model.metadata["prior"]
+    if prior != "StandardNormal" and model.metadata["noise_size"] is None:
+        raise ValueError(f"`data` must be given: of the prior {prior} the bundle has no sampler.")
     return Data("samples of the model", model.sample(_STAND_INS, seed=0), None)
 
 
