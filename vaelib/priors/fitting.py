@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaelib._checks import DataError, check_float, check_int
 
 __all__ = ["fit_prior"]
 
-P = TypeVar("P", bound=nn.Module)
+P = TypeVar("P", bound=Any)
 
 
 def fit_prior(
