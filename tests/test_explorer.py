@@ -121,7 +121,13 @@ class Plain:
 
     def __init__(self, latent_shape, kind="VAE", prior="StandardNormal"):
         self.latent_shape = latent_shape
-        named = {"image_shape": [1, 2, 8], "latent_shape": list(latent_shape), "kind": kind, "prior": prior, "noise_size": None}
+        named = {
+            "image_shape": [1, 2, 8],
+            "latent_shape": list(latent_shape),
+            "kind": kind,
+            "prior": prior,
+            "noise_size": None,
+        }
         self.metadata = named | {"likelihood": "Bernoulli", "precision": "fp32", "version": "0"}
 
     def encode(self, images):
@@ -153,7 +159,9 @@ def test_one_and_two_latents_are_their_own_map(tmp_path, plain, latent_dim):
 
 def test_maps_of_latents_with_a_prior_that_has_no_kl_per_latent(tmp_path, plain):
     model = Plain((2, 2, 4), prior="MixtureOfGaussians")
-    with pytest.raises(ValueError, match="`data` must be given: of the prior MixtureOfGaussians the bundle has no sampler"):
+    with pytest.raises(
+        ValueError, match="`data` must be given: of the prior MixtureOfGaussians the bundle has no sampler"
+    ):
         build_scene(tmp_path, model)
     scene = build_scene(tmp_path, model, plain)
     assert scene.facts["measure"] == "KL to a Gaussian fitted to all posteriors, nats"

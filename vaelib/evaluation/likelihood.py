@@ -81,14 +81,17 @@ def log_likelihood(
     device = next(model.parameters(), torch.empty(0)).device
     if isinstance(data, BatchSource):
         data = data.to(device)
-    parts = []
+    columns: tuple[list[float], ...] = ([], [], [])  # not tensors, whose places among large ones fragment the memory
     with eval_mode(model):
         for images in as_batches(data, max(1, batch_size // num_samples), generator=generator):
             for few in images.to(device).split(max(1, batch_size // num_samples)):
-                parts.append(_of_images(model, few, num_samples, batch_size, generator))
-    if not parts:
+                for column, found in zip(
+                    columns, _of_images(model, few, num_samples, batch_size, generator), strict=True
+                ):
+                    column += found.tolist()
+    if not columns[0]:
         raise DataError("`data` must hold at least one image, got none.")
-    values, bounds, effective = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    values, bounds, effective = (torch.tensor(column, dtype=torch.float64) for column in columns)
     if effective.median() < _FEW:
         warnings.warn(
             f"`num_samples` {num_samples} is too small: half of the images have fewer than"
