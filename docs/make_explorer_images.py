@@ -18,7 +18,7 @@ WIDE = {"viewport": {"width": 1080, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 1.5, "has_touch": True, "is_mobile": True}
 
 
-def drag(page: Page, selector: str, *points: tuple[float, float], release: bool = True) -> None:
+def drag(page: Page, selector: str, *points: tuple[float, float]) -> None:
     """Draw a line through points in fractions of the element."""
     box = page.locator(selector).bounding_box()
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
@@ -26,8 +26,14 @@ def drag(page: Page, selector: str, *points: tuple[float, float], release: bool 
     page.mouse.down()
     for place in places[1:]:
         page.mouse.move(*place, steps=12)
-    if release:
-        page.mouse.up()
+    page.mouse.up()
+
+
+def explore(page: Page, x: float, y: float) -> None:
+    """Go somewhere on the map, the last step by keyboard, which keeps the picture beside the place."""
+    drag(page, "#map-canvas", (0.5, 0.5), (x, y))
+    page.focus("#map-canvas")
+    page.keyboard.press("ArrowRight")
 
 
 def draw_a_three(page: Page) -> None:
@@ -38,17 +44,18 @@ def draw_a_three(page: Page) -> None:
 
 
 def traverse(page: Page) -> None:
-    """Film strips."""
+    """Film strips through the centre."""
+    page.click("#point-centre")
     page.click("#tab-traverse")
 
 
 def pictures(address: str) -> None:
     """Four screenshots; with few colours, to be small."""
     shots = {
-        "map": (WIDE, "light", lambda page: drag(page, "#map-canvas", (0.3, 0.4), (0.78, 0.5), release=False)),
+        "map": (WIDE, "light", lambda page: explore(page, 0.78, 0.5)),
         "own": (WIDE, "light", draw_a_three),
         "traverse": (WIDE, "dark", traverse),
-        "phone": (PHONE, "light", lambda page: drag(page, "#map-canvas", (0.5, 0.5), (0.26, 0.7), release=False)),
+        "phone": (PHONE, "light", lambda page: explore(page, 0.16, 0.75)),
     }
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
@@ -62,7 +69,7 @@ def pictures(address: str) -> None:
             path = IMAGES / f"explorer-{name}.png"
             page.screenshot(path=path)
             with Image.open(path) as shot:
-                few = shot.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+                few = shot.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
             few.save(path, optimize=True)
             print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
             page.close()

@@ -226,6 +226,12 @@ def floats(*shape):
         (lambda m: m.decode(np.full((40, 3), np.nan)), ValueError, "`z` must be finite"),
         (lambda m: m.decode(np.full((4000, 3), np.nan)), ValueError, "`z` must be finite"),
         (lambda m: m.score(floats(2, 1, 9, 7), num_samples=0), ValueError, "`num_samples` must be >= 1"),
+        (
+            lambda m: m.elbo_terms(floats(2, 1, 9, 7), floats(1, 3)),
+            ValueError,
+            r"`eps` must have shape \(2, 3\), got \(1, 3\)",
+        ),
+        (lambda m: m.elbo_terms(floats(1, 1, 9, 7), np.full((1, 3), np.inf)), ValueError, "`eps` must be finite"),
         (lambda m: m.interpolate(floats(2, 3), floats(2, 3), 1), ValueError, "`steps` must be >= 2, got 1"),
         (
             lambda m: m.interpolate(floats(2, 3), floats(1, 3), 3),

@@ -158,9 +158,8 @@ class OnnxVAE:
     def elbo_terms(self, images: NDArray[Any], eps: NDArray[Any]) -> tuple[Array, Array]:
         """Distortion -log p(x|z) and KL(q(z|x) to p(z)), ``(B,)`` each, in nats at z = mu + sigma eps.
 
-        The ELBO is minus their sum. ``eps`` are ``(B, *latent_shape)`` draws of the standard normal. Raises as
-        :meth:`encode`, and a ``ValueError`` if there are not as many ``eps`` as images, one is not finite, or the model
-        is an AutoEncoder.
+        The ELBO is minus their sum. ``eps`` are finite, one ``(B, *latent_shape)`` draw of the standard normal for
+        each image. Raises as :meth:`score`.
         """
         if self.metadata["kind"] != "VAE":
             raise ValueError(f"The ELBO needs a VAE, the model is an {self.metadata['kind']}.")
