@@ -177,11 +177,13 @@ def javascript(node_packages, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_node_program_decodes(javascript):
     result = subprocess.run(["node", "decode.mjs"], cwd=javascript, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "8 3 8 8 true", result.stderr
 
 
+@pytest.mark.slow
 def test_the_page_decodes_in_a_browser(chromium, javascript, tmp_path):
     handler = functools.partial(QuietHandler, directory=str(javascript))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

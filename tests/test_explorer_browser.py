@@ -22,6 +22,8 @@ from vaelib.explorer import Data, build_scene, serve, write_static
 from vaelib.explorer.static import CDN
 from vaelib.runtime import OnnxVAE
 
+pytestmark = pytest.mark.slow
+
 MINUS = "\N{MINUS SIGN}"  # what the page writes
 ARGUMENTS = [
     "--no-sandbox",

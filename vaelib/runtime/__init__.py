@@ -112,14 +112,7 @@ class OnnxVAE:
             ValueError: If the prior is one of the user's own, which has no graph, or an argument is negative.
         """
         check_int("num_samples", num_samples, minimum=0)
-        generator = np.random.default_rng(seed)
-        noise_size = self.metadata["noise_size"]
-        if noise_size is None:
-            if self.metadata["prior"] != "StandardNormal":
-                raise ValueError(f"`sample` needs a prior of vaelib's, the model has {self.metadata['prior']}.")
-            return self.decode(generator.standard_normal((num_samples, *self.latent_shape), dtype=np.float32))
-        noise = generator.standard_normal((num_samples, noise_size), dtype=np.float32)
-        return self.decode(self._graphs.run("prior", {"noise": noise}, finite_check("noise", noise))[0])
+        return self.decode(self._graphs.draws_of_prior(num_samples, np.random.default_rng(seed)))
 
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
         """Pictures ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.
