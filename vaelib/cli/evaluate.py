@@ -86,8 +86,8 @@ def evaluation_of(vae: Any, images: ImageDataset, seed: int, samples: int | None
 
     estimates = elbo(vae, images, generator=_seeded(seed))._asdict()
     num_images = estimates.pop("num_images")
-    words, active_units = "The posterior is bent by a flow: its latents are not measured one by one.", None
-    if vae.posterior is None:
+    words, active_units = "Of a single image, or a posterior that a flow bends, latents are not measured.", None
+    if vae.posterior is None and num_images > 1:
         report = latents(vae, images, generator=_seeded(seed))
         estimates |= {"mutual_information": report.mutual_information, "marginal_kl": report.marginal_kl}
         words, active_units = report.in_words(), report.active_units
