@@ -15,8 +15,8 @@ ROWS = {
 
 def table():
     lines = [
-        "| | -log p(x) | -ELBO | published | active | epochs | hours to train | parameters |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| | -log p(x) | of images | -ELBO of these | published | active | epochs | hours to train | parameters |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row, title in ROWS.items():
         path = RESULTS / f"{row}.json"
@@ -25,6 +25,7 @@ def table():
             cells = (
                 f"[{title}](../examples/reproduce/{row}.py)",
                 f"**{r['nll']:.2f}** +- {r['standard_error']:.2f}",
+                f"{r['num_images']:,}",
                 f"{-r['elbo']:.2f}",
                 f"{r['published']:.2f}",
                 r["active_units"],
