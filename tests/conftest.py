@@ -2,11 +2,14 @@ import functools
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from torch import nn
 from torch.onnx._internal.exporter import _registration
 
 import vaelib as vl
@@ -41,6 +44,35 @@ def mnist_root():
     pytest.skip("no MNIST below VAELIB_DATA")
 
 
+def without(what, reason):
+    """Skip, or fail where VAELIB_REQUIRE_``what`` is set."""
+    if os.environ.get(f"VAELIB_REQUIRE_{what}"):
+        pytest.fail(f"VAELIB_REQUIRE_{what} is set, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def node_packages(tmp_path_factory):
+    """A copy of examples/node with its package beside it; VAELIB_REQUIRE_NODE makes its absence a failure."""
+    directory = tmp_path_factory.mktemp("node")
+    example = Path(__file__).parent.parent / "examples" / "node"
+    shutil.copytree(example, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            without("NODE", f"there is no {program}")
+    options = ["--no-package-lock", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=20000"]
+    result = subprocess.run(["npm", "install", *options], cwd=directory, capture_output=True, text=True, timeout=170)
+    if result.returncode != 0:
+        without("NODE", f"npm cannot install onnxruntime-web: {result.stderr[-500:]}")
+    return directory
+
+
+@pytest.fixture
+def chromium():
+    """The program; VAELIB_REQUIRE_BROWSER makes its absence a failure."""
+    return shutil.which("chromium") or without("BROWSER", "there is no chromium")
+
+
 def _sign_bundle(directory):
     contents = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.name != "manifest.json"}
     files = {
@@ -56,3 +88,71 @@ def _sign_bundle(directory):
 def sign_bundle():
     """Writes the manifest that fits whatever the other files now hold."""
     return _sign_bundle
+
+
+class LinearGaussian:
+    """x = W z + b + sigma noise with z ~ N(0, I): log p(x) and the posterior are known in closed form.
+
+    W has orthogonal columns, so the exact posterior is a diagonal Gaussian and the ELBO can be tight.
+    """
+
+    image_shape, latent_dim = (1, 3, 4), 5
+
+    def __init__(self, scale=1.0, middle=0.0):
+        """Images are ``scale`` times those of the first one, around ``middle``."""
+        generator = torch.Generator().manual_seed(7)
+        basis, _ = torch.linalg.qr(torch.randn(12, 5, generator=generator, dtype=torch.float64))
+        self.sigma = 0.3 * scale
+        self.scales = scale * torch.tensor([1.5, 1.0, 0.6, 0.3, 0.1], dtype=torch.float64)
+        self.weight = basis * self.scales
+        self.bias = middle + scale * torch.randn(12, generator=generator, dtype=torch.float64)
+        self.variance = self.sigma**2 / (self.sigma**2 + self.scales**2)
+
+    def log_prob(self, x):
+        covariance = self.weight @ self.weight.T + self.sigma**2 * torch.eye(12, dtype=torch.float64)
+        return torch.distributions.MultivariateNormal(self.bias, covariance).log_prob(x.flatten(1))
+
+    def sample(self, count):
+        z = torch.randn(count, 5, dtype=torch.float64)
+        x = z @ self.weight.T + self.bias + self.sigma * torch.randn(count, 12, dtype=torch.float64)
+        return x.view(count, *self.image_shape)
+
+    def vae(self, shift=0.0, stretch=1.0):
+        """With the exact posterior, or one that is off."""
+        truth = self
+
+        class Encoder(nn.Module):
+            def forward(self, x):
+                gain = truth.variance / truth.sigma**2
+                mu = (x.flatten(1) - truth.bias) @ truth.weight * gain + shift
+                return mu, (truth.variance * stretch).log().expand_as(mu)
+
+        class Decoder(nn.Module):
+            def forward(self, z):
+                return (z @ truth.weight.T + truth.bias).view(-1, *truth.image_shape)
+
+        return vl.VAE(
+            Encoder(),
+            Decoder(),
+            likelihood=vl.Gaussian(self.sigma).double(),
+            image_shape=self.image_shape,
+            latent_shape=(self.latent_dim,),
+        )
+
+    def mean_elbo(self, vae, x, draws=4_000):
+        total = 0.0
+        for _ in range(draws // 100):
+            terms = vl.Elbo()(vae, x.repeat(100, 1, 1, 1))
+            total = total - (terms.reconstruction + terms.kl).view(100, -1).mean(0)
+        return total / (draws // 100)
+
+
+@pytest.fixture
+def truth():
+    return LinearGaussian()
+
+
+@pytest.fixture
+def truth_in_range():
+    """With images in [0, 1], up to one in millions."""
+    return LinearGaussian(scale=0.04, middle=0.5)

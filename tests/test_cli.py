@@ -98,7 +98,12 @@ def test_evaluate(run, capsys):
     result = run_json(capsys, "evaluate", run)
     assert result["num_images"] == 8
     assert result["elbo"]["value"] == pytest.approx(-(result["reconstruction"]["value"] + result["kl"]["value"]))
+    assert result["kl"]["value"] > 0
+    assert "latents are used" in result["latents"] or "Collapsed" in result["latents"]
     assert result == run_json(capsys, "evaluate", run)
+    tighter = run_json(capsys, "evaluate", run, "--samples", "50")
+    assert tighter["log_likelihood"]["value"] > result["elbo"]["value"]
+    assert tighter["bits_per_dim"]["value"] < result["bits_per_dim"]["value"]
     assert run_json(capsys, "evaluate", run, "--split", "all", "--data", "shapes")["num_images"] == 12_000
     assert main(["evaluate", str(run)]) == 0
     assert "nats per image" in capsys.readouterr().out

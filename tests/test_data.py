@@ -275,7 +275,7 @@ def test_wrong_folders(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match=r"must be a folder, or a file ending in \.npy, \.npz, \.pt or \.tar"):
         load(tmp_path / "a.txt")
-    with pytest.raises(ValueError, match="`split` must be one of 'train', 'test', 'all', got 'valid'"):
+    with pytest.raises(ValueError, match="`split` must be one of 'train', 'val', 'test', 'all', got 'valid'"):
         load("shapes", "valid")
     with pytest.raises(ValueError, match="`binarize` must be one of 'static', 'dynamic', None"):
         load("shapes", "test", image_size=8, binarize="often")
@@ -467,3 +467,23 @@ def test_real_mnist(mnist_root):
     grey = load("mnist", "test")
     assert grey.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert grey.batch(slice(None)).mean().item() == pytest.approx(0.1325, abs=1e-4)
+
+
+def test_the_protocols_of_papers_on_likelihoods(mnist_root):
+    whole = load("mnist", "train")
+    for name, how in (("dynamic_mnist", True), ("static_mnist", False)):
+        sets = {split: load(name, split) for split in ("train", "val", "test")}
+        assert [len(images) for images in sets.values()] == [50_000, 10_000, 10_000]
+        assert all(images.dynamic == how for images in sets.values())
+        assert set(sets["val"].batch(slice(50)).unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(load("dynamic_mnist", "val").images, whole.images[50_000:])
+    assert torch.equal(load("static_mnist", "val").images, load("static_mnist", "val").images)
+
+
+def test_protocols_say_what_they_are():
+    with pytest.raises(ValueError, match="`split` may be 'val' only of dynamic_mnist, static_mnist, not of 'shapes'"):
+        load("shapes", "val")
+    with pytest.raises(
+        ValueError, match="`binarize` must be None for 'dynamic_mnist', which is binarised, got 'static'"
+    ):
+        load("dynamic_mnist", binarize="static")

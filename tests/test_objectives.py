@@ -101,3 +101,65 @@ def test_wrong_arguments_of_the_others():
         vl.Elbo(free_bits=-0.5)
     with pytest.raises(ValueError, match="`recon_params` must have shape"):
         vl.reconstruction_loss(torch.zeros(2, 1, 4, 4), torch.zeros(2, 2, 4, 4))
+
+
+def test_capacity_by_hand():
+    """gamma |KL - C| of Burgess et al.: 1.5 nats are 2.5 short of 4."""
+    x = torch.zeros(2, 1, 4, 4)
+    mu = torch.ones(2, 3, requires_grad=True)
+    terms = vl.elbo_loss(x, torch.zeros_like(x), mu, torch.zeros(2, 3), beta=10.0, capacity=4.0)
+    assert terms.loss.item() == pytest.approx(16 * math.log(2) + 10 * 2.5)
+    torch.testing.assert_close(terms.kl, torch.full((2,), 1.5))
+    terms.loss.backward()
+    assert (mu.grad < 0).all()  # up to the capacity, KL is asked for
+    above = vl.elbo_loss(x, torch.zeros_like(x), 3 * torch.ones(2, 3), torch.zeros(2, 3), beta=10.0, capacity=4.0)
+    assert above.loss.item() == pytest.approx(16 * math.log(2) + 10 * (13.5 - 4))
+
+
+def test_capacity_is_of_the_mean_over_the_batch_and_follows_its_schedule():
+    x = torch.zeros(2, 1, 1, 1)
+    mu = torch.tensor([[2.0], [0.0]])  # 2 and 0 nats: 1 on average
+    assert vl.elbo_loss(x, x, mu, torch.zeros(2, 1), capacity=1.0).loss.item() == pytest.approx(math.log(2))
+    vae, x = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)).eval(), torch.rand(4, 1, 8, 8)
+    objective = vl.Elbo(beta=30.0, capacity=vl.linear_warmup(10, final=20.0))
+    for step, capacity in ((0, 0.0), (5, 10.0), (99, 20.0)):
+        terms = objective(vae, x, step=step)
+        expected = terms.reconstruction.mean() + 30 * (terms.kl.mean() - capacity).abs()
+        torch.testing.assert_close(terms.loss, expected)
+
+
+def test_capacity_with_free_bits_counts_what_free_bits_leave():
+    x = torch.zeros(4, 1, 1, 1)
+    mu = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
+    terms = vl.elbo_loss(x, x, mu, torch.zeros(4, 2), free_bits=0.5, capacity=1.0)
+    assert terms.loss.item() == pytest.approx(math.log(2) + 2.5 - 1.0)
+
+
+def test_an_extra_term_sees_images_and_pictures_and_is_in_the_loss_alone():
+    vae, x = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)).eval(), torch.rand(4, 1, 8, 8)
+    seen = []
+
+    def perceptual(images, pictures):
+        seen.append((images, pictures))
+        return 100.0 * torch.arange(4.0)
+
+    plain, more = (
+        objective(vae, x, generator=torch.Generator().manual_seed(0))
+        for objective in (vl.Elbo(), vl.Elbo(extra=perceptual))
+    )
+    torch.testing.assert_close(more.loss, plain.loss + 150.0)
+    assert torch.equal(more.kl, plain.kl) and torch.equal(more.reconstruction, plain.reconstruction)
+    ((images, pictures),) = seen
+    assert images is x
+    out = vae(x, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(pictures, out.recon_params.sigmoid())
+    with pytest.raises(ValueError, match=r"`extra` must have shape \(4\), got \(\)"):
+        vl.Elbo(extra=lambda images, pictures: torch.zeros(()))(vae, x)
+
+
+def test_wrong_capacities():
+    with pytest.raises(ValueError, match="`capacity` must be >= 0, got -1"):
+        vl.Elbo(capacity=-1.0)
+    x = torch.zeros(1, 1, 1, 1)
+    with pytest.raises(ValueError, match="`capacity` must be >= 0, got -2"):
+        vl.elbo_loss(x, x, torch.zeros(1, 1), torch.zeros(1, 1), capacity=-2.0)

@@ -1,3 +1,10 @@
+"""Every prior is a density, gives samples of it, and knows its KL."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
 import torch
 from torch import distributions as td
 
@@ -26,3 +33,251 @@ def test_samples():
     first, second = (prior.sample(3, (4, 2, 2), generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert first.shape == (3, 4, 2, 2)
     assert torch.equal(first, second)
+
+
+LATENT_SHAPES = [(6,), (2, 3, 1)]
+PRIORS = {
+    "standard": lambda shape: vl.StandardNormal(),
+    "learned": vl.LearnedGaussian,
+    "mixture": lambda shape: vl.MixtureOfGaussians(shape, 4),
+    "vamp": lambda shape: vl.VampPrior((1, 8, 8), 3),
+    "realnvp": lambda shape: vl.FlowPrior(shape, num_transforms=3, hidden_features=(8,)),
+    "nsf": lambda shape: vl.FlowPrior(shape, "nsf", num_transforms=2, hidden_features=(8,)),
+}
+
+
+def model_with(name, shape=(6,), scale=0.3):
+    """A small VAE whose prior has weights that are not fresh."""
+    torch.manual_seed(0)
+    latent = {"latent_dim": shape[0]} if len(shape) == 1 else {"latent_shape": shape}
+    hidden = (4,) if len(shape) == 1 else (4, 4, 4)
+    size = (1, 8, 8) if len(shape) == 1 else (1, 24, 8)
+    prior = PRIORS[name](shape) if name != "vamp" else vl.VampPrior(size, 3)
+    vae = vl.conv_vae(size, **latent, hidden_channels=hidden, norm="group", prior=prior)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return vae
+
+
+@pytest.fixture(params=PRIORS)
+def name(request):
+    if request.param in ("realnvp", "nsf"):
+        pytest.importorskip("zuko")
+    return request.param
+
+
+@pytest.mark.parametrize("shape", LATENT_SHAPES)
+def test_every_prior_keeps_its_contract(name, shape):
+    vae = model_with(name, shape)
+    prior = vae.prior
+    assert isinstance(prior, vl.Prior)
+    first, second = (prior.sample(5, shape, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert first.shape == (5, *shape)
+    assert torch.equal(first, second)
+    assert prior.sample(0, shape).shape == (0, *shape)
+    assert prior.log_prob(first).shape == (5,)
+    mu, logvar = torch.randn(5, *shape), torch.randn(5, *shape)
+    kl = prior.kl(mu, logvar, vl.reparameterize(mu, logvar))
+    assert kl.shape in ((5, 6), (5, 1))
+    assert vae.sample(2).shape == (2, *vae.image_shape)
+
+
+def test_every_density_integrates_to_one(name):
+    """On a grid over two latents."""
+    vae = model_with(name, (2,), scale=0.15)
+    axis = torch.linspace(-12, 12, 601)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        mass = vae.prior.log_prob(grid).exp().sum() * (axis[1] - axis[0]) ** 2
+    assert mass.item() == pytest.approx(1.0, abs=5e-3)
+
+
+def test_samples_come_from_the_density(name):
+    """E log p(z) over samples is the integral of p log p on a grid."""
+    vae = model_with(name, (2,), scale=0.15)
+    axis = torch.linspace(-12, 12, 601)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        log_prob = vae.prior.log_prob(grid)
+        entropy = -(log_prob.exp() * log_prob).sum() * (axis[1] - axis[0]) ** 2
+        values = -vae.prior.log_prob(vae.prior.sample(20_000, (2,), generator=torch.Generator().manual_seed(0)))
+    error = values.std() / math.sqrt(len(values))
+    assert values.mean().item() == pytest.approx(entropy.item(), abs=4 * error.item() + 0.01)
+
+
+def test_kl_is_what_samples_say(name):
+    prior = model_with(name, (3,)).prior
+    mu, logvar = torch.randn(1, 3), torch.randn(1, 3)
+    many = mu.expand(100_000, 3), logvar.expand(100_000, 3)
+    z = vl.reparameterize(*many, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        draws = vl.functional.gaussian_log_prob(z, many[0], 0.5 * many[1]) - prior.log_prob(z)
+        kl = prior.kl(*many, z).sum(1)
+    assert kl.mean().item() == pytest.approx(draws.mean().item(), abs=4 * draws.std().item() / math.sqrt(len(z)))
+
+
+def test_the_mixture_is_torchs():
+    prior = model_with("mixture", (6,)).prior
+    with torch.no_grad():
+        parts = td.Independent(td.Normal(prior.mu, (0.5 * prior.logvar).exp()), 1)
+        oracle = td.MixtureSameFamily(td.Categorical(logits=prior.logits), parts)
+        z = torch.randn(7, 6)
+        torch.testing.assert_close(prior.log_prob(z), oracle.log_prob(z), rtol=1e-5, atol=1e-5)
+
+
+def test_the_learned_gaussian_is_torchs():
+    prior = model_with("learned", (6,)).prior
+    mu, logvar = torch.randn(4, 6), torch.randn(4, 6)
+    with torch.no_grad():
+        own = td.Normal(prior.mu, (0.5 * prior.logvar).exp())
+        oracle = td.kl_divergence(td.Normal(mu, (0.5 * logvar).exp()), own)
+        torch.testing.assert_close(prior.kl(mu, logvar), oracle, rtol=1e-5, atol=1e-5)
+
+
+def test_a_fresh_flow_and_a_fresh_gaussian_are_the_standard_normal():
+    pytest.importorskip("zuko")
+    z = torch.randn(5, 6)
+    for prior in (vl.LearnedGaussian((6,)), vl.FlowPrior((6,)), vl.FlowPrior((6,), "nsf")):
+        torch.testing.assert_close(prior.log_prob(z), vl.StandardNormal().log_prob(z))
+
+
+def test_the_vamp_prior_is_the_mean_of_posteriors_and_follows_its_encoder():
+    vae = model_with("vamp")
+    z = torch.randn(4, 6)
+
+    def expected():
+        mu, logvar = vae.encoder(vae.prior.pseudo_logits.sigmoid())
+        parts = [
+            vl.functional.gaussian_log_prob(z, m, 0.5 * v) for m, v in zip(mu[:, None], logvar[:, None], strict=True)
+        ]
+        return torch.stack(parts).logsumexp(0) - math.log(3)
+
+    with torch.no_grad():
+        torch.testing.assert_close(vae.prior.log_prob(z), expected(), rtol=1e-5, atol=1e-5)
+        before = vae.prior.log_prob(z)
+        for parameter in vae.encoder.parameters():
+            parameter.mul_(1.1)
+        assert not torch.allclose(vae.prior.log_prob(z), before)
+        torch.testing.assert_close(vae.prior.log_prob(z), expected(), rtol=1e-5, atol=1e-5)
+    copied = copy.deepcopy(vae)
+    assert copied.prior._encoder[0] is copied.encoder
+    assert not any(name.startswith("prior.") and "pseudo" not in name for name in vae.state_dict())
+
+
+def test_pseudo_inputs_start_from_pictures():
+    images = torch.rand(3, 1, 8, 8).clamp(0.05, 0.95)
+    prior = vl.VampPrior((1, 8, 8), 3).start_from(images)
+    torch.testing.assert_close(prior.pseudo_logits.sigmoid().detach(), images)
+    with pytest.raises(ValueError, match="`images` must be 3, one a component, got 2"):
+        prior.start_from(images[:2])
+
+
+def test_every_prior_is_saved_and_loaded(name, tmp_path):
+    vae = model_with(name)
+    vl.save(vae, tmp_path)
+    again = vl.load(tmp_path)
+    z = torch.randn(5, 6)
+    assert torch.equal(again.prior.log_prob(z), vae.eval().prior.log_prob(z))
+    generators = [torch.Generator().manual_seed(2) for _ in range(2)]
+    assert torch.equal(again.sample(3, generator=generators[0]), vae.sample(3, generator=generators[1]))
+
+
+def test_every_prior_learns(name):
+    vae = model_with(name)
+    terms = vl.Elbo()(vae, torch.rand(4, 1, 8, 8))
+    terms.loss.backward()
+    for parameter in vae.parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in vae.prior.parameters())
+
+
+def test_wrong_priors():
+    with pytest.raises(ValueError, match="`z` must be given: the KL to MixtureOfGaussians has no closed form"):
+        vl.MixtureOfGaussians((2,)).kl(torch.zeros(1, 2), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="must be given to a VAE"):
+        vl.VampPrior((1, 8, 8)).log_prob(torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="at least 2 latents for couplings"):
+        vl.FlowPrior((1,))
+    with pytest.raises(ValueError, match="`z` must"):
+        vl.LearnedGaussian((3,)).log_prob(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="`latent_shape` must"):
+        vl.LearnedGaussian((3,)).sample(2, (4,))
+
+
+def test_a_flow_needs_zuko(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(vl.MissingExtraError, match="flows"):
+        vl.FlowPrior((4,))
+
+
+@pytest.mark.parametrize("name", ["learned", "mixture", "vamp", "realnvp"])
+def test_a_bundle_samples_and_bounds_as_torch_does(name, tmp_path):
+    pytest.importorskip("onnxruntime")
+    if name == "realnvp":
+        pytest.importorskip("zuko")
+    vae = model_with(name).eval()
+    parity = vl.export_onnx(vae, tmp_path / "bundle")
+    assert parity["prior"]["z"].max_rel < 1e-4
+    model = vl.runtime.OnnxVAE(tmp_path / "bundle")
+    noise = np.random.default_rng(3).standard_normal((20, model.metadata["noise_size"]), dtype=np.float32)
+    with torch.no_grad():
+        expected = vae.likelihood.mean(vae.decode(vae.prior.from_noise(torch.from_numpy(noise))))
+    np.testing.assert_allclose(model.sample(20, seed=3), expected.numpy(), atol=1e-5)
+
+    x = torch.rand(5, 1, 8, 8)
+    eps = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 6), dtype=np.float32))
+    with torch.no_grad():
+        mu, logvar = vae.encode(x)
+        z = mu + (0.5 * logvar).exp() * eps
+        terms = vl.elbo_loss(x, vae.decode(z), mu, logvar, z, prior=vae.prior)
+    np.testing.assert_allclose(model.score(x.numpy()), -(terms.reconstruction + terms.kl).numpy(), rtol=1e-4)
+
+
+def test_a_spline_flow_says_that_it_cannot(tmp_path):
+    pytest.importorskip("zuko")
+    with pytest.raises(vl.ExportError, match=r"onnx\.reference cannot run the graph"):
+        vl.export_onnx(model_with("nsf"), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_standard_normal_needs_no_graph(tmp_path):
+    vl.export_onnx(model_with("standard"), tmp_path / "bundle")
+    assert not (tmp_path / "bundle/prior.onnx").exists()
+    assert vl.runtime.OnnxVAE(tmp_path / "bundle").metadata["noise_size"] is None
+
+
+@pytest.mark.parametrize("kind", ["mixture", "realnvp"])
+def test_fitted_after_training_it_finds_the_density(kind):
+    """Of a mixture of two, whose entropy is known: the cross-entropy comes down to it, one Gaussian's does not."""
+    oracle = td.MixtureSameFamily(
+        td.Categorical(torch.tensor([0.3, 0.7])),
+        td.Independent(td.Normal(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), torch.tensor([[0.5, 1.0], [1.0, 0.5]])), 1),
+    )
+    z, test = oracle.sample((5000,)), oracle.sample((5000,))
+    if kind == "mixture":
+        prior = vl.MixtureOfGaussians((2,), 2).start_from(torch.stack([z[z[:, 0] < 0][0], z[z[:, 0] > 0][0]]))
+    else:
+        pytest.importorskip("zuko")
+        prior = vl.FlowPrior((2,), num_transforms=4, hidden_features=(32,))
+    how = {"num_steps": 400, "learning_rate": 0.05} if kind == "mixture" else {"num_steps": 1000}
+    fitted = vl.fit_prior(prior, z, **how, generator=torch.Generator().manual_seed(0))
+    single = vl.fit_prior(vl.LearnedGaussian((2,)), z, num_steps=300, learning_rate=0.05)
+    with torch.no_grad():
+        entropy = -oracle.log_prob(test).mean()
+        assert -fitted.log_prob(test).mean() - entropy < 0.08
+        assert -single.log_prob(test).mean() - entropy > 0.3
+
+
+def test_fit_prior_takes_its_arguments():
+    prior, z = vl.LearnedGaussian((2,)), torch.randn(5, 2)
+    for arguments, words in (
+        ({"z": z[:0]}, "`z` must hold at least one latent"),
+        ({"z": z, "num_steps": 0}, "`num_steps` must be >= 1"),
+        ({"z": z, "batch_size": 0}, "`batch_size` must be >= 1"),
+        ({"z": z, "learning_rate": 0.0}, "`learning_rate` must be > 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            vl.fit_prior(prior, **arguments)
+    with pytest.raises(ValueError, match="`z` must have shape"):
+        vl.MixtureOfGaussians((2,), 3).start_from(z)

@@ -1,6 +1,7 @@
 """README's own code, run as it stands in an empty directory."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def test_python_blocks(code, tmp_path, monkeypatch):
     if "pictures" in names:
         assert names["pictures"].shape == (16, 1, 32, 32)
         assert names["history"][-1].val.loss < names["history"][0].val.loss
+    elif "estimate" in names:
+        assert names["estimate"].num_images == 200
     elif "trainer" in names:
         assert len(names["history"]) == 2
     else:
@@ -70,3 +73,11 @@ def test_the_throughputs_are_those_of_the_report():
     for what, batch, *speeds in lines:
         for backend, speed in zip(columns[2:], speeds, strict=True):
             assert speed.strip("*") == measured[(*what.split(", "), batch, backend)], (what, batch, backend)
+
+
+def test_the_results_are_those_of_the_scripts():
+    """docs/results.md holds the table that examples/reproduce/table.py makes of the committed JSON."""
+    root = Path(__file__).parent.parent
+    made = runpy.run_path(str(root / "examples/reproduce/table.py"))["table"]()
+    assert made.count("\n") > 3
+    assert made in (root / "docs/results.md").read_text()

@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 
 import vaelib as vl
+from vaelib.serialization import describe
+from vaelib.training import fit
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
 
 
@@ -146,6 +148,15 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path, capsys):
 
 def test_resume_without_a_checkpoint_starts(tmp_path):
     assert len(trainer_of(tmp_path / "run").fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
+
+
+def test_an_older_checkpoint_without_an_argument_that_is_none_is_resumed(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with monkeypatch.context() as older:
+        older.setattr(fit, "describe", lambda model: {k: v for k, v in describe(model).items() if k != "posterior"})
+        trainer_of(run, max_epochs=2).fit(model_of(), dataset(), dataset(), progress=False)
+    assert "posterior" in describe(model_of())
+    assert len(trainer_of(run, max_epochs=3).fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path):

@@ -141,9 +141,9 @@ def test_an_autoencoder_has_codes(tmp_path):
     with torch.no_grad():
         np.testing.assert_allclose(model.encode(x.numpy()), network.eval().encode(x).numpy(), atol=1e-5)
     np.testing.assert_allclose(model.reconstruct(x.numpy()), network.reconstruct(x).numpy(), atol=1e-5)
-    with pytest.raises(ValueError, match="`score` needs a VAE, the model is an AutoEncoder"):
+    with pytest.raises(ValueError, match="The ELBO needs a VAE, the model is an AutoEncoder"):
         model.score(x.numpy())
-    with pytest.raises(ValueError, match="`sample` needs the prior StandardNormal, the model has none"):
+    with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has none"):
         model.sample(1)
 
 
@@ -226,6 +226,12 @@ def floats(*shape):
         (lambda m: m.decode(np.full((40, 3), np.nan)), ValueError, "`z` must be finite"),
         (lambda m: m.decode(np.full((4000, 3), np.nan)), ValueError, "`z` must be finite"),
         (lambda m: m.score(floats(2, 1, 9, 7), num_samples=0), ValueError, "`num_samples` must be >= 1"),
+        (
+            lambda m: m.elbo_terms(floats(2, 1, 9, 7), floats(1, 3)),
+            ValueError,
+            r"`eps` must have shape \(2, 3\), got \(1, 3\)",
+        ),
+        (lambda m: m.elbo_terms(floats(1, 1, 9, 7), np.full((1, 3), np.inf)), ValueError, "`eps` must be finite"),
         (lambda m: m.interpolate(floats(2, 3), floats(2, 3), 1), ValueError, "`steps` must be >= 2, got 1"),
         (
             lambda m: m.interpolate(floats(2, 3), floats(1, 3), 3),

@@ -231,7 +231,7 @@ def test_another_prior_has_no_samples(changed):
     def change(proto):
         next(entry for entry in proto.metadata_props if entry.key == "vaelib.prior").value = "VampPrior"
 
-    with pytest.raises(ValueError, match="`sample` needs the prior StandardNormal, the model has VampPrior"):
+    with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has"):
         changed(change).sample(1)
 
 

@@ -136,70 +136,13 @@ def test_repr_reads_well():
     assert "(corruption): Masking(probability=0.5)" in text
 
 
-class LinearGaussian:
-    """x = W z + b + sigma noise with z ~ N(0, I): log p(x) and the posterior are known in closed form.
-
-    W has orthogonal columns, so the exact posterior is a diagonal Gaussian and the ELBO can be tight.
-    """
-
-    image_shape, latent_dim, sigma = (1, 3, 4), 5, 0.3
-
-    def __init__(self):
-        generator = torch.Generator().manual_seed(7)
-        basis, _ = torch.linalg.qr(torch.randn(12, 5, generator=generator, dtype=torch.float64))
-        self.scales = torch.tensor([1.5, 1.0, 0.6, 0.3, 0.1], dtype=torch.float64)
-        self.weight = basis * self.scales
-        self.bias = torch.randn(12, generator=generator, dtype=torch.float64)
-        self.variance = self.sigma**2 / (self.sigma**2 + self.scales**2)
-
-    def log_prob(self, x):
-        covariance = self.weight @ self.weight.T + self.sigma**2 * torch.eye(12, dtype=torch.float64)
-        return torch.distributions.MultivariateNormal(self.bias, covariance).log_prob(x.flatten(1))
-
-    def sample(self, count):
-        z = torch.randn(count, 5, dtype=torch.float64)
-        x = z @ self.weight.T + self.bias + self.sigma * torch.randn(count, 12, dtype=torch.float64)
-        return x.view(count, *self.image_shape)
-
-    def vae(self, shift=0.0, stretch=1.0):
-        """With the exact posterior, or one that is off."""
-        truth = self
-
-        class Encoder(nn.Module):
-            def forward(self, x):
-                gain = truth.variance / truth.sigma**2
-                mu = (x.flatten(1) - truth.bias) @ truth.weight * gain + shift
-                return mu, (truth.variance * stretch).log().expand_as(mu)
-
-        class Decoder(nn.Module):
-            def forward(self, z):
-                return (z @ truth.weight.T + truth.bias).view(-1, *truth.image_shape)
-
-        return vl.VAE(
-            Encoder(),
-            Decoder(),
-            likelihood=vl.Gaussian(self.sigma).double(),
-            image_shape=self.image_shape,
-            latent_shape=(self.latent_dim,),
-        )
-
-    def mean_elbo(self, vae, x, draws=4_000):
-        total = 0.0
-        for _ in range(draws // 100):
-            terms = vl.Elbo()(vae, x.repeat(100, 1, 1, 1))
-            total = total - (terms.reconstruction + terms.kl).view(100, -1).mean(0)
-        return total / (draws // 100)
-
-
-def test_elbo_equals_log_p_at_the_exact_posterior():
-    truth = LinearGaussian()
+def test_elbo_equals_log_p_at_the_exact_posterior(truth):
     x = truth.sample(6)
     torch.testing.assert_close(truth.mean_elbo(truth.vae(), x), truth.log_prob(x), rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize(("shift", "stretch"), [(0.5, 1.0), (0.0, 2.0), (0.0, 0.5), (-0.3, 1.5)])
-def test_elbo_is_below_log_p_by_the_kl_to_the_exact_posterior(shift, stretch):
-    truth = LinearGaussian()
+def test_elbo_is_below_log_p_by_the_kl_to_the_exact_posterior(truth, shift, stretch):
     x = truth.sample(6)
     gap = truth.log_prob(x) - truth.mean_elbo(truth.vae(shift, stretch), x)
     expected = 0.5 * (shift**2 / truth.variance + stretch - 1 - torch.tensor(stretch).log()).sum()
@@ -207,9 +150,8 @@ def test_elbo_is_below_log_p_by_the_kl_to_the_exact_posterior(shift, stretch):
     torch.testing.assert_close(gap, expected.expand(6), rtol=0.05, atol=0.1)
 
 
-def test_the_gap_vanishes_without_noise_in_the_estimate():
+def test_the_gap_vanishes_without_noise_in_the_estimate(truth):
     """log p(x|z) + log p(z) - log q(z|x) is log p(x) for every z under the exact posterior, to rounding."""
-    truth = LinearGaussian()
     vae, x = truth.vae(), truth.sample(6)
     out = vae(x)
     log_q = vl.functional.gaussian_log_prob(out.z, out.mu, 0.5 * out.logvar)

@@ -10,6 +10,7 @@ from vaelib import (
     networks as networks,
     objectives as objectives,
     plots as plots,
+    posteriors as posteriors,
     presets as presets,
     priors as priors,
     runtime as runtime,
@@ -46,15 +47,43 @@ from vaelib.likelihoods import (
 )
 from vaelib.networks import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncoder
 from vaelib.objectives import (
+    BetaTcTerms as BetaTcTerms,
+    BetaTcVae as BetaTcVae,
+    DipTerms as DipTerms,
+    DipVae as DipVae,
     Elbo as Elbo,
     ElboTerms as ElboTerms,
+    FactorTerms as FactorTerms,
+    FactorVae as FactorVae,
+    InfoTerms as InfoTerms,
+    InfoVae as InfoVae,
+    Iwae as Iwae,
+    IwaeTerms as IwaeTerms,
+    KlSplit as KlSplit,
+    Rae as Rae,
+    RaeTerms as RaeTerms,
     Reconstruction as Reconstruction,
     ReconstructionTerms as ReconstructionTerms,
+    Wae as Wae,
+    WaeTerms as WaeTerms,
+    dip_penalty as dip_penalty,
     elbo_loss as elbo_loss,
+    iwae_bound as iwae_bound,
+    kl_split as kl_split,
+    mmd as mmd,
     reconstruction_loss as reconstruction_loss,
 )
+from vaelib.posteriors import FlowPosterior as FlowPosterior
 from vaelib.presets import conv_vae as conv_vae
-from vaelib.priors import Prior as Prior, StandardNormal as StandardNormal
+from vaelib.priors import (
+    FlowPrior as FlowPrior,
+    LearnedGaussian as LearnedGaussian,
+    MixtureOfGaussians as MixtureOfGaussians,
+    Prior as Prior,
+    StandardNormal as StandardNormal,
+    VampPrior as VampPrior,
+    fit_prior as fit_prior,
+)
 from vaelib.schedules import (
     constant as constant,
     cosine as cosine,
@@ -80,6 +109,7 @@ from vaelib.vae import (
     VAE as VAE,
     AutoEncoder as AutoEncoder,
     AutoEncoderOutput as AutoEncoderOutput,
+    FlowVAEOutput as FlowVAEOutput,
     VAEOutput as VAEOutput,
 )
 

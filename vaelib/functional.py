@@ -29,7 +29,12 @@ __all__ = [
 
 
 def sum_per_image(values: Tensor) -> Tensor:
-    """Sum over every axis but the first: ``(B, ...)`` to ``(B,)``."""
+    """Sum over every axis but the first: ``(B, ...)`` to ``(B,)``.
+
+    Examples:
+        >>> sum_per_image(torch.ones(2, 3, 4))
+        tensor([12., 12.])
+    """
     return values.flatten(1).sum(1)
 
 

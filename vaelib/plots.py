@@ -26,6 +26,11 @@ def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
 
     Raises:
         ValueError: If ``images`` are no batch.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save_grid(torch.rand(20, 1, 8, 8), f"{directory}/grid.png", columns=10)
     """
     from torchvision.utils import save_image
 
@@ -46,6 +51,12 @@ def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, 
 
     Raises:
         ValueError: If the shapes differ.
+
+    Examples:
+        >>> import tempfile, vaelib as vl
+        >>> x = torch.rand(20, 1, 8, 8)
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save_pairs(x, vl.conv_vae((1, 8, 8), 2).reconstruct(x), f"{directory}/pairs.png")
     """
     check_shape("reconstructions", reconstructions.shape, originals.shape)
     columns = min(columns, len(originals))
@@ -67,6 +78,11 @@ def save_curves(curves: Mapping[str, Sequence[float]], path: str | Path, *, ylab
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save_curves({"train": [50.0, 40.0], "val": [52.0, 45.0]}, f"{directory}/curves.png")
     """
     figure, axes = _figure((6.4, 4.0))
     for label, values in curves.items():
@@ -88,6 +104,11 @@ def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path) -> N
     Raises:
         ValueError: If shapes disagree.
         MissingExtraError: If matplotlib is not installed.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save_embedding(torch.randn(50, 5), torch.arange(50) % 3, f"{directory}/map.png")
     """
     check_shape("points", points.shape, ("N", "D"))
     figure, axes = _figure((6.4, 6.0))

@@ -14,6 +14,7 @@ from vaelib._checks import check_float, check_int
 __all__ = ["Schedule", "constant", "cosine", "cyclical", "linear_warmup", "one_cycle", "warmup_cosine"]
 
 Schedule = Callable[[int], float]
+"""A training step, counted from 0, to a float."""
 
 
 def constant(value: float) -> Schedule:

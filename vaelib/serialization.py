@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vaelib import corruptions, likelihoods, networks, priors, vae
+from vaelib import corruptions, likelihoods, networks, posteriors, priors, vae
 from vaelib._checks import ModelFileError
 from vaelib._files import writable_directory, written_whole
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
@@ -42,6 +42,11 @@ _KNOWN: dict[str, type[nn.Module]] = {
         likelihoods.Laplace,
         likelihoods.DiscretizedLogistic,
         priors.StandardNormal,
+        priors.LearnedGaussian,
+        priors.MixtureOfGaussians,
+        priors.VampPrior,
+        priors.FlowPrior,
+        posteriors.FlowPosterior,
         corruptions.GaussianNoise,
         corruptions.SaltAndPepper,
         corruptions.Masking,
@@ -116,6 +121,13 @@ def save(model: nn.Module, directory: str | Path) -> None:
     Raises:
         TypeError: If the model holds a class that is not known.
         OSError: If the directory cannot be written.
+
+    Examples:
+        >>> import tempfile, vaelib as vl
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save(vl.conv_vae((1, 8, 8), 2), directory)
+        ...     sorted(path.name for path in Path(directory).iterdir())
+        ['config.json', 'model.safetensors']
     """
     config = {"format": FORMAT, "model": describe(model)}
     path = writable_directory("directory", directory)

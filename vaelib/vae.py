@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_unit_range
-from vaelib.functional import reparameterize
+from vaelib.functional import gaussian_log_prob, reparameterize
 from vaelib.likelihoods import Bernoulli, Likelihood
-from vaelib.priors import Prior, StandardNormal
+from vaelib.priors import Prior, StandardNormal, VampPrior
 
-__all__ = ["VAE", "AutoEncoder", "AutoEncoderOutput", "VAEOutput", "eval_mode"]
+__all__ = ["VAE", "AutoEncoder", "AutoEncoderOutput", "FlowVAEOutput", "VAEOutput", "eval_mode"]
 
 
 class VAEOutput(NamedTuple):
@@ -28,6 +28,16 @@ class VAEOutput(NamedTuple):
     """Posterior log variance, the same shape."""
     z: Tensor
     """The draw from the posterior that was decoded, the same shape."""
+
+
+class FlowVAEOutput(NamedTuple):
+    """Of a bent posterior: ``mu`` and ``logvar`` are of what is bent; ``log_q``, log q(z|x), has the shape ``(B,)``."""
+
+    recon_params: Tensor
+    mu: Tensor
+    logvar: Tensor
+    z: Tensor
+    log_q: Tensor
 
 
 class AutoEncoderOutput(NamedTuple):
@@ -64,6 +74,7 @@ class VAE(nn.Module):
         decoder: Network of p(x|z).
         likelihood: What ``recon_params`` mean; :class:`Bernoulli` if None.
         prior: p(z); :class:`StandardNormal` if None.
+        posterior: What bends the encoder's Gaussian, such as :class:`vaelib.posteriors.FlowPosterior`; nothing if None.
         corruption: Noise on the encoder's input, in training mode only; see :mod:`vaelib.corruptions`.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
@@ -91,18 +102,22 @@ class VAE(nn.Module):
         *,
         likelihood: Likelihood | None = None,
         prior: Prior | None = None,
+        posterior: nn.Module | None = None,
         corruption: nn.Module | None = None,
         image_shape: Sequence[int] | None = None,
         latent_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, prior=prior, corruption=corruption)
+        check_modules(posterior=posterior)
         self.image_shape = _agreed_shape("image_shape", image_shape, encoder, decoder)
         self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder, decoder)
         self.encoder, self.decoder = encoder, decoder
         self.likelihood: Likelihood = Bernoulli() if likelihood is None else likelihood
         self.prior: Prior = StandardNormal() if prior is None else prior
-        self.corruption = corruption
+        if isinstance(prior, VampPrior):
+            prior.attach(encoder)
+        self.posterior, self.corruption = posterior, corruption
         _check_param_channels(decoder, self.likelihood, self.image_shape)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,10 +131,25 @@ class VAE(nn.Module):
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return self.decoder(z).to(z.dtype)
 
-    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput:
+    def infer(self, x: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The posterior as training sees it: :meth:`encode` behind the corruption, if there is one and it trains."""
+        return self.encode(_corrupt(self, x, generator))
+
+    def draw(self, mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Z from the posterior, ``(B, *latent_shape)``, and log q(z|x) in nats, ``(B,)``."""
+        z = reparameterize(mu, logvar, generator=generator)
+        log_q = gaussian_log_prob(z, mu, 0.5 * logvar)
+        if self.posterior is None:
+            return z, log_q
+        z, log_det = self.posterior(z, mu, logvar)
+        return z, log_q - log_det
+
+    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput | FlowVAEOutput:
         """Encode, draw z from the posterior, decode; z is drawn in eval mode too, as the ELBO wants it."""
-        corrupted = _corrupt(self, x, generator)
-        mu, logvar = self.encode(corrupted)
+        mu, logvar = self.infer(x, generator=generator)
+        if self.posterior is not None:
+            z, log_q = self.draw(mu, logvar, generator=generator)
+            return FlowVAEOutput(self.decode(z), mu, logvar, z, log_q)
         z = reparameterize(mu, logvar, generator=generator)
         return VAEOutput(self.decode(z), mu, logvar, z)
 
@@ -135,7 +165,9 @@ class VAE(nn.Module):
         with eval_mode(self):
             _check_input(self, x)
             check_unit_range("x", x)
-            return self.likelihood.mean(self.decode(self.encode(x)[0]))
+            mu, logvar = self.encode(x)
+            z = mu if self.posterior is None else self.posterior(mu, mu, logvar)[0]
+            return self.likelihood.mean(self.decode(z))
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Pictures from the prior: the likelihood's mean of z ~ p(z), ``(num_samples, C, H, W)``.
@@ -201,18 +233,17 @@ class AutoEncoder(nn.Module):
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return self.decoder(z).to(z.dtype)
 
+    def infer(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """The code as training sees it: :meth:`encode` behind the corruption, if there is one and it trains."""
+        return self.encode(_corrupt(self, x, generator))
+
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> AutoEncoderOutput:
         """Encode and decode; ``generator`` is for the corruption."""
-        z = self.encode(_corrupt(self, x, generator))
+        z = self.infer(x, generator=generator)
         return AutoEncoderOutput(self.decode(z), z)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Pictures from pictures, ``(B, C, H, W)`` both; always in eval mode, without gradients.
-
-        Raises:
-            ValueError: If ``x`` has the wrong shape or values outside [0, 1].
-            TypeError: If ``x`` is not floating point.
-        """
+        """Pictures from pictures, ``(B, C, H, W)`` both; always in eval mode, without gradients. Raises as a VAE's."""
         with eval_mode(self):
             _check_input(self, x)
             check_unit_range("x", x)

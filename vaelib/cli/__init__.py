@@ -1,4 +1,4 @@
-"""The command line: ``vaelib train | evaluate | reconstruct | sample | encode | export | benchmark | demo | info``."""
+"""``vaelib train | evaluate | reconstruct | sample | encode | export | explore | benchmark | demo | info``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from vaelib._checks import VaelibError
-from vaelib.cli import benchmark, demo, train, use
+from vaelib.cli import benchmark, demo, evaluate, explore, train, use
 
 __all__ = ["app", "main"]
 
@@ -20,11 +20,12 @@ app = typer.Typer(
 )
 for command in (
     train.train,
-    use.evaluate,
+    evaluate.evaluate,
     use.reconstruct,
     use.sample,
     use.encode,
     use.export,
+    explore.explore,
     benchmark.benchmark,
     demo.demo,
     use.info,

@@ -36,7 +36,7 @@ Data = Annotated[
         show_default=False,
     ),
 ]
-Split = Annotated[Literal["train", "test", "all"], typer.Option(help="Which images.")]
+Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Which images.")]
 Seed = Annotated[
     int, typer.Option(help="Of the weights, the order and all draws: the same seed, the same result.", min=0)
 ]

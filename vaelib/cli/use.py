@@ -6,62 +6,16 @@ import json
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from vaelib import __version__
 from vaelib._files import writable_directory, written_whole
 from vaelib.cli.common import Data, Download, Json, Model, Seed, Split, load_data, print_json, print_table, read_record
+from vaelib.cli.evaluate import evaluation_of
 
-if TYPE_CHECKING:
-    from vaelib.data import ImageDataset
-
-__all__ = ["encode", "evaluate", "export", "info", "reconstruct", "sample"]
-
-
-def evaluate(
-    model: Model,
-    data: Data = None,
-    split: Split = "test",
-    seed: Seed = 0,
-    download: Download = False,
-    json_output: Json = False,
-) -> None:
-    """Measure a model's ELBO on a data set: nats per image and bits per dimension, with standard errors."""
-    from vaelib import serialization
-
-    vae = serialization.load(model)
-    images = load_data(model, vae, data, split, download=download)
-    result = _evaluation(vae, images, seed)
-    if json_output:
-        print_json(result)
-        return
-    units = {"bits_per_dim": "bits per dimension"}
-    print_table(
-        f"{model} on {result.pop('num_images')} images",
-        ["", "mean", "standard error", "unit"],
-        [
-            [
-                name,
-                f"{e['value']:.4g}" if name in units else f"{e['value']:.2f}",
-                f"{e['standard_error']:.2g}",
-                units.get(name, "nats per image"),
-            ]
-            for name, e in result.items()
-        ],
-    )
-
-
-def _evaluation(vae: Any, images: ImageDataset, seed: int) -> dict[str, Any]:
-    """Estimate name to value and standard error, and the number of images."""
-    import torch
-
-    from vaelib.evaluation import elbo
-
-    result = elbo(vae, images, generator=torch.Generator().manual_seed(seed))._asdict()
-    num_images = result.pop("num_images")
-    return {name: estimate._asdict() for name, estimate in result.items()} | {"num_images": num_images}
+__all__ = ["encode", "export", "info", "reconstruct", "sample"]
 
 
 def reconstruct(
@@ -207,7 +161,7 @@ def export(
     if evaluate_too:
         images = load_data(model, trained, data, split, download=download)
         name = data or read_record(model)["data"]
-        evaluation = {"data": f"{Path(name).name}, {split}", **_evaluation(trained, images, seed=0)}
+        evaluation = {"data": f"{Path(name).name}, {split}", **evaluation_of(trained, images, seed=0)}
     parity = export_onnx(
         trained,
         out,

@@ -10,15 +10,15 @@ from vaelib._checks import check_choice, check_int
 from vaelib.data.arrays import ARRAY_SUFFIXES, load_array
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import binarized, concatenated, height_and_width, holdout, resized
-from vaelib.data.named import NAMES, load_named
+from vaelib.data.named import NAMES, PROTOCOLS, load_named, load_protocol
 from vaelib.data.pictures import load_folder, load_shards, read_pictures
 from vaelib.data.shapes import shapes
 from vaelib.data.stream import ImageStream, stream
 
 __all__ = ["ImageDataset", "ImageStream", "load", "read_pictures", "shapes", "stream"]
 
-SPLITS = ("train", "test", "all")
-BUILT_IN = ("shapes", *NAMES)
+SPLITS = ("train", "val", "test", "all")
+BUILT_IN = ("shapes", *NAMES, *PROTOCOLS)
 
 
 def load(
@@ -36,18 +36,19 @@ def load(
     Args:
         name_or_path: ``"shapes"``; or a torchvision set (``"mnist"``, ``"fashion_mnist"``, ``"kmnist"``,
             ``"cifar10"``, ``"svhn"``, ``"celeba"``) below the folder named by the environment variable
-            ``VAELIB_DATA``; or the path of a folder of pictures, a ``.npy``, ``.npz`` or ``.pt`` file, a
-            WebDataset ``.tar`` shard, or a folder of them.
-        split: ``"train"``, ``"test"`` or ``"all"``. Sets with an official split keep it; a folder with the
-            subfolders (or shards with the prefixes) ``train`` and ``test`` means what it says; of any other
-            path a fixed random tenth is the test split.
+            ``VAELIB_DATA``; ``"dynamic_mnist"`` or ``"static_mnist"``, as papers on likelihoods use it: binarised
+            28x28, 50,000 images to train, 10,000 for ``"val"``, 10,000 to test; or the path of a folder of
+            pictures, a ``.npy``, ``.npz`` or ``.pt`` file, a WebDataset ``.tar`` shard, or a folder of them.
+        split: ``"train"``, ``"test"`` or ``"all"``, and ``"val"`` of those two. Sets with an official split
+            keep it; a folder with the subfolders (or shards with the prefixes) ``train`` and ``test`` means
+            what it says; of any other path a fixed random tenth is the test split.
         image_size: Height and width, one number for a square. Pictures are cropped around their centre to
             this aspect ratio and resized bilinearly. None keeps the size, which then must be the same for all.
         binarize: ``"static"`` draws black or white pixels once, with ``seed``; ``"dynamic"`` draws them
             anew each time an image is used; None keeps grey values.
         flip: Mirror images left to right at random, anew each time one is used: for training images.
         download: Let torchvision fetch a named set that is missing.
-        seed: Of ``shapes`` and of static binarisation.
+        seed: Of ``shapes`` and of static binarisation, which so is not the file of Larochelle & Murray (2011).
 
     Returns:
         An :class:`ImageDataset`.
@@ -62,10 +63,17 @@ def load(
         (torch.Size([10000, 1, 16, 16]), torch.Size([10000, 5]))
     """
     check_choice("split", split, SPLITS)
+    if split == "val" and name_or_path not in PROTOCOLS:
+        raise ValueError(f"`split` may be 'val' only of {', '.join(PROTOCOLS)}, not of {str(name_or_path)!r}.")
     size = None if image_size is None else height_and_width(image_size)
     name = str(name_or_path)
     if name == "shapes":
         dataset = _load_shapes(split, size or (32, 32), seed)
+    elif name in PROTOCOLS:
+        if binarize is not None:
+            raise ValueError(f"`binarize` must be None for {name!r}, which is binarised, got {binarize!r}.")
+        binarize = PROTOCOLS[name]
+        dataset = load_protocol(split, size, download=download)
     elif name in NAMES:
         dataset = load_named(name, split, size, download=download)
     else:

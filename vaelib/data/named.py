@@ -15,7 +15,7 @@ from vaelib._checks import MissingExtraError
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import concatenated, fit_to_size, resized
 
-__all__ = ["NAMES", "load_named"]
+__all__ = ["NAMES", "PROTOCOLS", "load_named", "load_protocol"]
 
 
 def load_named(name: str, split: str, size: tuple[int, int] | None, *, download: bool) -> ImageDataset:
@@ -39,6 +39,14 @@ def load_named(name: str, split: str, size: tuple[int, int] | None, *, download:
         dataset = ImageDataset(images, labels=labels)
         parts.append(dataset if size is None else resized(dataset, size))
     return concatenated(parts)
+
+
+def load_protocol(split: str, size: tuple[int, int] | None, *, download: bool) -> ImageDataset:
+    """MNIST as papers on likelihoods cut it: 50,000 images to train, the last 10,000 for ``"val"``."""
+    images = load_named("mnist", "train" if split == "val" else split, size, download=download)
+    if split in ("train", "val"):
+        images = images.subset(slice(50_000) if split == "train" else slice(50_000, None))
+    return images
 
 
 def _grey(set_name: str) -> Callable[[Path, str, Any, bool], tuple[Tensor, Tensor]]:
@@ -85,3 +93,5 @@ NAMES: dict[str, Callable[[Path, str, Any, bool], tuple[Tensor, Tensor | None]]]
     "svhn": _svhn,
     "celeba": _celeba,
 }
+PROTOCOLS = {"dynamic_mnist": "dynamic", "static_mnist": "static"}
+"""How each binarises MNIST."""

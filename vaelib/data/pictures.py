@@ -51,6 +51,14 @@ def read_pictures(
     Raises:
         DataError: A ``ValueError`` that names the first file that is no picture, or sizes that differ.
         FileNotFoundError: If a file is missing.
+
+    Examples:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     Image.new("RGB", (40, 30)).save(f"{directory}/wide.png")
+        ...     read_pictures([f"{directory}/wide.png"], image_size=(16, 16), channels=1).shape
+        torch.Size([1, 1, 16, 16])
     """
     check_choice("channels", channels, (None, 1, 3))
     if not paths:

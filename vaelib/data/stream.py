@@ -65,6 +65,15 @@ def stream(
         FileNotFoundError: If there is no such path.
         DataError: A ``ValueError``: if it holds no picture, or a shard or the first picture cannot be read.
         ValueError: If an argument is out of its range.
+
+    Examples:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     Image.new("L", (40, 30)).save(f"{directory}/wide.png")
+        ...     pictures = stream(directory, "all", image_size=16, workers=0)
+        ...     len(pictures), pictures.image_shape, pictures[0].dtype
+        (1, (1, 16, 16), torch.uint8)
     """
     path = Path(path)
     check_choice("split", split, ("train", "test", "all"))

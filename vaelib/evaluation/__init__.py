@@ -1,5 +1,45 @@
-"""Numbers about a trained model, in nats per image, each with its standard error."""
+"""Numbers about a trained model, each with its standard error; those of single images in nats."""
 
+from vaelib.evaluation.anomaly import AnomalyReport, AnomalyScores, anomaly, anomaly_scores, auroc
 from vaelib.evaluation.bound import BoundEstimate, Estimate, elbo, per_image_terms
+from vaelib.evaluation.disentanglement import DisentanglementReport, disentanglement, mig, modularity
+from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
+from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
+from vaelib.evaluation.latents import LatentReport, latents
+from vaelib.evaluation.likelihood import LikelihoodEstimate, log_likelihood
+from vaelib.evaluation.pictures import ReconstructionQuality, reconstruction_quality
+from vaelib.evaluation.predictors import DciScores, dci, sap
 
-__all__ = ["BoundEstimate", "Estimate", "elbo", "per_image_terms"]
+__all__ = [
+    "AnomalyReport",
+    "AnomalyScores",
+    "BoundEstimate",
+    "DciScores",
+    "DisentanglementReport",
+    "Estimate",
+    "Fidelity",
+    "LatentReport",
+    "LikelihoodEstimate",
+    "PrecisionRecall",
+    "ReconstructionQuality",
+    "anomaly",
+    "anomaly_scores",
+    "auroc",
+    "beta_vae_score",
+    "dci",
+    "disentanglement",
+    "elbo",
+    "factor_vae_score",
+    "features_of",
+    "fid",
+    "fidelity",
+    "kid",
+    "latents",
+    "log_likelihood",
+    "mig",
+    "modularity",
+    "per_image_terms",
+    "precision_recall",
+    "reconstruction_quality",
+    "sap",
+]

@@ -100,6 +100,12 @@ def per_image_terms(
 
     Raises:
         DataError: A ``ValueError``: if there is no image.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> terms = per_image_terms(vl.conv_vae((1, 8, 8), 2), [torch.rand(3, 1, 8, 8), torch.rand(2, 1, 8, 8)], Elbo())
+        >>> terms.kl.shape
+        torch.Size([5])
     """
     parameter = next(model.parameters(), torch.empty(0))
     collected, sizes = [], []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError, MissingExtraError, check_choice, check_float, check_int
+from vaelib.posteriors import check_gaussian
 from vaelib.vae import VAE, AutoEncoder
 
 __all__ = ["Parity", "export_onnx"]
@@ -39,7 +40,7 @@ def export_onnx(
     calibration: Tensor | None = None,
     max_loss: float = 0.5,
 ) -> dict[str, dict[str, Parity]]:
-    """Write a bundle: three graphs, a model card and a manifest of hashes; or raise and write nothing.
+    """Write a bundle: three or four graphs, a model card and a manifest of hashes; or raise and write nothing.
 
     ===========  ===================  ======================================================================
     graph        inputs               outputs
@@ -48,6 +49,7 @@ def export_onnx(
     decoder      ``z``                ``mean`` (pictures), ``recon_params`` (raw parameters)
     vae          ``image``, ``eps``   ``reconstruction`` (pictures), ``mu``, ``logvar``, ``distortion``, ``kl``
     autoencoder  ``image``            ``reconstruction`` (pictures), ``z``
+    prior        ``noise``            ``z``: draws of a prior other than N(0, I), from standard normal noise
     ===========  ===================  ======================================================================
 
     The batch axis is free. The noise ``eps`` is an input, so a file gives the same answer to the same question;
@@ -66,7 +68,7 @@ def export_onnx(
             as ``{"data": "mnist, test"}``.
         benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
             one export to the next.
-        strict: Refuse a model for which :func:`vaelib.export.lint.lint` has a finding.
+        strict: Refuse a model for which ``vaelib.export.lint.lint`` has a finding.
         precision: ``"fp32"``; ``"fp16"``, for GPUs: networks in float16, inputs, outputs and nats in float32, within
             5e-3 of pictures and 1e-2 of the rest; or ``"int8"``, for CPUs: convolutions and products in 8 bits but for
             the last layers, refused unless it is measured to be worth it.
@@ -102,12 +104,13 @@ def export_onnx(
     check_choice("precision", precision, ("fp32", "fp16", "int8"))
     check_float("max_loss", max_loss, 0.0)
     _check_evaluation(evaluation or {})
+    check_gaussian("export_onnx", model)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("ONNX export", "onnx")
     from vaelib.export import bundle
     from vaelib.export.card import card
-    from vaelib.export.graphs import graphs_of, to_bytes, with_metadata
+    from vaelib.export.graphs import graphs_of, sampler_of, to_bytes, with_metadata
     from vaelib.export.lint import lint
     from vaelib.export.precision import LIMITS, check_calibration, halved, quantized
     from vaelib.export.speed import measure
@@ -116,9 +119,12 @@ def export_onnx(
     images: Any = check_calibration(model, calibration) if precision == "int8" else None
     path = bundle.bundle_directory(directory)
     exported: Any = copy.deepcopy(model).cpu().float().eval()
+    if hasattr(getattr(exported, "prior", None), "fix"):
+        exported.prior.fix()
     facts = bundle.facts_of(exported, opset) | {"precision": precision}
-    graphs = graphs_of(exported, dynamic_size=dynamic_size)
-    facts["spatial_multiple"] = graphs[0].multiple
+    graphs: Any = graphs_of(exported, dynamic_size=dynamic_size)
+    sampler = sampler_of(exported)
+    facts |= {"spatial_multiple": graphs[0].multiple, "noise_size": sampler and sampler.inputs["noise"][0]}
     if _has_fresh_statistics(exported):
         whole = graphs[-1]  # it has every fold in it
         worn = whole._replace(module=_with_worn_statistics(whole.module))
@@ -136,6 +142,10 @@ def export_onnx(
             graph.part: compare(contents[graph.part], graph, LIMITS[precision], third_opinion=precision == "fp16")
             for graph in graphs
         }
+    if sampler is not None:
+        graphs = (*graphs, sampler)
+        contents["prior"] = to_bytes(sampler, opset)
+        parity["prior"] = compare(contents["prior"], sampler)
     files = {}
     for graph in graphs:
         metadata = bundle.metadata_of(graph.part, facts, parity[graph.part])

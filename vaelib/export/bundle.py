@@ -20,7 +20,7 @@ __all__ = ["CARD_NAME", "at_most", "bundle_directory", "facts_of", "metadata_of"
 SCHEMA = "2"
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "README.md"
-_GRAPHS = ("encoder.onnx", "decoder.onnx", "vae.onnx", "autoencoder.onnx")
+_GRAPHS = ("encoder.onnx", "decoder.onnx", "vae.onnx", "autoencoder.onnx", "prior.onnx")
 
 
 def facts_of(model: VAE | AutoEncoder, opset: int) -> dict[str, Any]:

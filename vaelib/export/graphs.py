@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from vaelib.export.lowering import lower
 from vaelib.export.sizes import free_sizes
 from vaelib.vae import VAE, AutoEncoder
 
-__all__ = ["Graph", "graphs_of", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "graphs_of", "sampler_of", "to_bytes", "with_metadata"]
 
 
 class Graph(NamedTuple):
@@ -116,6 +117,16 @@ class _WholeAutoEncoder(nn.Module):
         return _picture(self.model, self.model.decode(z)), z.clone()
 
 
+class _Sampler(nn.Module):
+    def __init__(self, prior: Any) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, noise: Tensor) -> Tensor:
+        z: Tensor = self.prior.from_noise(noise)
+        return z
+
+
 def _code(model: VAE | AutoEncoder, image: Tensor) -> Any:
     """As ``encode``, but for its check that images have the weights' dtype, which in float16 they have not."""
     code = model.encoder(image)
@@ -146,6 +157,15 @@ def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[
         decoder,
         Graph("vae", _Whole(model), {**image, "eps": latent}, bound, multiple),
     )
+
+
+def sampler_of(model: VAE | AutoEncoder) -> Graph | None:
+    """From noise to draws of the prior, if it can; None for N(0, I), of which noise is a draw."""
+    prior: Any = getattr(model, "prior", None)
+    if not hasattr(prior, "from_noise"):
+        return None
+    size = math.prod(model.latent_shape) + prior.extra_noise
+    return Graph("prior", _Sampler(prior), {"noise": (size,)}, {"z": "raw"})
 
 
 def to_bytes(graph: Graph, opset: int) -> bytes:

@@ -3,14 +3,6 @@
 A file is looked into before onnxruntime sees it: its hash must be the manifest's, and its graph may hold nothing but
 what vaelib exports. That stops what is torn, swapped or malformed. A stranger's graph still runs in onnxruntime's
 native code and may ask for much time or memory: where that matters, run it in a process with limits.
-
-Examples:
-    >>> import tempfile, vaelib as vl
-    >>> directory = tempfile.mkdtemp()
-    >>> _ = vl.export_onnx(vl.conv_vae((1, 8, 8), latent_dim=2, hidden_channels=(4,)), directory)
-    >>> model = OnnxVAE(directory)
-    >>> model.sample(3, seed=0).shape
-    (3, 1, 8, 8)
 """
 
 from __future__ import annotations
@@ -22,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaelib._checks import check_int
+from vaelib._checks import check_finite, check_int, check_shape
 from vaelib.runtime.graphs import Graphs
 from vaelib.runtime.inputs import Array, finite_check, interpolated, range_check, traversed
 from vaelib.runtime.machine import Machine, Provider
@@ -55,6 +47,14 @@ class OnnxVAE:
         ModelFileError: A ``ValueError``: if a file is torn, changed, or holds what vaelib does not export.
         ValueError: If a provider is not available here, or did not load.
         MissingExtraError: If onnxruntime is not installed.
+
+    Examples:
+        >>> import tempfile, vaelib as vl
+        >>> directory = tempfile.mkdtemp()
+        >>> _ = vl.export_onnx(vl.conv_vae((1, 8, 8), latent_dim=2, hidden_channels=(4,)), directory)
+        >>> model = OnnxVAE(directory)
+        >>> model.sample(3, seed=0).shape
+        (3, 1, 8, 8)
     """
 
     def __init__(
@@ -109,13 +109,10 @@ class OnnxVAE:
         """Pictures from the prior, ``(num_samples, C, H, W)``; a seed gives the same ones again.
 
         Raises:
-            ValueError: If the model's prior is not the standard normal, or an argument is negative.
+            ValueError: If the prior is one of the user's own, which has no graph, or an argument is negative.
         """
         check_int("num_samples", num_samples, minimum=0)
-        if self.metadata["prior"] != "StandardNormal":
-            raise ValueError(f"`sample` needs the prior StandardNormal, the model has {self.metadata['prior']}.")
-        generator = np.random.default_rng(seed)
-        return self.decode(generator.standard_normal((num_samples, *self.latent_shape), dtype=np.float32))
+        return self.decode(self._graphs.draws_of_prior(num_samples, np.random.default_rng(seed)))
 
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
         """Pictures ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.
@@ -142,17 +139,28 @@ class OnnxVAE:
         References:
             Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.3. https://arxiv.org/abs/1312.6114
         """
-        if self.metadata["kind"] != "VAE":
-            raise ValueError(f"`score` needs a VAE, the model is an {self.metadata['kind']}.")
         images = self._graphs.images("images", images)
         shape = (len(images), *self._graphs.latent_shape_at(images))
         generator = np.random.default_rng(seed)
         total = np.zeros(len(images))
         for _ in range(check_int("num_samples", num_samples)):
-            inputs = {"image": images, "eps": generator.standard_normal(shape, dtype=np.float32)}
-            distortion, kl = self._graphs.run("vae", inputs, range_check("images", images))
+            distortion, kl = self.elbo_terms(images, generator.standard_normal(shape, dtype=np.float32))
             total -= distortion.astype(np.float64) + kl
         return (total / num_samples).astype(np.float32)
+
+    def elbo_terms(self, images: NDArray[Any], eps: NDArray[Any]) -> tuple[Array, Array]:
+        """Distortion -log p(x|z) and KL(q(z|x) to p(z)), ``(B,)`` each, in nats at z = mu + sigma eps.
+
+        The ELBO is minus their sum. ``eps`` are finite, one ``(B, *latent_shape)`` draw of the standard normal for
+        each image. Raises as :meth:`score`.
+        """
+        if self.metadata["kind"] != "VAE":
+            raise ValueError(f"The ELBO needs a VAE, the model is an {self.metadata['kind']}.")
+        images, eps = self._graphs.images("images", images), self._graphs.latents("eps", eps)
+        check_shape("eps", eps.shape, (len(images), *self._graphs.latent_shape_at(images)))
+        check_finite("eps", eps)
+        distortion, kl = self._graphs.run("vae", {"image": images, "eps": eps}, range_check("images", images))
+        return distortion, kl
 
     def tune(self) -> dict[str, dict[int, Plan]]:
         """Measure encoder and decoder now, in about a second each: how batches around each size will be cut."""

@@ -120,6 +120,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "image_range": lambda value: value == [0.0, 1.0],
     "latent_shape": _extents,
     "spatial_multiple": lambda value: value is None or (type(value) is int and 1 <= value <= _MAX_EXTENT),
+    "noise_size": lambda value: value is None or (type(value) is int and 1 <= value <= _MAX_VALUES),
     "opset": lambda value: type(value) is int and 1 <= value <= 100,
     "validation": lambda value: isinstance(value, dict),
     "config": lambda value: value is None or isinstance(value, dict),
@@ -157,6 +158,7 @@ def shapes_of(metadata: Mapping[str, Any], size: tuple[int, int] | None = None) 
         dict.fromkeys(("image", "reconstruction", "mean"), image)
         | dict.fromkeys(("z", "eps", "mu", "logvar"), latent)
         | dict.fromkeys(("distortion", "kl"), ())
+        | {"noise": (metadata["noise_size"] or 0,)}
     )
 
 
@@ -172,5 +174,6 @@ def _contract(part: str, metadata: dict[str, Any]) -> tuple[dict[str, Shape], di
         "decoder": (("z",), ("mean", "recon_params")),
         "vae": (("image", "eps"), ("reconstruction", *code, "distortion", "kl")),
         "autoencoder": (("image",), ("reconstruction", *code)),
+        "prior": (("noise",), ("z",)),
     }[part]
     return {name: shapes[name] for name in inputs}, {name: shapes[name] for name in outputs}

@@ -38,13 +38,15 @@ _STEADY_OPERATORS = frozenset(
 library, which compute the last values of a vector like the others. ``tests/test_runtime_bits.py`` measures it."""
 _OTHER_OPERATORS = frozenset(
     """
-    Celu Cos Elu GlobalMaxPool GroupNormalization Log LogSoftmax LpNormalization MaxPool Mish Mod Pow ReduceL2
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare Selu Sign Sin Softmax Softplus Softsign
-    Sum ThresholdedRelu
+    Celu ConstantOfShape Cos Elu GatherND GlobalMaxPool GroupNormalization Log LogSoftmax LpNormalization MaxPool Mish
+    Mod Pow ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare ScatterND Selu Sign Sin
+    Softmax Softplus Softsign Sum ThresholdedRelu
     """.split()  # noqa: SIM905
 )
 """Others that a model may hold, among them those of Eigen, which computes the last values of a vector, or those before
 an aligned address, by another formula than the rest."""
+_INDEXED = ("GatherND", "ScatterND")
+"""Their second input says where, not how many; onnxruntime refuses places that do not exist."""
 _FLOAT, _INT, _STRING, _FLOATS, _INTS = 1, 2, 3, 6, 7  # onnx.AttributeProto.AttributeType
 _VALUE_OF = {_FLOAT: "f", _INT: "i", _STRING: "s", _FLOATS: "floats", _INTS: "ints"}
 _FLOAT_ATTRIBUTES = ("alpha", "beta", "cubic_coeff_a", "epsilon", "extrapolation_value", "gamma", "momentum")
@@ -117,14 +119,18 @@ def check_graph(model: Message, inputs: Mapping[str, Shape], outputs: Mapping[st
     graph = model["graph"]
     _check_values("inputs", graph["input"], inputs)
     _check_values("outputs", graph["output"], outputs)
-    for tensor in graph["initializer"]:
-        _check_tensor(tensor)
-    scales = set()
+    scales: set[str] = set()
+    indices: set[str] = set()
+    others: set[str] = set()
     for node in graph["node"]:
         _check_node(node)
         if node["op_type"] == "Resize":
             scales.update(node["input"][1:3])
+        places = node["input"][1:2] if node["op_type"] in _INDEXED else []
+        indices.update(places)
+        others.update(set(node["input"]) - set(places))
     for tensor in graph["initializer"]:
+        _check_tensor(tensor, is_index=tensor["name"] in indices - others)
         if tensor["name"] in scales:
             _check_scales(tensor)
 
@@ -145,7 +151,7 @@ def _check_values(kind: str, values: Sequence[Message], expected: Mapping[str, S
             raise GraphError(f"`{value['name']}` must have shape {wanted}, where None is free, got {shape}")
 
 
-def _check_tensor(tensor: Message) -> None:
+def _check_tensor(tensor: Message, *, is_index: bool) -> None:
     name, kind = tensor["name"], tensor["data_type"]
     if tensor["external_data"] or tensor["data_location"]:
         raise GraphError(f"the values of `{name}` are external data, in another file")
@@ -157,7 +163,7 @@ def _check_tensor(tensor: Message) -> None:
     given = listed + len(tensor["raw_data"]) / _BYTES_OF[kind]
     if given != math.prod(tensor["dims"]) or (listed and len(tensor["raw_data"])):
         raise GraphError(f"`{name}` has dimensions {tensor['dims']}, but {given:g} values")
-    if kind == _INT64:
+    if kind == _INT64 and not is_index:
         _check_shape_values(name, _numbers(tensor, "<i8", "int64_data"))
 
 

@@ -7,15 +7,17 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from vaelib._checks import ModelFileError, check_shape
 from vaelib.runtime.bundle import Bundle, shapes_of
 from vaelib.runtime.engine import Check, Engine
-from vaelib.runtime.inputs import Array, floats
+from vaelib.runtime.inputs import Array, finite_check, floats
 from vaelib.runtime.machine import Machine
 
 __all__ = ["Graphs"]
 
-_OUTPUTS = {"decoder": ("mean",), "vae": ("distortion", "kl")}
+_OUTPUTS = {"decoder": ("mean",), "vae": ("distortion", "kl"), "prior": ("z",)}
 
 
 class Graphs:
@@ -93,11 +95,24 @@ class Graphs:
     def run(self, part: str, inputs: Mapping[str, Array], check: Check) -> list[Array]:
         """The outputs of ``part`` that anybody asks for, for any number of items."""
         shapes = self._shapes
-        if self.multiple is not None:
+        if self.multiple is not None and part != "prior":
             height, width = next(iter(inputs.values())).shape[2:]
             scale = self.multiple if part == "decoder" else 1
             shapes = shapes_of(self.metadata, (height * scale, width * scale))
         return self.engine(part).run(inputs, shapes, check)
+
+    def draws_of_prior(self, num_samples: int, generator: np.random.Generator) -> Array:
+        """Latents, ``(num_samples, *latent_shape)``.
+
+        Raises:
+            ValueError: If the prior has no graph and is not the standard normal.
+        """
+        size, prior = self.metadata["noise_size"], self.metadata["prior"]
+        if size is None and prior != "StandardNormal":
+            raise ValueError(f"`sample` needs a prior of vaelib's, the model has {prior}.")
+        shape = self._shapes["z"] if size is None else (size,)
+        noise = generator.standard_normal((num_samples, *shape), dtype=np.float32)
+        return noise if size is None else self.run("prior", {"noise": noise}, finite_check("noise", noise))[0]
 
     def latent_shape_at(self, images: Array) -> tuple[int, ...]:
         """The shape of the latent of one of these images."""

@@ -1,10 +1,4 @@
-"""What acts beside the loop.
-
-A callback is any object with some of four methods, each given the :class:`vaelib.Run`: ``on_start(run)`` before the
-first step, ``on_step(run)`` after each step, ``on_epoch(run)`` when an epoch's record is the last of ``run.history``,
-and ``on_end(run)`` behind the last one. If it keeps something, ``state_dict()`` and ``load_state_dict(state)`` let a
-resumed run go on exactly: plain values and tensors, in dicts and lists.
-"""
+"""What acts beside the loop."""
 
 from __future__ import annotations
 
@@ -32,6 +26,10 @@ class EMA:
 
     Raises:
         ValueError: If ``decay`` is out of its range.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(max_epochs=20, callbacks=[EMA(0.999)])
 
     References:
         Polyak & Juditsky (1992); the ramp is that of TensorFlow's ``ExponentialMovingAverage``.
@@ -73,7 +71,7 @@ class EMA:
 
 
 class EarlyStopping:
-    """Ends a run whose validation loss no longer falls; waits until the weight of the KL has reached its end.
+    """Ends a run whose validation loss no longer falls, once weight and capacity of the KL have reached their end.
 
     Args:
         patience: Epochs without a new best before the run ends.
@@ -81,6 +79,10 @@ class EarlyStopping:
 
     Raises:
         ValueError: If an argument is out of its range.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(max_epochs=200, callbacks=[EarlyStopping(patience=10, min_delta=0.1)])
     """
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
@@ -88,9 +90,9 @@ class EarlyStopping:
         self._best, self._since = math.inf, 0
 
     def on_start(self, run: Any) -> None:
-        """Find the step from which the schedule of ``beta`` no longer changes."""
-        beta = getattr(run.objective, "beta", None)
-        self._from_step = steps_until_constant(beta, run.total_steps) if callable(beta) else 0
+        """Find the step from which the schedules of ``beta`` and ``capacity`` no longer change."""
+        schedules = [getattr(run.objective, name, None) for name in ("beta", "capacity")]
+        self._from_step = max(steps_until_constant(s, run.total_steps) if callable(s) else 0 for s in schedules)
         self._best, self._since = math.inf, 0
 
     def on_epoch(self, run: Any) -> None:
@@ -126,6 +128,10 @@ class Trackers:
     Raises:
         ValueError: If accelerate knows no tracker of that name.
         MissingExtraError: If its package is not installed.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(output_dir="runs/tracked", callbacks=[Trackers("tensorboard")])
     """
 
     def __init__(self, *names: str, project: str = "vaelib") -> None:

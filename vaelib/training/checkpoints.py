@@ -33,6 +33,10 @@ class Checkpoints:
 
     Raises:
         ValueError: If a number is below 1.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(output_dir="runs/careful", callbacks=[Checkpoints(every=500, keep_last=3)])
     """
 
     def __init__(self, every: int | None = None, keep_last: int = 2) -> None:

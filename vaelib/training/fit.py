@@ -47,6 +47,7 @@ class Fit:
         self.accelerator = make_accelerator(trainer.precision)
         self.device = self.accelerator.device
         self.objective = trainer.objective or (Reconstruction() if isinstance(model, AutoEncoder) else Elbo())
+        self.module = ObjectiveModule(model, self.objective)
         share = Share(self.accelerator.process_index, self.accelerator.num_processes, trainer.accumulate)
         self.train, self.val = (_source(n, d, model, self.device) for n, d in (("train", train), ("val", val)))
         self.batches = (
@@ -69,7 +70,7 @@ class Fit:
         """Train from the start or from a checkpoint to the end."""
         found = _checkpoint_to_resume(self.output_dir, resume, self.accelerator)
         main = self.accelerator.is_main_process
-        with randomness.isolated(self.device), tuned(self.model, self.device, self.trainer.precision):
+        with randomness.isolated(self.device), tuned(self.module, self.device, self.trainer.precision):
             set_seed(self.trainer.seed, device_specific=True)  # dropout and draws are of the global generators
             run = _started(self)
             self._tell("on_start", run)
@@ -163,18 +164,17 @@ class Fit:
 
 def _started(fit: Fit) -> Run:
     trainer = fit.trainer
-    model = fit.model.to(fit.device)
+    module: nn.Module = fit.module.to(fit.device)
     if trainer.sync_batch_norm:
-        model = fit.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    module: nn.Module = ObjectiveModule(model, fit.objective)
+        module.model = fit.model = nn.SyncBatchNorm.convert_sync_batchnorm(fit.model)
     if fit.compiled:
         module.forward = compiled(module.forward, fit.device)
     by_name = isinstance(trainer.optimizer, str)
     graphs = fit.compiled and fit.device.type == "cuda" and by_name and fit.accelerator.scaler is None
     total_steps = trainer.max_epochs * len(fit.batches)
     optimization = Optimization(
-        model,
-        trainer.make_optimizer(model, graphs),
+        module,
+        trainer.make_optimizer(module, graphs),
         trainer.learning_rate_schedule(total_steps),
         fit.accelerator,
         trainer.clip_norm,
@@ -182,7 +182,7 @@ def _started(fit: Fit) -> Run:
         graphs,
     )
     prepared = fit.accelerator.prepare_model(module, device_placement=False)  # it is there, as views
-    run = Run(prepared, model, optimization, fit.accelerator, len(fit.batches), trainer.max_epochs)
+    run = Run(prepared, fit.model, optimization, fit.accelerator, len(fit.batches), trainer.max_epochs)
     run.objective, run.recipe = fit.objective, _recipe(fit)
     run.examples = _examples(fit.train if fit.val is None else fit.val, fit.device)
     run.output_dir = fit.output_dir if fit.accelerator.is_main_process else None
@@ -226,11 +226,18 @@ def _recipe(fit: Fit) -> dict[str, Any]:
 
 def _check_recipe(asked: dict[str, Any], kept: dict[str, Any], path: Path) -> None:
     for name, value in asked.items():
-        if kept[name] != value:
+        if _given(kept[name]) != _given(value):
             raise ValueError(
                 f"`{name}` must be {kept[name]!r} as in {path}, got {value!r};"
                 " give another `output_dir` for another run."
             )
+
+
+def _given(described: Any) -> Any:
+    """Without arguments that are None, which an older version may not have had."""
+    if isinstance(described, dict):
+        return {name: _given(value) for name, value in described.items() if value is not None}
+    return described
 
 
 def _source(name: str, data: Any, model: nn.Module, device: torch.device) -> Any:

@@ -21,7 +21,7 @@ class Optimization:
     """Optimiser, learning rate and loss scale; leaves a step out if its gradients are not finite or too large.
 
     Args:
-        model: What is trained.
+        model: What is trained: the model in its objective.
         optimizer: Of its weights, or of the memory that they are views of.
         learning_rate: Step to learning rate.
         accelerator: Brings the loss scale of fp16.
@@ -153,7 +153,7 @@ class Optimization:
 def _blame(model: nn.Module, terms: Any) -> str:
     bad = [name for name, value in terms._asdict().items() if not value.isfinite().all()]
     named = [
-        name
+        name.removeprefix("model.")
         for name, parameter in model.named_parameters()
         if parameter.grad is not None and not parameter.grad.isfinite().all()
     ]

@@ -31,6 +31,10 @@ class Pictures:
 
     Raises:
         ValueError: If ``every`` is below 1.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(max_epochs=100, output_dir="runs/long", callbacks=[Pictures(every=10)])
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -66,6 +70,10 @@ class CollapseWarning:
 
     Args:
         threshold: In nats.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> trainer = vl.Trainer(callbacks=[CollapseWarning(threshold=0.05)])
 
     References:
         Burda et al. (2016), Importance Weighted Autoencoders, section 5, on active units.

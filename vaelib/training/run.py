@@ -135,6 +135,7 @@ class Run:
             "history": [record.state_dict() for record in self.history],
             "means": self._of_all_processes(self.means.state_dict()),
             "model": self.model.state_dict(),
+            "objective": self.objective.state_dict() if hasattr(self.objective, "state_dict") else {},
             "optimization": self.optimization.state_dict(),
             "random": self._of_all_processes(randomness.capture(self.accelerator.device)),
         }
@@ -146,6 +147,8 @@ class Run:
         self.history = [EpochRecord.from_state_dict(record) for record in state["history"]]
         self.means.load_state_dict({name: values[rank] for name, values in state["means"].items()})
         self.model.load_state_dict(state["model"])
+        if hasattr(self.objective, "load_state_dict"):
+            self.objective.load_state_dict(state["objective"])
         self.optimization.load_state_dict(state["optimization"])
         random = {name: values[rank] for name, values in state["random"].items()}
         randomness.restore(random, self.accelerator.device)

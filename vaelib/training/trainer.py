@@ -37,7 +37,8 @@ class Trainer:
     """Trains a model on images by any objective, on whatever hardware ``accelerate`` finds.
 
     Args:
-        objective: What is minimised; :class:`Elbo`, for an :class:`AutoEncoder` :class:`Reconstruction`, if None.
+        objective: What is minimised; :class:`Elbo`, for an :class:`AutoEncoder` :class:`Reconstruction`, if None. The
+            weights of one that is a module, such as :class:`FactorVae`, are trained, kept and resumed with the model's.
         max_epochs: Passes over the training images.
         batch_size: Images per step, over all processes and pieces.
         learning_rate: At its peak.
@@ -60,7 +61,7 @@ class Trainer:
         output_dir: Where ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, pictures and
             ``curves.png`` go; nothing is written if None.
         callbacks: Objects with some of ``on_start``, ``on_step``, ``on_epoch``, ``on_end``, such as :class:`EMA`,
-            :class:`EarlyStopping`, :class:`Trackers`; see :mod:`vaelib.training.callbacks`.
+            :class:`EarlyStopping`, :class:`Trackers`; see :mod:`vaelib.training`.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -1,8 +1,4 @@
-"""p(z): where latents come from.
-
-A prior is any ``nn.Module`` with the three methods of :class:`Prior`. ``kl`` is given the draw ``z`` that
-the model made, so a prior without a closed form estimates it as log q(z|x) - log p(z).
-"""
+"""What a prior is, and the one that needs nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from torch import Tensor, nn
 
 from vaelib import functional
 
-__all__ = ["Prior", "StandardNormal"]
+__all__ = ["Prior", "StandardNormal", "kl_of_draw", "sample_from_noise"]
 
 
 @runtime_checkable
@@ -37,6 +33,39 @@ class Prior(Protocol):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
+
+
+def kl_of_draw(prior: Prior, mu: Tensor, logvar: Tensor, z: Tensor | None) -> Tensor:
+    """Log q(z|x) - log p(z) in nats, ``(B, 1)``: an estimate of the KL from one draw, unbiased.
+
+    Raises:
+        ValueError: If the draw is missing.
+    """
+    if z is None:
+        raise ValueError(f"`z` must be given: the KL to {type(prior).__name__} has no closed form.")
+    return (functional.gaussian_log_prob(z, mu, 0.5 * logvar) - prior.log_prob(z))[:, None]
+
+
+class _FromNoise(Protocol):
+    """A prior that is a function of standard normal noise: what it needs to become an ONNX graph."""
+
+    extra_noise: int
+    """How many normal numbers it needs beyond one a latent."""
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Noise ``(B, D + extra_noise)`` to draws of z, ``(B, *latent_shape)``."""
+
+
+def sample_from_noise(
+    prior: _FromNoise,
+    num_samples: int,
+    latent_shape: Sequence[int],
+    like: Tensor,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Draws of z, ``(num_samples, *latent_shape)``, with the dtype and device of ``like``."""
+    shape = (num_samples, math.prod(latent_shape) + prior.extra_noise)
+    return prior.from_noise(torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype))
 
 
 class StandardNormal(nn.Module):

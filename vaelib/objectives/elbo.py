@@ -7,6 +7,7 @@ that needs several draws or passes is written the same way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -33,7 +34,8 @@ class ElboTerms(NamedTuple):
     """The negative ELBO and its two parts, in nats."""
 
     loss: Tensor
-    """What is minimised, a scalar: the batch mean of ``reconstruction + beta * kl``."""
+    """What is minimised, a scalar: the batch mean of ``reconstruction + beta * kl``, if neither ``free_bits`` nor
+    ``capacity`` change the second part, nor an ``extra`` adds a third."""
     reconstruction: Tensor
     """-log p(x|z) per image (the distortion), shape ``(B,)``."""
     kl: Tensor
@@ -62,17 +64,19 @@ def elbo_loss(
     mu: Tensor,
     logvar: Tensor,
     z: Tensor | None = None,
+    log_q: Tensor | None = None,
     *,
     likelihood: Likelihood | None = None,
     prior: Prior | None = None,
     beta: float = 1.0,
     free_bits: float = 0.0,
+    capacity: float | None = None,
 ) -> ElboTerms:
-    r"""Negative evidence lower bound for a diagonal Gaussian posterior.
+    r"""Negative evidence lower bound, for a diagonal Gaussian posterior unless ``log_q`` is given.
 
     .. math:: -\log p_\theta(x \mid z) + \beta \, \mathrm{KL}(q_\phi(z \mid x) \,\|\, p(z))
 
-    At ``beta=1`` without free bits this is, in expectation over z, at least -log p(x).
+    With ``beta`` of at least 1 and no ``capacity`` this is, in expectation over z, at least -log p(x).
 
     Args:
         x: Images, shape ``(B, C, H, W)``; in [0, 1] for the likelihoods that live there.
@@ -80,10 +84,12 @@ def elbo_loss(
         mu: Posterior mean, shape ``(B, *latent_shape)``.
         logvar: Posterior log variance, the same shape.
         z: The draw that was decoded, the same shape; only priors without a closed form need it.
+        log_q: log q(z|x) of that draw in nats, ``(B,)``, of a posterior that is more than a Gaussian.
         likelihood: p(x|z); :class:`Bernoulli` if None.
         prior: p(z); :class:`StandardNormal` if None.
         beta: Weight of the KL, >= 0.
         free_bits: Nats per latent below which the KL, averaged over the batch, costs nothing; >= 0.
+        capacity: Nats to which the KL, averaged over the batch, is held: it costs ``beta * abs(kl - capacity)``; >= 0.
 
     Returns:
         ``ElboTerms(loss, reconstruction, kl)``.
@@ -99,16 +105,25 @@ def elbo_loss(
 
     References:
         Kingma & Welling (2014), https://arxiv.org/abs/1312.6114; ``beta``: Higgins et al. (2017), beta-VAE;
-        ``free_bits``: Kingma et al. (2016), section C.8, https://arxiv.org/abs/1606.04934
+        ``free_bits``: Kingma et al. (2016), section C.8, https://arxiv.org/abs/1606.04934; ``capacity``: Burgess et al.
+        (2018), where ``beta`` is called gamma, https://arxiv.org/abs/1804.03599
     """
     check_float("beta", beta, 0.0)
     check_float("free_bits", free_bits, 0.0)
     check_shape("logvar", logvar.shape, mu.shape)
     check_shape("mu", mu.shape, (x.shape[0], *("..." for _ in mu.shape[1:])))
     reconstruction = -(likelihood or Bernoulli()).log_prob(x, recon_params)
-    kl_per_latent = (prior or StandardNormal()).kl(mu, logvar, z)
+    prior = prior or StandardNormal()
+    if log_q is None:
+        kl_per_latent = prior.kl(mu, logvar, z)
+    elif z is None:
+        raise ValueError("`z` must be given with `log_q`, which is its density.")
+    else:
+        kl_per_latent = (log_q - prior.log_prob(z))[:, None]
     kl = kl_per_latent.sum(1)
     penalty = kl_per_latent.mean(0).clamp(min=free_bits).sum() if free_bits else kl.mean()
+    if capacity is not None:
+        penalty = (penalty - check_float("capacity", capacity, 0.0)).abs()
     return ElboTerms(reconstruction.mean() + beta * penalty, reconstruction, kl)
 
 
@@ -146,6 +161,9 @@ class Elbo:
     Args:
         beta: Weight of the KL: a number >= 0 or a schedule ``step -> float``.
         free_bits: Nats per latent that cost nothing; >= 0.
+        capacity: Nats to which the KL is held, such as ``vl.linear_warmup(100_000, final=25.0)``, or None.
+        extra: ``(x, pictures) -> (B,)``, a perceptual or adversarial term that is added to the loss of each image. The
+            pictures are the likelihood's means, ``(B, C, H, W)``. With it the loss is no bound.
 
     Examples:
         >>> import vaelib as vl
@@ -154,21 +172,37 @@ class Elbo:
         torch.Size([4])
     """
 
-    def __init__(self, beta: float | Schedule = 1.0, free_bits: float = 0.0) -> None:
+    def __init__(
+        self,
+        beta: float | Schedule = 1.0,
+        free_bits: float = 0.0,
+        capacity: float | Schedule | None = None,
+        extra: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         self.beta = beta if callable(beta) else constant(check_float("beta", beta, 0.0))
         self.free_bits = check_float("free_bits", free_bits, 0.0)
+        self.capacity: Schedule | None = None
+        if capacity is not None:
+            self.capacity = capacity if callable(capacity) else constant(check_float("capacity", capacity, 0.0))
+        self.extra = extra
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> ElboTerms:
-        """Terms of one batch; ``step`` drives the schedule of ``beta``."""
+        """Terms of one batch; ``step`` drives the schedules of ``beta`` and ``capacity``."""
         out = model(x, generator=generator)
-        return elbo_loss(
+        terms = elbo_loss(
             x,
             *out,
             likelihood=model.likelihood,
             prior=model.prior,
             beta=self.beta(step),
             free_bits=self.free_bits,
+            capacity=None if self.capacity is None else self.capacity(step),
         )
+        if self.extra is None:
+            return terms
+        extra = self.extra(x, model.likelihood.mean(out.recon_params))
+        check_shape("extra", extra.shape, x.shape[:1])
+        return terms._replace(loss=terms.loss + extra.mean())
 
 
 class Reconstruction:

@@ -1,0 +1,105 @@
+"""What the rows share: binarised MNIST, training, the estimate of log p(x), and one JSON per row.
+
+`python examples/reproduce/ROW.py` trains a row and writes `results/ROW.json` beside it; `--quick` sees that it runs.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+import vaelib as vl
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def options(row, epochs):
+    parser = argparse.ArgumentParser(description=f"Reproduces {row} on binarised MNIST.")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--samples", type=int, default=1000, help="importance samples an image")
+    parser.add_argument("--images", type=int, help="test images to estimate on; all if not given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="of torch; all cores if not given")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints; a stopped run goes on")
+    parser.add_argument("--quick", action="store_true", help="200 images, one epoch, 20 samples: to see that it runs")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    return arguments
+
+
+def mnist(arguments):
+    """Dynamically binarised: 50,000 to train, 10,000 to choose by, 10,000 to test."""
+    os.environ.setdefault("VAELIB_DATA", ".")
+    sets = [vl.data.load("dynamic_mnist", split) for split in ("train", "val", "test")]
+    if arguments.quick:
+        return [images.subset(slice(200)) for images in sets]
+    return [*sets[:2], sets[2].subset(slice(arguments.images))]
+
+
+def reproduce(row, vae, objective, arguments, published, source, **recipe):
+    """Train, estimate -log p(x) of the test images, and keep both."""
+    train, val, test = mnist(arguments)
+    trainer = vl.Trainer(
+        objective,
+        max_epochs=1 if arguments.quick else arguments.epochs,
+        seed=arguments.seed,
+        output_dir=arguments.runs / row,
+        callbacks=[vl.EMA(0.9 if arguments.quick else 0.999)],
+        **recipe,
+    )
+    history = trainer.fit(vae, train, val, resume=True)
+    started = time.perf_counter()
+    generator = torch.Generator().manual_seed(arguments.seed)
+    num_samples = 20 if arguments.quick else arguments.samples
+    found = vl.evaluation.log_likelihood(vae, test, num_samples=num_samples, generator=generator)
+    looked = vl.evaluation.latents(vae, test, generator=generator)
+    write(
+        row,
+        arguments,
+        {
+            "nll": -found.log_likelihood.value,
+            "standard_error": found.log_likelihood.standard_error,
+            "num_images": found.num_images,
+            "num_samples": found.num_samples,
+            "effective_samples": found.effective_samples,
+            "elbo": found.elbo.value,
+            "kl": looked.kl.value,
+            "active_units": looked.active_units,
+            "latents": looked.in_words(),
+            "published": published,
+            "source": source,
+            "parameters": sum(parameter.numel() for parameter in vae.parameters()),
+            "epochs": len(history),
+            "seconds_per_epoch": sorted(record.seconds for record in history)[len(history) // 2],
+            "seconds_to_train": sum(record.seconds for record in history),
+            "seconds_to_evaluate": time.perf_counter() - started,
+        },
+    )
+
+
+def write(row, arguments, figures):
+    """One JSON per row, with seed, hardware and date; printed, and kept unless it was a quick run."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True)
+    result = {
+        "row": row,
+        **figures,
+        "seed": arguments.seed,
+        "hardware": f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores, {platform.machine()}",
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if not arguments.quick:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / f"{row}.json").write_text(text + "\n")

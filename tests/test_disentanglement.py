@@ -1,0 +1,280 @@
+"""Each score on small codes whose score is known from its definition."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+import vaelib as vl
+from vaelib.evaluation import (
+    beta_vae_score,
+    dci,
+    disentanglement,
+    factor_vae_score,
+    interventions,
+    mig,
+    modularity,
+    predictors,
+    sap,
+)
+from vaelib.evaluation.disentanglement import _codes
+from vaelib.evaluation.factors import bootstrapped
+
+GRID = torch.cartesian_prod(torch.arange(4), torch.arange(3)).repeat(20, 1)
+BITS = torch.cartesian_prod(torch.arange(2), torch.arange(2)).repeat(50, 1)
+SCORES = {
+    "mig": mig,
+    "sap": sap,
+    "disentanglement": lambda *a, **k: dci(*a, **k).disentanglement,
+    "completeness": lambda *a, **k: dci(*a, **k).completeness,
+    "informativeness": lambda *a, **k: dci(*a, **k).informativeness,
+    "beta_vae": beta_vae_score,
+    "factor_vae": factor_vae_score,
+    "modularity": modularity,
+}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rotated(codes, degrees):
+    turn = torch.tensor(math.radians(degrees))
+    matrix = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()]).view(2, 2)
+    return codes.float() @ matrix
+
+
+def value(name, codes, factors, **options):
+    return SCORES[name](codes, factors, num_resamples=2, generator=seeded(), **options).value
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_one_latent_a_factor_is_best(name):
+    """In whatever order, sign and scale, with a dead latent between."""
+    codes = torch.stack([-3.0 * GRID[:, 1], 0.1 * torch.ones(len(GRID)), 0.5 * GRID[:, 0] + 7], dim=1)
+    dead_counts_zero = 2 / 3 if name == "modularity" else 1.0
+    assert value(name, codes, GRID) == pytest.approx(dead_counts_zero, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_rotation_entangles(name):
+    """The two that ask which latent answers most, and trees on all latents, don't notice 30 degrees."""
+    factors = torch.stack([torch.randint(8, (500,)), torch.randint(8, (500,))], dim=1)
+    codes = factors - 3.5
+    straight, turned = (value(name, rotated(codes, degrees), factors) for degrees in (0, 30))
+    if name in ("beta_vae", "factor_vae", "informativeness"):
+        assert straight - 0.1 < turned <= straight + 0.01
+    else:
+        assert turned < straight - 0.2
+    if name in ("beta_vae", "factor_vae"):
+        assert value(name, rotated(codes, 45), factors) < 0.75
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_constant_codes_tell_nothing(name):
+    chance = 0.5 if name in ("beta_vae", "factor_vae") else 0.0
+    assert value(name, torch.full((len(GRID), 3), 0.1), GRID) == pytest.approx(chance, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_codes_of_nothing_score_low(name):
+    factors = torch.stack([torch.randint(4, (2000,)), torch.randint(3, (2000,))], dim=1)
+    found = value(name, torch.randn(2000, 4), factors)
+    limit = {"beta_vae": 0.65, "factor_vae": 0.65, "modularity": 0.8, "disentanglement": 0.15}.get(name, 0.1)
+    assert found < limit  # plug-in information of nothing is positive, and unlike by chance: modularity's weakness
+
+
+def test_mig_by_hand():
+    """Of the sum of two bits each bit has 1/2 ln 2 nats: H(sum) - H(other) = 3/2 ln 2 - ln 2, of H = ln 2."""
+    a, b = BITS.unbind(1)
+    assert mig(torch.stack([a, a + b], 1).float(), BITS, num_resamples=2).value == pytest.approx((0.5 + 0.5) / 2)
+    assert mig(torch.stack([a, b, a + b], 1).float(), BITS, num_resamples=2).value == pytest.approx(0.5)
+    assert mig(torch.stack([a + b, a - b], 1).float(), BITS, num_resamples=2).value == pytest.approx(0.0, abs=1e-12)
+
+
+def test_modularity_by_hand():
+    """Twice a and then b, exactly decoded, knows both fully: 0; with a alone: the mean of 1 and 0.
+
+    The sum of three values of a and two of b: information 1.0114 - 0.6931 about a and 1.4751 - ln 3 about b in nats.
+    """
+    a, b = BITS.unbind(1)
+    assert modularity(torch.stack([a, 2 * a + b], 1).float(), BITS, num_resamples=2).value == pytest.approx(0.5)
+    factors = torch.cartesian_prod(torch.arange(3), torch.arange(2)).repeat(20, 1)
+    total = factors.sum(1)  # 0, 1, 2, 3 with chances 1, 2, 2, 1 of 6
+    entropy = -(2 / 6 * math.log(1 / 6) + 4 / 6 * math.log(2 / 6))
+    of_a, of_b = entropy - math.log(2), entropy - math.log(3)
+    expected = 1 - (min(of_a, of_b) / max(of_a, of_b)) ** 2
+    codes = torch.stack([total, total], 1).float()
+    assert modularity(codes, factors, num_resamples=2).value == pytest.approx(expected)
+
+
+def test_sap_by_hand():
+    """R^2 of a + b with each bit is 1/2. By thresholds, the sum 1 leaves one of two guesses: 3 in 4 are right."""
+    a, b = BITS.unbind(1)
+    codes = torch.stack([a, a + b], 1).float()
+    assert sap(codes, BITS, num_resamples=2).value == pytest.approx((0.5 + 0.5) / 2)
+    # Of b: a guesses (1/2), the sum is right in 3 of 4.
+    found = sap(codes, BITS, categorical=[0, 1], num_resamples=2).value
+    assert found == pytest.approx(((1 - 0.75) + (0.75 - 0.5)) / 2)
+
+
+def test_sap_of_classes_is_balanced_and_needs_no_order():
+    """The classes 0, 2, 1 along the latent, one of them rare: told apart all the same, over 1/3 by guessing."""
+    factor = torch.tensor([0] * 90 + [2] * 6 + [1] * 60)
+    codes = torch.stack([torch.tensor([0.0] * 90 + [1.0] * 6 + [2.0] * 60), torch.zeros(156)], dim=1)
+    other = torch.arange(156) % 2
+    factors = torch.stack([factor, other], dim=1)
+    balanced = predictors._balanced_accuracies(codes.double(), factor)
+    assert balanced.tolist() == pytest.approx([1.0, 1 / 3])
+    gap_of_other = (lambda r: (r[0] - r[1]).abs())(predictors._balanced_accuracies(codes.double(), other))
+    found = sap(codes, factors, categorical=[0, 1], num_resamples=2).value
+    assert found == pytest.approx((1 - 1 / 3 + gap_of_other.item()) / 2)
+
+
+def test_dci_by_hand():
+    """Importances (3 of 4, 1 of 4; 0, 1) of two latents for two factors: entropies in bits are 0.8113 and so on."""
+    importances = torch.tensor([[0.75, 0.0], [0.25, 1.0]], dtype=torch.float64)
+
+    def entropy(p):
+        return -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
+
+    found = predictors._concentration(importances)
+    assert found[0] == pytest.approx((0.75 * 1 + 1.25 * (1 - entropy(0.2))) / 2)
+    assert found[1] == pytest.approx(((1 - entropy(0.75)) + 1) / 2)
+
+
+def test_dci_of_a_factor_split_over_latents_is_disentangled_but_incomplete():
+    """Four values as two bits, each its own latent, beside a factor with one."""
+    four, three = GRID.unbind(1)
+    codes = torch.stack([four // 2, four % 2, three], dim=1).float()
+    found = dci(codes, GRID, num_resamples=2, generator=seeded())
+    assert found.disentanglement.value == pytest.approx(1.0, abs=0.01)
+    bits = -(0.8 * math.log(0.8) + 0.2 * math.log(0.2)) / math.log(
+        3
+    )  # of the variance 5/4, one bit has 1, the other 1/4
+    assert found.completeness.value == pytest.approx(1 - bits / 2, abs=0.01)
+    assert found.informativeness.value == pytest.approx(1.0, abs=0.01)
+
+
+def test_groups_share_exactly_one_factor():
+    factors = torch.stack([torch.randint(3, (200,)), torch.randint(40, (200,))], dim=1)
+    for factor in factors.unbind(1):
+        groups = interventions._alike(factor, 500, 8, seeded())
+        assert (factor[groups] == factor[groups[:, :1]]).all()
+        assert len(groups.unique()) > 190
+    counts = factor[interventions._alike(factor, 20_000, 1, seeded())].flatten().bincount().double() / 20_000
+    torch.testing.assert_close(counts, factor.bincount() / 200.0, rtol=0, atol=0.01, check_dtype=False)
+
+
+def test_points_of_the_interventions():
+    """Codes that are the factors: a shared factor leaves no difference, the others their mean difference."""
+    codes = GRID.double()
+    points, names = interventions._differences(codes, GRID, seeded())
+    assert points.shape == (400, 2) and names.bincount().tolist() == [200, 200]
+    assert (points[range(400), names] == 0).all()
+    expected = torch.tensor([20 / 16, 8 / 9], dtype=torch.float64)  # mean |i - j| over 4 and over 3 values
+    torch.testing.assert_close(points[range(400), 1 - names].view(2, 200).mean(1).flip(0), expected, rtol=0.05, atol=0)
+    steady, names = interventions._steadiest(codes, GRID, seeded())
+    assert (steady == names).all()
+
+
+def test_a_collapsed_latent_gets_no_vote():
+    """A latent of tiny variance that follows a factor exactly would win every vote about it."""
+    codes = torch.stack([GRID[:, 0] * 1e-3, GRID[:, 0] + 0.3 * torch.randn(len(GRID)), GRID[:, 1].float()], dim=1)
+    steady, _ = interventions._steadiest(codes.double(), GRID, seeded())
+    assert 0 not in steady
+
+
+def test_errors_are_those_of_the_bootstrap():
+    """Of a mean, the standard error is known."""
+    codes = torch.randn(240, 2, dtype=torch.float64)
+    means = bootstrapped(lambda codes, factors: codes.mean(0).tolist(), codes, GRID, 400, seeded())
+    for estimate, column in zip(means, codes.T, strict=True):
+        assert estimate.value == pytest.approx(column.mean().item())
+        assert estimate.standard_error == pytest.approx(column.std().item() / 240**0.5, rel=0.15)
+
+
+def test_halves_stay_apart():
+    """Or a predictor would be asked what it has learned."""
+
+    def shared(codes, factors):
+        learned, asked = codes[:50].unique(), codes[50:].unique()
+        return [float(len(set(learned.tolist()) & set(asked.tolist())))]
+
+    codes = torch.arange(100.0)[:, None]
+    assert bootstrapped(shared, codes, codes, 5, seeded())[0] == (0.0, 0.0)
+
+
+def test_a_model_on_shapes_and_its_codes():
+    class Oracle(torch.nn.Module):
+        """Reads the corners that the factors were written into."""
+
+        def forward(self, x):
+            mu = x[:, 0, 0, :5] * 255
+            return mu, torch.full_like(mu, -20.0)
+
+    data = vl.data.shapes(300, image_size=8)
+    images = data.images.clone()
+    images[:, 0, 0, :5] = data.factors.to(torch.uint8)
+    vae = vl.conv_vae((1, 8, 8), 5, hidden_channels=(4,)).train()
+    vae.encoder = Oracle()
+    written = data.replace(images)
+    options = {"categorical": [0], "num_resamples": 2}
+    report = disentanglement(vae, written, data.factors, **options, generator=seeded())
+    assert report.num_images == 300 and vae.training
+    for name in ("disentanglement", "completeness", "beta_vae", "factor_vae"):
+        assert getattr(report, name).value > 0.95, name
+    assert report.sap.value == pytest.approx((4 + 1 - 1 / 3) / 5, abs=0.08)
+    again = disentanglement(vae, [written.batch(slice(None))], data.factors, **options, generator=seeded())
+    assert again == report
+
+
+def test_codes_of_vaes_autoencoders_and_latent_maps():
+    x = torch.rand(5, 1, 8, 8)
+    vae = vl.conv_vae((1, 8, 8), latent_shape=(1, 2, 2), hidden_channels=(4, 4)).eval()
+    with torch.no_grad():
+        expected = vae.encode(x)[0].flatten(1)
+    for model in (vae, vl.AutoEncoder(vae.encoder, vae.decoder)):
+        torch.testing.assert_close(_codes(model, x, 2), expected)
+
+
+@pytest.mark.parametrize("score", [mig, modularity, sap, dci, beta_vae_score, factor_vae_score])
+def test_wrong_arguments(score):
+    codes = torch.randn(len(GRID), 2)
+    with pytest.raises(ValueError, match=r"`codes` must have shape \(N, D\)"):
+        score(codes[:, 0], GRID)
+    with pytest.raises(ValueError, match=r"`factors` must have shape \(240, F\)"):
+        score(codes, GRID[:9])
+    with pytest.raises(ValueError, match="`codes` must be finite"):
+        score(codes.log(), GRID)
+    with pytest.raises(TypeError, match=r"`factors` must be integers, got dtype torch\.float32"):
+        score(codes, GRID.float())
+    with pytest.raises(ValueError, match="at least 2 latents and 2 factors, got 1 and 2"):
+        score(codes[:, :1], GRID)
+    with pytest.raises(ValueError, match=r"`factors` must take at least 2 values, got \[4, 1\]"):
+        score(codes, GRID * torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match="`num_resamples` must be >= 2"):
+        score(codes, GRID, num_resamples=1)
+
+
+def test_more_wrong_arguments():
+    codes = torch.randn(len(GRID), 2)
+    for score in (sap, dci):
+        with pytest.raises(ValueError, match=r"`categorical` must be indices of the 2 factors, got \[2\]"):
+            score(codes, GRID, categorical=[2])
+    with pytest.raises(TypeError, match="`model` must be a VAE or an AutoEncoder, got Identity"):
+        disentanglement(torch.nn.Identity(), codes, GRID)
+    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
+    with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
+        disentanglement(vae, [], GRID)
+    with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
+        disentanglement(vae, torch.rand(2, 1, 8, 8), GRID, batch_size=0)
+
+
+@pytest.mark.parametrize("score", [dci, beta_vae_score])
+def test_a_missing_scikit_learn_is_named(score, monkeypatch):
+    for part in ("ensemble", "linear_model", "tree"):
+        monkeypatch.setitem(sys.modules, f"sklearn.{part}", None)
+    with pytest.raises(vl.MissingExtraError, match=r"Scores that train a predictor needs?.*vaelib\[metrics\]"):
+        score(GRID.float(), GRID)

@@ -1,0 +1,447 @@
+"""The explorer's scene, server and static page, without a browser; that is tests/test_explorer_browser.py."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import numpy as np
+import pytest
+import torch
+
+import vaelib as vl
+from vaelib.cli import main
+from vaelib.explorer import Data, application, build_scene, write_static
+from vaelib.explorer.server import largest_batch, page_files
+from vaelib.explorer.static import CDN, INTEGRITY, VERSION
+from vaelib.runtime import OnnxVAE
+
+testclient = pytest.importorskip("starlette.testclient", reason="starlette's test client needs httpx")
+
+BINARY = {"content-type": "application/octet-stream"}
+PORT = 8321
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """With one latent that tells nothing, and one that tells most."""
+    torch.manual_seed(0)
+    vae = vl.conv_vae((1, 8, 6), 4, hidden_channels=(8,))
+    linear = vae.encoder.head[1]  # mu in its first four rows, logvar in the others
+    with torch.no_grad():
+        linear.weight[:4] *= torch.tensor([20.0, 20.0, 0.0, 40.0])[:, None]
+        linear.weight[6], linear.bias[[2, 6]] = 0.0, 0.0
+    directory = tmp_path_factory.mktemp("explorer") / "bundle"
+    vl.export_onnx(vae, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(bundle):
+    return OnnxVAE(bundle)
+
+
+@pytest.fixture(scope="module")
+def data():
+    images = np.random.default_rng(0).random((40, 1, 8, 6), dtype=np.float32)
+    return Data("noise, test", images, [n % 3 for n in range(40)])
+
+
+@pytest.fixture(scope="module")
+def scene(bundle, model, data):
+    return build_scene(bundle, model, data)
+
+
+@pytest.fixture(scope="module")
+def client(model, scene):
+    with testclient.TestClient(application(model, scene, PORT), base_url=f"http://127.0.0.1:{PORT}") as client:
+        yield client
+
+
+def post(client, call, values, **options):
+    return client.post(f"/{call}", content=np.asarray(values, "<f4").tobytes(), headers=BINARY, **options)
+
+
+def numbers(answer):
+    assert answer.status_code == 200, answer.text
+    return np.frombuffer(answer.content, "<f4")
+
+
+def test_latents_are_sorted_by_what_they_tell_and_dead_ones_are_marked(model, data, scene):
+    mu, logvar = (part.astype(np.float64) for part in model.encode(data.images))
+    kl = (0.5 * (mu**2 + np.exp(logvar) - 1 - logvar)).mean(0)
+    latents = scene.facts["latents"]
+    assert [latent["index"] for latent in latents] == list(np.argsort(-kl))
+    np.testing.assert_allclose([latent["kl"] for latent in latents], np.sort(kl)[::-1], rtol=1e-6)
+    assert [latent["index"] for latent in latents if not latent["active"]] == [2]
+    assert latents[0]["index"] == 3
+    assert scene.facts["measure"] == "KL to the prior, nats"
+    np.testing.assert_allclose(kl.sum(), scene.arrays["kl"].mean(), rtol=1e-5)
+
+
+def test_the_data_have_their_elbo_by_draws_that_the_page_knows(model, data, scene):
+    eps = scene.arrays["eps"]
+    draws = [model.elbo_terms(data.images, np.repeat(draw[None], 40, axis=0)) for draw in eps]
+    distortion, kl = np.mean(draws, axis=0)
+    np.testing.assert_allclose(scene.arrays["distortion"], distortion, rtol=1e-6)
+    np.testing.assert_allclose(scene.arrays["kl"], kl, rtol=1e-6)
+    of_draws = np.sum(draws, axis=1).mean(1)
+    another_way = -model.score(data.images, num_samples=64).mean()  # to the same expectation
+    assert abs(of_draws.mean() - another_way) < 5 * of_draws.std(ddof=1) / len(eps) ** 0.5
+
+
+def test_planes_are_orthonormal_and_pca_has_the_most_variance(scene):
+    pca, latents = scene.facts["planes"]
+    assert (pca["name"], latents["name"]) == ("pca", "latents")
+    mu = scene.arrays["mu"].astype(np.float64)
+    values = np.linalg.eigvalsh(np.cov(mu.T, bias=True))[::-1]
+    assert pca["explained"] == pytest.approx(values[:2].sum() / values.sum(), rel=1e-5)
+    assert latents["explained"] < pca["explained"]
+    for basis in scene.arrays["bases"]:
+        np.testing.assert_allclose(basis @ basis.T, np.eye(2), atol=1e-6)
+    first, second = (latent["index"] for latent in scene.facts["latents"][:2])
+    assert latents["axes"] == [f"z{first}", f"z{second}"]
+    assert np.flatnonzero(scene.arrays["bases"][1][0]) == [first]
+    assert scene.arrays["origins"][1][[first, second]].tolist() == [0, 0]  # coordinates are the latents themselves
+
+
+def test_without_data_samples_of_the_model_stand_in(bundle, model):
+    scene = build_scene(bundle, model)
+    assert scene.facts["data"] == {"name": "samples of the model", "count": 512, "given": False}
+    assert scene.facts["labels"] is None
+    np.testing.assert_array_equal(scene.arrays["mu"], model.encode(model.sample(512, seed=0))[0])
+
+
+class Plain:
+    """A model whose posterior means are its pixels, with a standard deviation of 1/e."""
+
+    image_shape = (1, 2, 8)
+
+    def __init__(self, latent_shape, kind="VAE", prior="StandardNormal"):
+        self.latent_shape = latent_shape
+        named = {
+            "image_shape": [1, 2, 8],
+            "latent_shape": list(latent_shape),
+            "kind": kind,
+            "prior": prior,
+            "noise_size": None,
+        }
+        self.metadata = named | {"likelihood": "Bernoulli", "precision": "fp32", "version": "0"}
+
+    def encode(self, images):
+        mu = images.reshape(len(images), -1)[:, : np.prod(self.latent_shape)].reshape(-1, *self.latent_shape)
+        return (mu, np.full_like(mu, -2.0)) if self.metadata["kind"] == "VAE" else mu
+
+    def decode(self, z):
+        return np.zeros((len(z), *self.image_shape), np.float32)
+
+    def elbo_terms(self, images, eps):
+        assert eps.shape == (len(images), *self.latent_shape)
+        return images.sum((1, 2, 3)), eps.reshape(len(eps), -1).sum(1)
+
+
+@pytest.fixture
+def plain():
+    return Data("plain", np.random.default_rng(2).random((30, 1, 2, 8), dtype=np.float32), None)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_one_and_two_latents_are_their_own_map(tmp_path, plain, latent_dim):
+    scene = build_scene(tmp_path, Plain((latent_dim,)), plain)
+    assert [plane["name"] for plane in scene.facts["planes"]] == ["latents"]
+    assert scene.facts["planes"][0]["explained"] == pytest.approx(1)
+    assert np.abs(scene.arrays["bases"][0]).sum() == latent_dim
+    assert not scene.arrays["origins"].any()
+    assert scene.facts["card"] == ""
+
+
+def test_maps_of_latents_with_a_prior_that_has_no_kl_per_latent(tmp_path, plain):
+    model = Plain((2, 2, 4), prior="MixtureOfGaussians")
+    with pytest.raises(
+        ValueError, match="`data` must be given: of the prior MixtureOfGaussians the bundle has no sampler"
+    ):
+        build_scene(tmp_path, model)
+    scene = build_scene(tmp_path, model, plain)
+    assert scene.facts["measure"] == "KL to a Gaussian fitted to all posteriors, nats"
+    mu = plain.images.reshape(30, 16).astype(np.float64)
+    fitted = torch.distributions.Normal(torch.tensor(mu.mean(0)), torch.tensor(mu.var(0) + np.exp(-2)).sqrt())
+    posteriors = torch.distributions.Normal(torch.tensor(mu), torch.tensor(np.exp(-1.0)))
+    expected = torch.distributions.kl_divergence(posteriors, fitted).mean(0).sort(descending=True)
+    found = scene.facts["latents"]
+    np.testing.assert_allclose([latent["kl"] for latent in found], expected.values, rtol=1e-5)
+    assert [latent["index"] for latent in found] == expected.indices.tolist()
+    np.testing.assert_allclose(scene.arrays["kl"], scene.arrays["eps"].sum(1).mean(), rtol=1e-5)
+
+
+def test_autoencoders_have_no_elbo(tmp_path, plain):
+    model = Plain((5,), kind="AutoEncoder", prior="none")
+    with pytest.raises(ValueError, match="of the prior none the bundle has no sampler"):
+        build_scene(tmp_path, model)
+    scene = build_scene(tmp_path, model, plain)
+    assert set(scene.arrays) == {"mu", "origins", "bases"}
+    assert scene.facts["measure"] == "variance"
+    with testclient.TestClient(application(model, scene, PORT), base_url=f"http://127.0.0.1:{PORT}") as client:
+        np.testing.assert_array_equal(numbers(post(client, "encode", plain.images)), model.encode(plain.images).ravel())
+        assert post(client, "terms", plain.images).status_code == 404
+
+
+def test_what_does_not_fit_the_model_is_refused(bundle, model, data):
+    with pytest.raises(ValueError, match=r"`images` must have shape \(B, 1, 8, 6\)"):
+        build_scene(bundle, model, data._replace(images=data.images[:, :, :5]))
+    with pytest.raises(ValueError, match=r"`labels` must have shape \(40\), got \(3,\)"):
+        build_scene(bundle, model, data._replace(labels=[1, 2, 3]))
+
+
+def test_the_page_gets_the_scene_and_the_models_numbers(client, model, data, scene):
+    facts = client.get("/scene.json").json()
+    assert facts["card"].startswith("---\ntags:")
+    assert facts["largest_batch"] == largest_batch(model)
+    found = np.frombuffer(client.get("/scene.bin").content, "<f4")
+    expected = np.concatenate([scene.arrays[name].ravel() for name in facts["arrays"]])
+    np.testing.assert_array_equal(found, expected)
+
+    z = np.random.default_rng(1).standard_normal((3, 4), dtype=np.float32)
+    np.testing.assert_array_equal(numbers(post(client, "decode", z)).reshape(3, 1, 8, 6), model.decode(z))
+    code = numbers(post(client, "encode", data.images[:5])).reshape(5, 2, 4)
+    np.testing.assert_array_equal(code, np.stack(model.encode(data.images[:5]), axis=1))
+    terms = numbers(post(client, "terms", data.images[:2])).reshape(2, len(scene.arrays["eps"]), 2)
+    np.testing.assert_allclose(terms.mean(1)[:, 0], scene.arrays["distortion"][:2], rtol=1e-6)
+    np.testing.assert_allclose(terms.mean(1)[:, 1], scene.arrays["kl"][:2], rtol=1e-6)
+
+
+def test_every_file_of_the_page_is_served_with_its_type_and_a_policy(client):
+    types = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+    for name in page_files():
+        answer = client.get(f"/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(types[name.rpartition(".")[2]])
+    home = client.get("/")
+    assert home.content == page_files()["index.html"]
+    policy = home.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert home.headers["x-content-type-options"] == "nosniff"
+    assert home.headers["cache-control"] == "no-store"
+
+
+def test_the_page_names_no_other_place():
+    for name, content in page_files().items():
+        known = (b"http://www.w3.org/2000/svg", b"https://www.w3.org/")  # a namespace, and specifications in comments
+        found = [
+            url for url in re.findall(rb"(?:https?:)?//[\w.-]+\.\w+[^\s\"'`)]*", content) if not url.startswith(known)
+        ]
+        assert not found, name
+        assert b"innerHTML" not in content
+        assert b"<script>" not in content
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "127.0.0.1.evil.example:8321"},
+        {"host": "127.0.0.1:9999"},
+        {"host": ""},
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1:9999"},
+        {"origin": "https://127.0.0.1:8321"},
+        {"origin": "null"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/scene.json", "/decode"])
+def test_another_host_or_origin_is_turned_away(client, headers, path):
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == 403
+    assert answer.text.endswith(".")
+    assert "content-security-policy" in answer.headers
+
+
+def test_its_own_names_are_let_in(client):
+    for host in ("127.0.0.1:8321", "localhost:8321"):
+        assert client.get("/", headers={"host": host, "origin": f"http://{host}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("call", "content", "headers", "status", "sentence"),
+    [
+        (
+            "decode",
+            b'{"z": [0, 0',
+            {"content-type": "application/json"},
+            415,
+            "The body must be application/octet-stream",
+        ),
+        ("decode", b"z=1", {"content-type": "application/x-www-form-urlencoded"}, 415, "not text"),
+        ("decode", b"", BINARY, 400, r"items of shape \(4,\), 16 bytes each, got 0 bytes"),
+        ("decode", b"123", BINARY, 400, "got 3 bytes"),
+        ("decode", bytes(17), BINARY, 400, "got 17 bytes"),
+        ("decode", np.full(4, np.nan, "<f4").tobytes(), BINARY, 422, "`z` must be finite"),
+        ("decode", np.full(4, np.inf, "<f4").tobytes(), BINARY, 422, "`z` must be finite"),
+        ("encode", np.full(48, np.nan, "<f4").tobytes(), BINARY, 422, r"`images` must have values in \[0, 1\]"),
+        ("encode", np.full(48, 255, "<f4").tobytes(), BINARY, 422, "Divide 8-bit images by 255"),
+        ("terms", np.full(48, -1, "<f4").tobytes(), BINARY, 422, r"`images` must have values in \[0, 1\]"),
+        ("encode", b"\x89PNG\r\n\x1a\n" + bytes(100), BINARY, 400, r"items of shape \(1, 8, 6\), 192 bytes each"),
+    ],
+)
+def test_a_malformed_body_gets_a_sentence(client, call, content, headers, status, sentence):
+    answer = client.post(f"/{call}", content=content, headers=headers)
+    assert answer.status_code == status
+    assert re.search(sentence, answer.text)
+
+
+def test_a_hundred_megapixels_are_not_read_to_the_end(client, model, scene):
+    largest = largest_batch(model)
+    assert largest * 192 <= 2**24
+    taken, answered = [], []
+
+    async def receive():
+        taken.append(2**20)
+        return {"type": "http.request", "body": bytes(2**20), "more_body": len(taken) < 400}
+
+    async def send(message):
+        answered.append(message)
+
+    headers = [(b"host", b"127.0.0.1:8321"), (b"content-type", b"application/octet-stream")]
+    scope = {"type": "http", "method": "POST", "path": "/encode", "query_string": b"", "headers": headers}
+    anyio.run(application(model, scene, PORT), scope, receive, send)
+    assert sum(taken) <= 2**24 + 2**20
+    assert answered[0]["status"] == 413
+    assert f"at most {largest} items of 192 bytes" in answered[1]["body"].decode()
+    assert client.post("/encode", content=bytes(192 * (largest + 1)), headers=BINARY).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../pyproject.toml",
+        "/%2e%2e/%2e%2e/pyproject.toml",
+        "/..%2f..%2fpyproject.toml",
+        "/page/index.html",
+        "//etc/passwd",
+        "/decoder.onnx",
+        "/manifest.json",
+        "/main.js/../server.py",
+        "/main.js%00",
+        "/.",
+        "/favicon.ico",
+    ],
+)
+def test_no_path_opens_a_file(client, path):
+    answer = client.get(path)
+    assert 400 <= answer.status_code < 500 or answer.content == page_files()["index.html"]
+    assert client.get("/decode").status_code == 405
+    assert client.post("/main.js").status_code == 405
+
+
+def test_the_server_never_imports_torch(bundle, tmp_path):
+    code = f"""
+import sys, threading, urllib.request
+from vaelib.runtime import OnnxVAE
+from vaelib.explorer import build_scene, serve, write_static
+model = OnnxVAE({str(bundle)!r})
+scene = build_scene({str(bundle)!r}, model)
+write_static({str(bundle)!r}, model, scene, {str(tmp_path / "page")!r})
+address = []
+threading.Thread(target=lambda: serve(model, scene, port=0, ready=address.append), daemon=True).start()
+while not address: pass
+assert address[0].startswith("http://127.0.0.1:")
+page = urllib.request.urlopen(address[0]).read()
+assert b"vaelib explorer" in page
+assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "torchvision", "PIL", "typer")]
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_taken_port_is_told(bundle, capsys):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["explore", str(bundle), "--no-browser", "--port", str(port)]) == 1
+    assert "Address already in use" in capsys.readouterr().err
+
+
+def fake_install(place):
+    package = place / "node_modules" / "onnxruntime-web"
+    (package / "dist").mkdir(parents=True)
+    (package / "package.json").write_text(json.dumps({"name": "onnxruntime-web"}))
+    for name in INTEGRITY:
+        (package / "dist" / name).write_text(name)
+    return package
+
+
+def test_the_static_page_is_the_served_one_with_graphs_and_a_policy(bundle, model, scene, tmp_path):
+    write_static(bundle, model, scene, tmp_path / "page")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "page").iterdir()}
+    served = page_files()
+    assert set(written) == {*served, "scene.json", "scene.bin", "encoder.onnx", "decoder.onnx", "vae.onnx"}
+    assert {name for name in served if served[name] != written[name]} == {"index.html"}
+    assert (bundle / "decoder.onnx").read_bytes() == written["decoder.onnx"]
+    runtime = json.loads(written["scene.json"])["runtime"]
+    assert runtime == {"place": CDN, "integrity": INTEGRITY}
+    assert VERSION in CDN
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', written["index.html"].decode())[1]
+    assert f"connect-src 'self' {CDN};" in policy
+    assert "'unsafe-eval'" not in policy
+    write_static(bundle, model, scene, tmp_path / "page")  # its own may be replaced
+
+
+def test_an_installed_onnxruntime_web_is_copied_with_its_hashes(bundle, model, scene, tmp_path):
+    package = fake_install(tmp_path)
+    for place in (tmp_path, package):
+        write_static(bundle, model, scene, tmp_path / "page", onnxruntime_web=place)
+        runtime = json.loads((tmp_path / "page" / "scene.json").read_text())["runtime"]
+        assert runtime["place"] == "./"
+        assert set(runtime["integrity"]) == set(INTEGRITY)
+        for name, text in runtime["integrity"].items():
+            assert (tmp_path / "page" / name).read_text() == name
+            assert text.startswith("sha384-") and text != INTEGRITY[name]
+        assert CDN.encode() not in (tmp_path / "page" / "index.html").read_bytes()
+
+
+def test_places_that_a_static_page_cannot_have(bundle, model, scene, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="`directory` must be new, empty, or hold an explorer's page"):
+        write_static(bundle, model, scene, tmp_path / "mine")
+    with pytest.raises(
+        FileNotFoundError, match="`onnxruntime_web` must be where `npm install onnxruntime-web` was run"
+    ):
+        write_static(bundle, model, scene, tmp_path / "page", onnxruntime_web=tmp_path)
+    assert not (tmp_path / "page").exists()
+
+
+def test_the_command_writes_a_page_of_named_data(bundle, tmp_path, capsys):
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 8, 6), np.uint8)
+    np.savez(tmp_path / "pictures.npz", images=pictures, labels=np.arange(30))
+    page = tmp_path / "page"
+    options = ["--data", str(tmp_path / "pictures.npz"), "--split", "all", "--num", "20", "--static", str(page)]
+    assert main(["explore", str(bundle), *options]) == 0
+    assert f"Written to {page}" in capsys.readouterr().out
+    facts = json.loads((page / "scene.json").read_text())
+    assert facts["data"] == {"name": "pictures.npz, all", "count": 20, "given": True}
+    mu = np.frombuffer((page / "scene.bin").read_bytes(), "<f4")[: 20 * 4].reshape(20, 4)
+    labels = facts["labels"]
+    assert len(set(labels)) == 20 and labels != sorted(labels)  # a random choice, each with its own label
+    expected = OnnxVAE(bundle).encode(pictures[labels][:, None].astype(np.float32) / 255)[0]
+    np.testing.assert_allclose(mu, expected, atol=1e-6)
+
+
+def test_the_command_refuses(bundle, tmp_path, capsys, monkeypatch):
+    assert main(["explore", str(tmp_path)]) == 1
+    assert "`directory` must be a bundle of vaelib's" in capsys.readouterr().err
+    assert main(["explore", str(bundle), "--onnxruntime-web", str(tmp_path)]) == 1
+    assert "`--onnxruntime-web` needs `--static`" in capsys.readouterr().err
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["explore", str(bundle)]) == 1
+    assert "The explorer needs an optional dependency: pip install 'vaelib[explore]'" in capsys.readouterr().err
+
+
+def test_the_wheel_holds_the_page():
+    folder = Path(vl.__file__).parent / "explorer" / "page"
+    assert {path.name for path in folder.iterdir()} == set(page_files())
+    imports = re.findall(r'(?:from|import\() ?\S*?"\./([\w.-]+)"', "".join(p.read_text() for p in folder.glob("*.js")))
+    assert set(imports) <= set(page_files())

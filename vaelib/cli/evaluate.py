@@ -1,0 +1,117 @@
+"""``vaelib evaluate``: a model's numbers on a data set, each with its standard error."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaelib.cli.common import Data, Download, Json, Model, Seed, Split, load_data, print_json, print_table
+
+if TYPE_CHECKING:
+    import torch
+
+    from vaelib.data import ImageDataset
+
+__all__ = ["evaluate", "evaluation_of"]
+
+
+_UNITS = {"bits_per_dim": "bits per dimension", "psnr": "dB", "ssim": "at most 1", "ms_ssim": "at most 1"}
+
+
+def evaluate(
+    model: Model,
+    data: Data = None,
+    split: Split = "test",
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Also estimate log p(x), by so many draws from the posterior of each image; 1000 are usual.",
+            show_default=False,
+            min=1,
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Also how well this other set is told from the data: AUROC of the ELBO and of its first part.",
+            show_default=False,
+            metavar="NAME_OR_PATH",
+        ),
+    ] = None,
+    disentanglement: Annotated[
+        bool, typer.Option(help="Also MIG, SAP, DCI and others, for a set whose factors are known: shapes.")
+    ] = False,
+    seed: Seed = 0,
+    download: Download = False,
+    json_output: Json = False,
+) -> None:
+    """Measure a model on a data set: nats, latents, reconstructions and more, each with its standard error."""
+    from vaelib import serialization
+
+    vae = serialization.load(model)
+    images = load_data(model, vae, data, split, download=download)
+    result = evaluation_of(vae, images, seed, samples)
+    if against is not None:
+        result |= _anomaly(vae, images, load_data(model, vae, against, "test", download=download), seed)
+    if disentanglement:
+        result |= _disentanglement(vae, images, seed)
+    if json_output:
+        print_json(result)
+        return
+    print_table(
+        f"{model} on {result['num_images']} images",
+        ["", "mean", "standard error", "unit"],
+        [_row(name, e) for name, e in result.items() if isinstance(e, dict)],
+    )
+    typer.echo(result["latents"])
+
+
+def _row(name: str, estimate: dict[str, float]) -> list[str]:
+    unit = _UNITS.get(name, "at most 1" if name.startswith(("auroc_", "score_")) else "nats per image")
+    value = f"{estimate['value']:.2f}" if unit == "nats per image" else f"{estimate['value']:.4g}"
+    return [name, value, f"{estimate['standard_error']:.2g}", unit]
+
+
+def _seeded(seed: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def evaluation_of(vae: Any, images: ImageDataset, seed: int, samples: int | None = None) -> dict[str, Any]:
+    """Estimate name to value and standard error, the latents in words, and the number of images."""
+    from vaelib.evaluation import elbo, latents, log_likelihood, reconstruction_quality
+
+    estimates = elbo(vae, images, generator=_seeded(seed))._asdict()
+    num_images = estimates.pop("num_images")
+    words, active_units = "Of a single image, or a posterior that a flow bends, latents are not measured.", None
+    if vae.posterior is None and num_images > 1:
+        report = latents(vae, images, generator=_seeded(seed))
+        estimates |= {"mutual_information": report.mutual_information, "marginal_kl": report.marginal_kl}
+        words, active_units = report.in_words(), report.active_units
+    if samples is not None:
+        tighter = log_likelihood(vae, images, num_samples=samples, generator=_seeded(seed))
+        estimates |= {"log_likelihood": tighter.log_likelihood, "bits_per_dim": tighter.bits_per_dim}
+    if importlib.util.find_spec("torchmetrics") is not None and min(images.image_shape[1:]) >= 6:
+        quality = reconstruction_quality(vae, images, generator=_seeded(seed))._asdict()
+        estimates |= {name: quality[name] for name in ("psnr", "ssim", "ms_ssim") if quality[name] is not None}
+    found = {name: estimate._asdict() for name, estimate in estimates.items()}
+    return found | {"latents": words, "active_units": active_units, "num_images": num_images}
+
+
+def _anomaly(vae: Any, images: ImageDataset, others: ImageDataset, seed: int) -> dict[str, Any]:
+    from vaelib.evaluation import anomaly
+
+    report = anomaly(vae, images, others, generator=_seeded(seed))
+    return {f"auroc_{name}": getattr(report, name)._asdict() for name in ("negative_elbo", "reconstruction")}
+
+
+def _disentanglement(vae: Any, images: ImageDataset, seed: int) -> dict[str, Any]:
+    from vaelib.evaluation import Estimate, disentanglement
+
+    if images.factors is None:
+        raise ValueError("`--disentanglement` needs a set whose factors are known, such as shapes.")
+    report = disentanglement(vae, images, images.factors, categorical=[0], generator=_seeded(seed))
+    return {f"score_{name}": e._asdict() for name, e in report._asdict().items() if isinstance(e, Estimate)}

@@ -1,0 +1,241 @@
+"""How close two sets of pictures are, in the features that some network sees.
+
+Numbers of different networks, or of sets of different sizes, can't be compared: name both beside every result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import DataError, check_finite, check_int, check_shape
+from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
+from vaelib.vae import eval_mode
+
+__all__ = ["Fidelity", "PrecisionRecall", "features_of", "fid", "fidelity", "kid", "precision_recall"]
+
+Extractor = Callable[[Tensor], Tensor]
+
+_GROUPS = 20
+_ROWS = 1024
+
+
+class PrecisionRecall(NamedTuple):
+    """Improved precision and recall, in [0, 1]."""
+
+    precision: Estimate
+    """Share of the generated pictures that lie among the real ones: quality."""
+    recall: Estimate
+    """Share of the real pictures that lie among the generated ones: coverage."""
+
+
+class Fidelity(NamedTuple):
+    """Generated pictures against real ones."""
+
+    fid: Estimate
+    """Frechet distance; 0 is best, and few images raise it."""
+    kid: Estimate
+    """Kernel distance, unbiased: around 0, or below, where the sets are alike."""
+    precision: Estimate
+    """Share of the generated pictures that lie among the real ones: quality."""
+    recall: Estimate
+    """Share of the real pictures that lie among the generated ones: coverage."""
+    num_real: int
+    num_generated: int
+
+
+def fidelity(
+    extractor: Extractor,
+    real: Tensor | BatchSource | Iterable[Any],
+    generated: Tensor | BatchSource | Iterable[Any],
+    *,
+    batch_size: int = 256,
+) -> Fidelity:
+    """Set generated pictures beside real ones by FID, KID, precision and recall.
+
+    Args:
+        extractor: Maps images ``(B, C, H, W)`` in [0, 1] to features ``(B, F)``: Inception if you have its weights,
+            ``examples/mnist_classifier.py`` offline, or any other network.
+        real: Images, an ``ImageDataset``, or an iterable of batches; at least 20.
+        generated: The same; ``vae.sample(10_000)``, say.
+        batch_size: Where vaelib cuts the batches.
+
+    Returns:
+        A :class:`Fidelity`.
+
+    Raises:
+        ValueError: If there are fewer than 20 images, or the features are not ``(B, F)`` or not finite.
+
+    Examples:
+        >>> pictures = torch.rand(50, 1, 2, 2)
+        >>> result = fidelity(lambda x: x.flatten(1), pictures, pictures)
+        >>> round(result.fid.value, 5), result.precision.value, result.num_real
+        (0.0, 1.0, 50)
+    """
+    features = [features_of(extractor, data, batch_size=batch_size) for data in (real, generated)]
+    precision, recall = precision_recall(*features)
+    return Fidelity(fid(*features), kid(*features), precision, recall, *map(len, features))
+
+
+def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any], *, batch_size: int = 256) -> Tensor:
+    """Features of a whole set, float64 ``(N, F)`` on the CPU; a module runs in eval mode on its own device.
+
+    Raises:
+        ValueError: If there is no image, or the features are not ``(B, F)``.
+
+    Examples:
+        >>> features_of(torch.nn.Flatten(), torch.rand(10, 1, 2, 2)).shape
+        torch.Size([10, 4])
+    """
+    check_int("batch_size", batch_size)
+    module = extractor if isinstance(extractor, nn.Module) else nn.Identity()
+    device = next(module.parameters(), torch.empty(0)).device
+    found = []
+    with eval_mode(module):
+        for images in as_batches(data, batch_size):
+            features = extractor(images.to(device))
+            check_shape("extractor(images)", features.shape, (len(images), "F"))
+            found.append(features.double().cpu())
+    if not found:
+        raise DataError("`data` must hold at least one image, got none.")
+    return torch.cat(found)
+
+
+def fid(real: Tensor, generated: Tensor) -> Estimate:
+    """Frechet distance between the Gaussians that fit two sets of features.
+
+    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, in float64. Its expectation falls as the sets grow. The
+    standard error is a jackknife over 20 random groups, the i-th of both sets left out together.
+
+    Args:
+        real: Features ``(N, F)``, N >= 20.
+        generated: Features ``(M, F)``, M >= 20.
+
+    Raises:
+        ValueError: If a shape is wrong, a feature is not finite, or there are too few.
+
+    Examples:
+        >>> features = torch.randn(100, 3)
+        >>> round(fid(features, features + 2.0).value, 4)  # three times 2^2
+        12.0
+
+    References:
+        Heusel et al. (2017), https://arxiv.org/abs/1706.08500
+    """
+    real, generated = _checked(real, generated, _GROUPS)
+    middle = real.mean(0)  # no distance depends on the origin; sums of squares lose least around it
+    pairs = zip(_moments(real - middle), _moments(generated - middle), strict=True)
+    value, *without = (_frechet(*first, *second) for first, second in pairs)
+    left_out = torch.tensor(without, dtype=torch.float64)
+    return Estimate(value, (_GROUPS - 1) / math.sqrt(_GROUPS) * left_out.std().item())
+
+
+def _moments(features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mean and covariance of all features, then with each group left out."""
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+    count, total, squares = len(features), features.sum(0), features.T @ features
+    for group in (features[:0], *features[order].tensor_split(_GROUPS)):
+        left = count - len(group)
+        mean = (total - group.sum(0)) / left
+        yield mean, (squares - group.T @ group - left * mean.outer(mean)) / (left - 1)
+
+
+def _frechet(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
+    variances, axes = torch.linalg.eigh(covariance)
+    root = axes * variances.clamp(min=0).sqrt() @ axes.T
+    overlap = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum()
+    between = (mean - other_mean).square().sum()
+    return (between + covariance.trace() + other_covariance.trace() - 2 * overlap).clamp(min=0).item()
+
+
+def kid(real: Tensor, generated: Tensor) -> Estimate:
+    """Squared maximum mean discrepancy under the kernel (x.y / F + 1)^3, the unbiased estimate over all pairs.
+
+    No subsets are drawn: (N + M)^2 F operations. The standard error is the jackknife's, the two sets taken as
+    independent; where they are alike it errs towards too large.
+
+    Args:
+        real: Features ``(N, F)``, N >= 2.
+        generated: Features ``(M, F)``, M >= 2.
+
+    Raises:
+        ValueError: If a shape is wrong, a feature is not finite, or there are too few.
+
+    Examples:
+        >>> real, generated = torch.tensor([[0.0], [0.0]]), torch.tensor([[1.0], [1.0]])
+        >>> kid(real, generated).value  # 1 + 2^3 - 2
+        7.0
+
+    References:
+        Binkowski et al. (2018), https://arxiv.org/abs/1801.01401; Gretton et al. (2012), lemma 6
+    """
+    real, generated = _checked(real, generated, 2)
+    own, own_generated = _kernel_to_others(real), _kernel_to_others(generated)
+    across, across_generated = _kernel_sums(real, generated) / len(generated), _kernel_sums(generated, real) / len(real)
+    value = own.mean() + own_generated.mean() - across.mean() - across_generated.mean()
+    variance = (own - across).var() / len(real) + (own_generated - across_generated).var() / len(generated)
+    return Estimate(value.item(), 2 * variance.sqrt().item())
+
+
+def _kernel_to_others(x: Tensor) -> Tensor:
+    """The mean kernel of each row with the other rows, ``(N,)``."""
+    itself = (x.square().mean(1) + 1).pow(3)
+    return (_kernel_sums(x, x) - itself) / (len(x) - 1)
+
+
+def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
+    """The kernel of each row of ``x`` with all rows of ``y``, summed, ``(N,)``."""
+    return torch.cat([(rows @ y.T / x.shape[1] + 1).pow(3).sum(1) for rows in x.split(_ROWS)])
+
+
+def precision_recall(real: Tensor, generated: Tensor, *, num_neighbors: int = 3) -> PrecisionRecall:
+    """Whether pictures of one set lie among those of the other: within reach of one's k-th nearest neighbour.
+
+    The standard errors are those of a share, over the pictures asked; the set they are held against is taken as given.
+
+    Args:
+        real: Features ``(N, F)``, N > ``num_neighbors``.
+        generated: Features ``(M, F)``, M > ``num_neighbors``.
+        num_neighbors: k; the paper's is 3.
+
+    Raises:
+        ValueError: If a shape is wrong, a feature is not finite, or there are too few.
+
+    Examples:
+        >>> real, generated = torch.arange(8.0)[:, None], torch.tensor([[2.5], [3.5], [50.0], [50.5]])
+        >>> precision, recall = precision_recall(real, generated, num_neighbors=1)
+        >>> precision.value, recall.value
+        (0.5, 0.375)
+
+    References:
+        Kynkaanniemi et al. (2019), Improved precision and recall metric, https://arxiv.org/abs/1904.06991
+    """
+    check_int("num_neighbors", num_neighbors)
+    real, generated = _checked(real, generated, num_neighbors + 1)
+    return PrecisionRecall(
+        Estimate.of(_lies_among(generated, real, num_neighbors)),
+        Estimate.of(_lies_among(real, generated, num_neighbors)),
+    )
+
+
+def _lies_among(asked: Tensor, among: Tensor, num_neighbors: int) -> Tensor:
+    radii = torch.cat([_distances(rows, among).kthvalue(num_neighbors + 1).values for rows in among.split(_ROWS)])
+    return torch.cat([(_distances(rows, among) <= radii).any(1) for rows in asked.split(_ROWS)])
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _checked(real: Tensor, generated: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
+    check_shape("real", real.shape, ("N", "F"))
+    check_shape("generated", generated.shape, ("M", real.shape[1]))
+    for name, features in (("real", real), ("generated", generated)):
+        if len(features) < minimum:
+            raise ValueError(f"`{name}` must hold at least {minimum} images, got {len(features)}.")
+        check_finite(name, features)
+    return real.double(), generated.double()

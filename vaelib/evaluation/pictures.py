@@ -1,0 +1,106 @@
+"""How well a model gives its pictures back: pixel by pixel, and as structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaelib._checks import DataError, MissingExtraError, check_int
+from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
+from vaelib.vae import VAE, AutoEncoder
+
+__all__ = ["ReconstructionQuality", "reconstruction_quality"]
+
+_SSIM_SIZE = 6
+"""Pixels that the border of an 11-pixel window can mirror."""
+_MS_SSIM_SIZE = 176
+"""Pixels that leave one window after four halvings."""
+
+
+class ReconstructionQuality(NamedTuple):
+    """Reconstructions beside their pictures; each number is the mean of its values per image."""
+
+    psnr: Estimate
+    """Peak signal-to-noise ratio in dB, -10 log10 of the mean squared error; infinite if one came back as it was."""
+    ssim: Estimate
+    """Structural similarity with a Gaussian window of 11 pixels, at most 1."""
+    ms_ssim: Estimate | None
+    """The same over five scales; None for pictures below 176 pixels, which the scales don't fit in."""
+    num_images: int
+
+
+def reconstruction_quality(
+    model: VAE | AutoEncoder,
+    data: Tensor | BatchSource | Iterable[Any],
+    *,
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+) -> ReconstructionQuality:
+    """Compare pictures with ``model.reconstruct`` of them: z = mu and the likelihood's mean, cut to [0, 1].
+
+    Args:
+        model: A VAE or an autoencoder.
+        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
+        batch_size: Where vaelib cuts the batches.
+        generator: For the binarisation or flips of ``data``, on the model's device.
+
+    Returns:
+        A :class:`ReconstructionQuality`.
+
+    Raises:
+        ValueError: If there is no image, or the images do not fit the model or have a side below 6 pixels.
+        TypeError: If ``model`` is neither.
+        MissingExtraError: If torchmetrics is not installed.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> quality = reconstruction_quality(vl.conv_vae((1, 8, 8), 2), torch.rand(10, 1, 8, 8))
+        >>> quality.ssim.value < 1, quality.ms_ssim, quality.num_images
+        (True, None, 10)
+
+    References:
+        Wang et al. (2004), Image quality assessment, https://doi.org/10.1109/TIP.2003.819861; over scales: Wang et
+        al. (2003), https://doi.org/10.1109/ACSSC.2003.1292216
+    """
+    if not isinstance(model, VAE | AutoEncoder):
+        raise TypeError(f"`model` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
+    check_int("batch_size", batch_size)
+    smallest = min(model.image_shape[1:])
+    if smallest < _SSIM_SIZE:
+        raise ValueError(f"SSIM needs images of at least {_SSIM_SIZE} pixels a side, got {model.image_shape}.")
+    device = next(model.parameters(), torch.empty(0)).device
+    if isinstance(data, BatchSource):
+        data = data.to(device)
+    columns: list[tuple[Tensor, ...]] = []
+    for batch in as_batches(data, batch_size, generator=generator):
+        images = batch.to(device)
+        columns.append(_similarities(model.reconstruct(images), images, several_scales=smallest >= _MS_SSIM_SIZE))
+    if not columns:
+        raise DataError("`data` must hold at least one image, got none.")
+    psnr, ssim, *ms_ssim = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
+    return ReconstructionQuality(
+        psnr=Estimate.of(psnr),
+        ssim=Estimate.of(ssim),
+        ms_ssim=Estimate.of(ms_ssim[0]) if ms_ssim else None,
+        num_images=len(psnr),
+    )
+
+
+def _similarities(found: Tensor, images: Tensor, *, several_scales: bool) -> tuple[Tensor, ...]:
+    """PSNR, SSIM and, if asked, MS-SSIM of each image, ``(B,)``."""
+    try:
+        from torchmetrics.functional import image as metrics
+    except ImportError as error:
+        raise MissingExtraError("Comparing pictures", "metrics") from error
+    measures: list[Callable[..., Any]] = [
+        partial(metrics.peak_signal_noise_ratio, dim=(1, 2, 3)),
+        metrics.structural_similarity_index_measure,
+    ]
+    if several_scales:
+        measures.append(metrics.multiscale_structural_similarity_index_measure)
+    found, images = found.double(), images.double()  # SSIM's variances are small differences
+    return tuple(measure(found, images, data_range=(0.0, 1.0), reduction="none") for measure in measures)

@@ -1,0 +1,169 @@
+"""Scores of disentanglement by predicting each factor from the codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaelib.evaluation.bound import Estimate
+from vaelib.evaluation.factors import bootstrapped, checked, halves, scikit_learn
+
+__all__ = ["DciScores", "dci", "sap"]
+
+
+class DciScores(NamedTuple):
+    """Three scores of the importance of each latent for each factor; 1 is best."""
+
+    disentanglement: Estimate
+    """One factor a latent: 1 less the entropy of its importances, over latents by their share of all importance."""
+    completeness: Estimate
+    """One latent a factor: 1 less the entropy of its importances, the mean over factors."""
+    informativeness: Estimate
+    """How well the factors are predicted: R^2, at least 0, or the accuracy of a categorical one; the mean."""
+
+
+def sap(
+    codes: Tensor,
+    factors: Tensor,
+    *,
+    categorical: Collection[int] = (),
+    num_resamples: int = 20,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    """Separated attribute predictability: how much better the best latent alone predicts a factor than the second best.
+
+    The mean over factors. An ordered factor is predicted linearly and scored by R^2, a categorical one of V values by
+    at most V - 1 thresholds and scored by balanced accuracy: a gap of at most 1 - 1/V.
+
+    Args:
+        codes: ``(N, D)``, D >= 2.
+        factors: Integers ``(N, F)``, F >= 2.
+        categorical: Indices of factors whose values have no order.
+        num_resamples: For the standard error, >= 2.
+        generator: Of the resamples.
+
+    Raises:
+        ValueError: If a shape is wrong, a factor is constant, or an index is out of range.
+        TypeError: If ``factors`` are no integers.
+        MissingExtraError: If scikit-learn is not installed.
+
+    Examples:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(3)).repeat(10, 1)
+        >>> round(sap(factors.float(), factors).value, 4)  # each latent is a factor
+        1.0
+
+    References:
+        Kumar et al. (2018), section 3, https://arxiv.org/abs/1711.00848
+    """
+    kinds = _kinds(factors, categorical)
+
+    def score(codes: Tensor, factors: Tensor) -> list[float]:
+        columns = [
+            _balanced_accuracies(codes, factor) if is_class else _r_squared(codes, factor)
+            for factor, is_class in zip(factors.unbind(1), kinds, strict=True)
+        ]
+        best, second = torch.stack(columns, dim=1).topk(2, dim=0).values
+        return [(best - second).mean().item()]
+
+    return bootstrapped(score, *checked(codes, factors), num_resamples, generator)[0]
+
+
+def dci(
+    codes: Tensor,
+    factors: Tensor,
+    *,
+    categorical: Collection[int] = (),
+    num_resamples: int = 20,
+    generator: torch.Generator | None = None,
+) -> DciScores:
+    """Disentanglement, completeness and informativeness, by gradient-boosted trees.
+
+    One half of the images trains the trees, the other is predicted.
+
+    Args:
+        codes: ``(N, D)``, D >= 2.
+        factors: Integers ``(N, F)``, F >= 2.
+        categorical: Indices of factors whose values have no order.
+        num_resamples: For the standard error, >= 2.
+        generator: Of the halves and resamples.
+
+    Returns:
+        :class:`DciScores`.
+
+    Raises:
+        ValueError: If a shape is wrong, a factor is constant, or an index is out of range.
+        TypeError: If ``factors`` are no integers.
+        MissingExtraError: If scikit-learn is not installed.
+
+    Examples:
+        >>> factors = torch.cartesian_prod(torch.arange(4), torch.arange(3)).repeat(10, 1)
+        >>> scores = dci(factors.float(), factors, num_resamples=2)  # each latent is a factor
+        >>> [round(score.value, 2) for score in scores]
+        [1.0, 1.0, 1.0]
+
+    References:
+        Eastwood & Williams (2018), section 2, https://openreview.net/forum?id=By-7dz-AZ
+    """
+    kinds = _kinds(factors, categorical)
+
+    def score(codes: Tensor, factors: Tensor) -> list[float]:
+        found = [_boosted(codes, factor, is_class) for factor, is_class in zip(factors.unbind(1), kinds, strict=True)]
+        importances, informativeness = zip(*found, strict=True)
+        return [*_concentration(torch.stack(importances, dim=1)), sum(informativeness) / len(informativeness)]
+
+    return DciScores(*bootstrapped(score, *checked(codes, factors), num_resamples, generator))
+
+
+def _concentration(importances: Tensor) -> tuple[float, float]:
+    """Disentanglement and completeness of importances ``(D, F)``."""
+    of_latents = 1 - _entropy(importances) / math.log(importances.shape[1])
+    of_factors = 1 - _entropy(importances.T) / math.log(importances.shape[0])
+    weights = importances.sum(1) / importances.sum().clamp(min=1e-300)
+    return (weights * of_latents).sum().item(), of_factors.mean().item()
+
+
+def _entropy(rows: Tensor) -> Tensor:
+    """Of each row's shares, in nats; that of a row of zeros is the largest."""
+    shares = (rows + 1e-12) / (rows + 1e-12).sum(1, keepdim=True)
+    return -(shares * shares.log()).sum(1)
+
+
+def _boosted(codes: Tensor, factor: Tensor, is_class: bool) -> tuple[Tensor, float]:
+    """The importance of each latent, ``(D,)``, and how well the second half is predicted by the first."""
+    ensemble = scikit_learn("ensemble")
+    kind = ensemble.GradientBoostingClassifier if is_class else ensemble.GradientBoostingRegressor
+    learn, ask = halves(len(codes))
+    trees = kind(random_state=0).fit(codes[learn].numpy(), factor[learn].numpy())
+    return torch.from_numpy(trees.feature_importances_), max(0.0, trees.score(codes[ask].numpy(), factor[ask].numpy()))
+
+
+def _r_squared(codes: Tensor, factor: Tensor) -> Tensor:
+    """Squared correlation of each latent with an ordered factor, ``(D,)``; a constant has none."""
+    x, y = codes - codes.mean(0), factor.double() - factor.double().mean()
+    scale = x.square().sum(0) * y.square().sum()
+    return (x.T @ y).square() / scale.clamp(min=1e-300)
+
+
+def _balanced_accuracies(codes: Tensor, factor: Tensor) -> Tensor:
+    """Of a categorical factor told by thresholds on each latent, ``(D,)``."""
+    tree = scikit_learn("tree").DecisionTreeClassifier(
+        max_leaf_nodes=len(factor.unique()), class_weight="balanced", random_state=0
+    )
+    found = []
+    for column in codes.T[..., None]:
+        guesses = torch.from_numpy(tree.fit(column.numpy(), factor.numpy()).predict(column.numpy()))
+        right = [(guesses[factor == value] == value).double().mean() for value in factor.unique()]
+        found.append(torch.stack(right).mean())
+    return torch.stack(found)
+
+
+def _kinds(factors: Tensor, categorical: Collection[int]) -> list[bool]:
+    """Whether each factor is categorical."""
+    count = factors.shape[-1]
+    if not set(categorical) <= set(range(count)):
+        raise ValueError(f"`categorical` must be indices of the {count} factors, got {sorted(categorical)}.")
+    return [index in categorical for index in range(count)]

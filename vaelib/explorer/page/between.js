@@ -1,0 +1,88 @@
+// From one picture to another: the pictures on the way, as a strip, an animation, and a file.
+import { apng } from "./apng.js";
+import { gallery } from "./gallery.js";
+import { draw, number, path } from "./maths.js";
+import { enlarged, save, sheet } from "./pictures.js";
+import { latest } from "./point.js";
+
+const FRAMES = 32;
+const STRIP = 9;
+const PER_SECOND = 20;
+
+export function mountBetween(scene, model, point, own, tabs) {
+  const $ = (id) => document.getElementById(`between-${id}`);
+  const ends = [...document.querySelectorAll("#between .end")];
+  const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
+  const ofData = () => {
+    const n = random() % scene.data.count;
+    return scene.mu.slice(n * scene.size, (n + 1) * scene.size);
+  };
+  const sources = [
+    ["a picture of the data", ofData],
+    ["a sample", () => draw(scene, random(), 1)],
+    ["the point", () => point.z],
+    ["your picture", () => own.z()],
+  ];
+  const chosen = [ofData(), ofData()];
+  let pictures, z;
+
+  const strip = gallery($("strip"), {
+    columns: STRIP,
+    shape: scene.image_shape,
+    pick: (k) => seek(Math.round((k * (FRAMES - 1)) / (STRIP - 1))),
+  });
+  const frame = (k) => pictures.subarray(k * scene.pixels, (k + 1) * scene.pixels);
+
+  function seek(k, alsoPoint = true) {
+    $("time").value = k;
+    sheet(frame(k), scene.image_shape, 1, $("player"));
+    if (alsoPoint) point.move(z.slice(k * scene.size, (k + 1) * scene.size));
+  }
+
+  const show = latest(async () => {
+    const spherical = document.querySelector("#between [name=path]:checked").value === "spherical";
+    const way = path(...chosen, FRAMES, spherical);
+    pictures = await model.decode(way);
+    z = way;
+    const few = Array.from({ length: STRIP }, (_, k) => Math.round((k * (FRAMES - 1)) / (STRIP - 1)));
+    const shown = new Float32Array(STRIP * scene.pixels);
+    few.forEach((k, i) => shown.set(frame(k), i * scene.pixels));
+    strip.show(shown, few.map((_, i) => `${Math.round((100 * i) / (STRIP - 1))}% of the way`));
+    ends.forEach((end, i) => sheet(frame(i * (FRAMES - 1)), scene.image_shape, 1, end.querySelector("canvas")));
+    seek(Number($("time").value), false);
+    const far = (k) => number(Math.hypot(...z.subarray(k * scene.size, (k + 1) * scene.size)));
+    $("told").textContent =
+      (spherical ? "The arc between both directions, which stays where a normal prior has its mass." : "The chord: all latents change evenly.") +
+      ` Distance from the centre: ${far(0)}, half-way ${far(FRAMES / 2)}, ${far(FRAMES - 1)}.`;
+  });
+
+  ends.forEach((end, i) => {
+    const select = end.querySelector("select");
+    select.add(new Option("Choose…", ""));
+    for (const [name] of sources) select.add(new Option(name));
+    select.addEventListener("change", () => {
+      const z = sources.find(([name]) => name === select.value)?.[1]();
+      select.value = "";
+      if (z) chosen[i] = z.slice();
+      show();
+    });
+  });
+  for (const radio of document.querySelectorAll("#between [name=path]")) radio.addEventListener("change", show);
+  $("time").addEventListener("input", () => seek(Number($("time").value)));
+
+  let timer;
+  $("play").addEventListener("click", () => {
+    const playing = timer === undefined;
+    $("play").textContent = playing ? "Pause" : "Play";
+    $("play").setAttribute("aria-pressed", playing);
+    clearInterval(timer);
+    let tick = Number($("time").value);
+    const round = 2 * (FRAMES - 1);
+    timer = playing ? setInterval(() => seek(Math.min(++tick % round, round - (tick % round)), false), 1000 / PER_SECOND) : undefined;
+  });
+  $("save").addEventListener("click", async () => {
+    const there = Array.from({ length: FRAMES }, (_, k) => enlarged(sheet(frame(k), scene.image_shape)));
+    save(await apng([...there, ...there.slice(1, -1).reverse()], PER_SECOND), "vaelib-interpolation.png");
+  });
+  tabs.whenOpen("between", () => z ?? show());
+}

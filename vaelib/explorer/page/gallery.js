@@ -1,0 +1,51 @@
+// Pictures in a row or a wall, each a button: one stop of the Tab key, arrow keys within.
+import { sheet } from "./pictures.js";
+
+export function gallery(root, { columns, shape, pick }) {
+  root.classList.add("gallery");
+  root.style.setProperty("--columns", columns);
+  root.setAttribute("role", "group");
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+  let focused = 0;
+
+  function stop(index) {
+    root.children[focused]?.setAttribute("tabindex", -1);
+    root.children[index]?.setAttribute("tabindex", 0);
+    focused = index;
+  }
+  root.addEventListener("keydown", (event) => {
+    const next = root.children[focused + (steps[event.key] ?? NaN)];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+  });
+  root.addEventListener("focusin", (event) => stop([...root.children].indexOf(event.target)));
+  root.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) pick([...root.children].indexOf(button));
+  });
+
+  return {
+    /** n pictures, one after the other, with a name for each. */
+    show(pictures, names) {
+      const pixels = pictures.length / names.length;
+      while (root.children.length > names.length) root.lastChild.remove();
+      while (root.children.length < names.length) {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.append(document.createElement("canvas"));
+        root.append(button);
+      }
+      names.forEach((name, i) => {
+        const button = root.children[i];
+        button.setAttribute("aria-label", name);
+        button.title = name;
+        button.tabIndex = i === focused ? 0 : -1;
+        sheet(pictures.subarray(i * pixels, (i + 1) * pixels), shape, 1, button.firstChild);
+      });
+    },
+    mark(index) {
+      [...root.children].forEach((button, i) => button.classList.toggle("marked", i === index));
+    },
+  };
+}

@@ -1,0 +1,76 @@
+// Opens the scene and the model, and gives both, with the one point, to every view.
+import { mountBetween } from "./between.js";
+import { mountCard } from "./card.js";
+import { mountLatents } from "./latents.js";
+import { mountMap } from "./map.js";
+import { openModel } from "./model.js";
+import { mountOwn } from "./own.js";
+import { Point } from "./point.js";
+import { mountSamples } from "./samples.js";
+import { loadScene } from "./scene.js";
+import { mountTabs } from "./tabs.js";
+import { mountTraverse } from "./traverse.js";
+
+const $ = (id) => document.getElementById(id);
+
+function tell(message) {
+  $("trouble").hidden = false;
+  $("trouble").firstElementChild.textContent = message;
+}
+$("trouble").lastElementChild.addEventListener("click", () => ($("trouble").hidden = true));
+addEventListener("unhandledrejection", (event) => {
+  event.preventDefault(); // it is told on the page
+  $("loading").hidden = true;
+  tell(event.reason?.message ?? String(event.reason));
+});
+
+$("theme").value = localStorage.getItem("theme") ?? "light dark";
+function wear() {
+  document.documentElement.style.colorScheme = $("theme").value;
+  localStorage.setItem("theme", $("theme").value);
+  dispatchEvent(new Event("theme"));
+}
+$("theme").addEventListener("change", wear);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", wear);
+wear();
+
+function facts(scene) {
+  const latent = scene.latent_shape.join(" × ");
+  return [
+    scene.kind,
+    `images ${scene.image_shape.join(" × ")}`,
+    `latent ${latent}`,
+    ...(scene.kind === "VAE" ? [`p(x|z) ${scene.likelihood}`, `p(z) ${scene.prior}`] : []),
+    ...(scene.precision === "fp32" ? [] : [scene.precision]),
+  ];
+}
+
+async function open() {
+  const scene = await loadScene();
+  const model = await openModel(scene);
+  document.title = `${scene.name} · vaelib explorer`;
+  $("name").textContent = scene.name;
+  $("facts").append(
+    ...facts(scene).map((text) => Object.assign(document.createElement("li"), { textContent: text })),
+  );
+  const [, height, width] = scene.image_shape;
+  document.documentElement.style.setProperty("--aspect", `${width} / ${height}`);
+  document.documentElement.style.setProperty("--rendering", Math.max(width, height) <= 128 ? "pixelated" : "auto");
+
+  const point = new Point(model, scene.mu.slice(0, scene.size));
+  $("loading").hidden = true;
+  $("main").hidden = false;
+  const tabs = mountTabs();
+  const map = mountMap(scene, model, point);
+  const own = mountOwn(scene, model, point, map, tabs);
+  mountLatents(scene, point);
+  mountTraverse(scene, model, point, tabs);
+  mountBetween(scene, model, point, own, tabs);
+  mountSamples(scene, model, point, tabs);
+  mountCard(scene);
+  await Promise.all([map.drawn, point.move(point.z)]);
+
+  window.vaelib = { scene, model, point }; // for whoever opens the console
+  document.documentElement.dataset.ready = "";
+}
+open();

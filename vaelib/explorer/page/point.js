@@ -1,0 +1,59 @@
+// The one point in latent space that every view shows and moves.
+
+/** work, one call at a time; of the calls that come meanwhile only the newest is done. */
+export function latest(work) {
+  let next;
+  let busy = false;
+  return async (...given) => {
+    next = given;
+    if (busy) return;
+    busy = true;
+    try {
+      while (next) {
+        const now = next;
+        next = undefined;
+        await work(...now);
+      }
+    } finally {
+      busy = false;
+    }
+  };
+}
+
+/** work, once in a frame however often it is called. */
+export function perFrame(work) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      work();
+    });
+  };
+}
+
+/** Says "move" when z changes and "picture" when its picture is there. */
+export class Point extends EventTarget {
+  #follow;
+
+  constructor(model, z) {
+    super();
+    this.z = z;
+    this.#follow = latest(async () => {
+      this.picture = await model.decode(this.z);
+      this.dispatchEvent(new Event("picture"));
+    });
+  }
+
+  move(z) {
+    this.z = z;
+    this.dispatchEvent(new Event("move"));
+    return this.#follow();
+  }
+
+  /** Change one latent. */
+  set(index, value) {
+    return this.move(this.z.with(index, value));
+  }
+}

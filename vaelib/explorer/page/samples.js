@@ -1,0 +1,37 @@
+// A wall of samples, by seed and temperature.
+import { gallery } from "./gallery.js";
+import { draw } from "./maths.js";
+import { saveCanvas, sheet } from "./pictures.js";
+import { latest } from "./point.js";
+
+export function mountSamples(scene, model, point, tabs) {
+  const $ = (id) => document.getElementById(`samples-${id}`);
+  const count = Math.max(16, Math.min(64, 8 * Math.floor(2 ** 22 / scene.pixels / 8)));
+  const columns = 8;
+  let z, pictures;
+  const wall = gallery($("wall"), {
+    columns,
+    shape: scene.image_shape,
+    pick: (n) => point.move(z.slice(n * scene.size, (n + 1) * scene.size)),
+  });
+  $("told").textContent =
+    scene.prior === "StandardNormal"
+      ? "z is drawn from the prior, the standard normal, and multiplied by the temperature; the pictures are the means of p(x|z)."
+      : `This bundle cannot draw from its prior (${scene.prior}); z is drawn around the posterior means of the data, the noise multiplied by the temperature.`;
+
+  const show = latest(async () => {
+    const temperature = Number($("temperature").value);
+    $("value").textContent = temperature.toFixed(2);
+    const drawn = draw(scene, Number($("seed").value), count, temperature);
+    pictures = await model.decode(drawn);
+    z = drawn;
+    wall.show(pictures, Array.from({ length: count }, (_, n) => `Sample ${n + 1}`));
+  });
+  for (const id of ["seed", "temperature"]) $(id).addEventListener("input", show);
+  $("next").addEventListener("click", () => {
+    $("seed").value = Number($("seed").value) + 1;
+    show();
+  });
+  $("save").addEventListener("click", () => saveCanvas(sheet(pictures, scene.image_shape, columns), `vaelib-samples-${$("seed").value}.png`));
+  tabs.whenOpen("samples", () => z ?? show());
+}

@@ -1,0 +1,160 @@
+"""What the page knows before anybody touches it: the model, its card, and where the data lie in the latent space."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaelib._checks import check_shape
+from vaelib.runtime import OnnxVAE
+
+__all__ = ["DRAWS", "Array", "Data", "Scene", "build_scene", "terms"]
+
+Array = NDArray[np.float32]
+
+DRAWS = 16
+"""Draws of z in each ELBO, the same ones for the data and for a visitor's picture: ranks compare like with like."""
+ACTIVE_VARIANCE = 0.01
+"""A latent is dead if the variance of its mean over the data is not larger: Burda et al. (2016)."""
+_STAND_INS = 512
+_SHOWN_LATENTS = 64
+_MAX_EMBEDDED = 2**20
+
+
+class Data(NamedTuple):
+    """Pictures to place on the map."""
+
+    name: str
+    images: Array
+    """``(N, C, H, W)`` in [0, 1]."""
+    labels: list[int] | None
+
+
+class Scene(NamedTuple):
+    """Words and numbers, as the page gets them."""
+
+    facts: dict[str, Any]
+    arrays: dict[str, Array]
+
+    def files(self) -> dict[str, bytes]:
+        """``scene.json``, and ``scene.bin`` with the arrays as little-endian float32, one after the other."""
+        shapes = {name: list(array.shape) for name, array in self.arrays.items()}
+        content = json.dumps(self.facts | {"arrays": shapes}, allow_nan=False).encode()
+        return {
+            "scene.json": content,
+            "scene.bin": b"".join(array.astype("<f4").tobytes() for array in self.arrays.values()),
+        }
+
+
+def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) -> Scene:
+    """Encode the data, measure each picture, and find the planes to look at the latent space from.
+
+    Args:
+        bundle: The directory that ``model`` was opened from.
+        model: The model.
+        data: As many pictures as latents fit into 2^20 numbers are used. If None, 512 of the model's own samples
+            stand in for them.
+
+    Raises:
+        ValueError: If the pictures do not fit the model; or if there are none, and the model cannot draw any.
+    """
+    metadata = model.metadata
+    shown = data or _stand_in(model)
+    size = math.prod(model.latent_shape)
+    images = shown.images[: max(2, _MAX_EMBEDDED // size)]
+    if shown.labels is not None:
+        check_shape("labels", (len(shown.labels),), (len(shown.images),))
+    code = model.encode(images)
+    mu, logvar = (part.reshape(len(images), size) for part in (code if isinstance(code, tuple) else (code, code)))
+    arrays = {"mu": mu}
+    if metadata["kind"] == "VAE":
+        eps = np.random.default_rng(0).standard_normal((DRAWS, size), dtype=np.float32)
+        distortion, kl = terms(model, images, eps).mean(1).T
+        arrays |= {"logvar": logvar, "eps": eps, "distortion": distortion, "kl": kl}
+    latents, measure = _latents(metadata, mu, logvar)
+    planes, arrays["origins"], arrays["bases"] = _planes(mu, [latent["index"] for latent in latents])
+    named = ("kind", "image_shape", "latent_shape", "likelihood", "prior", "precision", "version")
+    facts = {name: metadata[name] for name in named} | {
+        "name": Path(bundle).resolve().name,
+        "card": _card(Path(bundle)),
+        "data": {"name": shown.name, "count": len(images), "given": data is not None},
+        "labels": None if shown.labels is None else shown.labels[: len(images)],
+        "latents": latents[:_SHOWN_LATENTS],
+        "measure": measure,
+        "planes": planes,
+    }
+    return Scene(facts, arrays)
+
+
+def terms(model: OnnxVAE, images: Array, eps: Array) -> Array:
+    """Distortion and KL of each image by each draw, ``(B, K, 2)`` in nats, with ``eps`` of shape ``(K, D)``."""
+    draws = [
+        np.tile(draw.reshape(1, *model.latent_shape), (len(images), *[1] * len(model.latent_shape))) for draw in eps
+    ]
+    return np.stack([np.stack(model.elbo_terms(images, draw), axis=1) for draw in draws], axis=1)
+
+
+def _stand_in(model: OnnxVAE) -> Data:
+    prior = model.metadata["prior"]
+    if prior != "StandardNormal" and model.metadata["noise_size"] is None:
+        raise ValueError(f"`data` must be given: of the prior {prior} the bundle has no sampler.")
+    return Data("samples of the model", model.sample(_STAND_INS, seed=0), None)
+
+
+def _card(bundle: Path) -> str:
+    path = bundle / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _latents(metadata: dict[str, Any], mu: Array, logvar: Array) -> tuple[list[dict[str, Any]], str]:
+    """Each latent with how much it tells, the most telling first, and what that was measured by."""
+    mean, log_variance = mu.astype(np.float64), logvar.astype(np.float64)
+    spread = mean.var(0)
+    if metadata["kind"] != "VAE":
+        told, measure = spread, "variance"
+    elif metadata["prior"] == "StandardNormal":
+        told = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
+        measure = "KL to the prior, nats"
+    else:  # a prior without a KL per latent: the Gaussian that is nearest to the posteriors of all data stands in
+        told = 0.5 * (np.log(spread + np.exp(log_variance).mean(0)) - log_variance.mean(0))
+        measure = "KL to a Gaussian fitted to all posteriors, nats"
+    latents = [
+        {
+            "index": int(i),
+            "kl": float(told[i]),
+            "active": bool(spread[i] > ACTIVE_VARIANCE),
+            "mean": float(mean[:, i].mean()),
+        }
+        for i in np.argsort(-told, kind="stable")
+    ]
+    return latents, measure
+
+
+def _planes(mu: Array, order: list[int]) -> tuple[list[dict[str, Any]], Array, Array]:
+    """Planes ``origin + u basis[0] + v basis[1]`` in latent space: their names, ``(P, D)`` and ``(P, 2, D)``."""
+    size = mu.shape[1]
+    first, second = order[0], order[min(1, size - 1)]
+    axes = np.zeros((2, size))
+    axes[0, first] = 1.0
+    if size > 1:
+        axes[1, second] = 1.0
+    centre = mu.mean(0, dtype=np.float64)
+    planes = [{"name": "latents", "axes": [f"z{first}", f"z{second}"], "explained": _explained(mu - centre, axes)}]
+    origins, bases = [centre * (axes.sum(0) == 0)], [axes]
+    if size > 2:
+        _, _, directions = np.linalg.svd(mu - centre, full_matrices=False)
+        components = directions[:2] * np.where(directions[:2].sum(1, keepdims=True) < 0, -1, 1)
+        planes.insert(0, {"name": "pca", "axes": ["PC 1", "PC 2"], "explained": _explained(mu - centre, components)})
+        origins.insert(0, centre)
+        bases.insert(0, components)
+    return planes, np.stack(origins).astype(np.float32), np.stack(bases).astype(np.float32)
+
+
+def _explained(centred: NDArray[Any], basis: NDArray[Any]) -> float:
+    """The share of the variance that lies in the plane."""
+    return float(((centred @ basis.T) ** 2).sum() / max((centred**2).sum(), np.finfo(np.float64).tiny))

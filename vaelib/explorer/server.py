@@ -1,0 +1,133 @@
+"""The page and its model on this machine: files by name, and three calls, float32 in and float32 out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from vaelib._checks import MissingExtraError
+from vaelib.explorer.guard import Guard
+from vaelib.explorer.scene import Array, Scene, terms
+from vaelib.runtime import OnnxVAE
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+except ImportError as error:
+    raise MissingExtraError("The explorer", "explore") from error
+
+__all__ = ["HOST", "application", "largest_batch", "page_files", "serve"]
+
+HOST = "127.0.0.1"
+_MAX_VALUES = 2**22
+"""Numbers that one call takes or gives; a picture with more is one call."""
+_TYPES = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "json": "application/json",
+    "svg": "image/svg+xml",
+}
+_BINARY = "application/octet-stream"
+
+
+def page_files() -> dict[str, bytes]:
+    """The page: file name to content."""
+    folder = resources.files("vaelib.explorer") / "page"
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES}
+
+
+def largest_batch(model: OnnxVAE) -> int:
+    """Pictures or latents that one call takes."""
+    return max(1, _MAX_VALUES // max(math.prod(model.image_shape), math.prod(model.latent_shape)))
+
+
+def application(model: OnnxVAE, scene: Scene, port: int) -> Any:
+    """The ASGI application; whoever asks must have reached it as ``127.0.0.1`` or ``localhost`` at this port."""
+    largest = largest_batch(model)
+    content = page_files() | Scene(scene.facts | {"largest_batch": largest}, scene.arrays).files()
+    calls: dict[str, tuple[tuple[int, ...], Callable[[Array], Any]]] = {
+        "decode": (model.latent_shape, model.decode),
+        "encode": (model.image_shape, lambda images: _code(model, images)),
+    }
+    if "eps" in scene.arrays:
+        calls["terms"] = (model.image_shape, lambda images: terms(model, images, scene.arrays["eps"]))
+    return Guard(Starlette(routes=[*_files(content), *(_call(*call, largest) for call in _named(calls))]), port)
+
+
+def serve(model: OnnxVAE, scene: Scene, *, port: int = 8321, ready: Callable[[str], Any] = print) -> None:
+    """Serve until interrupted, to this machine only.
+
+    Args:
+        model: The model.
+        scene: From :func:`build_scene`.
+        port: 0 takes a free one.
+        ready: Called with the page's address once it can be opened.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    with socket.create_server((HOST, port)) as listener:
+        # asyncio does this only for sockets that name their protocol; without it each answer waits for a delayed ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(application(model, scene, port), log_level="warning", ws="none")
+        ready(f"http://{HOST}:{port}/")
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _code(model: OnnxVAE, images: Array) -> Array:
+    code = model.encode(images)
+    return np.stack(code, axis=1) if isinstance(code, tuple) else code
+
+
+def _named(calls: dict[str, tuple[tuple[int, ...], Callable[[Array], Any]]]) -> list[tuple[str, tuple[int, ...], Any]]:
+    return [(name, shape, function) for name, (shape, function) in calls.items()]
+
+
+def _files(content: dict[str, bytes]) -> list[Route]:
+    """A route for each file: what a visitor asks for is looked up among them, never on the disk."""
+
+    def answer(name: str) -> Callable[[Request], Response]:
+        kind = _TYPES.get(name.rpartition(".")[2], _BINARY)
+        return lambda _: Response(content[name], media_type=kind)
+
+    routes = [Route(f"/{name}", answer(name)) for name in content]
+    return [Route("/", answer("index.html")), *routes]
+
+
+def _call(name: str, shape: tuple[int, ...], function: Callable[[Array], Array], largest: int) -> Route:
+    """``POST /name``: whole items of ``shape`` as little-endian float32, answered likewise."""
+    item = 4 * math.prod(shape)
+
+    async def endpoint(request: Request) -> Response:
+        if request.headers.get("content-type") != _BINARY:
+            raise HTTPException(415, f"The body must be {_BINARY}: float32 numbers, not text.")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > largest * item:
+                raise HTTPException(413, f"The body must have at most {largest} items of {item} bytes, got more.")
+        if not body or len(body) % item:
+            raise HTTPException(
+                400, f"The body must be items of shape {shape}, {item} bytes each, got {len(body)} bytes."
+            )
+        values = np.frombuffer(bytes(body), "<f4").reshape(-1, *shape)
+        try:
+            answer = function(values)  # here and now: one visitor, who waits for it, and a thread would cost more
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        return Response(answer.astype("<f4").tobytes(), media_type=_BINARY)
+
+    return Route(f"/{name}", endpoint, methods=["POST"])

@@ -1,0 +1,96 @@
+"""The page as a directory for any web host: the visitor's browser runs the model, by onnxruntime-web."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+from vaelib._files import directory_written_whole, writable_directory
+from vaelib.explorer.guard import POLICY
+from vaelib.explorer.scene import Scene
+from vaelib.explorer.server import largest_batch, page_files
+from vaelib.runtime import OnnxVAE
+from vaelib.runtime.bundle import Bundle
+
+__all__ = ["CDN", "write_static"]
+
+VERSION = "1.30.0"
+CDN = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/"
+INTEGRITY = {
+    "ort.wasm.bundle.min.mjs": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
+    "ort-wasm-simd-threaded.wasm": "sha384-vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM",
+}
+"""Of the files in the npm package of that version; a browser takes no others from the CDN."""
+
+
+def write_static(
+    bundle: str | Path,
+    model: OnnxVAE,
+    scene: Scene,
+    directory: str | Path,
+    *,
+    onnxruntime_web: str | Path | None = None,
+) -> None:
+    """Write the page, the graphs and, if it is given, onnxruntime-web; a directory that is there is replaced.
+
+    Args:
+        bundle: The directory that ``model`` was opened from.
+        model: The model.
+        scene: From :func:`build_scene`.
+        directory: New, empty, or one that this function wrote.
+        onnxruntime_web: Where ``npm install onnxruntime-web`` was run. If None, the visitor's browser fetches version
+            1.30.0 from a CDN, and takes it only if its hash is right.
+
+    Raises:
+        FileNotFoundError: If there is no onnxruntime-web at that place.
+        FileExistsError: If the directory holds something else.
+    """
+    target = Path(directory)
+    writable_directory("directory", target.parent)
+    if target.exists() and any(target.iterdir()) and not (target / "scene.json").is_file():
+        raise FileExistsError(f"`directory` must be new, empty, or hold an explorer's page, got {target}.")
+    source = Bundle(bundle)
+    parts = ("encoder", "decoder", "vae") if source.kind == "VAE" else ("encoder", "decoder")
+    files = page_files() | {f"{part}.onnx": source.read(part).content for part in parts}
+    integrity, place = INTEGRITY, CDN
+    if onnxruntime_web is not None:
+        installed = _installed(Path(onnxruntime_web))
+        integrity, place = {name: _hash(content) for name, content in installed.items()}, "./"
+        files |= installed
+    runtime = {"place": place, "integrity": integrity}
+    facts = scene.facts | {"largest_batch": largest_batch(model), "runtime": runtime}
+    files |= Scene(facts, scene.arrays).files()
+    files["index.html"] = _with_policy(files["index.html"], place)
+    with directory_written_whole(target) as temporary:
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+
+
+def _installed(place: Path) -> dict[str, bytes]:
+    """The two files of onnxruntime-web that the page needs."""
+    package = next(
+        (folder for folder in (place / "node_modules/onnxruntime-web", place) if (folder / "package.json").is_file()),
+        place,
+    )
+    manifest = package / "package.json"
+    if not manifest.is_file() or json.loads(manifest.read_text()).get("name") != "onnxruntime-web":
+        raise FileNotFoundError(
+            f"`onnxruntime_web` must be where `npm install onnxruntime-web` was run, but there is none in {place}."
+        )
+    return {name: (package / "dist" / name).read_bytes() for name in INTEGRITY}
+
+
+def _hash(content: bytes) -> str:
+    return "sha384-" + base64.b64encode(hashlib.sha384(content).digest()).decode()
+
+
+def _with_policy(page: bytes, place: str) -> bytes:
+    """The policy of the served page, with WebAssembly, and modules from blobs whose hash was checked when fetched."""
+    host = "" if place == "./" else f" {place}"
+    policy = POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:")
+    policy = policy.replace("connect-src 'self'", f"connect-src 'self'{host}")
+    return page.replace(
+        b"<head>", f'<head>\n    <meta http-equiv="Content-Security-Policy" content="{policy}" />'.encode(), 1
+    )

@@ -1,0 +1,171 @@
+"""All posteriors together against the prior, by samples: InfoVAE and the Wasserstein autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaelib._checks import check_choice, check_float, check_shape
+from vaelib.objectives.elbo import elbo_loss, reconstruction_loss
+from vaelib.priors import Prior, StandardNormal
+
+__all__ = ["InfoTerms", "InfoVae", "Wae", "WaeTerms", "mmd"]
+
+_KERNELS = ("rbf", "imq")
+
+
+class InfoTerms(NamedTuple):
+    """The terms of :class:`InfoVae`."""
+
+    loss: Tensor
+    """What is minimised, a scalar: the mean of ``reconstruction + (1 - alpha) kl + (alpha + lambda_ - 1) mmd``."""
+    reconstruction: Tensor
+    """-log p(x|z) per image in nats, shape ``(B,)``."""
+    kl: Tensor
+    """KL(q(z|x) to p(z)) per image in nats, shape ``(B,)``."""
+    mmd: Tensor
+    """:func:`mmd` between z and draws of the prior, one number of the batch, repeated to shape ``(B,)``."""
+
+
+class WaeTerms(NamedTuple):
+    """The terms of :class:`Wae`."""
+
+    loss: Tensor
+    """What is minimised, a scalar: the batch mean of ``reconstruction + weight * mmd``."""
+    reconstruction: Tensor
+    """Squared error per image, or -log p(x|z) in nats, shape ``(B,)``."""
+    mmd: Tensor
+    """:func:`mmd` between codes and draws of the prior, one number of the batch, repeated to shape ``(B,)``."""
+
+
+def mmd(x: Tensor, y: Tensor, *, kernel: str = "imq", scale: float = 1.0) -> Tensor:
+    r"""Squared maximum mean discrepancy of two samples, by the U-statistic: unbiased, so at times below zero.
+
+    ``"rbf"`` is :math:`\exp(-\|x - y\|^2 / C)`, ``"imq"``, the inverse multiquadratic, :math:`C / (C + \|x - y\|^2)`,
+    whose tails are heavier. :math:`C = 2 D \, \mathrm{scale}^2` is the mean squared distance of two draws of a normal
+    of that scale. No nats: the kernels are at most 1, so the result is at most 2.
+
+    Args:
+        x: Shape ``(n, ...)``, n >= 2.
+        y: Shape ``(m, ...)``, m >= 2.
+        kernel: ``"rbf"`` or ``"imq"``.
+        scale: Of the prior, > 0.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: If shapes disagree, a sample is of one, or an argument is out of its range.
+
+    Examples:
+        >>> x = torch.zeros(3, 2)
+        >>> mmd(x, x), mmd(x, x + 1e6)
+        (tensor(0.), tensor(2.))
+
+    References:
+        Gretton et al. (2012), A kernel two-sample test, equation 3; kernels: Tolstikhin et al. (2018), Wasserstein
+        auto-encoders, section 4, https://arxiv.org/abs/1711.01558
+    """
+    check_choice("kernel", kernel, _KERNELS)
+    check_float("scale", scale, 0.0, above=True)
+    check_shape("y", y.shape, ("m", *x.shape[1:]))
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"`x` and `y` must hold at least 2 samples each, got {len(x)} and {len(y)}.")
+    x, y = x.flatten(1), y.flatten(1)
+    width = 2 * x.shape[1] * scale**2
+
+    def similarity(a: Tensor, b: Tensor) -> Tensor:
+        distance = (a[:, None] - b).square().sum(2)
+        return torch.exp(-distance / width) if kernel == "rbf" else width / (width + distance)
+
+    def within(a: Tensor) -> Tensor:
+        return (similarity(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))  # without each one with itself, which is 1
+
+    return within(x) + within(y) - 2 * similarity(x, y).mean()
+
+
+class InfoVae:
+    """The bound of a :class:`VAE` with less price on what z tells about its image, more on missing the prior.
+
+    ``alpha=0`` keeps the ELBO and adds ``lambda_ - 1`` times the MMD of all posteriors together to the prior;
+    ``alpha=1`` has no KL: the Wasserstein autoencoder with a Gaussian encoder. Any prior works that can be sampled.
+
+    Args:
+        alpha: Share of the mutual information that is free, at most 1.
+        lambda_: Weight of the divergence to the prior, at least ``1 - alpha``. The MMD is a small number: published
+            values reach from 10 to 1,000.
+        kernel: Of :func:`mmd`.
+        scale: Of the kernel, about that of the prior.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> objective = InfoVae(alpha=0.0, lambda_=1000.0)
+        >>> objective(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8)).mmd.shape
+        torch.Size([4])
+
+    References:
+        Zhao et al. (2019), InfoVAE. https://arxiv.org/abs/1706.02262
+    """
+
+    def __init__(self, *, alpha: float = 0.0, lambda_: float = 1000.0, kernel: str = "imq", scale: float = 1.0) -> None:
+        self.alpha = check_float("alpha", alpha, maximum=1.0)
+        self.lambda_ = check_float("lambda_", lambda_, 1.0 - alpha)
+        check_choice("kernel", kernel, _KERNELS)
+        self.kernel, self.scale = kernel, check_float("scale", scale, 0.0, above=True)
+
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> InfoTerms:
+        """Terms of one batch."""
+        out = model(x, generator=generator)
+        elbo = elbo_loss(x, *out, likelihood=model.likelihood, prior=model.prior, beta=1.0 - self.alpha)
+        divergence = mmd(out.z, _draws(model.prior, out.z, generator), kernel=self.kernel, scale=self.scale)
+        loss = elbo.loss + (self.alpha + self.lambda_ - 1.0) * divergence
+        return InfoTerms(loss, elbo.reconstruction, elbo.kl, divergence.expand(len(x)))
+
+
+class Wae:
+    """:func:`reconstruction_loss` of an :class:`AutoEncoder` and the MMD of its codes to a prior, which it has not.
+
+    Args:
+        weight: Of the MMD, >= 0.
+        prior: What codes shall look like; :class:`StandardNormal` if None. It is not trained.
+        kernel: Of :func:`mmd`.
+        scale: Of the kernel, about that of the prior.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> model = vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8)))
+        >>> Wae(weight=10.0)(model, torch.rand(4, 1, 8, 8)).mmd.shape
+        torch.Size([4])
+
+    References:
+        Tolstikhin et al. (2018), Wasserstein auto-encoders, algorithm 2. https://arxiv.org/abs/1711.01558
+    """
+
+    def __init__(
+        self, weight: float = 10.0, *, prior: Prior | None = None, kernel: str = "imq", scale: float = 1.0
+    ) -> None:
+        self.weight = check_float("weight", weight, 0.0)
+        self.prior: Prior = prior or StandardNormal()
+        check_choice("kernel", kernel, _KERNELS)
+        self.kernel, self.scale = kernel, check_float("scale", scale, 0.0, above=True)
+
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> WaeTerms:
+        """Terms of one batch."""
+        out = model(x, generator=generator)
+        loss, reconstruction = reconstruction_loss(x, out.recon_params, likelihood=model.likelihood)
+        with torch.no_grad():
+            draws = _draws(self.prior, out.z, generator)
+        divergence = mmd(out.z, draws, kernel=self.kernel, scale=self.scale)
+        return WaeTerms(loss + self.weight * divergence, reconstruction, divergence.expand(len(x)))
+
+
+def _draws(prior: Prior, z: Tensor, generator: torch.Generator | None) -> Tensor:
+    return prior.sample(len(z), z.shape[1:], generator=generator, device=z.device).to(z.dtype)

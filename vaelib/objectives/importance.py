@@ -1,0 +1,139 @@
+"""Bounds of many draws: tighter than the ELBO, and their gradients of low variance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaelib._checks import check_choice, check_float, check_int
+from vaelib.functional import gaussian_log_prob, reparameterize
+from vaelib.objectives.frozen import frozen
+from vaelib.posteriors import check_gaussian
+
+__all__ = ["Iwae", "IwaeTerms", "iwae_bound"]
+
+
+class IwaeTerms(NamedTuple):
+    """A bound of many draws, in nats."""
+
+    loss: Tensor
+    """What is minimised, a scalar; with ``gradient`` other than ``"plain"``, or a pooled decoder, only its value is the
+    bound's."""
+    iwae: Tensor
+    """-L_K per image (pooled, of all draws), shape ``(B,)``: at least -log p(x) in expectation, and falling with K."""
+    reconstruction: Tensor
+    """-log p(x|z) per image, the mean over draws, shape ``(B,)``."""
+    kl: Tensor
+    """log q(z|x) - log p(z) per image, the mean over draws, shape ``(B,)``."""
+
+
+def iwae_bound(log_weights: Tensor) -> Tensor:
+    r"""L_K = log 1/K sum_k w_k, in nats.
+
+    Args:
+        log_weights: log p(x|z_k) + log p(z_k) - log q(z_k|x), shape ``(K, B)``.
+
+    Returns:
+        Shape ``(B,)``. The ELBO for K = 1; in expectation at most log p(x) and rising with K.
+
+    Examples:
+        >>> iwae_bound(torch.zeros(5, 2))
+        tensor([0., 0.])
+
+    References:
+        Burda et al. (2016), Importance weighted autoencoders, equation 8. https://arxiv.org/abs/1509.00519
+    """
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+class Iwae:
+    """The K-sample bound of a :class:`VAE`, and its kin.
+
+    ``Iwae(50)`` is IWAE. ``num_groups=M`` takes the mean of the bounds of M groups of K draws each: MIWAE.
+    ``elbo_weight`` mixes the ELBO of all draws in: CIWAE. ``pool_decoder`` trains the encoder by groups but decoder and
+    prior, which any tighter bound serves, by that of all K M draws: PIWAE, at the cost of decoding twice. The gradient
+    for the encoder is chosen apart:
+
+    - ``"plain"``: automatic differentiation of the bound, whose signal for the encoder drowns in noise as K grows;
+    - ``"stl"``: without the score of log q, sticking the landing: the lowest variance near the optimum, slightly biased
+      for K > 1;
+    - ``"dreg"``: doubly reparameterized, without that bias.
+
+    Args:
+        num_samples: K, draws in a bound.
+        num_groups: M, bounds that are averaged.
+        elbo_weight: Of the ELBO beside the bound, in [0, 1].
+        gradient: Of the encoder.
+        pool_decoder: Whether decoder and prior follow one bound of all draws.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> terms = Iwae(8, gradient="dreg")(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8))
+        >>> terms.iwae.shape
+        torch.Size([4])
+
+    References:
+        Burda et al. (2016), https://arxiv.org/abs/1509.00519; Rainforth et al. (2018), MIWAE, CIWAE and
+        PIWAE, https://arxiv.org/abs/1802.04537; Roeder et al. (2017), STL, https://arxiv.org/abs/1703.09194;
+        Tucker et al. (2019), DReG, https://arxiv.org/abs/1810.04152
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        num_groups: int = 1,
+        elbo_weight: float = 0.0,
+        gradient: str = "plain",
+        pool_decoder: bool = False,
+    ) -> None:
+        self.num_samples = check_int("num_samples", num_samples)
+        self.num_groups = check_int("num_groups", num_groups)
+        self.elbo_weight = check_float("elbo_weight", elbo_weight, 0.0, 1.0)
+        check_choice("gradient", gradient, ("plain", "stl", "dreg"))
+        if gradient == "dreg" and elbo_weight > 0.0:
+            raise ValueError("`gradient` 'dreg' is that of a bound alone: `elbo_weight` must be 0.")
+        self.gradient, self.pool_decoder = gradient, pool_decoder
+
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> IwaeTerms:
+        """Terms of one batch."""
+        mu, logvar = model.infer(x, generator=generator)
+        draws = self.num_samples * self.num_groups
+        mu, logvar, x = (values.repeat(draws, *[1] * (values.ndim - 1)) for values in (mu, logvar, x))
+        if self.gradient == "plain":
+            z, log_q = model.draw(mu, logvar, generator=generator)
+        else:
+            check_gaussian(f"Iwae(gradient={self.gradient!r})", model)
+            z = reparameterize(mu, logvar, generator=generator)
+            log_q = gaussian_log_prob(z, mu.detach(), 0.5 * logvar.detach())
+        only_its_gradient: Tensor | float = 0.0
+        if self.pool_decoder:
+            with frozen(model):
+                encoder_loss, *_ = self._terms(model, x, z, log_q, self.num_groups)
+            only_its_gradient = encoder_loss - encoder_loss.detach()
+            z, log_q = z.detach(), log_q.detach()
+        terms = self._terms(model, x, z, log_q, 1 if self.pool_decoder else self.num_groups)
+        return terms._replace(loss=terms.loss + only_its_gradient)
+
+    def _terms(self, model: Any, x: Tensor, z: Tensor, log_q: Tensor, num_groups: int) -> IwaeTerms:
+        """Of the draws ``z``, one bound for each of ``num_groups`` groups."""
+        draws = self.num_samples * self.num_groups
+        reconstruction = -model.likelihood.log_prob(x, model.decode(z))
+        kl = log_q - model.prior.log_prob(z)
+        log_weights = -(reconstruction + kl).view(draws // num_groups, num_groups, -1)
+        bound = iwae_bound(log_weights).mean(0)
+        if self.gradient == "dreg" and z.requires_grad:
+            weights = log_weights.detach().softmax(0).view(-1, *[1] * (z.ndim - 1))
+            z.register_hook(lambda gradient: gradient * weights)
+        return IwaeTerms(
+            -(1 - self.elbo_weight) * bound.mean() - self.elbo_weight * log_weights.mean(),
+            -bound,
+            reconstruction.view(draws, -1).mean(0),
+            kl.view(draws, -1).mean(0),
+        )

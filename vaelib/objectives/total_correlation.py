@@ -1,0 +1,173 @@
+"""The KL in three parts, and what each costs: beta-TC-VAE."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaelib._checks import check_choice, check_float, check_int, check_shape
+from vaelib.posteriors import check_gaussian
+from vaelib.priors import Prior, StandardNormal
+from vaelib.schedules import Schedule, constant
+
+__all__ = ["BetaTcTerms", "BetaTcVae", "KlSplit", "kl_split"]
+
+_ESTIMATORS = ("stratified", "weighted")
+
+
+class KlSplit(NamedTuple):
+    """The parts of log q(z|x) - log p(z), in nats per image, ``(B,)``; only means over images mean something."""
+
+    mutual_information: Tensor
+    """log q(z|x) - log q(z): what the latents tell about which image it was."""
+    total_correlation: Tensor
+    """log q(z) - sum_j log q(z_j): what the latents tell about each other."""
+    dimension_wise_kl: Tensor
+    """sum_j log q(z_j) - log p(z): how far each latent by itself is from the prior."""
+
+
+class BetaTcTerms(NamedTuple):
+    """The terms of :class:`BetaTcVae`, in nats."""
+
+    loss: Tensor
+    """What is minimised, a scalar."""
+    reconstruction: Tensor
+    """-log p(x|z) per image, shape ``(B,)``."""
+    kl: Tensor
+    """log q(z|x) - log p(z) per image, the sum of the three parts, unweighted, shape ``(B,)``."""
+    mutual_information: Tensor
+    """As in :class:`KlSplit`, shape ``(B,)``."""
+    total_correlation: Tensor
+    """The same."""
+    dimension_wise_kl: Tensor
+    """The same."""
+
+
+def kl_split(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    num_images: int,
+    prior: Prior | None = None,
+    estimator: str = "stratified",
+) -> KlSplit:
+    r"""Index-code mutual information, total correlation and dimension-wise KL, from one batch.
+
+    The density of the aggregate posterior :math:`q(z) = \frac{1}{N} \sum_n q(z \mid x_n)` is estimated from the batch:
+
+    - ``"stratified"``: the image that ``z`` is of weighs 1 / N, and the others share the rest, which estimates q(z)
+      without bias. Published with one of the others, chosen by chance, weighing more: this is the mean over choices.
+    - ``"weighted"``: every image weighs 1 / (N B), which makes q(z) too small.
+
+    Both are used under a logarithm, and only a batch of all images gives (with ``"stratified"``) the exact parts. Their
+    sum is log q(z|x) - log p(z) whatever the estimate. Needs B^2 D numbers.
+
+    Args:
+        z: A draw of each posterior, shape ``(B, *latent_shape)``.
+        mu: Posterior means, the same shape.
+        logvar: Posterior log variances, the same shape.
+        num_images: N, of the data set; a batch that is larger counts as the data set.
+        prior: p(z); :class:`StandardNormal` if None. Of one that couples latents, such as a mixture or a flow, all of
+            log p(z) is in the third part, whose mean is then no longer a sum of KLs, nor at least zero.
+        estimator: ``"stratified"`` or ``"weighted"``.
+
+    Returns:
+        A :class:`KlSplit`.
+
+    Raises:
+        ValueError: If shapes disagree or an argument is out of its range.
+
+    Examples:
+        >>> z = torch.zeros(4, 3)  # all posteriors are the prior
+        >>> split = kl_split(z, torch.zeros(4, 3), torch.zeros(4, 3), num_images=4)
+        >>> [round(part.abs().max().item(), 4) for part in split]
+        [0.0, 0.0, 0.0]
+
+    References:
+        Chen et al. (2018), Isolating sources of disentanglement in VAEs, equation 2 and appendix C.
+        https://arxiv.org/abs/1802.04942
+    """
+    check_int("num_images", num_images)
+    check_choice("estimator", estimator, _ESTIMATORS)
+    check_shape("mu", mu.shape, z.shape)
+    check_shape("logvar", logvar.shape, z.shape)
+    log_p = (prior or StandardNormal()).log_prob(z)
+    z, mu, logvar = (values.flatten(1) for values in (z, mu, logvar))
+    distance = (z[:, None] - mu).square() * torch.exp(-logvar)
+    log_q_each = -0.5 * (distance + logvar + math.log(2 * math.pi))  # of latent j of draw i under posterior k
+    log_weights = _log_weights(len(z), num_images, estimator, z)
+    log_q_given_x = log_q_each.diagonal().sum(0)
+    log_q = (log_q_each.sum(2) + log_weights).logsumexp(1)
+    log_q_product = (log_q_each + log_weights[:, :, None]).logsumexp(1).sum(1)
+    return KlSplit(log_q_given_x - log_q, log_q - log_q_product, log_q_product - log_p)
+
+
+def _log_weights(batch: int, num_images: int, estimator: str, like: Tensor) -> Tensor:
+    """Of each posterior of a batch in the density of each draw, ``(B, B)``."""
+    total = max(num_images, batch)
+    if estimator == "weighted" or batch == 1:
+        return like.new_full((batch, batch), -math.log(total * batch))
+    weights = like.new_full((batch, batch), (total - 1) / (total * (batch - 1)))
+    return weights.fill_diagonal_(1 / total).log()
+
+
+class BetaTcVae:
+    """The ELBO of a :class:`VAE` with a weight for each part of its KL; see :func:`kl_split`.
+
+    With all weights 1 it is the ELBO, with a KL estimated from one draw. Both B and N enter the estimates, so compare
+    runs of the same batch size only.
+
+    Args:
+        num_images: N, of the training set.
+        beta: Weight of the total correlation: a number >= 0 or a schedule ``step -> float``.
+        alpha: Weight of the mutual information, >= 0.
+        gamma: Weight of the dimension-wise KL, >= 0.
+        estimator: ``"stratified"`` or ``"weighted"``.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> terms = BetaTcVae(60_000, beta=6.0)(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8))
+        >>> terms.total_correlation.shape
+        torch.Size([4])
+
+    References:
+        Chen et al. (2018), equation 4. https://arxiv.org/abs/1802.04942
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        *,
+        beta: float | Schedule = 6.0,
+        alpha: float = 1.0,
+        gamma: float = 1.0,
+        estimator: str = "stratified",
+    ) -> None:
+        self.num_images = check_int("num_images", num_images)
+        self.beta = beta if callable(beta) else constant(check_float("beta", beta, 0.0))
+        self.alpha = check_float("alpha", alpha, 0.0)
+        self.gamma = check_float("gamma", gamma, 0.0)
+        check_choice("estimator", estimator, _ESTIMATORS)
+        self.estimator = estimator
+
+    def __call__(
+        self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
+    ) -> BetaTcTerms:
+        """Terms of one batch; ``step`` drives the schedule of ``beta``."""
+        check_gaussian("BetaTcVae", model)
+        out = model(x, generator=generator)
+        reconstruction = -model.likelihood.log_prob(x, out.recon_params)
+        split = kl_split(
+            out.z, out.mu, out.logvar, num_images=self.num_images, prior=model.prior, estimator=self.estimator
+        )
+        information, correlation, by_latent = split
+        penalty = self.alpha * information + self.beta(step) * correlation + self.gamma * by_latent
+        kl = information + correlation + by_latent
+        return BetaTcTerms((reconstruction + penalty).mean(), reconstruction, kl, *split)

@@ -1,0 +1,163 @@
+"""Gaussians with learned places and widths: one, or a mixture of many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vaelib import functional
+from vaelib._checks import check_int, check_int_tuple, check_shape
+from vaelib.priors.base import kl_of_draw, sample_from_noise
+
+__all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
+
+_LOGVAR_LIMIT = 20.0
+
+
+class LearnedGaussian(nn.Module):
+    """N(mu, exp(logvar)), both learned, one pair per latent; starts as the standard normal.
+
+    For a plain VAE whose last encoder and first decoder layers are linear it adds nothing but speed of training: those
+    layers can do the same.
+
+    Args:
+        latent_shape: ``(D,)`` or ``(C, h, w)``.
+
+    Examples:
+        >>> prior = LearnedGaussian((3,))
+        >>> prior.kl(torch.ones(2, 3), torch.zeros(2, 3))
+        tensor([[0.5000, 0.5000, 0.5000],
+                [0.5000, 0.5000, 0.5000]], grad_fn=<MulBackward0>)
+    """
+
+    extra_noise = 0
+
+    def __init__(self, latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_shape = check_int_tuple("latent_shape", latent_shape)
+        self.mu = nn.Parameter(torch.zeros(self.latent_shape))
+        self.logvar = nn.Parameter(torch.zeros(self.latent_shape))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_shape("z", z.shape, ("B", *self.latent_shape))
+        return functional.gaussian_log_prob(z, self.mu, 0.5 * functional.soft_bound(self.logvar, _LOGVAR_LIMIT))
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """KL in nats per latent, ``(B, D)``, in closed form: that of the standard normal in units of this one."""
+        own = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
+        scaled = (mu - self.mu) * (-0.5 * own).exp()
+        return functional.kl_standard_normal(scaled, logvar - own, per_latent=True)
+
+    def sample(
+        self,
+        num_samples: int,
+        latent_shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
+        return sample_from_noise(self, num_samples, latent_shape, self.mu, generator).to(device)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
+        scale = torch.exp(0.5 * functional.soft_bound(self.logvar, _LOGVAR_LIMIT))
+        return self.mu + scale * noise.unflatten(1, self.latent_shape)
+
+
+class MixtureOfGaussians(nn.Module):
+    """K diagonal Gaussians with learned weights, means and variances.
+
+    Starts with equal weights, means drawn from the standard normal and variances of 1.
+
+    Args:
+        latent_shape: ``(D,)`` or ``(C, h, w)``.
+        num_components: K, >= 1.
+
+    Examples:
+        >>> prior = MixtureOfGaussians((2,), num_components=10)
+        >>> prior.sample(4, (2,)).shape, prior.log_prob(torch.zeros(3, 2)).shape
+        (torch.Size([4, 2]), torch.Size([3]))
+
+    References:
+        Dilokthanakul et al. (2016), https://arxiv.org/abs/1611.02648; a baseline in Tomczak & Welling (2018).
+    """
+
+    extra_noise = 1
+
+    def __init__(self, latent_shape: Sequence[int], num_components: int = 50) -> None:
+        super().__init__()
+        self.latent_shape = check_int_tuple("latent_shape", latent_shape)
+        self.num_components = check_int("num_components", num_components)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.mu = nn.Parameter(torch.randn(num_components, *self.latent_shape))
+        self.logvar = nn.Parameter(torch.zeros(num_components, *self.latent_shape))
+
+    def start_from(self, z: Tensor) -> MixtureOfGaussians:
+        """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with the variance of all."""
+        check_shape("z", z.shape, (self.num_components, *self.latent_shape))
+        with torch.no_grad():
+            self.mu.copy_(z)
+            self.logvar.copy_(z.var(0).clamp(min=1e-6).log())
+        return self
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_shape("z", z.shape, ("B", *self.latent_shape))
+        return mixture_log_prob(
+            z, self.logits.log_softmax(0), self.mu, functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
+        )
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``."""
+        return kl_of_draw(self, mu, logvar, z)
+
+    def sample(
+        self,
+        num_samples: int,
+        latent_shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
+        return sample_from_noise(self, num_samples, latent_shape, self.mu, generator).to(device)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
+        logvar = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
+        return mixture_from_noise(noise, self.logits.softmax(0), self.mu, logvar)
+
+
+def mixture_log_prob(z: Tensor, log_weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Log density of a mixture of diagonal Gaussians, in nats.
+
+    Args:
+        z: ``(B, *latent_shape)``.
+        log_weights: ``(K,)``, of which the exponentials sum to one.
+        mu: ``(K, *latent_shape)``.
+        logvar: The same.
+
+    Returns:
+        Shape ``(B,)``.
+    """
+    scaled = (z[:, None] - mu) * torch.exp(-0.5 * logvar)
+    squares = (scaled.square() + logvar + math.log(2 * math.pi)).flatten(2).sum(2)
+    return torch.logsumexp(log_weights - 0.5 * squares, dim=1)
+
+
+def mixture_from_noise(noise: Tensor, weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Draws of such a mixture, ``(B, *latent_shape)``, from standard normal noise ``(B, D + 1)``.
+
+    The last column chooses the component, by its quantile.
+    """
+    quantile = torch.special.ndtr(noise[:, -1:])
+    chosen = (quantile > weights.cumsum(0)[:-1]).sum(1)
+    eps = noise[:, :-1].unflatten(1, mu.shape[1:])
+    return mu.index_select(0, chosen) + (0.5 * logvar.index_select(0, chosen)).exp() * eps
