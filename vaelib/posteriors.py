@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vaelib._checks import MissingExtraError, check_int, check_int_tuple, check_shape
 
-__all__ = ["FlowPosterior", "check_gaussian"]
+__all__ = ["FlowPosterior"]
 
 
 class FlowPosterior(nn.Module):
