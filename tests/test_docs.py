@@ -125,6 +125,7 @@ def run_page(name, directory, monkeypatch, commands=True):
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RAN)
 def test_how_to_pages_run(name, tmp_path, monkeypatch):
     if name == "own_pictures":

@@ -211,7 +211,13 @@ def test_a_flow_needs_zuko(monkeypatch):
         vl.FlowPrior((4,))
 
 
-@pytest.mark.parametrize("name", ["learned", "mixture", "vamp", "realnvp"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n == "realnvp" else pytest.param(n, marks=pytest.mark.slow)
+        for n in ("learned", "mixture", "vamp", "realnvp")
+    ],
+)
 def test_a_bundle_samples_and_bounds_as_torch_does(name, tmp_path):
     pytest.importorskip("onnxruntime")
     if name == "realnvp":
@@ -234,6 +240,7 @@ def test_a_bundle_samples_and_bounds_as_torch_does(name, tmp_path):
     np.testing.assert_allclose(model.score(x.numpy()), -(terms.reconstruction + terms.kl).numpy(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_spline_flow_says_that_it_cannot(tmp_path):
     pytest.importorskip("zuko")
     with pytest.raises(vl.ExportError, match=r"onnx\.reference cannot run the graph"):
