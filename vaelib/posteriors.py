@@ -70,7 +70,7 @@ class FlowPosterior(nn.Module):
             nn.init.zeros_(hyper[-1].bias)
 
     def forward(self, z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-        """A draw of N(mu, exp(logvar)), ``(B, *latent_shape)``, to z of that shape and log |dz/d draw|, ``(B,)``."""
+        """A draw of N(mu, exp(logvar)), ``(B, *latent_shape)``, to z of that shape and ``log |dz/d draw|``."""
         check_shape("z", z.shape, ("B", *self.latent_shape))
         context = torch.cat([mu.flatten(1), logvar.flatten(1)], dim=1)
         flat, log_det = z.flatten(1), z.new_zeros(len(z))
