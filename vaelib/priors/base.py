@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vaelib import functional
+from vaelib._checks import check_shape
 
-__all__ = ["Prior", "StandardNormal", "kl_of_draw", "sample_from_noise"]
+__all__ = ["Prior", "PriorFromNoise", "StandardNormal", "kl_of_draw"]
 
 
 @runtime_checkable
@@ -46,26 +47,30 @@ def kl_of_draw(prior: Prior, mu: Tensor, logvar: Tensor, z: Tensor | None) -> Te
     return (functional.gaussian_log_prob(z, mu, 0.5 * logvar) - prior.log_prob(z))[:, None]
 
 
-class _FromNoise(Protocol):
-    """A prior that is a function of standard normal noise: what it needs to become an ONNX graph."""
+class PriorFromNoise(nn.Module):
+    """Interface of a prior that is a function of standard normal noise, which is what can become an ONNX graph."""
 
-    extra_noise: int
+    extra_noise = 0
     """How many normal numbers it needs beyond one a latent."""
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """Noise ``(B, D + extra_noise)`` to draws of z, ``(B, *latent_shape)``."""
+        """Standard normal noise ``(B, D + extra_noise)`` to draws of z, ``(B, *latent_shape)``."""
+        raise NotImplementedError
 
-
-def sample_from_noise(
-    prior: _FromNoise,
-    num_samples: int,
-    latent_shape: Sequence[int],
-    like: Tensor,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Draws of z, ``(num_samples, *latent_shape)``, with the dtype and device of ``like``."""
-    shape = (num_samples, math.prod(latent_shape) + prior.extra_noise)
-    return prior.from_noise(torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype))
+    def sample(
+        self,
+        num_samples: int,
+        latent_shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        check_shape("latent_shape", tuple(latent_shape), getattr(self, "latent_shape", tuple(latent_shape)))
+        weights = next(self.parameters())
+        shape = (num_samples, math.prod(latent_shape) + self.extra_noise)
+        noise = torch.randn(shape, generator=generator, device=weights.device, dtype=weights.dtype)
+        return self.from_noise(noise).to(device)
 
 
 class StandardNormal(nn.Module):

@@ -7,16 +7,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vaelib._checks import MissingExtraError, check_choice, check_int, check_int_tuple, check_shape
-from vaelib.priors.base import kl_of_draw, sample_from_noise
+from vaelib.priors.base import PriorFromNoise, kl_of_draw
 
 __all__ = ["FlowPrior"]
 
 
-class FlowPrior(nn.Module):
+class FlowPrior(PriorFromNoise):
     """A flow from latents to standard normal noise, trained jointly with the model; starts as the identity.
 
     Args:
@@ -30,6 +29,7 @@ class FlowPrior(nn.Module):
         MissingExtraError: If zuko is not installed.
 
     Examples:
+        >>> import torch
         >>> prior = FlowPrior((8,), num_transforms=2, hidden_features=(16,))
         >>> round(prior.log_prob(torch.zeros(1, 8)).item(), 4)  # as N(0, I) before training
         -7.3515
@@ -40,8 +40,6 @@ class FlowPrior(nn.Module):
         Dinh et al. (2017), Real NVP, https://arxiv.org/abs/1605.08803; Durkan et al. (2019), Neural spline flows,
         https://arxiv.org/abs/1906.04032; as a VAE's prior: Xu et al. (2019), https://arxiv.org/abs/1905.13452
     """
-
-    extra_noise = 0
 
     def __init__(
         self,
@@ -72,19 +70,6 @@ class FlowPrior(nn.Module):
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``."""
         return kl_of_draw(self, mu, logvar, z)
-
-    def sample(
-        self,
-        num_samples: int,
-        latent_shape: Sequence[int],
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Draws of z, shape ``(num_samples, *latent_shape)``."""
-        check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
-        weights = next(self.flow.parameters())
-        return sample_from_noise(self, num_samples, latent_shape, weights, generator).to(device)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from vaelib import functional
 from vaelib._checks import check_int, check_int_tuple, check_shape
-from vaelib.priors.base import kl_of_draw, sample_from_noise
+from vaelib.priors.base import PriorFromNoise, kl_of_draw
 
 __all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
 
 _LOGVAR_LIMIT = 20.0
 
 
-class LearnedGaussian(nn.Module):
+class LearnedGaussian(PriorFromNoise):
     """N(mu, exp(logvar)), both learned, one pair per latent; starts as the standard normal.
 
     For a plain VAE whose last encoder and first decoder layers are linear it adds nothing but speed of training: those
@@ -32,8 +32,6 @@ class LearnedGaussian(nn.Module):
         tensor([[0.5000, 0.5000, 0.5000],
                 [0.5000, 0.5000, 0.5000]], grad_fn=<MulBackward0>)
     """
-
-    extra_noise = 0
 
     def __init__(self, latent_shape: Sequence[int]) -> None:
         super().__init__()
@@ -52,25 +50,13 @@ class LearnedGaussian(nn.Module):
         scaled = (mu - self.mu) * (-0.5 * own).exp()
         return functional.kl_standard_normal(scaled, logvar - own, per_latent=True)
 
-    def sample(
-        self,
-        num_samples: int,
-        latent_shape: Sequence[int],
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Draws of z, shape ``(num_samples, *latent_shape)``."""
-        check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
-        return sample_from_noise(self, num_samples, latent_shape, self.mu, generator).to(device)
-
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
         scale = torch.exp(0.5 * functional.soft_bound(self.logvar, _LOGVAR_LIMIT))
         return self.mu + scale * noise.unflatten(1, self.latent_shape)
 
 
-class MixtureOfGaussians(nn.Module):
+class MixtureOfGaussians(PriorFromNoise):
     """K diagonal Gaussians with learned weights, means and variances.
 
     Starts with equal weights, means drawn from the standard normal and variances of 1.
@@ -116,18 +102,6 @@ class MixtureOfGaussians(nn.Module):
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``."""
         return kl_of_draw(self, mu, logvar, z)
-
-    def sample(
-        self,
-        num_samples: int,
-        latent_shape: Sequence[int],
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Draws of z, shape ``(num_samples, *latent_shape)``."""
-        check_shape("latent_shape", tuple(latent_shape), self.latent_shape)
-        return sample_from_noise(self, num_samples, latent_shape, self.mu, generator).to(device)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""

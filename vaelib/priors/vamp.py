@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_images, check_int, check_int_tuple, check_unit_range
-from vaelib.priors.base import kl_of_draw, sample_from_noise
+from vaelib.priors.base import PriorFromNoise, kl_of_draw
 from vaelib.priors.gaussians import mixture_from_noise, mixture_log_prob
 
 __all__ = ["VampPrior"]
 
 
-class VampPrior(nn.Module):
+class VampPrior(PriorFromNoise):
     """The mixture of the encoder's posteriors of K learned pseudo-inputs, all with the same weight.
 
     It belongs to one encoder: that of the :class:`VAE` it is given to. Pseudo-inputs are kept as logits, so they stay
@@ -76,17 +76,6 @@ class VampPrior(nn.Module):
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``."""
         return kl_of_draw(self, mu, logvar, z)
-
-    def sample(
-        self,
-        num_samples: int,
-        latent_shape: Sequence[int],
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Draws of z, shape ``(num_samples, *latent_shape)``."""
-        return sample_from_noise(self, num_samples, latent_shape, self.pseudo_logits, generator).to(device)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
