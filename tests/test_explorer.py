@@ -175,6 +175,21 @@ def test_maps_of_latents_with_a_prior_that_has_no_kl_per_latent(tmp_path, plain)
     np.testing.assert_allclose(scene.arrays["kl"], scene.arrays["eps"].sum(1).mean(), rtol=1e-5)
 
 
+def test_the_page_draws_from_a_prior_that_has_a_graph(tmp_path):
+    torch.manual_seed(0)
+    prior = vl.MixtureOfGaussians((4,), num_components=3)
+    vl.export_onnx(vl.conv_vae((1, 8, 6), 4, hidden_channels=(8,), prior=prior), tmp_path / "bundle")
+    model = OnnxVAE(tmp_path / "bundle")
+    scene = build_scene(tmp_path / "bundle", model)  # its own samples stand in for data
+    assert scene.facts["noise_size"] == 5
+    noise = np.random.default_rng(0).standard_normal((6, 5), dtype=np.float32)
+    with torch.no_grad():
+        expected = prior.from_noise(torch.from_numpy(noise)).numpy()
+    with testclient.TestClient(application(model, scene, PORT), base_url=f"http://127.0.0.1:{PORT}") as client:
+        np.testing.assert_allclose(numbers(post(client, "prior", noise)), expected.ravel(), atol=1e-5)
+        assert post(client, "prior", noise[:, :4]).status_code == 400
+
+
 def test_autoencoders_have_no_elbo(tmp_path, plain):
     model = Plain((5,), kind="AutoEncoder", prior="none")
     with pytest.raises(ValueError, match="of the prior none the bundle has no sampler"):

@@ -88,14 +88,19 @@ def scene(bundle, model):
     return build_scene(bundle, model, Data("checks, test", IMAGES, [n % 10 for n in range(200)]))
 
 
-@pytest.fixture(scope="module")
-def served(model, scene):
+def running(model, scene):
+    """The address of a server in this process."""
     addresses = []
     threading.Thread(target=lambda: serve(model, scene, port=0, ready=addresses.append), daemon=True).start()
     deadline = time.monotonic() + 20
     while not addresses and time.monotonic() < deadline:
         time.sleep(0.01)
     return addresses[0]
+
+
+@pytest.fixture(scope="module")
+def served(model, scene):
+    return running(model, scene)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -362,6 +367,36 @@ def test_a_wall_is_the_seeds_and_can_be_saved(page, model):
     assert page.inner_text("#samples-value") == "0.00"
     assert_shows(page, "#samples-wall button:nth-child(10) canvas", model.decode(np.zeros_like(z))[0])
     page.fill("#samples-temperature", "1")
+
+
+@pytest.mark.parametrize("how", ["served", "static"])
+def test_samples_are_of_the_models_own_prior(browser, node_packages, tmp_path, how):
+    torch.manual_seed(0)
+    prior = vl.MixtureOfGaussians((4,), num_components=3)
+    vl.export_onnx(vl.conv_vae((1, 8, 8), 4, hidden_channels=(8,), prior=prior), tmp_path / "bundle")
+    model = OnnxVAE(tmp_path / "bundle")
+    scene = build_scene(tmp_path / "bundle", model)
+    if how == "static":
+        write_static(tmp_path / "bundle", model, scene, tmp_path / "page", onnxruntime_web=node_packages)
+        server, address = hosted(tmp_path / "page")
+    else:
+        address = running(model, scene)
+    page = opened(browser, address)
+    page.click("#tab-samples")
+    assert "drawn from the prior, MixtureOfGaussians" in page.inner_text("#samples-told")
+    noise = np.array(page.evaluate("import('./maths.js').then(m => Array.from(m.normals(0, 64 * 5)))"), np.float32)
+    page.fill("#samples-seed", "0")
+    for temperature in (1.0, 0.5):
+        page.fill("#samples-temperature", str(temperature))
+        z = model.from_noise(noise.reshape(64, 5) * np.float32([temperature] * 4 + [1]))
+        assert_shows(page, "#samples-wall button:nth-child(10) canvas", model.decode(z)[9])
+    page.locator("#samples-wall button").nth(9).click()
+    np.testing.assert_allclose(z_of(page)[0], z[9], atol=1e-5)
+    assert not page.complaints
+    page.close()
+    if how == "static":
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("kind", ["straight", "spherical"])

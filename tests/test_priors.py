@@ -230,6 +230,11 @@ def test_a_bundle_samples_and_bounds_as_torch_does(name, tmp_path):
     with torch.no_grad():
         expected = vae.likelihood.mean(vae.decode(vae.prior.from_noise(torch.from_numpy(noise))))
     np.testing.assert_allclose(model.sample(20, seed=3), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(model.decode(model.from_noise(noise)), expected.numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match=rf"`noise` must have shape \(B, {noise.shape[1]}\)"):
+        model.from_noise(noise[:, 1:])
+    with pytest.raises(ValueError, match="`noise` must be finite"):
+        model.from_noise(np.full_like(noise, np.nan))
 
     x = torch.rand(5, 1, 8, 8)
     eps = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 6), dtype=np.float32))
@@ -251,7 +256,10 @@ def test_a_spline_flow_says_that_it_cannot(tmp_path):
 def test_the_standard_normal_needs_no_graph(tmp_path):
     vl.export_onnx(model_with("standard"), tmp_path / "bundle")
     assert not (tmp_path / "bundle/prior.onnx").exists()
-    assert vl.runtime.OnnxVAE(tmp_path / "bundle").metadata["noise_size"] is None
+    model = vl.runtime.OnnxVAE(tmp_path / "bundle")
+    assert model.metadata["noise_size"] is None
+    with pytest.raises(ValueError, match="The prior StandardNormal has no graph"):
+        model.from_noise(np.zeros((2, 6), np.float32))
 
 
 @pytest.mark.parametrize("kind", ["mixture", "realnvp"])

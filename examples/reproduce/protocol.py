@@ -26,6 +26,7 @@ def options(row, epochs):
     parser.add_argument("--images", type=int, help="test images to estimate on; all if not given")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of torch; all cores if not given")
+    parser.add_argument("--precision", default="fp32", help="of the networks in training; bf16 where the CPU has it")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints; a stopped run goes on")
     parser.add_argument("--quick", action="store_true", help="200 images, one epoch, 20 samples: to see that it runs")
@@ -51,6 +52,8 @@ def reproduce(row, vae, objective, arguments, published, source, **recipe):
     trainer = vl.Trainer(
         objective,
         max_epochs=1 if arguments.quick else arguments.epochs,
+        batch_size=100,
+        precision=arguments.precision,
         seed=arguments.seed,
         output_dir=arguments.runs / row,
         callbacks=[vl.EMA(0.9 if arguments.quick else 0.999)],
@@ -58,6 +61,7 @@ def reproduce(row, vae, objective, arguments, published, source, **recipe):
     )
     history = trainer.fit(vae, train, val, resume=True)
     started = time.perf_counter()
+    vae.decoder.compile()
     generator = torch.Generator().manual_seed(arguments.seed)
     num_samples = 20 if arguments.quick else arguments.samples
     found = vl.evaluation.log_likelihood(vae, test, num_samples=num_samples, generator=generator)
@@ -77,6 +81,7 @@ def reproduce(row, vae, objective, arguments, published, source, **recipe):
             "latents": looked.in_words(),
             "published": published,
             "source": source,
+            "precision": arguments.precision,
             "parameters": sum(parameter.numel() for parameter in vae.parameters()),
             "epochs": len(history),
             "seconds_per_epoch": sorted(record.seconds for record in history)[len(history) // 2],

@@ -52,7 +52,7 @@ def evaluate(
 
     vae = serialization.load(model)
     images = load_data(model, vae, data, split, download=download)
-    result = evaluation_of(vae, images, seed, samples)
+    result = evaluation_of(vae, images, seed, samples, progress=not json_output)
     if against is not None:
         result |= _anomaly(vae, images, load_data(model, vae, against, "test", download=download), seed)
     if disentanglement:
@@ -80,7 +80,9 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def evaluation_of(vae: Any, images: ImageDataset, seed: int, samples: int | None = None) -> dict[str, Any]:
+def evaluation_of(
+    vae: Any, images: ImageDataset, seed: int, samples: int | None = None, *, progress: bool = False
+) -> dict[str, Any]:
     """Estimate name to value and standard error, the latents in words, and the number of images."""
     from vaelib.evaluation import elbo, latents, log_likelihood, reconstruction_quality
 
@@ -92,7 +94,7 @@ def evaluation_of(vae: Any, images: ImageDataset, seed: int, samples: int | None
         estimates |= {"mutual_information": report.mutual_information, "marginal_kl": report.marginal_kl}
         words, active_units = report.in_words(), report.active_units
     if samples is not None:
-        tighter = log_likelihood(vae, images, num_samples=samples, generator=_seeded(seed))
+        tighter = log_likelihood(vae, images, num_samples=samples, generator=_seeded(seed), progress=progress)
         estimates |= {"log_likelihood": tighter.log_likelihood, "bits_per_dim": tighter.bits_per_dim}
     if importlib.util.find_spec("torchmetrics") is not None and min(images.image_shape[1:]) >= 6:
         quality = reconstruction_quality(vae, images, generator=_seeded(seed))._asdict()

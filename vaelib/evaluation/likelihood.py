@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
+from operator import length_hint
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from vaelib._checks import DataError, check_int
@@ -45,6 +48,7 @@ def log_likelihood(
     num_samples: int = 1000,
     batch_size: int = 512,
     generator: torch.Generator | None = None,
+    progress: bool = True,
 ) -> LikelihoodEstimate:
     """Estimate log p(x) with ``num_samples`` draws from the posterior of each image, exactly so many.
 
@@ -54,6 +58,7 @@ def log_likelihood(
         num_samples: K draws an image.
         batch_size: Latents that are decoded at a time, over images and draws: the memory's budget.
         generator: Of the draws, on the model's device.
+        progress: Show a bar on standard error.
 
     Returns:
         A :class:`LikelihoodEstimate` in nats per image. A warning says when K is too small to be trusted: when the
@@ -82,9 +87,16 @@ def log_likelihood(
     if isinstance(data, BatchSource):
         data = data.to(device)
     columns: tuple[list[float], ...] = ([], [], [])  # not tensors, whose places among large ones fragment the memory
+    at_a_time = max(1, batch_size // num_samples)
     with eval_mode(model):
-        for images in as_batches(data, max(1, batch_size // num_samples), generator=generator):
-            for few in images.to(device).split(max(1, batch_size // num_samples)):
+        for images in track(
+            as_batches(data, at_a_time, generator=generator),
+            "log p(x)",
+            total=math.ceil(length_hint(data) / (at_a_time if isinstance(data, Tensor | BatchSource) else 1)) or None,
+            console=Console(stderr=True),
+            disable=not progress,
+        ):
+            for few in images.to(device).split(at_a_time):
                 for column, found in zip(
                     columns, _of_images(model, few, num_samples, batch_size, generator), strict=True
                 ):

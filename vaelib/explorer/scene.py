@@ -78,7 +78,7 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
         arrays |= {"logvar": logvar, "eps": eps, "distortion": distortion, "kl": kl}
     latents, measure = _latents(metadata, mu, logvar)
     planes, arrays["origins"], arrays["bases"] = _planes(mu, [latent["index"] for latent in latents])
-    named = ("kind", "image_shape", "latent_shape", "likelihood", "prior", "precision", "version")
+    named = ("kind", "image_shape", "latent_shape", "likelihood", "prior", "noise_size", "precision", "version")
     facts = {name: metadata[name] for name in named} | {
         "name": Path(bundle).resolve().name,
         "card": _card(Path(bundle)),

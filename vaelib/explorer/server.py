@@ -1,4 +1,4 @@
-"""The page and its model on this machine: files by name, and three calls, float32 in and float32 out."""
+"""The page and its model on this machine: files by name, and a few calls, float32 in and float32 out."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ def application(model: OnnxVAE, scene: Scene, port: int) -> Any:
         "decode": (model.latent_shape, model.decode),
         "encode": (model.image_shape, lambda images: _code(model, images)),
     }
+    if (noise_size := scene.facts["noise_size"]) is not None:
+        calls["prior"] = ((noise_size,), model.from_noise)
     if "eps" in scene.arrays:
         calls["terms"] = (model.image_shape, lambda images: terms(model, images, scene.arrays["eps"]))
     return Guard(Starlette(routes=[*_files(content), *(_call(*call, largest) for call in _named(calls))]), port)

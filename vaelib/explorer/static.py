@@ -52,7 +52,11 @@ def write_static(
     if target.exists() and any(target.iterdir()) and not (target / "scene.json").is_file():
         raise FileExistsError(f"`directory` must be new, empty, or hold an explorer's page, got {target}.")
     source = Bundle(bundle)
-    parts = ("encoder", "decoder", "vae") if source.kind == "VAE" else ("encoder", "decoder")
+    parts = ["encoder", "decoder"]
+    if source.kind == "VAE":
+        parts.append("vae")
+    if scene.facts["noise_size"] is not None:
+        parts.append("prior")
     files = page_files() | {f"{part}.onnx": source.read(part).content for part in parts}
     integrity, place = INTEGRITY, CDN
     if onnxruntime_web is not None:

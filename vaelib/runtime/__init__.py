@@ -114,6 +114,18 @@ class OnnxVAE:
         check_int("num_samples", num_samples, minimum=0)
         return self.decode(self._graphs.draws_of_prior(num_samples, np.random.default_rng(seed)))
 
+    def from_noise(self, noise: NDArray[Any]) -> Array:
+        """Draws of the prior ``(B, *latent_shape)`` from standard normal noise ``(B, metadata["noise_size"])``.
+
+        The first D numbers are the latents' noise; of a mixture, one more chooses the component.
+
+        Raises:
+            ValueError: If the prior has no graph, as the standard normal, or ``noise`` is of another shape or not
+                finite.
+            TypeError: If ``noise`` is no array of floating point.
+        """
+        return self._graphs.from_noise(noise)
+
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
         """Pictures ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.
 

@@ -112,7 +112,20 @@ class Graphs:
             raise ValueError(f"`sample` needs a prior of vaelib's, the model has {prior}.")
         shape = self._shapes["z"] if size is None else (size,)
         noise = generator.standard_normal((num_samples, *shape), dtype=np.float32)
-        return noise if size is None else self.run("prior", {"noise": noise}, finite_check("noise", noise))[0]
+        return noise if size is None else self.from_noise(noise)
+
+    def from_noise(self, noise: Any) -> Array:
+        """Latents ``(B, *latent_shape)`` from noise ``(B, noise_size)``, by the prior's graph.
+
+        Raises:
+            ValueError: If there is no such graph, the shape is wrong or a value is not finite.
+            TypeError: If it is no array of floating point.
+        """
+        if self.metadata["noise_size"] is None:
+            raise ValueError(f"The prior {self.metadata['prior']} has no graph in this bundle.")
+        noise = floats("noise", noise)
+        check_shape("noise", noise.shape, ("B", self.metadata["noise_size"]))
+        return self.run("prior", {"noise": noise}, finite_check("noise", noise))[0]
 
     def latent_shape_at(self, images: Array) -> tuple[int, ...]:
         """The shape of the latent of one of these images."""

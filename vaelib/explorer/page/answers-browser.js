@@ -34,6 +34,11 @@ export async function open(scene) {
     return code.z ? code.z.data : Float32Array.from([...code.mu.data, ...code.logvar.data]);
   }
 
+  async function prior(noise) {
+    const { z } = await (await session("prior")).run({ noise: tensor(noise, [scene.noise_size]) });
+    return z.data;
+  }
+
   async function terms(image) {
     const count = scene.eps.length / scene.size;
     const images = new Float32Array(count * image.length);
@@ -43,7 +48,7 @@ export async function open(scene) {
     return Float32Array.from({ length: 2 * count }, (_, i) => (i % 2 ? kl : distortion).data[i >> 1]);
   }
 
-  const calls = { decode, encode, terms };
+  const calls = { decode, encode, prior, terms };
   let last = Promise.resolve(); // onnxruntime-web runs one thing at a time
   return (call, values) => (last = last.catch(() => {}).then(() => calls[call](values)));
 }

@@ -19,7 +19,7 @@ export function mountBetween(scene, model, point, own, tabs) {
   };
   const sources = [
     ["a picture of the data", ofData],
-    ["a sample", () => draw(scene, random(), 1)],
+    ["a sample", () => draw(scene, model, random(), 1)],
     ["the point", () => point.z],
     ["your picture", () => own.z()],
   ];
@@ -60,9 +60,10 @@ export function mountBetween(scene, model, point, own, tabs) {
     const select = end.querySelector("select");
     select.add(new Option("Choose…", ""));
     for (const [name] of sources) select.add(new Option(name));
-    select.addEventListener("change", () => {
-      const z = sources.find(([name]) => name === select.value)?.[1]();
+    select.addEventListener("change", async () => {
+      const source = sources.find(([name]) => name === select.value)?.[1];
       select.value = "";
+      const z = await source?.();
       if (z) chosen[i] = z.slice();
       show();
     });

@@ -3,7 +3,7 @@ import { draw, number } from "./maths.js";
 import { enlarged, saveCanvas, sheet } from "./pictures.js";
 import { perFrame } from "./point.js";
 
-export function mountLatents(scene, point) {
+export function mountLatents(scene, model, point) {
   const $ = (id) => document.getElementById(`point-${id}`);
   const most = Math.max(...scene.latents.map((latent) => latent.kl), 1e-9);
   const rows = scene.latents.map((latent) => {
@@ -36,6 +36,6 @@ export function mountLatents(scene, point) {
   point.addEventListener("move", perFrame(() => rows.forEach((update) => update())));
   point.addEventListener("picture", () => sheet(point.picture, scene.image_shape, 1, $("picture")));
   $("centre").addEventListener("click", () => point.move(new Float32Array(scene.size)));
-  $("draw").addEventListener("click", () => point.move(draw(scene, crypto.getRandomValues(new Uint32Array(1))[0], 1)));
+  $("draw").addEventListener("click", async () => point.move(await draw(scene, model, crypto.getRandomValues(new Uint32Array(1))[0], 1)));
   $("save").addEventListener("click", () => saveCanvas(enlarged($("picture")), "vaelib-picture.png"));
 }

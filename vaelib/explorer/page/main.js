@@ -63,7 +63,7 @@ async function open() {
   const tabs = mountTabs();
   const map = mountMap(scene, model, point);
   const own = mountOwn(scene, model, point, map, tabs);
-  mountLatents(scene, point);
+  mountLatents(scene, model, point);
   mountTraverse(scene, model, point, tabs);
   mountBetween(scene, model, point, own, tabs);
   mountSamples(scene, model, point, tabs);

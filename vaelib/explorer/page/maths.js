@@ -30,9 +30,11 @@ export function path(a, b, count, spherical) {
 }
 
 /** Latents from the prior if it can be drawn from, else around the data's posteriors. */
-export function draw(scene, seed, count, temperature = 1) {
-  const z = normals(seed, count * scene.size).map((x) => temperature * x);
+export async function draw(scene, model, seed, count, temperature = 1) {
+  const size = scene.noise_size ?? scene.size; // what is beyond the latents' own noise chooses a component
+  const z = normals(seed, count * size).map((x, i) => (i % size < scene.size ? temperature * x : x));
   if (scene.prior === "StandardNormal") return z;
+  if (scene.noise_size) return model.fromNoise(z);
   for (let n = 0; n < count; n++) {
     const from = ((seed + 1) * 7919 + n * 104729) % scene.data.count;
     for (let i = 0; i < scene.size; i++) {

@@ -1,4 +1,4 @@
-// The one way to get numbers: decode, encode and terms, float32 in and out. Who answers is the scene's choice.
+// The one way to get numbers: decode, encode, prior and terms, float32 in and out. Who answers is the scene's choice.
 import { product } from "./scene.js";
 
 export async function openModel(scene) {
@@ -22,6 +22,8 @@ export async function openModel(scene) {
   return {
     /** Latents (n x D) to pictures (n x C x H x W). */
     decode: (z) => inParts("decode", z, scene.size),
+    /** Standard normal noise (n x noise_size) to latents (n x D) from the prior. */
+    fromNoise: (noise) => inParts("prior", noise, scene.noise_size),
     /** One picture to its posterior. */
     async encode(image) {
       const code = await ask("encode", image);

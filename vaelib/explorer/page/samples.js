@@ -15,14 +15,17 @@ export function mountSamples(scene, model, point, tabs) {
     pick: (n) => point.move(z.slice(n * scene.size, (n + 1) * scene.size)),
   });
   $("told").textContent =
-    scene.prior === "StandardNormal"
-      ? "z is drawn from the prior, the standard normal, and multiplied by the temperature; the pictures are the means of p(x|z)."
-      : `This bundle cannot draw from its prior (${scene.prior}); z is drawn around the posterior means of the data, the noise multiplied by the temperature.`;
+    (scene.prior === "StandardNormal"
+      ? "z is drawn from the prior, the standard normal, and multiplied by the temperature"
+      : scene.noise_size
+        ? `z is drawn from the prior, ${scene.prior}, the noise that it is made of multiplied by the temperature`
+        : `This bundle cannot draw from its prior (${scene.prior}); z is drawn around the posterior means of the data, the noise multiplied by the temperature`) +
+    "; the pictures are the means of p(x|z).";
 
   const show = latest(async () => {
     const temperature = Number($("temperature").value);
     $("value").textContent = temperature.toFixed(2);
-    const drawn = draw(scene, Number($("seed").value), count, temperature);
+    const drawn = await draw(scene, model, Number($("seed").value), count, temperature);
     pictures = await model.decode(drawn);
     z = drawn;
     wall.show(pictures, Array.from({ length: count }, (_, n) => `Sample ${n + 1}`));
