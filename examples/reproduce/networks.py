@@ -69,6 +69,7 @@ class DenseConvEncoder(nn.Module):
 
     def __init__(self, norm="batch"):
         super().__init__()
+        self.norm = norm
         self.convolutions = vl.ConvEncoder((1, 28, 28), FEATURES // 2, hidden_channels=(32, 64, 128), norm=norm)
         self.dense = nn.Sequential(residuals(), nn.Linear(FEATURES, 80))
 
