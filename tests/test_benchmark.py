@@ -61,6 +61,7 @@ def test_the_recommendation_is_of_right_rows(report):
     assert report._replace(rows=none).recommendation() == "No backend gave right numbers."
 
 
+@pytest.mark.slow
 def test_wrong_numbers_are_called_wrong(model, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(BACKENDS, "onnxruntime", BACKENDS["onnxruntime"]._replace(tolerance=0.0))
     monkeypatch.setitem(BACKENDS, "openvino", BACKENDS["openvino"]._replace(missing=lambda: "not today"))
@@ -131,6 +132,7 @@ def bundle(model, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_a_bundle_is_measured_without_torch(bundle, capsys):
     assert main(["benchmark", str(bundle), "--quick", "--json", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -179,6 +181,7 @@ def test_a_directory_with_model_and_bundle_is_the_model(model, bundle, tmp_path,
     assert sources[1] == bundle
 
 
+@pytest.mark.slow
 def test_what_is_missing_here_is_told(bundle):
     found = matrix.measure(bundle, operations=["decode"], batches=[1], seconds=0.0, rounds=1)
     cuda = [name for name in BACKENDS if "CUDA" in name or "TensorRT" in name]
@@ -202,6 +205,7 @@ def test_a_provider_that_does_not_load_fails(monkeypatch, tmp_path):
         opened.call("encode", np.zeros((1, 2), np.float32))
 
 
+@pytest.mark.slow
 def test_more_backends_from_a_file(model, tmp_path):
     table = tmp_path / "table.py"
     table.write_text(

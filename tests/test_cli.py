@@ -174,6 +174,7 @@ def test_export_and_info(run, tmp_path, capsys):
     assert main(["info"]) == 0
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 0
     output = capsys.readouterr().out

@@ -90,6 +90,7 @@ def test_two_processes_follow_the_curve_of_one(alone):
     assert pair[0]["val"] == pytest.approx(alone["val"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_over_two_processes_too(alone):
     assert run(2, accumulate=3)[0]["train"] == pytest.approx(alone["train"], rel=1e-5)
 
@@ -104,6 +105,7 @@ def test_with_draws_and_batch_norm_the_curves_are_close():
     assert two["val"][-1] == pytest.approx(one["val"][-1], rel=0.1)
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_run_and_resume_it(tmp_path):
     directory = tmp_path / "run"
     settings = {"posterior_mean": False, "norm": "batch", "lr_schedule": "constant"}
@@ -134,6 +136,7 @@ def test_a_step_must_reach_every_process():
     assert "`batch_size` must give each of 2 processes at least 9 images a step" in errors[0]
 
 
+@pytest.mark.slow
 def test_vaelib_train_under_torchrun(tmp_path):
     arguments = ["--data", "shapes", "--image-size", "8", "--epochs", "1", "--batch-size", "500", "--latent-dim", "2"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]

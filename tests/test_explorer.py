@@ -175,6 +175,7 @@ def test_maps_of_latents_with_a_prior_that_has_no_kl_per_latent(tmp_path, plain)
     np.testing.assert_allclose(scene.arrays["kl"], scene.arrays["eps"].sum(1).mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_page_draws_from_a_prior_that_has_a_graph(tmp_path):
     torch.manual_seed(0)
     prior = vl.MixtureOfGaussians((4,), num_components=3)

@@ -48,6 +48,7 @@ def test_the_manifest_knows_every_other_file(bundle):
     assert os.listdir(bundle.parent) == ["new"]
 
 
+@pytest.mark.slow
 def test_the_same_weights_give_the_same_bytes(bundle, tmp_path):
     vl.export_onnx(build().train(), tmp_path / "here")
     code = f"{BUILD}; vl.export_onnx(vae, {str(tmp_path / 'there')!r})"

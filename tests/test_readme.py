@@ -33,6 +33,7 @@ def test_python_blocks(code, tmp_path, monkeypatch):
         assert names["terms"].kl.shape == (8,)
 
 
+@pytest.mark.slow
 def test_command_line_blocks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [line for code in blocks("bash") for line in code.splitlines() if line.startswith("vaelib ")]

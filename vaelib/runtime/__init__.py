@@ -68,8 +68,8 @@ class OnnxVAE:
         self.spatial_multiple: int | None = self.metadata["spatial_multiple"]
 
     def __repr__(self) -> str:
-        shapes = f"image_shape={self.image_shape}, latent_shape={self.latent_shape}"
-        return f"OnnxVAE({str(self._graphs.directory)!r}, {shapes})"
+        directory = str(self._graphs.directory)
+        return f"OnnxVAE({directory!r}, image_shape={self.image_shape}, latent_shape={self.latent_shape})"
 
     def encode(self, images: NDArray[Any]) -> tuple[Array, Array] | Array:
         """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``; of an AutoEncoder, to its code ``z``.
@@ -115,15 +115,7 @@ class OnnxVAE:
         return self.decode(self._graphs.draws_of_prior(num_samples, np.random.default_rng(seed)))
 
     def from_noise(self, noise: NDArray[Any]) -> Array:
-        """Draws of the prior ``(B, *latent_shape)`` from standard normal noise ``(B, metadata["noise_size"])``.
-
-        The first D numbers are the latents' noise; of a mixture, one more chooses the component.
-
-        Raises:
-            ValueError: If the prior has no graph, as the standard normal, or ``noise`` is of another shape or not
-                finite.
-            TypeError: If ``noise`` is no array of floating point.
-        """
+        """Draws of a prior that has a graph, from normal ``(B, metadata["noise_size"])``. Raises as :meth:`decode`."""
         return self._graphs.from_noise(noise)
 
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
@@ -176,9 +168,7 @@ class OnnxVAE:
 
     def tune(self) -> dict[str, dict[int, Plan]]:
         """Measure encoder and decoder now, in about a second each: how batches around each size will be cut."""
-        for part in ("encoder", "decoder"):
-            self._graphs.engine(part).tune()
-        return {part: self._graphs.engine(part).plans for part in ("encoder", "decoder")}
+        return {part: self._graphs.engine(part).tune() for part in ("encoder", "decoder")}
 
     def _decode_each(self, z: Array) -> Array:
         axes = z.ndim - len(self.latent_shape)

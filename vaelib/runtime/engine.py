@@ -77,12 +77,13 @@ class Engine:
             return [np.empty((0, *shapes[name]), np.float32) for name in self._outputs]
         return self._run_planned(inputs, shapes, check, self._plan_for(items))
 
-    def tune(self) -> None:
+    def tune(self) -> dict[int, Plan]:
         """Measure the plans of all sizes anew."""
         if self._steady:
             for size_class in SIZE_CLASSES:
                 with self._lock:
                     self._plans[size_class] = self._measured(size_class)
+        return self.plans
 
     def _plan_for(self, items: Array) -> Plan:
         """Of the size class; an item larger than those of the training counts as several."""
