@@ -53,11 +53,6 @@ class Engine:
         self._plans: dict[int, Plan] = {}
         self._lock, self._opening = Lock(), Lock()
 
-    @property
-    def plans(self) -> dict[int, Plan]:
-        """Those measured so far, by size class."""
-        return dict(self._plans)
-
     def run(self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], check: Check) -> list[Array]:
         """The outputs for a whole batch.
 
@@ -78,12 +73,12 @@ class Engine:
         return self._run_planned(inputs, shapes, check, self._plan_for(items))
 
     def tune(self) -> dict[int, Plan]:
-        """Measure the plans of all sizes anew."""
+        """Measure the plans of all sizes anew: by size class."""
         if self._steady:
             for size_class in SIZE_CLASSES:
                 with self._lock:
                     self._plans[size_class] = self._measured(size_class)
-        return self.plans
+        return dict(self._plans)
 
     def _plan_for(self, items: Array) -> Plan:
         """Of the size class; an item larger than those of the training counts as several."""
