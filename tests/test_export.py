@@ -252,6 +252,40 @@ def test_a_graph_that_differs_is_refused_and_leaves_no_file(tmp_path, monkeypatc
     assert (tmp_path / "encoder.onnx").read_bytes() == b"before"
 
 
+class Amplifying(nn.Module):
+    """Logits of which the last bit of z is seen."""
+
+    image_shape, latent_shape = IMAGE, (3,)
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 260)
+
+    def forward(self, z):
+        return 3000 * self.linear(z.tanh()).unflatten(1, IMAGE)
+
+
+@pytest.mark.slow
+def test_what_a_model_makes_of_rounding_is_no_fault_of_its_graph(tmp_path, monkeypatch):
+    vae = vl.VAE(vl.ConvEncoder(IMAGE, 3, hidden_channels=(8, 8)), Amplifying())
+    for layer in (layer for layer in vae.encoder.modules() if isinstance(layer, nn.Conv2d)):
+        layer.weight.data *= 20
+    parity = vl.export_onnx(vae, tmp_path / "right")["vae"]["reconstruction"].max_rel
+    assert 1e-5 < parity < 1e-2
+    to_bytes = graphs.to_bytes
+
+    def faulty(graph, opset):
+        content = to_bytes(graph, opset)
+        for module in graph.module.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data *= 1.001
+        return content
+
+    monkeypatch.setattr(graphs, "to_bytes", faulty)
+    with pytest.raises(vl.ExportError, match="`reconstruction` at batch 1"):
+        vl.export_onnx(vae, tmp_path / "wrong")
+
+
 def test_fresh_statistics_do_not_hide_a_faulty_fold(tmp_path, monkeypatch):
     """A fold that ignores the statistics is right on a model that has seen no data. It must be refused all the same."""
     vae = vl.conv_vae(IMAGE, 3, hidden_channels=(8,))

@@ -80,8 +80,9 @@ def export_onnx(
 
     Raises:
         ExportError: A ``ValueError``: if torch cannot express a graph, or a graph breaks its contract or differs by
-            more than 1e-5 of the pictures' scale, or 1e-4 of an other output's; with ``strict`` also if onnxruntime
-            could run another architecture faster; if int8 loses more than ``max_loss`` or is not faster.
+            more than 1e-5 of the pictures' scale, or 1e-4 of an other output's, unless rounding explains it; with
+            ``strict`` also if onnxruntime could run another architecture faster; if int8 loses more than ``max_loss``
+            or is not faster.
         ValueError: If int8 lacks images to calibrate on, or an argument is out of its range.
         TypeError: If ``model`` is no VAE and no autoencoder.
         MissingExtraError: If onnx, onnxscript or onnxruntime is not installed.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +21,8 @@ from vaelib.export.graphs import Graph
 __all__ = ["BATCHES", "EXACT", "Limit", "check_contract", "compare", "session"]
 
 BATCHES = (1, 2, 3, 7, 16)
+_ROUNDINGS = 8.0
+"""How many times torch's own distance from float64 a graph may be away."""
 
 
 class Limit(NamedTuple):
@@ -43,14 +47,15 @@ def compare(
 ) -> dict[str, Parity]:
     """Largest differences per output from torch: of onnxruntime, and on one small batch of ``onnx.reference``.
 
-    The latter does not know the operators of int8 at opset 18.
+    The latter does not know the operators of int8 at opset 18. What a model makes of the last bit is no fault of its
+    graph: a difference of up to 8 times that of torch's answers in float32 and in float64 is allowed.
 
     Raises:
         ExportError: A ``ValueError`` that lists every output, batch and evaluator beyond tolerance.
     """
     generator = torch.Generator().manual_seed(0)
     worst = dict.fromkeys(graph.outputs, Parity(0.0, 0.0))
-    failures = []
+    beyond = []
     sessions = {name: session(content, level) for name, level in _LEVELS.items()}
     reference = ReferenceEvaluator(onnx.load_model_from_string(content)) if third_opinion else None
     cases = [(batch, graph.inputs) for batch in BATCHES]
@@ -70,9 +75,13 @@ def compare(
                 )
                 worst[name] = Parity(*map(max, worst[name], parity))
                 if not parity.max_rel <= limits[kind].tolerance:
-                    failures.append(
-                        f"`{name}` at batch {batch}, {evaluator}: {parity.max_rel:.1e} > {limits[kind].tolerance:.0e}"
-                    )
+                    beyond.append((name, batch, evaluator, parity.max_rel, limits[kind].tolerance))
+    rounding = _rounding(graph, limits) if beyond else {}
+    failures = [
+        f"`{name}` at batch {batch}, {evaluator}: {off:.1e} > {max(tolerance, _ROUNDINGS * rounding[name]):.0e}"
+        for name, batch, evaluator, off, tolerance in beyond
+        if not off <= _ROUNDINGS * rounding[name]
+    ]
     if failures:
         raise ExportError(
             f"The {graph.part}'s graph differs from torch, relative to the output's scale: {'; '.join(failures)}."
@@ -136,6 +145,22 @@ def _torch(graph: Graph, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     finally:
         torch.set_num_threads(threads)
     return (answer,) if isinstance(answer, Tensor) else answer
+
+
+def _rounding(graph: Graph, limits: Mapping[str, Limit]) -> dict[str, float]:
+    """By output, how far torch in float32 is from torch in float64; 0 of a network that knows float32 only."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = {name: _draw(name, (64, *shape), generator) for name, shape in graph.inputs.items()}
+    double = graph._replace(module=copy.deepcopy(graph.module).double())
+    try:
+        exact = _torch(double, {name: value.double() for name, value in inputs.items()})
+    except (RuntimeError, TypeError):
+        return dict.fromkeys(graph.outputs, 0.0)
+    found = {
+        name: _difference(wanted, values, least_scale=limits[kind].least_scale).max_rel
+        for (name, kind), wanted, values in zip(graph.outputs.items(), exact, _torch(graph, inputs), strict=True)
+    }
+    return {name: off if math.isfinite(off) else 0.0 for name, off in found.items()}
 
 
 def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
