@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 import typer
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 1 after an error, told in one line; 2 for wrong usage; 130 if interrupted.
     """
+    formatted = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # without the line of code
     try:
         app(args=arguments, prog_name="vaelib")
     except SystemExit as stop:
@@ -46,4 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (VaelibError, ValueError, TypeError, OSError) as error:
         print(f"vaelib: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    finally:
+        warnings.formatwarning = formatted
     return 0

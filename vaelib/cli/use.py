@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from vaelib import __version__
 from vaelib._files import writable_directory, written_whole
@@ -204,11 +207,10 @@ def info(
     if json_output:
         print_json(facts)
     else:
-        print_table(
-            str(model or "vaelib"),
-            ["", "value"],
-            [[name, value if isinstance(value, str) else json.dumps(value)] for name, value in facts.items()],
-        )
+        list_of_facts = Table.grid(padding=(0, 2))
+        for name, value in facts.items():
+            list_of_facts.add_row(Text(name), Text(value if isinstance(value, str) else json.dumps(value)))
+        Console().print(list_of_facts)
 
 
 def _machine() -> dict[str, object]:
