@@ -7,6 +7,7 @@ a new name is in the reference as soon as it is public.
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def _top_page() -> str:
 
 def _first_sentence(value: Any) -> str:
     paragraph = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
-    return paragraph.replace("|", "\\|").replace(":class:`", "`").replace("``", "`")
+    return re.sub(r":\w+:`", "`", paragraph.replace("|", "\\|")).replace("``", "`")
 
 
 def _command_line_page() -> str:
