@@ -389,6 +389,7 @@ def test_samples_are_of_the_models_own_prior(browser, node_packages, tmp_path, h
     for temperature in (1.0, 0.5):
         page.fill("#samples-temperature", str(temperature))
         z = model.from_noise(noise.reshape(64, 5) * np.float32([temperature] * 4 + [1]))
+        page.wait_for_selector("#samples-wall button:nth-child(10)")
         assert_shows(page, "#samples-wall button:nth-child(10) canvas", model.decode(z)[9])
     page.locator("#samples-wall button").nth(9).click()
     np.testing.assert_allclose(z_of(page)[0], z[9], atol=1e-5)

@@ -53,7 +53,9 @@ for name, model, objective in (
     ("rae", vl.AutoEncoder(*parts(), likelihood=vl.Bernoulli()), vl.Rae(1e-2, 1e-3)),
     ("autoencoder", vl.AutoEncoder(*parts(), likelihood=vl.Bernoulli()), vl.Reconstruction()),
 ):
-    vl.Trainer(objective, max_epochs=epochs, batch_size=100, learning_rate=2e-3).fit(model, train, progress=False)
+    vl.Trainer(objective, max_epochs=epochs, batch_size=100, learning_rate=2e-3, precision=arguments.precision).fit(
+        model, train, progress=False
+    )
     z = codes(model.eval())
     mixture = vl.MixtureOfGaussians((16,), 10).start_from(z[:10])
     results[name] = {"mixture": fid(model, vl.fit_prior(mixture, z, num_steps=num_steps, learning_rate=0.02))}
