@@ -1,4 +1,4 @@
-"""Plain `pytest` runs one row of each kind; `--benchmark-only` measures.
+"""Plain `pytest` runs a row of inference, of growth and the first answer; `--benchmark-only` measures all.
 
 Calls are timed in the processes of the backends. `replay` hands their times to pytest-benchmark, whose clock is then
 one that moves by the recorded seconds: its tables, groups, `--benchmark-json` and `--benchmark-compare` work as always.

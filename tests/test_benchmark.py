@@ -102,6 +102,7 @@ def test_a_noisy_run_says_so(report):
     assert report._replace(rows=[row._replace(times=[1.0, 1.0, 1.0, 2.0, 2.0]) for row in quiet], load=0.0).noisy
 
 
+@pytest.mark.slow
 def test_a_backend_that_fails_is_told_and_the_others_go_on(model, monkeypatch):
     monkeypatch.setitem(BACKENDS, "unheard of", BACKENDS["torch"])  # the process of its own does not know it
     found = matrix.measure(

@@ -308,7 +308,8 @@ def wait_for_checkpoint(run, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_finish_the_step_and_say_how_to_resume(number, digits, tmp_path):
     subprocess.run(command(digits, tmp_path / "whole", epochs=8), check=True, capture_output=True)
     run = tmp_path / "run"

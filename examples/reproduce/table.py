@@ -1,4 +1,4 @@
-"""Prints the table of docs/results.md from results/*.json."""
+"""Prints the tables of docs/results.md from results/*.json."""
 
 import json
 from pathlib import Path
@@ -13,16 +13,21 @@ ROWS = {
 }
 
 
-def table():
-    lines = [
-        "| | -log p(x) | of images | -ELBO of these | published | active | epochs | hours to train | parameters |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row, title in ROWS.items():
-        path = RESULTS / f"{row}.json"
-        if path.exists():
-            r = json.loads(path.read_text())
-            cells = (
+def markdown(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def read(row):
+    return json.loads((RESULTS / f"{row}.json").read_text())
+
+
+def nats():
+    header = ("", "-log p(x)", "of images", "-ELBO of these", "published", "active", "epochs", "hours", "parameters")
+    return markdown(
+        header,
+        [
+            (
                 f"[{title}](../examples/reproduce/{row}.py)",
                 f"**{r['nll']:.2f}** +- {r['standard_error']:.2f}",
                 f"{r['num_images']:,}",
@@ -33,9 +38,29 @@ def table():
                 f"{r['seconds_to_train'] / 3600:.1f}",
                 f"{r['parameters']:,}",
             )
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+            for row, title in ROWS.items()
+            for r in [read(row)]
+        ],
+    )
+
+
+def fid():
+    samplers = ("its own prior", "gaussian", "mixture")
+    cells = {
+        model: [f"{found[s]['value']:.2f} +- {found[s]['standard_error']:.2f}" if s in found else "" for s in samplers]
+        for model, found in read("rae")["fid"].items()
+    }
+    header = ("FID", "its own prior", "a Gaussian fitted afterwards", "a mixture of 10 fitted afterwards")
+    return markdown(header, [(model, *line) for model, line in cells.items()])
+
+
+def mig():
+    scores = read("beta_tc")["mig"]
+    seeds = [
+        (model, f"{found['mig']:.3f}", *(f"{seed:.3f}" for seed in found["seeds"])) for model, found in scores.items()
+    ]
+    return markdown(("MIG", "mean", "seed 0", "seed 1", "seed 2"), seeds)
 
 
 if __name__ == "__main__":
-    print(table(), end="")
+    print(nats(), fid(), mig(), sep="\n")
