@@ -22,6 +22,10 @@ def read(row):
     return json.loads((RESULTS / f"{row}.json").read_text())
 
 
+def there(row):
+    return (RESULTS / f"{row}.json").exists()
+
+
 def nats():
     header = ("", "-log p(x)", "of images", "-ELBO of these", "published", "active", "epochs", "hours", "parameters")
     return markdown(
@@ -39,6 +43,7 @@ def nats():
                 f"{r['parameters']:,}",
             )
             for row, title in ROWS.items()
+            if there(row)
             for r in [read(row)]
         ],
     )
@@ -63,4 +68,4 @@ def mig():
 
 
 if __name__ == "__main__":
-    print(nats(), fid(), mig(), sep="\n")
+    print(nats(), *([fid()] if there("rae") else []), mig(), sep="\n")
