@@ -26,11 +26,6 @@ def hits(train_points, train_labels, test_points, test_labels, neighbours=10):
     return train_labels[nearest].mode(1).values == test_labels
 
 
-@torch.no_grad()
-def embed(vae, data):
-    return torch.cat([vae.encode(x)[0] for x in data.batches(500)])
-
-
 def pca(train, test):
     """Coordinates along the two directions in which training images vary most."""
     train, test = (data.batch(slice(None)).flatten(1) for data in (train, test))
@@ -62,7 +57,7 @@ def main():
     vae.cpu()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    planes = {"pca": pca(train, test), "vae": (embed(vae, train), embed(vae, test))}
+    planes = {"pca": pca(train, test), "vae": [vl.evaluation.encode(vae, data)[0] for data in (train, test)]}
     print(f"{'plane':8}{'right label among 10 neighbours, %':>36}")
     for name, (train_points, test_points) in planes.items():
         right = hits(train_points, train.labels, test_points, test.labels)

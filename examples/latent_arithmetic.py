@@ -43,11 +43,6 @@ ATTRIBUTES = {  # name: factor, what measures it
 }
 
 
-@torch.no_grad()
-def embed(vae, data):
-    return torch.cat([vae.encode(x)[0] for x in data.batches(500)])
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10, help="10 take less than a minute on one CPU core")
@@ -65,7 +60,7 @@ def main():
     generator = torch.Generator().manual_seed(0)
     print(f"ELBO {vl.evaluation.elbo(vae, test, generator=generator).elbo} nats per test image")
 
-    mu, images = embed(vae, train), train.batch(slice(None))
+    mu, images = vl.evaluation.encode(vae, train)[0], train.batch(slice(None))
     z = vae.prior.sample(1_000, vae.latent_shape, generator=generator)
     decoded = {}
     with torch.no_grad():

@@ -11,6 +11,7 @@ from vaelib.evaluation import (
     beta_vae_score,
     dci,
     disentanglement,
+    encode,
     factor_vae_score,
     interventions,
     mig,
@@ -18,7 +19,6 @@ from vaelib.evaluation import (
     predictors,
     sap,
 )
-from vaelib.evaluation.disentanglement import _codes
 from vaelib.evaluation.factors import bootstrapped
 
 GRID = torch.cartesian_prod(torch.arange(4), torch.arange(3)).repeat(20, 1)
@@ -230,13 +230,12 @@ def test_a_model_on_shapes_and_its_codes():
     assert again == report
 
 
-def test_codes_of_vaes_autoencoders_and_latent_maps():
-    x = torch.rand(5, 1, 8, 8)
-    vae = vl.conv_vae((1, 8, 8), latent_shape=(1, 2, 2), hidden_channels=(4, 4)).eval()
-    with torch.no_grad():
-        expected = vae.encode(x)[0].flatten(1)
+def test_vaes_autoencoders_and_latent_maps_are_scored_by_their_codes():
+    x = torch.rand(len(GRID), 1, 8, 8)
+    vae = vl.conv_vae((1, 8, 8), latent_shape=(1, 2, 2), hidden_channels=(4, 4))
+    expected = mig(encode(vae, x)[0].flatten(1), GRID, num_resamples=2, generator=seeded())
     for model in (vae, vl.AutoEncoder(vae.encoder, vae.decoder)):
-        torch.testing.assert_close(_codes(model, x, 2), expected)
+        assert disentanglement(model, x, GRID, num_resamples=2, generator=seeded()).mig == expected
 
 
 @pytest.mark.parametrize("score", [mig, modularity, sap, dci, beta_vae_score, factor_vae_score])
@@ -278,3 +277,33 @@ def test_a_missing_scikit_learn_is_named(score, monkeypatch):
         monkeypatch.setitem(sys.modules, f"sklearn.{part}", None)
     with pytest.raises(vl.MissingExtraError, match=r"Scores that train a predictor needs?.*vaelib\[metrics\]"):
         score(GRID.float(), GRID)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_rare_value_may_be_missing_from_a_half_or_a_resample(name):
+    """One image of a hundred has the second value, so most halves hold none of it."""
+    factors = torch.stack([torch.arange(100) % 4, (torch.arange(100) == 99).long()], dim=1)
+    options = {"categorical": [1]} if name in ("sap", "disentanglement", "completeness", "informativeness") else {}
+    codes = torch.randn(100, 3, generator=seeded())
+    score = SCORES[name](codes, factors, **options, num_resamples=5, generator=seeded())
+    assert 0 <= score.value <= 1 and score.standard_error >= 0  # neither is NaN
+
+
+def test_codes_of_an_autoencoder_have_no_scale():
+    data = vl.data.shapes(300, image_size=8)
+    model = vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 3, hidden_channels=(4,)), vl.ConvDecoder(3, (1, 8, 8)))
+    whole = disentanglement(model, data, data.factors, num_resamples=2, generator=seeded())
+
+    class Small(torch.nn.Module):
+        image_shape, latent_shape = (1, 8, 8), (3,)
+
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, x):
+            return 2**-20 * self.encoder(x)[0]
+
+    small = vl.AutoEncoder(Small(model.encoder), model.decoder)
+    scaled = disentanglement(small, data, data.factors, num_resamples=2, generator=seeded())
+    assert scaled.factor_vae == whole.factor_vae

@@ -70,7 +70,7 @@ def test_estimates():
 
 
 def test_wrong_arguments(vae):
-    with pytest.raises(vl.DataError, match="`batches` must hold at least one image"):
+    with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
         elbo(vae, [])
     with pytest.raises(TypeError, match="`model` must be a VAE, got AutoEncoder"):
         elbo(vl.AutoEncoder(vae.encoder, vae.decoder), torch.rand(1, 1, 8, 8))

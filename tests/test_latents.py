@@ -49,11 +49,40 @@ def test_a_model_that_ignores_its_latents(truth_in_range):
 def test_in_words(truth_in_range):
     x = truth_in_range.sample(1000).clamp(0, 1)
     words = latents(truth_in_range.vae(shift=1.0), x, generator=seeded()).in_words()
-    assert words.startswith("5 of 5 latents are used; z carries ")
-    assert "nats of the KL pay for a prior" in words
-    few = latents(truth_in_range.vae(), x[:20], generator=seeded())
-    assert few.mutual_information.value <= math.log(20) + 1e-9
-    assert "near the 3.0 that 20 images can show" in few.in_words()
+    assert words.startswith("5 of 5 latents are used; z carries at least ")
+    assert "at most 2." in words and "nats of the KL pay for a prior" in words
+
+
+@pytest.mark.parametrize("num_images", [20, 100, 1000])
+def test_few_images_bound_what_they_cannot_show(truth_in_range, num_images):
+    """The exact posterior: all of the KL is information, and a better prior could save nothing."""
+    x = truth_in_range.sample(num_images).clamp(0, 1)
+    report = latents(truth_in_range.vae(), x, generator=seeded())
+    truth = -0.5 * truth_in_range.variance.log().sum().item()
+    information, excess = report.mutual_information, report.marginal_kl
+    assert information.value <= math.log(num_images) + 1e-9
+    assert information.value - 4 * information.standard_error <= truth
+    assert excess.value + 4 * excess.standard_error >= 0
+    if math.log(num_images) < truth:
+        assert excess.value > truth - math.log(num_images) - 4 * excess.standard_error
+        assert f"z tells {num_images} images apart" in report.in_words()
+        assert "only more images would show" in report.in_words()
+    assert "pay for a prior" not in report.in_words() or "at most" in report.in_words()
+
+
+def test_kl_of_each_latent_is_to_the_models_own_prior():
+    prior = vl.LearnedGaussian((2,))
+    with torch.no_grad():
+        prior.mu.fill_(3.0)
+    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), prior=prior)
+    x = torch.rand(30, 1, 8, 8)
+    mu, logvar = vl.evaluation.encode(vae, x)
+    with torch.no_grad():
+        expected = prior.kl(mu, logvar).mean(0)
+    torch.testing.assert_close(latents(vae, x).kl_per_latent.float(), expected)
+    mixed = vl.VAE(vae.encoder, vae.decoder, prior=vl.MixtureOfGaussians((2,), 3))
+    to_normal = vl.functional.kl_standard_normal(mu, logvar, per_latent=True).mean(0)
+    torch.testing.assert_close(latents(mixed, x).kl_per_latent.float(), to_normal)
 
 
 @pytest.mark.parametrize("prior", [vl.MixtureOfGaussians((2,), 3), vl.LearnedGaussian((2,)), vl.StandardNormal()])

@@ -74,6 +74,8 @@ def test_a_prior_without_a_closed_form_is_given_the_draw():
     [
         ({"beta": -1.0}, "`beta` must be >= 0, got -1"),
         ({"free_bits": -1.0}, "`free_bits` must be >= 0, got -1"),
+        ({"z": torch.zeros(2, 1)}, r"`z` must have shape \(2, 3\), got \(2, 1\)"),
+        ({"z": torch.zeros(2, 3), "log_q": torch.zeros(2, 1)}, r"`log_q` must have shape \(2\), got \(2, 1\)"),
         ({"logvar": torch.zeros(2, 4)}, r"`logvar` must have shape \(2, 3\), got \(2, 4\)"),
         (
             {"mu": torch.zeros(5, 3), "logvar": torch.zeros(5, 3)},

@@ -76,13 +76,17 @@ def check_one_step(model, objective, x):
     parameters = [parameter for part in parts for parameter in part.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=1e-6)
     optimizer.zero_grad()
+    before = [parameter.detach().clone() for parameter in parameters]
     terms = objective(model, x)
     terms.loss.backward()
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert all(any(p.grad is not None and p.grad.any() for p in part.parameters()) for part in parts)
     optimizer.step()
-    assert terms.loss.shape == ()
+    assert any(not torch.equal(old, new) for old, new in zip(before, parameters, strict=True))
+    assert terms.loss.shape == () and terms.loss.isfinite()
+    with torch.no_grad():
+        assert objective(model, x).loss.isfinite()
     assert all(term.shape == (len(x),) and term.isfinite().all() for term in terms[1:])
 
 
@@ -209,6 +213,25 @@ def test_gradients_are_finite_differences(name):
     check_directional_derivative(objective, vae, torch.rand(5, 1, 8, 8, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("latents", LATENTS)
+@pytest.mark.parametrize("prior", [*PRIORS, "flow posterior"])
+def test_gradients_through_every_prior_and_posterior_are_finite_differences(prior, latents):
+    if prior in ("realnvp", "nsf", "flow posterior"):
+        pytest.importorskip("zuko")
+    shape = LATENTS[latents]
+    options = {"latent_shape": shape, "hidden_channels": (3, 4), "norm": "group", "activation": "gelu"}
+    torch.manual_seed(0)
+    if prior == "flow posterior":
+        posterior = vl.posteriors.FlowPosterior(shape, num_transforms=2, hidden_features=(8,))
+        parts = vl.ConvEncoder((1, 8, 8), **options), vl.ConvDecoder(image_shape=(1, 8, 8), **options)
+        vae = vl.VAE(*parts, posterior=posterior).double()
+    else:
+        vae = vl.conv_vae((1, 8, 8), **options, prior=PRIORS[prior]((1, 8, 8), shape)).double()
+    x = torch.rand(5, 1, 8, 8, dtype=torch.float64)
+    for objective in (vl.Elbo(), vl.Iwae(2)):
+        check_directional_derivative(objective, vae, x)
+
+
 @pytest.mark.parametrize("name", OF_AUTOENCODERS)
 def test_gradients_of_autoencoders_are_finite_differences(name):
     model = autoencoder_of().double().eval()
@@ -271,3 +294,30 @@ def test_the_bound_of_many_draws_is_not_the_weighted_mean_of_weights():
     bound.sum().backward()
     torch.testing.assert_close(log_weights.grad, normalised)
     assert log_weights.grad.argmax() == 2
+
+
+def test_a_batch_of_one_image_has_terms(objective):
+    vae = model_of().eval()
+    terms = objective(vae, torch.rand(1, 1, 8, 8), generator=seeded())
+    assert terms.loss.isfinite() and all(term.shape == (1,) and term.isfinite().all() for term in terms[1:])
+
+
+def test_a_wasserstein_autoencoder_takes_one_image():
+    terms = vl.Wae()(autoencoder_of().eval(), torch.rand(1, 1, 8, 8))
+    assert terms.mmd.item() == 0 and terms.loss.isfinite()
+
+
+def test_objectives_name_the_model_they_need(objective):
+    with pytest.raises(TypeError, match="needs a model with a prior, such as a VAE, got AutoEncoder"):
+        objective(autoencoder_of(), torch.rand(2, 1, 8, 8))
+    with pytest.raises(TypeError, match="`Rae` needs an autoencoder, whose codes are points, got VAE"):
+        vl.Rae(0.1, 0.1)(model_of(), torch.rand(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_free_bits_are_per_latent_whatever_the_prior(prior):
+    if prior in ("realnvp", "nsf"):
+        pytest.importorskip("zuko")
+    vae, x = model_of(prior=PRIORS[prior]((1, 8, 8), (4,))).eval(), torch.rand(4, 1, 8, 8)
+    terms = vl.Elbo(free_bits=100.0)(vae, x, generator=seeded())
+    assert (terms.loss - terms.reconstruction.mean()).item() == pytest.approx(4 * 100.0)

@@ -161,7 +161,7 @@ def test_the_vamp_prior_is_the_mean_of_posteriors_and_follows_its_encoder():
         assert not torch.allclose(vae.prior.log_prob(z), before)
         torch.testing.assert_close(vae.prior.log_prob(z), expected(), rtol=1e-5, atol=1e-5)
     copied = copy.deepcopy(vae)
-    assert copied.prior._encoder[0] is copied.encoder
+    assert copied.prior._model[0] is copied
     assert not any(name.startswith("prior.") and "pseudo" not in name for name in vae.state_dict())
 
 
@@ -288,11 +288,67 @@ def test_fit_prior_takes_its_arguments():
     prior, z = vl.LearnedGaussian((2,)), torch.randn(5, 2)
     for arguments, words in (
         ({"z": z[:0]}, "`z` must hold at least one latent"),
+        ({"z": z.log()}, "`z` must be finite"),
         ({"z": z, "num_steps": 0}, "`num_steps` must be >= 1"),
         ({"z": z, "batch_size": 0}, "`batch_size` must be >= 1"),
         ({"z": z, "learning_rate": 0.0}, "`learning_rate` must be > 0"),
     ):
         with pytest.raises(ValueError, match=words):
             vl.fit_prior(prior, **arguments)
+    with pytest.raises(ValueError, match="`prior` must have weights to fit, StandardNormal has none"):
+        vl.fit_prior(vl.StandardNormal(), z)
     with pytest.raises(ValueError, match="`z` must have shape"):
         vl.MixtureOfGaussians((2,), 3).start_from(z)
+    with pytest.raises(ValueError, match="`num_components` must be >= 2, got 1"):
+        vl.MixtureOfGaussians((2,), 1).start_from(z[:1])
+
+
+def test_latents_with_a_graph_can_be_fitted():
+    z = torch.randn(50, 2, requires_grad=True) * 2
+    prior = vl.fit_prior(vl.LearnedGaussian((2,)), z, num_steps=3)
+    assert prior.mu.any() and z.grad_fn is not None
+
+
+def test_a_vamp_prior_follows_a_replaced_encoder_and_belongs_to_one():
+    def encoder():
+        return vl.ConvEncoder((1, 8, 8), 2, hidden_channels=(4,))
+
+    prior = vl.VampPrior((1, 8, 8), 3)
+    vae = vl.VAE(encoder(), vl.ConvDecoder(2, (1, 8, 8), hidden_channels=(4,)), prior=prior).eval()
+    vae.encoder = encoder().eval()
+    z = torch.zeros(1, 2)
+    mu, logvar = vae.encode(prior.pseudo_logits.sigmoid())
+    parts = vl.functional.gaussian_log_prob(z, mu, 0.5 * logvar)
+    torch.testing.assert_close(prior.log_prob(z), parts.logsumexp(0, keepdim=True) - math.log(3))
+    vl.VAE(vae.encoder, vae.decoder, prior=prior)  # the same encoder once more
+    with pytest.raises(ValueError, match="the VampPrior of another encoder: give each VAE one of its own"):
+        vl.VAE(encoder(), vae.decoder, prior=prior)
+
+
+def test_fixed_components_are_for_weights_that_do_not_change():
+    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), norm="group", prior=vl.VampPrior((1, 8, 8), 3)).eval()
+    z = torch.zeros(1, 2)
+    vae.prior.fix()
+    before = vae.prior.log_prob(z)
+    with torch.no_grad():
+        vae.prior.pseudo_logits.add_(5.0)
+    assert torch.equal(vae.prior.log_prob(z), before)
+    assert not torch.equal(vae.train().prior.log_prob(z), before)
+
+
+@pytest.mark.parametrize("make", [vl.LearnedGaussian, vl.MixtureOfGaussians])
+def test_parts_are_for_the_models_own_shapes(make):
+    parts = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
+    words = r"`latent_shape` must be the same for all parts: .*the encoder has \(4,\).*the prior has \(3,\)"
+    with pytest.raises(ValueError, match=words):
+        vl.VAE(*parts, prior=make((3,)))
+    with pytest.raises(ValueError, match=r"`image_shape` must be the same for all parts: .*the prior has \(1, 9, 8\)"):
+        vl.VAE(*parts, prior=vl.VampPrior((1, 9, 8)))
+
+
+def test_shapes_do_not_broadcast():
+    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), prior=vl.VampPrior((1, 8, 8), 3)).eval()
+    with pytest.raises(ValueError, match=r"`z` must have shape \(B, 2\), got \(5, 1\)"):
+        vae.prior.log_prob(torch.zeros(5, 1))
+    with pytest.raises(ValueError, match=r"`mu` must have shape \(B, 3\), got \(5, 1\)"):
+        vl.LearnedGaussian((3,)).kl(torch.zeros(5, 1), torch.zeros(5, 1))

@@ -118,6 +118,12 @@ def check_images(name: str, images: Any, image_shape: Sequence[int], *, floating
         )
 
 
+def check_has_prior(name: str, model: object) -> None:
+    """Raise ``TypeError`` unless ``model`` has a prior, as a VAE has."""
+    if not hasattr(model, "prior"):
+        raise TypeError(f"`{name}` needs a model with a prior, such as a VAE, got {type(model).__name__}.")
+
+
 def check_latent(
     latent_dim: int | None, latent_shape: Sequence[int] | None
 ) -> tuple[int, tuple[int] | tuple[int, int, int]]:

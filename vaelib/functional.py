@@ -235,7 +235,9 @@ def bits_per_dim(nats: Tensor, image_shape: Sequence[int], *, levels: int | None
         nats: Any shape; nats summed over an image, as everywhere in vaelib.
         image_shape: ``(C, H, W)``.
         levels: For a *density* of data stored in that many levels between 0 and 1 (8-bit: 256), counts
-            the discretisation: a level's probability is its density times the spacing 1 / (levels - 1).
+            the discretisation: a level's probability is its density times the spacing 1 / (levels - 1). Of a
+            density narrower than that spacing the product is no probability, and the bits can be negative; of
+            dequantised images, ``(255 * x + u) / 256`` with u uniform in [0, 1), they bound a code length.
             None for probabilities.
 
     Returns:
@@ -244,6 +246,9 @@ def bits_per_dim(nats: Tensor, image_shape: Sequence[int], *, levels: int | None
     Examples:
         >>> bits_per_dim(torch.tensor(784 * math.log(2)), (1, 28, 28))
         tensor(1.)
+
+    References:
+        Theis et al. (2016), A note on the evaluation of generative models, section 3.1. https://arxiv.org/abs/1511.01844
     """
     bits = nats / (math.prod(image_shape) * math.log(2.0))
     return bits if levels is None else bits + math.log2(levels - 1)

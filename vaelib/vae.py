@@ -110,14 +110,15 @@ class VAE(nn.Module):
         super().__init__()
         check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, prior=prior, corruption=corruption)
         check_modules(posterior=posterior)
-        self.image_shape = _agreed_shape("image_shape", image_shape, encoder, decoder)
-        self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder, decoder)
+        parts = {"encoder": encoder, "decoder": decoder, "prior": prior, "posterior": posterior}
+        self.image_shape = _agreed_shape("image_shape", image_shape, **parts)
+        self.latent_shape = _agreed_shape("latent_shape", latent_shape, **parts)
         self.encoder, self.decoder = encoder, decoder
         self.likelihood: Likelihood = Bernoulli() if likelihood is None else likelihood
         self.prior: Prior = StandardNormal() if prior is None else prior
-        if isinstance(prior, VampPrior):
-            prior.attach(encoder)
         self.posterior, self.corruption = posterior, corruption
+        if isinstance(prior, VampPrior):
+            prior.attach(self)
         _check_param_channels(decoder, self.likelihood, self.image_shape)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,8 +215,8 @@ class AutoEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, corruption=corruption)
-        self.image_shape = _agreed_shape("image_shape", image_shape, encoder, decoder)
-        self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder, decoder)
+        self.image_shape = _agreed_shape("image_shape", image_shape, encoder=encoder, decoder=decoder)
+        self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder=encoder, decoder=decoder)
         self.encoder, self.decoder = encoder, decoder
         self.likelihood = likelihood
         self.corruption = corruption
@@ -273,21 +274,18 @@ def _check_input(model: VAE | AutoEncoder, x: Tensor) -> None:
         raise TypeError(f"`x` must have the dtype of the model's weights, {parameter.dtype}, got {x.dtype}.")
 
 
-def _agreed_shape(name: str, given: Sequence[int] | None, encoder: nn.Module, decoder: nn.Module) -> tuple[int, ...]:
-    """The shape that the argument and both parts agree on, each of them if it knows one."""
-    sources = {
-        "the argument": given,
-        "the encoder": getattr(encoder, name, None),
-        "the decoder": getattr(decoder, name, None),
-    }
+def _agreed_shape(name: str, given: Sequence[int] | None, **parts: object) -> tuple[int, ...]:
+    """The shape that the argument and all parts agree on, each of them if it knows one."""
+    sources = {"the argument": given} | {f"the {part}": getattr(it, name, None) for part, it in parts.items()}
     known = {source: check_int_tuple(name, shape) for source, shape in sources.items() if shape is not None}
     if not known:
         raise ValueError(
-            f"Give `{name}`: {type(encoder).__name__} and {type(decoder).__name__} have no attribute of that name."
+            f"Give `{name}`: {type(parts['encoder']).__name__} and {type(parts['decoder']).__name__} have no attribute"
+            " of that name."
         )
     if len(set(known.values())) > 1:
         said = ", ".join(f"{source} has {shape}" for source, shape in known.items())
-        raise ValueError(f"`{name}` must be the same for encoder and decoder: {said}.")
+        raise ValueError(f"`{name}` must be the same for all parts: {said}.")
     return next(iter(known.values()))
 
 

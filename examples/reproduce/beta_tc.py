@@ -27,8 +27,7 @@ for name, objective in objectives.items():
         vl.Trainer(objective, max_epochs=epochs, learning_rate=2e-3, seed=seed, precision=arguments.precision).fit(
             vae, train, progress=False
         )
-        with torch.no_grad():
-            codes = vae.eval().encode(test.batch(slice(None)))[0]
+        codes = vl.evaluation.encode(vae, test)[0]
         migs.append(vl.evaluation.mig(codes, test.factors).value)
         print(f"{name}, seed {seed}: MIG {migs[-1]:.3f}", flush=True)
     scores[name] = {"mig": statistics.mean(migs), "seeds": migs}

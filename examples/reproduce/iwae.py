@@ -8,4 +8,4 @@ import vaelib as vl
 arguments = options("iwae", epochs=60)
 objective = vl.Iwae(50, gradient="dreg")
 source = "Burda et al. (2016), table 1, IWAE, k = 50: https://arxiv.org/abs/1509.00519"
-reproduce("iwae", vl.VAE(Encoder(), Decoder()), objective, arguments, 84.78, source, learning_rate=1e-3)
+reproduce("iwae", vl.VAE(Encoder(), Decoder()), objective, arguments, 84.78, source, learning_rate=3e-3)

@@ -91,3 +91,9 @@ class DenseConvDecoder(nn.Module):
 
     def forward(self, z):
         return self.convolutions(self.dense(z))
+
+
+def flow_vae():
+    """The convolutional VAE with a RealNVP prior."""
+    prior = vl.FlowPrior((40,), "realnvp", num_transforms=8, hidden_features=(128, 128))
+    return vl.VAE(DenseConvEncoder(), DenseConvDecoder(), prior=prior)

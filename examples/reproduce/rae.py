@@ -34,13 +34,6 @@ def parts():
 
 
 @torch.no_grad()
-def codes(model):
-    """Of training images: draws of a VAE's posterior, or a point each."""
-    found = [model.encode(x) for x in train.batches(500)]
-    return torch.cat([c if isinstance(c, torch.Tensor) else vl.reparameterize(*c) for c in found])
-
-
-@torch.no_grad()
 def fid(model, prior):
     z = prior.sample(len(test), (16,), generator=torch.Generator().manual_seed(arguments.seed))
     pictures = torch.cat([model.likelihood.mean(model.decode(part)) for part in z.split(500)])
@@ -56,7 +49,8 @@ for name, model, objective in (
     vl.Trainer(objective, max_epochs=epochs, batch_size=100, learning_rate=2e-3, precision=arguments.precision).fit(
         model, train, progress=False
     )
-    z = codes(model.eval())
+    codes = evaluation.encode(model.eval(), train)
+    z = codes if isinstance(codes, torch.Tensor) else vl.reparameterize(*codes)
     mixture = vl.MixtureOfGaussians((16,), 10).start_from(z[:10])
     results[name] = {"mixture": fid(model, vl.fit_prior(mixture, z, num_steps=num_steps, learning_rate=0.02))}
     single = vl.fit_prior(vl.LearnedGaussian((16,)), z, num_steps=num_steps, learning_rate=0.05)

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "evaluation_of"]
 
 
-_UNITS = {"bits_per_dim": "bits per dimension", "psnr": "dB", "ssim": "at most 1", "ms_ssim": "at most 1"}
+_UNITS = {
+    "bits_per_dim": "bits per dimension",
+    "log_likelihood_bits_per_dim": "bits per dimension",
+    "psnr": "dB",
+    "ssim": "at most 1",
+    "ms_ssim": "at most 1",
+}
 
 
 def evaluate(
@@ -66,6 +72,8 @@ def evaluate(
         [_row(name, e) for name, e in result.items() if isinstance(e, dict)],
     )
     typer.echo(result["latents"])
+    if samples is not None:
+        typer.echo(f"Of {samples} draws an image, {result['effective_samples']:.0f} are effective in the median.")
 
 
 def _row(name: str, estimate: dict[str, float]) -> list[str]:
@@ -83,11 +91,12 @@ def _seeded(seed: int) -> torch.Generator:
 def evaluation_of(
     vae: Any, images: ImageDataset, seed: int, samples: int | None = None, *, progress: bool = False
 ) -> dict[str, Any]:
-    """Estimate name to value and standard error, the latents in words, and the number of images."""
+    """Estimate name to value and standard error, the latents in words, and the numbers of images and draws."""
     from vaelib.evaluation import elbo, latents, log_likelihood, reconstruction_quality
 
     estimates = elbo(vae, images, generator=_seeded(seed))._asdict()
     num_images = estimates.pop("num_images")
+    counts: dict[str, Any] = {"num_images": num_images}
     words, active_units = "Of a single image, or a posterior that a flow bends, latents are not measured.", None
     if vae.posterior is None and num_images > 1:
         report = latents(vae, images, generator=_seeded(seed))
@@ -95,12 +104,13 @@ def evaluation_of(
         words, active_units = report.in_words(), report.active_units
     if samples is not None:
         tighter = log_likelihood(vae, images, num_samples=samples, generator=_seeded(seed), progress=progress)
-        estimates |= {"log_likelihood": tighter.log_likelihood, "bits_per_dim": tighter.bits_per_dim}
+        estimates |= {"log_likelihood": tighter.log_likelihood, "log_likelihood_bits_per_dim": tighter.bits_per_dim}
+        counts |= {"num_samples": samples, "effective_samples": tighter.effective_samples}
     if importlib.util.find_spec("torchmetrics") is not None and min(images.image_shape[1:]) >= 6:
         quality = reconstruction_quality(vae, images, generator=_seeded(seed))._asdict()
         estimates |= {name: quality[name] for name in ("psnr", "ssim", "ms_ssim") if quality[name] is not None}
     found = {name: estimate._asdict() for name, estimate in estimates.items()}
-    return found | {"latents": words, "active_units": active_units, "num_images": num_images}
+    return found | {"latents": words, "active_units": active_units} | counts
 
 
 def _anomaly(vae: Any, images: ImageDataset, others: ImageDataset, seed: int) -> dict[str, Any]:

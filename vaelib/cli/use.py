@@ -97,22 +97,15 @@ def encode(
     import numpy as np
     import torch
 
-    from vaelib import plots, serialization
-    from vaelib.vae import VAE, eval_mode
+    from vaelib import evaluation, plots, serialization
 
     directory = writable_directory("--out", out.parent)
     target = directory / out.with_suffix(".npz").name
     trained = serialization.load(model)
     images = load_data(model, trained, data, split, download=download)
     generator = torch.Generator().manual_seed(0)
-    with eval_mode(trained):
-        codes = [trained.encode(batch) for batch in images.batches(256, generator=generator)]
-    if isinstance(trained, VAE):
-        arrays = {
-            name: torch.cat(parts) for name, parts in zip(("mu", "logvar"), zip(*codes, strict=True), strict=True)
-        }
-    else:
-        arrays = {"z": torch.cat(codes)}
+    codes = evaluation.encode(trained, images, generator=generator)
+    arrays = {"z": codes} if isinstance(codes, torch.Tensor) else dict(zip(("mu", "logvar"), codes, strict=True))
     points = next(iter(arrays.values())).flatten(1)
     known = {"labels": images.labels, "factors": images.factors}
     arrays |= {name: values for name, values in known.items() if values is not None}

@@ -2,6 +2,7 @@
 
 from vaelib.evaluation.anomaly import AnomalyReport, AnomalyScores, anomaly, anomaly_scores, auroc
 from vaelib.evaluation.bound import BoundEstimate, Estimate, elbo, per_image_terms
+from vaelib.evaluation.codes import encode
 from vaelib.evaluation.disentanglement import DisentanglementReport, disentanglement, mig, modularity
 from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
 from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
@@ -29,6 +30,7 @@ __all__ = [
     "dci",
     "disentanglement",
     "elbo",
+    "encode",
     "factor_vae_score",
     "features_of",
     "fid",

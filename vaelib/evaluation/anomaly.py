@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, check_finite, check_int, check_shape
-from vaelib.evaluation.bound import BatchSource, Estimate, as_batches, per_image_terms
+from vaelib._checks import check_finite, check_shape
+from vaelib.evaluation.bound import Estimate, per_image_terms
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
 
@@ -79,17 +80,16 @@ def anomaly_scores(
     """
     models = {"model": model} if background is None else {"model": model, "background": background}
     for name, part in models.items():
-        if not isinstance(part, VAE):
-            raise TypeError(f"`{name}` must be a VAE, got {type(part).__name__}.")
-    check_int("batch_size", batch_size)
-    if isinstance(data, BatchSource):
-        data = data.to(next(model.parameters(), torch.empty(0)).device)
+        check_vae(name, part)
+        if type(part.likelihood) is not type(model.likelihood):
+            raise ValueError(
+                f"`background` must have the model's likelihood, {type(model.likelihood).__name__},"
+                f" got {type(part.likelihood).__name__}."
+            )
     columns = []
-    for images in as_batches(data, batch_size, generator=generator):
+    for images in batches_for(model, data, batch_size, generator):
         terms = [per_image_terms(part, [images], Elbo(), generator=generator) for part in models.values()]
         columns.append((terms[0].reconstruction, *(found.reconstruction + found.kl for found in terms)))
-    if not columns:
-        raise DataError("`data` must hold at least one image, got none.")
     reconstruction, negative_elbo, *rest = (torch.cat(column) for column in zip(*columns, strict=True))
     return AnomalyScores(negative_elbo, reconstruction, negative_elbo - rest[0] if rest else None)
 

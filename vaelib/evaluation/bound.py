@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import DataError, check_unit_range
+from vaelib._checks import DataError
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae, device_of
 from vaelib.functional import bits_per_dim
 from vaelib.objectives import Elbo, Objective
 from vaelib.vae import VAE, eval_mode
 
-__all__ = ["BatchSource", "BoundEstimate", "Estimate", "as_batches", "elbo", "per_image_terms"]
-
-
-@runtime_checkable
-class BatchSource(Protocol):
-    """A set that moves to a device and cuts itself into batches, as ``vaelib.data.ImageDataset`` does."""
-
-    def to(self, device: torch.device | str) -> BatchSource:
-        """The same set on ``device``."""
-
-    def batches(
-        self, batch_size: int, *, shuffle: bool = False, generator: torch.Generator | None = None
-    ) -> Iterator[Tensor]:
-        """float32 batches ``(B, C, H, W)`` in [0, 1]."""
+__all__ = ["BoundEstimate", "Estimate", "elbo", "per_image_terms"]
 
 
 class Estimate(NamedTuple):
@@ -57,25 +45,9 @@ class BoundEstimate(NamedTuple):
     kl: Estimate
     """KL(q(z|x) to p(z)) in nats per image."""
     bits_per_dim: Estimate
-    """-elbo in bits per pixel and channel, the discretisation counted where the likelihood is a density."""
+    """-elbo in bits per pixel and channel, the discretisation counted for a density, of which they are
+    a code length if the images are dequantised, see :func:`vaelib.functional.bits_per_dim`."""
     num_images: int
-
-
-def as_batches(
-    data: Tensor | BatchSource | Iterable[Any],
-    batch_size: int,
-    *,
-    shuffle: bool = False,
-    generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
-    """One pass of image batches from a tensor, an ``ImageDataset``, or a loader (first of what it yields)."""
-    if isinstance(data, BatchSource):
-        yield from data.batches(batch_size, shuffle=shuffle, generator=generator)
-        return
-    for batch in data.split(batch_size) if isinstance(data, Tensor) else data:
-        images = batch[0] if isinstance(batch, list | tuple) else batch
-        check_unit_range("x", images)  # an ImageDataset has been checked when it was made
-        yield images
 
 
 def per_image_terms(
@@ -107,11 +79,11 @@ def per_image_terms(
         >>> terms.kl.shape
         torch.Size([5])
     """
-    parameter = next(model.parameters(), torch.empty(0))
+    device = device_of(model)
     collected, sizes = [], []
     with eval_mode(model):
         for batch in batches:
-            terms = objective(model, batch.to(parameter.device), step=step, generator=generator)
+            terms = objective(model, batch.to(device), step=step, generator=generator)
             collected.append(terms)
             sizes.append(len(batch))
     if not sizes:
@@ -154,12 +126,8 @@ def elbo(
         >>> result.num_images, result.elbo.value < 0
         (10, True)
     """
-    if not isinstance(model, VAE):
-        raise TypeError(f"`model` must be a VAE, got {type(model).__name__}.")
-    parameter = next(model.parameters(), torch.empty(0))
-    if isinstance(data, BatchSource):
-        data = data.to(parameter.device)  # where the generator is, which dynamic binarisation draws from too
-    batches = as_batches(data, batch_size, generator=generator)
+    check_vae("model", model)
+    batches = batches_for(model, data, batch_size, generator)
     terms = per_image_terms(model, batches, Elbo(), generator=generator)
     negative = terms.reconstruction + terms.kl
     levels = 256 if model.likelihood.is_density else None

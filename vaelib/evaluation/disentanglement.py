@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, check_int
-from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
+from vaelib.evaluation.bound import Estimate
+from vaelib.evaluation.codes import encode
 from vaelib.evaluation.factors import bootstrapped, checked
+from vaelib.evaluation.inputs import BatchSource
 from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
 from vaelib.evaluation.predictors import dci, sap
-from vaelib.vae import VAE, AutoEncoder, eval_mode
+from vaelib.vae import VAE, AutoEncoder
 
 __all__ = ["DisentanglementReport", "disentanglement", "mig", "modularity"]
 
@@ -80,10 +81,10 @@ def disentanglement(
         >>> 0 <= report.mig.value <= 1, report.num_images
         (True, 60)
     """
-    if not isinstance(model, VAE | AutoEncoder):
-        raise TypeError(f"`model` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
-    check_int("batch_size", batch_size)
-    codes = _codes(model, data, batch_size)
+    found = encode(model, data, batch_size=batch_size)
+    codes = (found if isinstance(found, Tensor) else found[0]).flatten(1)
+    if isinstance(model, AutoEncoder):  # the scale of its codes is free
+        codes = codes / codes.var(0).max().sqrt().clamp(min=1e-30)
     options: dict[str, Any] = {"num_resamples": num_resamples, "generator": generator}
     return DisentanglementReport(
         mig(codes, factors, **options),
@@ -94,18 +95,6 @@ def disentanglement(
         modularity(codes, factors, **options),
         num_images=len(codes),
     )
-
-
-def _codes(model: VAE | AutoEncoder, data: Tensor | BatchSource | Iterable[Any], batch_size: int) -> Tensor:
-    device = next(model.parameters(), torch.empty(0)).device
-    found = []
-    with eval_mode(model):
-        for images in as_batches(data, batch_size):
-            code = model.encode(images.to(device))
-            found.append((code if isinstance(code, Tensor) else code[0]).flatten(1).cpu())
-    if not found:
-        raise DataError("`data` must hold at least one image, got none.")
-    return torch.cat(found)
 
 
 def mig(
@@ -168,7 +157,7 @@ def modularity(
 def _mig(codes: Tensor, factors: Tensor) -> list[float]:
     information, entropies = _information(codes, factors)
     best, second = information.topk(2, dim=0).values
-    return [((best - second) / entropies).mean().item()]
+    return [torch.where(entropies > _NOTHING, (best - second) / entropies, 0.0).mean().item()]
 
 
 def _modularity(codes: Tensor, factors: Tensor) -> list[float]:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import DataError, check_finite, check_int, check_shape
-from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
+from vaelib._checks import check_finite, check_int, check_shape
+from vaelib.evaluation.bound import Estimate
+from vaelib.evaluation.inputs import BatchSource, batches_for
 from vaelib.vae import eval_mode
 
 __all__ = ["Fidelity", "PrecisionRecall", "features_of", "fid", "fidelity", "kid", "precision_recall"]
@@ -91,17 +92,13 @@ def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any]
         >>> features_of(torch.nn.Flatten(), torch.rand(10, 1, 2, 2)).shape
         torch.Size([10, 4])
     """
-    check_int("batch_size", batch_size)
     module = extractor if isinstance(extractor, nn.Module) else nn.Identity()
-    device = next(module.parameters(), torch.empty(0)).device
     found = []
     with eval_mode(module):
-        for images in as_batches(data, batch_size):
-            features = extractor(images.to(device))
+        for images in batches_for(module, data, batch_size):
+            features = extractor(images)
             check_shape("extractor(images)", features.shape, (len(images), "F"))
             found.append(features.double().cpu())
-    if not found:
-        raise DataError("`data` must hold at least one image, got none.")
     return torch.cat(found)
 
 

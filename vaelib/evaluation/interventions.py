@@ -68,7 +68,8 @@ def factor_vae_score(
     """Accuracy of a majority vote that says which factor images share, from the latent that varies least among them.
 
     A point is the latent whose variance over 64 images that share one factor is least beside its variance over all.
-    Latents whose variance is at most 0.01, unused ones under a standard normal prior, have no vote; chance is 1/F.
+    Latents whose variance is at most 0.01, unused ones under a standard normal prior, have no vote; scale codes of
+    another origin so that the largest variance is 1. Chance is 1/F.
 
     Args:
         codes: ``(N, D)``, D >= 2.

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError
-from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
-from vaelib.functional import gaussian_log_prob, reparameterize
+from vaelib.evaluation.bound import Estimate
+from vaelib.evaluation.codes import encode
+from vaelib.evaluation.inputs import BatchSource, check_vae
+from vaelib.functional import gaussian_log_prob, kl_standard_normal, reparameterize
 from vaelib.posteriors import check_gaussian
+from vaelib.priors import Prior
 from vaelib.vae import VAE, eval_mode
 
 __all__ = ["LatentReport", "latents"]
@@ -30,13 +33,15 @@ class LatentReport(NamedTuple):
     variance_of_mu: Tensor
     """Of each latent, ``(D,)``; a latent map is flattened."""
     kl_per_latent: Tensor
-    """KL of each latent's posterior to N(0, 1), the mean over images, ``(D,)``."""
+    """KL of each latent's posterior, the mean over images, ``(D,)``: to the prior where that splits over latents, else
+    to N(0, 1)."""
     kl: Estimate
     """KL(q(z|x) to p(z)), with one draw an image: mutual information plus marginal KL."""
     mutual_information: Estimate
-    """I(x; z) under q; at most log N, where it says no more than that all images are told apart."""
+    """I(x; z) under q, with the mean of these N posteriors for q(z): at least so much of the KL is information. At most
+    log N, which says no more than that z tells all N images apart."""
     marginal_kl: Estimate
-    """KL(q(z) to p(z)): what a better prior could save."""
+    """KL(q(z) to p(z)) with that q(z), the rest of the KL: a better prior could save at most so much."""
     num_images: int
 
     def in_words(self) -> str:
@@ -51,13 +56,18 @@ class LatentReport(NamedTuple):
             )
         said = [f"{self.active_units} of {size} latents are used" + (f", {dead} are not" if dead else "")]
         information = self.mutual_information.value
-        said.append(
-            f"z carries {information:.1f} nats about the image"
-            + (f", near the {most:.1f} that {self.num_images} images can show" if most - information < 1 else "")
-        )
-        said.append(
-            f"{self.marginal_kl.value:.1f} nats of the KL pay for a prior that the posteriors together do not match"
-        )
+        if most - information < 1:
+            said.append(
+                f"z tells {self.num_images} images apart, so it carries at least {information:.1f} nats about them; how"
+                f" much of the other {self.marginal_kl.value:.1f} nats of the KL a better prior could save, only more"
+                " images would show"
+            )
+        else:
+            said.append(f"z carries at least {information:.1f} nats about the image")
+            said.append(
+                f"at most {self.marginal_kl.value:.1f} nats of the KL pay for a prior that the posteriors together do"
+                " not match"
+            )
         return "; ".join(said) + "."
 
 
@@ -96,33 +106,35 @@ def latents(
         Hoffman & Johnson (2016), ELBO surgery; active units: Burda et al. (2016), section 5.2,
         https://arxiv.org/abs/1509.00519
     """
-    if not isinstance(model, VAE):
-        raise TypeError(f"`model` must be a VAE, got {type(model).__name__}.")
+    check_vae("model", model)
     check_gaussian("latents", model)
-    device = next(model.parameters(), torch.empty(0)).device
-    if isinstance(data, BatchSource):
-        data = data.to(device)
+    codes = encode(model, data, batch_size=batch_size, generator=generator)
+    if len(codes[0]) < 2:
+        raise DataError("`data` must hold at least two images.")
+    parameter = next(model.parameters(), torch.empty(0))
+    mu, logvar = (moment.to(parameter.device).double() for moment in codes)
     with eval_mode(model):
-        codes = [model.encode(images.to(device)) for images in as_batches(data, batch_size, generator=generator)]
-        if sum(len(mu) for mu, _ in codes) < 2:
-            raise DataError("`data` must hold at least two images.")
-        mu, logvar = (torch.cat(column).double() for column in zip(*codes, strict=True))
         z = reparameterize(mu, logvar, generator=generator)
         log_q = gaussian_log_prob(z, mu, 0.5 * logvar).cpu()
         marginal = torch.cat([_log_aggregate(part, mu, logvar) for part in z.split(_AT_A_TIME)]).cpu()
-        parameter = next(model.parameters(), z)
         log_p = torch.cat([model.prior.log_prob(part) for part in z.to(parameter.dtype).split(_AT_A_TIME)]).cpu()
+        per_latent = _kl_per_latent(model.prior, *(values.to(parameter.dtype) for values in (mu, logvar, z)))
     variance = mu.flatten(1).var(0).cpu()
-    per_latent = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).flatten(1).mean(0).cpu()
     return LatentReport(
         active_units=int((variance > ACTIVE).sum()),
         variance_of_mu=variance,
-        kl_per_latent=per_latent,
+        kl_per_latent=per_latent.double().mean(0).cpu(),
         kl=Estimate.of(log_q - log_p),
         mutual_information=Estimate.of(log_q - marginal),
         marginal_kl=Estimate.of(marginal - log_p),
         num_images=len(mu),
     )
+
+
+def _kl_per_latent(prior: Prior, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
+    """KL to the prior where it splits over latents, else to N(0, 1), ``(N, D)``."""
+    splits = prior.kl(mu[:1], logvar[:1], z[:1]).shape[1] == mu[0].numel()
+    return prior.kl(mu, logvar, z) if splits else kl_standard_normal(mu, logvar, per_latent=True)
 
 
 def _log_aggregate(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vaelib._checks import DataError, check_int
-from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
+from vaelib._checks import check_int
+from vaelib.evaluation.bound import Estimate
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae
 from vaelib.functional import bits_per_dim
 from vaelib.vae import VAE, eval_mode
 
@@ -32,7 +33,8 @@ class LikelihoodEstimate(NamedTuple):
     elbo: Estimate
     """Of the same draws, nats per image."""
     bits_per_dim: Estimate
-    """-log p(x) in bits per pixel and channel, the discretisation counted where the likelihood is a density."""
+    """-log p(x) in bits per pixel and channel, the discretisation counted for a density, of which they are
+    a code length if the images are dequantised, see :func:`vaelib.functional.bits_per_dim`."""
     effective_samples: float
     """(sum w)^2 / sum w^2, between 1 and ``num_samples``: the median over images."""
     per_image: Tensor
@@ -79,30 +81,24 @@ def log_likelihood(
         Burda et al. (2016), section 5, https://arxiv.org/abs/1509.00519; Rezende et al. (2014), appendix E,
         https://arxiv.org/abs/1401.4082
     """
-    if not isinstance(model, VAE):
-        raise TypeError(f"`model` must be a VAE, got {type(model).__name__}.")
+    check_vae("model", model)
     check_int("num_samples", num_samples)
     check_int("batch_size", batch_size)
-    device = next(model.parameters(), torch.empty(0)).device
-    if isinstance(data, BatchSource):
-        data = data.to(device)
     columns: tuple[list[float], ...] = ([], [], [])  # not tensors, whose places among large ones fragment the memory
     at_a_time = max(1, batch_size // num_samples)
     with eval_mode(model):
         for images in track(
-            as_batches(data, at_a_time, generator=generator),
+            batches_for(model, data, at_a_time, generator),
             "log p(x)",
             total=math.ceil(length_hint(data) / (at_a_time if isinstance(data, Tensor | BatchSource) else 1)) or None,
             console=Console(stderr=True),
             disable=not progress,
         ):
-            for few in images.to(device).split(at_a_time):
+            for few in images.split(at_a_time):
                 for column, found in zip(
                     columns, _of_images(model, few, num_samples, batch_size, generator), strict=True
                 ):
                     column += found.tolist()
-    if not columns[0]:
-        raise DataError("`data` must hold at least one image, got none.")
     values, bounds, effective = (torch.tensor(column, dtype=torch.float64) for column in columns)
     if effective.median() < _FEW:
         warnings.warn(

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, MissingExtraError, check_int
-from vaelib.evaluation.bound import BatchSource, Estimate, as_batches
+from vaelib._checks import MissingExtraError
+from vaelib.evaluation.bound import Estimate
+from vaelib.evaluation.inputs import BatchSource, batches_for
 from vaelib.vae import VAE, AutoEncoder
 
 __all__ = ["ReconstructionQuality", "reconstruction_quality"]
@@ -68,19 +69,13 @@ def reconstruction_quality(
     """
     if not isinstance(model, VAE | AutoEncoder):
         raise TypeError(f"`model` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
-    check_int("batch_size", batch_size)
     smallest = min(model.image_shape[1:])
     if smallest < _SSIM_SIZE:
         raise ValueError(f"SSIM needs images of at least {_SSIM_SIZE} pixels a side, got {model.image_shape}.")
-    device = next(model.parameters(), torch.empty(0)).device
-    if isinstance(data, BatchSource):
-        data = data.to(device)
-    columns: list[tuple[Tensor, ...]] = []
-    for batch in as_batches(data, batch_size, generator=generator):
-        images = batch.to(device)
-        columns.append(_similarities(model.reconstruct(images), images, several_scales=smallest >= _MS_SSIM_SIZE))
-    if not columns:
-        raise DataError("`data` must hold at least one image, got none.")
+    columns = [
+        _similarities(model.reconstruct(images), images, several_scales=smallest >= _MS_SSIM_SIZE)
+        for images in batches_for(model, data, batch_size, generator)
+    ]
     psnr, ssim, *ms_ssim = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
     return ReconstructionQuality(
         psnr=Estimate.of(psnr),

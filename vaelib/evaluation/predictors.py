@@ -137,6 +137,8 @@ def _boosted(codes: Tensor, factor: Tensor, is_class: bool) -> tuple[Tensor, flo
     ensemble = scikit_learn("ensemble")
     kind = ensemble.GradientBoostingClassifier if is_class else ensemble.GradientBoostingRegressor
     learn, ask = halves(len(codes))
+    if is_class and len(factor[learn].unique()) == 1:  # of a rare value, a half or a resample may hold none
+        return codes.new_zeros(codes.shape[1]), (factor[ask] == factor[learn][0]).double().mean().item()
     trees = kind(random_state=0).fit(codes[learn].numpy(), factor[learn].numpy())
     return torch.from_numpy(trees.feature_importances_), max(0.0, trees.score(codes[ask].numpy(), factor[ask].numpy()))
 
@@ -151,7 +153,7 @@ def _r_squared(codes: Tensor, factor: Tensor) -> Tensor:
 def _balanced_accuracies(codes: Tensor, factor: Tensor) -> Tensor:
     """Of a categorical factor told by thresholds on each latent, ``(D,)``."""
     tree = scikit_learn("tree").DecisionTreeClassifier(
-        max_leaf_nodes=len(factor.unique()), class_weight="balanced", random_state=0
+        max_leaf_nodes=max(2, len(factor.unique())), class_weight="balanced", random_state=0
     )
     found = []
     for column in codes.T[..., None]:

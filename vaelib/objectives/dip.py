@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float, check_shape
+from vaelib._checks import check_choice, check_float, check_has_prior, check_shape
 from vaelib.objectives.elbo import elbo_loss
 from vaelib.posteriors import check_gaussian
 
@@ -92,6 +92,7 @@ class DipVae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> DipTerms:
         """Terms of one batch."""
+        check_has_prior("DipVae", model)
         check_gaussian("DipVae", model)
         out = model(x, generator=generator)
         elbo = elbo_loss(x, *out, likelihood=model.likelihood, prior=model.prior)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float, check_shape
+from vaelib._checks import check_choice, check_float, check_has_prior, check_shape
 from vaelib.objectives.elbo import elbo_loss, reconstruction_loss
 from vaelib.priors import Prior, StandardNormal
 
@@ -26,7 +26,8 @@ class InfoTerms(NamedTuple):
     kl: Tensor
     """KL(q(z|x) to p(z)) per image in nats, shape ``(B,)``."""
     mmd: Tensor
-    """:func:`mmd` between z and draws of the prior, one number of the batch, repeated to shape ``(B,)``."""
+    """:func:`mmd` between z and draws of the prior, one number of the batch, repeated to shape ``(B,)``; 0 of a
+    batch of one, which has none."""
 
 
 class WaeTerms(NamedTuple):
@@ -37,7 +38,8 @@ class WaeTerms(NamedTuple):
     reconstruction: Tensor
     """Squared error per image, or -log p(x|z) in nats, shape ``(B,)``."""
     mmd: Tensor
-    """:func:`mmd` between codes and draws of the prior, one number of the batch, repeated to shape ``(B,)``."""
+    """:func:`mmd` between codes and draws of the prior, one number of the batch, repeated to shape ``(B,)``; 0 of a
+    batch of one."""
 
 
 def mmd(x: Tensor, y: Tensor, *, kernel: str = "imq", scale: float = 1.0) -> Tensor:
@@ -120,9 +122,10 @@ class InfoVae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> InfoTerms:
         """Terms of one batch."""
+        check_has_prior("InfoVae", model)
         out = model(x, generator=generator)
         elbo = elbo_loss(x, *out, likelihood=model.likelihood, prior=model.prior, beta=1.0 - self.alpha)
-        divergence = mmd(out.z, _draws(model.prior, out.z, generator), kernel=self.kernel, scale=self.scale)
+        divergence = _to_prior(out.z, _draws(model.prior, out.z, generator), self.kernel, self.scale)
         loss = elbo.loss + (self.alpha + self.lambda_ - 1.0) * divergence
         return InfoTerms(loss, elbo.reconstruction, elbo.kl, divergence.expand(len(x)))
 
@@ -163,8 +166,12 @@ class Wae:
         loss, reconstruction = reconstruction_loss(x, out.recon_params, likelihood=model.likelihood)
         with torch.no_grad():
             draws = _draws(self.prior, out.z, generator)
-        divergence = mmd(out.z, draws, kernel=self.kernel, scale=self.scale)
+        divergence = _to_prior(out.z, draws, self.kernel, self.scale)
         return WaeTerms(loss + self.weight * divergence, reconstruction, divergence.expand(len(x)))
+
+
+def _to_prior(z: Tensor, draws: Tensor, kernel: str, scale: float) -> Tensor:
+    return mmd(z, draws, kernel=kernel, scale=scale) if len(z) > 1 else z.new_zeros(())
 
 
 def _draws(prior: Prior, z: Tensor, generator: torch.Generator | None) -> Tensor:

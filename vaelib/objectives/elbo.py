@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_float, check_shape
+from vaelib._checks import check_float, check_has_prior, check_shape
 from vaelib.functional import sum_per_image
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal
@@ -88,7 +88,8 @@ def elbo_loss(
         likelihood: p(x|z); :class:`Bernoulli` if None.
         prior: p(z); :class:`StandardNormal` if None.
         beta: Weight of the KL, >= 0.
-        free_bits: Nats per latent below which the KL, averaged over the batch, costs nothing; >= 0.
+        free_bits: Nats per latent below which the KL, averaged over the batch, costs nothing; >= 0. A KL that does not
+            split over latents has those of all latents together.
         capacity: Nats to which the KL, averaged over the batch, is held: it costs ``beta * abs(kl - capacity)``; >= 0.
 
     Returns:
@@ -112,6 +113,10 @@ def elbo_loss(
     check_float("free_bits", free_bits, 0.0)
     check_shape("logvar", logvar.shape, mu.shape)
     check_shape("mu", mu.shape, (x.shape[0], *("..." for _ in mu.shape[1:])))
+    if z is not None:
+        check_shape("z", z.shape, mu.shape)
+    if log_q is not None:
+        check_shape("log_q", log_q.shape, x.shape[:1])
     reconstruction = -(likelihood or Bernoulli()).log_prob(x, recon_params)
     prior = prior or StandardNormal()
     if log_q is None:
@@ -121,7 +126,8 @@ def elbo_loss(
     else:
         kl_per_latent = (log_q - prior.log_prob(z))[:, None]
     kl = kl_per_latent.sum(1)
-    penalty = kl_per_latent.mean(0).clamp(min=free_bits).sum() if free_bits else kl.mean()
+    floor = free_bits * mu[0].numel() / kl_per_latent.shape[1]
+    penalty = kl_per_latent.mean(0).clamp(min=floor).sum() if free_bits else kl.mean()
     if capacity is not None:
         penalty = (penalty - check_float("capacity", capacity, 0.0)).abs()
     return ElboTerms(reconstruction.mean() + beta * penalty, reconstruction, kl)
@@ -188,6 +194,7 @@ class Elbo:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> ElboTerms:
         """Terms of one batch; ``step`` drives the schedules of ``beta`` and ``capacity``."""
+        check_has_prior("Elbo", model)
         out = model(x, generator=generator)
         terms = elbo_loss(
             x,

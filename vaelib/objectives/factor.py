@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaelib._checks import check_float, check_int, check_int_tuple
+from vaelib._checks import check_float, check_has_prior, check_int, check_int_tuple
 from vaelib.objectives.elbo import elbo_loss
 from vaelib.objectives.frozen import frozen
 
@@ -95,6 +95,7 @@ class FactorVae(nn.Module):
 
     def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> FactorTerms:
         """Terms of one batch."""
+        check_has_prior("FactorVae", model)
         out = model(x, generator=generator)
         elbo = elbo_loss(x, *out, likelihood=model.likelihood, prior=model.prior)
         z = out.z.flatten(1)

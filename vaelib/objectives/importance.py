@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float, check_int
+from vaelib._checks import check_choice, check_float, check_has_prior, check_int
 from vaelib.functional import gaussian_log_prob, reparameterize
 from vaelib.objectives.frozen import frozen
 from vaelib.posteriors import check_gaussian
@@ -103,6 +103,7 @@ class Iwae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> IwaeTerms:
         """Terms of one batch."""
+        check_has_prior("Iwae", model)
         mu, logvar = model.infer(x, generator=generator)
         draws = self.num_samples * self.num_groups
         mu, logvar, x = (values.repeat(draws, *[1] * (values.ndim - 1)) for values in (mu, logvar, x))

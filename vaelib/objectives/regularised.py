@@ -61,13 +61,14 @@ class Rae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> RaeTerms:
         """Terms of one batch."""
+        if hasattr(model, "prior"):
+            raise TypeError(f"`Rae` needs an autoencoder, whose codes are points, got {type(model).__name__}.")
         z = model.infer(x, generator=generator)
         if self.penalty == "gradient":
             recon_params, penalty = _decoded_with_slope(model, z, generator)
         else:
             recon_params = model.decode(z)
-            weights = torch.stack([parameter.square().sum() for parameter in model.decoder.parameters()])
-            penalty = weights.sum().expand(len(x))
+            penalty = sum(parameter.square().sum() for parameter in model.decoder.parameters()).expand(len(x))
         loss, reconstruction = reconstruction_loss(x, recon_params, likelihood=model.likelihood)
         code = 0.5 * sum_per_image(z.square())
         return RaeTerms(loss + (self.beta * code + self.weight * penalty).mean(), reconstruction, code, penalty)

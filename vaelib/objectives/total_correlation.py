@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float, check_int, check_shape
+from vaelib._checks import check_choice, check_float, check_has_prior, check_int, check_shape
 from vaelib.posteriors import check_gaussian
 from vaelib.priors import Prior, StandardNormal
 from vaelib.schedules import Schedule, constant
@@ -161,6 +161,7 @@ class BetaTcVae:
         self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
     ) -> BetaTcTerms:
         """Terms of one batch; ``step`` drives the schedule of ``beta``."""
+        check_has_prior("BetaTcVae", model)
         check_gaussian("BetaTcVae", model)
         out = model(x, generator=generator)
         reconstruction = -model.likelihood.log_prob(x, out.recon_params)
@@ -168,6 +169,7 @@ class BetaTcVae:
             out.z, out.mu, out.logvar, num_images=self.num_images, prior=model.prior, estimator=self.estimator
         )
         information, correlation, by_latent = split
-        penalty = self.alpha * information + self.beta(step) * correlation + self.gamma * by_latent
+        beta = check_float("beta", self.beta(step), 0.0)
+        penalty = self.alpha * information + beta * correlation + self.gamma * by_latent
         kl = information + correlation + by_latent
         return BetaTcTerms((reconstruction + penalty).mean(), reconstruction, kl, *split)

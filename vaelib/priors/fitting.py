@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, check_float, check_int
+from vaelib._checks import DataError, check_finite, check_float, check_int
 
 __all__ = ["fit_prior"]
 
@@ -41,7 +41,8 @@ def fit_prior(
         The same prior, in eval mode.
 
     Raises:
-        ValueError: If there is no latent, or an argument is out of its range.
+        ValueError: If there is no latent, one is not finite, an argument is out of its range, or the prior has no
+            weights.
 
     Examples:
         >>> import vaelib as vl
@@ -59,6 +60,10 @@ def fit_prior(
     check_float("learning_rate", learning_rate, 0.0, above=True)
     if len(z) == 0:
         raise DataError("`z` must hold at least one latent, got none.")
+    z = z.detach()
+    check_finite("z", z)
+    if not list(prior.parameters()):
+        raise ValueError(f"`prior` must have weights to fit, {type(prior).__name__} has none.")
     optimizer = torch.optim.Adam(prior.train().parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib import functional
-from vaelib._checks import check_int, check_int_tuple, check_shape
+from vaelib._checks import check_finite, check_int, check_int_tuple, check_shape
 from vaelib.priors.base import PriorFromNoise, kl_of_draw
 
 __all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
@@ -46,6 +46,7 @@ class LearnedGaussian(PriorFromNoise):
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """KL in nats per latent, ``(B, D)``, in closed form: that of the standard normal in units of this one."""
+        check_shape("mu", mu.shape, ("B", *self.latent_shape))
         own = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
         scaled = (mu - self.mu) * (-0.5 * own).exp()
         return functional.kl_standard_normal(scaled, logvar - own, per_latent=True)
@@ -85,8 +86,9 @@ class MixtureOfGaussians(PriorFromNoise):
         self.logvar = nn.Parameter(torch.zeros(num_components, *self.latent_shape))
 
     def start_from(self, z: Tensor) -> MixtureOfGaussians:
-        """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with the variance of all."""
-        check_shape("z", z.shape, (self.num_components, *self.latent_shape))
+        """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with their variance; K >= 2."""
+        check_shape("z", z.shape, (check_int("num_components", self.num_components, 2), *self.latent_shape))
+        check_finite("z", z)
         with torch.no_grad():
             self.mu.copy_(z)
             self.logvar.copy_(z.var(0).clamp(min=1e-6).log())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_images, check_int, check_int_tuple, check_unit_range
+from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_unit_range
 from vaelib.priors.base import PriorFromNoise, kl_of_draw
 from vaelib.priors.gaussians import mixture_from_noise, mixture_log_prob
 
@@ -45,7 +45,7 @@ class VampPrior(PriorFromNoise):
         self.image_shape = check_int_tuple("image_shape", image_shape, length=3)
         self.num_components = check_int("num_components", num_components)
         self.pseudo_logits = nn.Parameter(0.05 * torch.randn(num_components, *self.image_shape))
-        self._encoder: tuple[Any, ...] = ()
+        self._model: tuple[Any, ...] = ()
         self._fixed: tuple[Tensor, Tensor] | None = None
 
     def start_from(self, images: Tensor) -> VampPrior:
@@ -58,18 +58,27 @@ class VampPrior(PriorFromNoise):
             self.pseudo_logits.copy_(torch.logit(images, eps=0.01))
         return self
 
-    def attach(self, encoder: nn.Module) -> None:
-        """Take the posteriors from ``encoder``; :class:`VAE` does this. It does not become a part of the prior."""
-        self._encoder = (encoder,)
+    def attach(self, model: Any) -> None:
+        """Take the posteriors from the ``encoder`` of ``model``, which does not become a part of the prior.
+
+        :class:`VAE` does this.
+
+        Raises:
+            ValueError: If the prior belongs to a model with another encoder.
+        """
+        if self._model and self._model[0].encoder is not model.encoder:
+            raise ValueError("`prior` is the VampPrior of another encoder: give each VAE one of its own.")
+        self._model = (model,)
 
     @torch.no_grad()
     def fix(self) -> None:
-        """Compute the components once, for weights that will not change, in the encoder's present mode."""
+        """Compute the components once, for weights that will not change; in training mode they are computed anew."""
         self._fixed = self._components()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         mu, logvar = self._components()
+        check_shape("z", z.shape, ("B", *mu.shape[1:]))
         log_weights = z.new_full((self.num_components,), -math.log(self.num_components))
         return mixture_log_prob(z, log_weights, mu, logvar)
 
@@ -83,9 +92,9 @@ class VampPrior(PriorFromNoise):
         return mixture_from_noise(noise, weights, *self._components())
 
     def _components(self) -> tuple[Tensor, Tensor]:
-        if self._fixed is not None:
+        if self._fixed is not None and not self.training:
             return self._fixed
-        if not self._encoder:
+        if not self._model:
             raise ValueError("`VampPrior` must be given to a VAE, whose encoder it asks, before it can be used.")
-        mu, logvar = self._encoder[0](self.pseudo_logits.sigmoid())
+        mu, logvar = self._model[0].encoder(self.pseudo_logits.sigmoid())
         return mu, logvar

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vaelib._files import writable_directory
 from vaelib.data import ImageDataset
-from vaelib.evaluation.bound import as_batches
+from vaelib.evaluation.inputs import as_batches
 from vaelib.objectives import Elbo, Reconstruction
 from vaelib.serialization import describe, save
 from vaelib.training import randomness

@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from vaelib.data.dataset import even_parts
-from vaelib.evaluation.bound import as_batches
+from vaelib.evaluation.inputs import as_batches
 from vaelib.training import randomness
 from vaelib.training.batches import Indexed
 from vaelib.training.history import Means, totals_of

@@ -1,0 +1,92 @@
+"""What measures are given: any holder of images, each image once, the same for every model of a seed."""
+
+import warnings
+
+import pytest
+import torch
+
+import vaelib as vl
+from vaelib import evaluation
+from vaelib.evaluation.inputs import batches_for
+
+X = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def vae_of(latent_dim=2, **options):
+    return vl.conv_vae((1, 8, 8), latent_dim, hidden_channels=(4,), **options)
+
+
+class Seen(torch.nn.Module):
+    """An encoder that keeps what it is given."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder, self.images = encoder, []
+
+    def forward(self, x):
+        self.images.append(x)
+        return self.encoder(x)
+
+
+@pytest.mark.parametrize("batch_size", [3, 100])
+def test_a_seed_decides_the_images_whatever_the_model_draws(batch_size):
+    data = vl.data.ImageDataset(X, dynamic=True)
+    seen = []
+    for latent_dim, num_samples in ((2, 3), (4, 3), (2, 40)):
+        vae = vae_of(latent_dim)
+        vae.encoder = Seen(vae.encoder)
+        generator = torch.Generator().manual_seed(5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # few draws
+            evaluation.log_likelihood(
+                vae, data, num_samples=num_samples, batch_size=batch_size, generator=generator, progress=False
+            )
+        evaluation.elbo(vae, data, batch_size=1, generator=torch.Generator().manual_seed(5))
+        images = torch.cat(vae.encoder.images)
+        seen += [images[:7], images[7:]]
+    assert len(seen[0]) == 7 and set(seen[0].unique().tolist()) == {0.0, 1.0}
+    assert all(torch.equal(images, seen[0]) for images in seen)
+
+
+def test_two_passes_of_one_generator_draw_anew():
+    data, generator = vl.data.ImageDataset(X, dynamic=True), torch.Generator().manual_seed(5)
+    first = torch.cat(list(batches_for(vae_of(), data, 3, generator)))
+    torch.rand(1, generator=generator)  # the model draws
+    assert not torch.equal(first, torch.cat(list(batches_for(vae_of(), data, 3, generator))))
+
+
+MEASURES = {
+    "elbo": evaluation.elbo,
+    "log_likelihood": evaluation.log_likelihood,
+    "anomaly_scores": evaluation.anomaly_scores,
+    "encode": evaluation.encode,
+    "latents": evaluation.latents,
+    "features_of": lambda model, data: evaluation.features_of(torch.nn.Flatten(), data),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_what_holds_no_images(name):
+    for nothing in (X[:0], [], [X[:0]]):
+        with pytest.raises(vl.DataError, match="`data` must hold at least one image, got none"):
+            MEASURES[name](vae_of(), nothing)
+    for wrong, words in (([{"image": X}], "got dict from list"), ("runs/first", "got str from str")):
+        with pytest.raises(TypeError, match=f"`data` must be images, an ImageDataset, or yield batches.*{words}"):
+            MEASURES[name](vae_of(), wrong)
+
+
+def test_a_background_of_another_likelihood_is_refused():
+    with pytest.raises(ValueError, match="`background` must have the model's likelihood, Bernoulli, got Gaussian"):
+        evaluation.anomaly_scores(vae_of(), X, background=vae_of(likelihood=vl.Gaussian(0.5)))
+
+
+def test_bits_of_dequantised_images_bound_a_code_length():
+    """Of a density narrower than a level the bits of its lattice points are no code length."""
+    levels = torch.randint(256, (2000, 1, 2, 2), generator=torch.Generator().manual_seed(0))
+    dequantised = (levels + torch.rand(levels.shape, generator=torch.Generator().manual_seed(1))) / 256
+    for sigma in (0.1, 1e-3):
+        normal = torch.distributions.Normal(levels / 255, sigma)
+        nats = [-normal.log_prob(x).flatten(1).sum(1) for x in (levels / 255, dequantised)]
+        lattice, honest = (vl.functional.bits_per_dim(n, (1, 2, 2), levels=256).mean() for n in nats)
+        assert honest > 0
+    assert lattice < 0
