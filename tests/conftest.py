@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 import torch
 from torch import nn
-from torch.onnx._internal.exporter import _registration
+from torch.onnx._internal.exporter import _decomp, _registration
 
 import vaelib as vl
 
@@ -29,6 +29,8 @@ def _translations_are_read_once():
     """torch reads its 500 translations and their signatures again at every export, half of the time of a small one."""
     with pytest.MonkeyPatch.context() as patch:
         apis, schemas = _registration.onnxscript_apis, _registration._schemas
+        table = functools.cache(_decomp.create_onnx_friendly_decomposition_table)
+        patch.setattr(_decomp, "create_onnx_friendly_decomposition_table", lambda known: table(frozenset(known)))
         patch.setattr(schemas, "op_signature_from_function", functools.cache(schemas.op_signature_from_function))
         patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
         yield

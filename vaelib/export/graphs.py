@@ -168,6 +168,7 @@ def sampler_of(model: VAE | AutoEncoder) -> Graph | None:
     return Graph("prior", _Sampler(prior), {"noise": (size,)}, {"z": "raw"})
 
 
+@torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away
 def to_bytes(graph: Graph, opset: int) -> bytes:
     """One ONNX file with a free batch axis and no trace of this machine.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vaelib import functional
 from vaelib._checks import check_shape
 
-__all__ = ["Prior", "PriorFromNoise", "StandardNormal", "kl_of_draw"]
+__all__ = ["Prior", "PriorFromNoise", "StandardNormal"]
 
 
 @runtime_checkable
@@ -36,26 +36,29 @@ class Prior(Protocol):
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
 
 
-def kl_of_draw(prior: Prior, mu: Tensor, logvar: Tensor, z: Tensor | None) -> Tensor:
-    """Log q(z|x) - log p(z) in nats, ``(B, 1)``: an estimate of the KL from one draw, unbiased.
-
-    Raises:
-        ValueError: If the draw is missing.
-    """
-    if z is None:
-        raise ValueError(f"`z` must be given: the KL to {type(prior).__name__} has no closed form.")
-    return (functional.gaussian_log_prob(z, mu, 0.5 * logvar) - prior.log_prob(z))[:, None]
-
-
 class PriorFromNoise(nn.Module):
-    """Interface of a prior that is a function of standard normal noise, which is what can become an ONNX graph."""
+    """A prior that is a function of standard normal noise, which is what can become an ONNX graph."""
 
     extra_noise = 0
     """How many normal numbers it needs beyond one a latent."""
 
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        raise NotImplementedError
+
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D + extra_noise)`` to draws of z, ``(B, *latent_shape)``."""
         raise NotImplementedError
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``: of the KL, an unbiased estimate.
+
+        Raises:
+            ValueError: If the draw is missing.
+        """
+        if z is None:
+            raise ValueError(f"`z` must be given: the KL to {type(self).__name__} has no closed form.")
+        return (functional.gaussian_log_prob(z, mu, 0.5 * logvar) - self.log_prob(z))[:, None]
 
     def sample(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vaelib._checks import MissingExtraError, check_choice, check_int, check_int_tuple, check_shape
-from vaelib.priors.base import PriorFromNoise, kl_of_draw
+from vaelib.priors.base import PriorFromNoise
 
 __all__ = ["FlowPrior"]
 
@@ -66,10 +66,6 @@ class FlowPrior(PriorFromNoise):
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return self.flow().log_prob(z.flatten(1))
-
-    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
-        """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``."""
-        return kl_of_draw(self, mu, logvar, z)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""

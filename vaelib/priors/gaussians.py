@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaelib import functional
 from vaelib._checks import check_finite, check_int, check_int_tuple, check_shape
-from vaelib.priors.base import PriorFromNoise, kl_of_draw
+from vaelib.priors.base import PriorFromNoise
 
 __all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
 
@@ -42,18 +42,18 @@ class LearnedGaussian(PriorFromNoise):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         check_shape("z", z.shape, ("B", *self.latent_shape))
-        return functional.gaussian_log_prob(z, self.mu, 0.5 * functional.soft_bound(self.logvar, _LOGVAR_LIMIT))
+        return functional.gaussian_log_prob(z, self.mu, 0.5 * _bounded(self.logvar))
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """KL in nats per latent, ``(B, D)``, in closed form: that of the standard normal in units of this one."""
         check_shape("mu", mu.shape, ("B", *self.latent_shape))
-        own = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
+        own = _bounded(self.logvar)
         scaled = (mu - self.mu) * (-0.5 * own).exp()
         return functional.kl_standard_normal(scaled, logvar - own, per_latent=True)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
-        scale = torch.exp(0.5 * functional.soft_bound(self.logvar, _LOGVAR_LIMIT))
+        scale = torch.exp(0.5 * _bounded(self.logvar))
         return self.mu + scale * noise.unflatten(1, self.latent_shape)
 
 
@@ -97,18 +97,15 @@ class MixtureOfGaussians(PriorFromNoise):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         check_shape("z", z.shape, ("B", *self.latent_shape))
-        return mixture_log_prob(
-            z, self.logits.log_softmax(0), self.mu, functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
-        )
-
-    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
-        """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``."""
-        return kl_of_draw(self, mu, logvar, z)
+        return mixture_log_prob(z, self.logits.log_softmax(0), self.mu, _bounded(self.logvar))
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
-        logvar = functional.soft_bound(self.logvar, _LOGVAR_LIMIT)
-        return mixture_from_noise(noise, self.logits.softmax(0), self.mu, logvar)
+        return mixture_from_noise(noise, self.logits.softmax(0), self.mu, _bounded(self.logvar))
+
+
+def _bounded(logvar: Tensor) -> Tensor:
+    return functional.soft_bound(logvar, _LOGVAR_LIMIT)
 
 
 def mixture_log_prob(z: Tensor, log_weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_unit_range
-from vaelib.priors.base import PriorFromNoise, kl_of_draw
+from vaelib.priors.base import PriorFromNoise
 from vaelib.priors.gaussians import mixture_from_noise, mixture_log_prob
 
 __all__ = ["VampPrior"]
@@ -81,10 +81,6 @@ class VampPrior(PriorFromNoise):
         check_shape("z", z.shape, ("B", *mu.shape[1:]))
         log_weights = z.new_full((self.num_components,), -math.log(self.num_components))
         return mixture_log_prob(z, log_weights, mu, logvar)
-
-    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
-        """Log q(z|x) - log p(z) of the draw ``z``, in nats, ``(B, 1)``."""
-        return kl_of_draw(self, mu, logvar, z)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
