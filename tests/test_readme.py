@@ -89,8 +89,8 @@ def test_the_nats_are_those_of_the_scripts():
     table = runpy.run_path(str(Path(__file__).parent.parent / "examples/reproduce/table.py"))
     rows = re.findall(r"^\| `(\w+)` .*\| (\S+ \+- \S+) \| ([\d,]+) \| (\S+) \|$", README, re.MULTILINE)
     assert [row for row, *_ in rows] == [row for row in table["ROWS"] if table["there"](row)]
-    for row, nll, images, published in rows:
+    for row, nll, draws, published in rows:
         found = table["read"](row)
         assert nll == f"{found['nll']:.2f} +- {found['standard_error']:.2f}"
-        assert images == f"{found['num_images']:,}"
+        assert (draws, found["num_images"]) == (f"{found['num_samples']:,}", 10_000)
         assert published == f"{found['published']:.2f}"

@@ -32,7 +32,7 @@ def nats():
     header = (
         "",
         "-log p(x)",
-        "of images",
+        "draws",
         "effective draws",
         "-ELBO",
         "published",
@@ -47,7 +47,7 @@ def nats():
             (
                 f"[{title}](../examples/reproduce/{row}.py)",
                 f"**{r['nll']:.2f}** +- {r['standard_error']:.2f}",
-                f"{r['num_images']:,}",
+                f"{r['num_samples']:,}",
                 f"{r['effective_samples']:.0f}",
                 f"{-r['elbo']:.2f}",
                 f"{r['published']:.2f}",
