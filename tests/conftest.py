@@ -14,6 +14,8 @@ from torch.onnx._internal.exporter import _decomp, _registration
 
 import vaelib as vl
 
+# Two threads wait for each other at every small operation; where another process has a core, tests take 10x as long.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 hypothesis.settings.register_profile("vaelib", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=600)
 hypothesis.settings.load_profile("vaelib")
