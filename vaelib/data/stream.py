@@ -19,15 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from vaelib._checks import DataError, check_choice, check_int
 from vaelib.data.dataset import even_parts, prepared
+from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, decode_picture, with_channels
 from vaelib.data.derive import fit_to_size, height_and_width, holdout
-from vaelib.data.pictures import (
-    PICTURE_SUFFIXES,
-    UNREADABLE,
-    decode_picture,
-    folder_files,
-    shard_files,
-    with_channels,
-)
+from vaelib.data.pictures import folder_files, shard_files
 
 __all__ = ["ImageStream", "stream"]
 
