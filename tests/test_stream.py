@@ -111,7 +111,7 @@ def test_colour_follows_the_first_picture(tmp_path):
 def test_wrong_streams(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match="`path` must be a folder of pictures, or of .tar shards"):
         vl.data.stream(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="`split` must be one of"):
+    with pytest.raises(ValueError, match="`split` must be 'train', 'test' or 'all' for"):
         vl.data.stream(folder, "val")
     with pytest.raises(ValueError, match="`binarize` must be one of 'dynamic', None, got 'static'"):
         vl.data.stream(folder, binarize="static")

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vaelib._checks import check_choice, check_int
-from vaelib.data.arrays import ARRAY_SUFFIXES, load_array
+from vaelib.data.arrays import ARRAY_SUFFIXES, array_splits, load_array
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import binarized, concatenated, height_and_width, holdout, resized
-from vaelib.data.named import NAMES, PROTOCOLS, load_named, load_protocol
+from vaelib.data.listing import SPLITS, folder_splits, in_order, shard_split, shards_below
+from vaelib.data.named import NAMES, PROTOCOLS, load_named, load_protocol, named_splits
 from vaelib.data.pictures import load_folder, load_shards, read_pictures
 from vaelib.data.shapes import shapes
 from vaelib.data.stream import ImageStream, stream
 
-__all__ = ["ImageDataset", "ImageStream", "load", "read_pictures", "shapes", "stream"]
+__all__ = ["ImageDataset", "ImageStream", "load", "read_pictures", "shapes", "splits", "stream"]
 
-SPLITS = ("train", "val", "test", "all")
 BUILT_IN = ("shapes", *NAMES, *PROTOCOLS)
 
 
@@ -39,9 +39,10 @@ def load(
             ``VAELIB_DATA``; ``"dynamic_mnist"`` or ``"static_mnist"``, as papers on likelihoods use it: binarised
             28x28, 50,000 images to train, 10,000 for ``"val"``, 10,000 to test; or the path of a folder of
             pictures, a ``.npy``, ``.npz`` or ``.pt`` file, a WebDataset ``.tar`` shard, or a folder of them.
-        split: ``"train"``, ``"test"`` or ``"all"``, and ``"val"`` of those two. Sets with an official split
-            keep it; a folder with the subfolders (or shards with the prefixes) ``train`` and ``test`` means
-            what it says; of any other path a fixed random tenth is the test split.
+        split: ``"train"``, ``"val"``, ``"test"``, or ``"all"`` of them. A set with splits of its own (:func:`splits`)
+            keeps them: a named set, a folder with subfolders such as ``train`` and ``val``, shards in such
+            subfolders or with such words in their names, arrays with such endings. Of any other path a fixed
+            random tenth is the test split.
         image_size: Height and width, one number for a square. Pictures are cropped around their centre to
             this aspect ratio and resized bilinearly. None keeps the size, which then must be the same for all.
         binarize: ``"static"`` draws black or white pixels once, with ``seed``; ``"dynamic"`` draws them
@@ -62,11 +63,12 @@ def load(
         >>> train.images.shape, train.factors.shape
         (torch.Size([10000, 1, 16, 16]), torch.Size([10000, 5]))
     """
-    check_choice("split", split, SPLITS)
-    if split == "val" and name_or_path not in PROTOCOLS:
-        raise ValueError(f"`split` may be 'val' only of {', '.join(PROTOCOLS)}, not of {str(name_or_path)!r}.")
+    check_choice("split", split, (*SPLITS, "all"))
     size = None if image_size is None else height_and_width(image_size)
     name = str(name_or_path)
+    if name in BUILT_IN and split not in (*_built_in_splits(name), "all"):
+        listed = ", ".join(_built_in_splits(name))
+        raise ValueError(f"`split` must be one of those that {name!r} has ({listed}) or 'all', got {split!r}.")
     if name == "shapes":
         dataset = _load_shapes(split, size or (32, 32), seed)
     elif name in PROTOCOLS:
@@ -82,6 +84,40 @@ def load(
     return dataset.replace(dataset.images, flip=True) if flip else dataset
 
 
+def splits(name_or_path: str | Path) -> tuple[str, ...]:
+    """Return the official splits of a set of images, without reading the images.
+
+    Args:
+        name_or_path: A name or a path, as :func:`load` takes it.
+
+    Returns:
+        Those of ``"train"``, ``"val"`` and ``"test"`` that the set itself has, in this order: by the names of its
+        subfolders, its shards or its arrays, in any case (``Train``, ``valid`` and ``validation`` are understood).
+        Empty if it has none; :func:`load` then holds out a fixed random tenth for ``"test"``.
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name.
+        ValueError: If an array file is unreadable.
+
+    Examples:
+        >>> splits("shapes"), splits("dynamic_mnist")
+        (('train', 'test'), ('train', 'val', 'test'))
+    """
+    if str(name_or_path) in BUILT_IN:
+        return _built_in_splits(str(name_or_path))
+    path = _existing(Path(name_or_path))
+    if path.suffix in ARRAY_SUFFIXES:
+        return array_splits(path)
+    shards = shards_below(path)
+    if path.is_dir() and not shards:
+        return tuple(folder_splits(path))
+    return () if path.is_file() else in_order(shard_split(shard, path) for shard in shards)
+
+
+def _built_in_splits(name: str) -> tuple[str, ...]:
+    return ("train", "test") if name == "shapes" else named_splits(name)
+
+
 def _load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
     check_int("seed", seed, minimum=0)
     train, test = (10_000, 2 * seed), (2_000, 2 * seed + 1)
@@ -90,13 +126,10 @@ def _load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
 
 
 def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDataset:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"`name_or_path` must be one of {', '.join(BUILT_IN)}, or an existing path, got {str(path)!r}."
-        )
+    path = _existing(path)
     if path.suffix in ARRAY_SUFFIXES:
         dataset, is_split = load_array(path, split)
-    elif path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+    elif path.suffix == ".tar" or (path.is_dir() and shards_below(path)):
         dataset, is_split = load_shards(path, split, size)
     elif path.is_dir():
         dataset, is_split = load_folder(path, split, size)
@@ -108,3 +141,11 @@ def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDat
     if size is not None:
         dataset = resized(dataset, size)
     return dataset if is_split or split == "all" else dataset.subset(holdout(len(dataset), split))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"`name_or_path` must be one of {', '.join(BUILT_IN)}, or an existing path, got {str(path)!r}."
+        )
+    return path

@@ -6,7 +6,7 @@ numpy reads without pickle, and ``.pt`` files go through torch's reader of weigh
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from torch import Tensor
 from vaelib._checks import DataError
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import concatenated
+from vaelib.data.listing import canonical_split, check_split, in_order
 
-__all__ = ["ARRAY_SUFFIXES", "load_array"]
+__all__ = ["ARRAY_SUFFIXES", "array_splits", "load_array"]
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt")
 _IMAGE_KEYS = ("images", "x", "data", "arr_0")
@@ -29,15 +30,17 @@ def load_array(path: Path, split: str) -> tuple[ImageDataset, bool]:
     """The images of a file, and whether the file itself was split.
 
     A single array or tensor is the images. Of a mapping, ``images`` (or ``x``, ``data``, ``arr_0``) are the images and
-    ``labels`` (or ``targets``, ``y``) the classes; with ``_train`` and ``_test`` behind the names they are split.
-    Images are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; channels last is assumed only where the
+    ``labels`` (or ``targets``, ``y``) the classes; with ``_train``, ``_val`` and ``_test`` after the names they are
+    split. Images are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; channels last is assumed only where the
     last axis is 1 or 3 and the second is not.
     """
     content = _read(path)
     if not isinstance(content, Mapping):
         return _dataset(path, content, None), False
     entries = {str(key).lower(): value for key, value in content.items()}
-    splits = [name for name in ("train", "test") if any(f"{key}_{name}" in entries for key in _IMAGE_KEYS)]
+    by_split = _splits_of(entries)
+    splits = list(in_order(by_split))
+    check_split(path, split, tuple(splits))
     if not splits:
         images = _first(entries, _IMAGE_KEYS, "")
         if images is None and len(entries) == 1:
@@ -45,13 +48,31 @@ def load_array(path: Path, split: str) -> tuple[ImageDataset, bool]:
         if images is None:
             raise DataError(f"{path} must hold one of {', '.join(_IMAGE_KEYS)}, got {', '.join(entries)}.")
         return _dataset(path, images, _first(entries, _LABEL_KEYS, "")), False
-    if split != "all" and split not in splits:
-        raise DataError(f"{path} holds no {split!r} split, but {', '.join(entries)}.")
     wanted = splits if split == "all" else [split]
     parts = [
-        _dataset(path, _first(entries, _IMAGE_KEYS, f"_{s}"), _first(entries, _LABEL_KEYS, f"_{s}")) for s in wanted
+        _dataset(path, _first(entries, _IMAGE_KEYS, by_split[s]), _first(entries, _LABEL_KEYS, by_split[s]))
+        for s in wanted
     ]
     return concatenated(parts), True
+
+
+def array_splits(path: Path) -> tuple[str, ...]:
+    """The splits that the names in a file mean, such as ``x_train`` and ``x_val``."""
+    if path.suffix == ".npy":
+        return ()
+    content = _read(path)
+    return in_order(_splits_of(content)) if isinstance(content, Mapping) else ()
+
+
+def _splits_of(entries: Iterable[Any]) -> dict[str, str]:
+    """The ending of names by the split that it means: ``{"val": "_valid"}`` of ``x_valid``."""
+    found = {}
+    for entry in entries:
+        key, _, ending = str(entry).lower().rpartition("_")
+        split = canonical_split(ending)
+        if key in _IMAGE_KEYS and split is not None:
+            found[split] = f"_{ending}"
+    return found
 
 
 def _first(entries: Mapping[str, Any], names: Sequence[str], ending: str) -> Any:

@@ -15,11 +15,11 @@ from vaelib._checks import MissingExtraError
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import concatenated, fit_to_size, resized
 
-__all__ = ["NAMES", "PROTOCOLS", "load_named", "load_protocol"]
+__all__ = ["NAMES", "PROTOCOLS", "load_named", "load_protocol", "named_splits"]
 
 
 def load_named(name: str, split: str, size: tuple[int, int] | None, *, download: bool) -> ImageDataset:
-    """Official splits of a torchvision set; ``"all"`` is the training then the test images."""
+    """Official splits of a torchvision set; ``"all"`` is all of them in order."""
     root = os.environ.get("VAELIB_DATA")
     if root is None:
         raise FileNotFoundError(
@@ -27,7 +27,7 @@ def load_named(name: str, split: str, size: tuple[int, int] | None, *, download:
             " names, and it is not set."
         )
     parts = []
-    for part in ("train", "test") if split == "all" else (split,):
+    for part in named_splits(name) if split == "all" else (split,):
         try:
             images, labels = NAMES[name](Path(root), part, size, download)
         except (RuntimeError, FileNotFoundError) as error:
@@ -39,6 +39,11 @@ def load_named(name: str, split: str, size: tuple[int, int] | None, *, download:
         dataset = ImageDataset(images, labels=labels)
         parts.append(dataset if size is None else resized(dataset, size))
     return concatenated(parts)
+
+
+def named_splits(name: str) -> tuple[str, ...]:
+    """The official splits of a named set."""
+    return ("train", "val", "test") if name in ("celeba", *PROTOCOLS) else ("train", "test")
 
 
 def load_protocol(split: str, size: tuple[int, int] | None, *, download: bool) -> ImageDataset:
@@ -79,7 +84,9 @@ def _celeba(root: Path, split: str, size: tuple[int, int] | None, download: bool
     from torchvision import datasets
     from torchvision.transforms.v2 import functional as tv
 
-    source = datasets.CelebA(root, split=split, target_type="identity", download=download)
+    source = datasets.CelebA(
+        root, split="valid" if split == "val" else split, target_type="identity", download=download
+    )
     wanted = size or (218, 178)
     images = torch.stack([fit_to_size(tv.pil_to_tensor(picture), wanted) for picture, _ in source])
     return images, source.identity[:, 0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 from vaelib._checks import DataError, MissingExtraError, check_choice
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, decode_picture, with_channels
+from vaelib.data.listing import canonical_split, check_split, folder_splits, in_order, shard_split, shards_below
 
 __all__ = [
     "folder_files",
@@ -67,47 +67,48 @@ def read_pictures(
 
 def load_folder(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
     """All pictures below a folder, labelled by their subfolder; and whether the folder itself is split."""
-    files, is_split = folder_files(path)
+    files, splits = folder_files(path, split)
     # A class has the same number in every split, also in one where another class is missing.
     classes = sorted({name for root, file in files if (name := _subfolder(root, file)) is not None})
     sources = (
         (str(file), file, None if name is None else classes.index(name))
         for root, file in files
-        if not is_split or split in (root.name, "all")
+        if not splits or split in (canonical_split(root.name), "all")
         for name in [_subfolder(root, file)]
     )
-    return _dataset(path, sources, size), is_split
+    return _dataset(path, sources, size), bool(splits)
 
 
 def load_shards(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
     """WebDataset shards: a ``.tar`` file, or a folder of them; labels are the numbers in their ``cls`` entries."""
-    shards, is_split = shard_files(path, split)
-    return _dataset(path, _shard_samples(shards), size), is_split
+    shards, splits = shard_files(path, split)
+    return _dataset(path, _shard_samples(shards), size), bool(splits)
 
 
-def folder_files(path: Path) -> tuple[list[tuple[Path, Path]], bool]:
-    """Every picture below a folder with the root of its split; and whether the folder itself is split."""
-    is_split = all((path / name).is_dir() for name in ("train", "test"))
-    roots = [path / name for name in ("train", "test")] if is_split else [path]
+def folder_files(path: Path, split: str) -> tuple[list[tuple[Path, Path]], tuple[str, ...]]:
+    """Every picture of every split below a folder with the root of its split; and which splits the folder has."""
+    by_split = folder_splits(path)
+    check_split(path, split, tuple(by_split))
     files = [
         (root, file)
-        for root in roots
+        for root in by_split.values() or [path]
         for file in sorted(root.rglob("*"))
         if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()
     ]
     if not files:
         raise DataError(f"There is no picture ({', '.join(PICTURE_SUFFIXES)}) below {path}.")
-    return files, is_split
+    return files, tuple(by_split)
 
 
-def shard_files(path: Path, split: str) -> tuple[list[Path], bool]:
-    """The tar shards of a split; and whether their names say which split they are of."""
-    shards = sorted(path.glob("*.tar")) if path.is_dir() else [path]
-    prefixes = [re.split(r"[-_.]", shard.name)[0] for shard in shards]
-    is_split = {"train", "test"} <= set(prefixes)
-    if is_split and split != "all":
-        shards = [shard for shard, prefix in zip(shards, prefixes, strict=True) if prefix == split]
-    return shards, is_split
+def shard_files(path: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
+    """The tar shards of a split; and which splits their names and folders say."""
+    shards = shards_below(path)
+    names = [None if path.is_file() else shard_split(shard, path) for shard in shards]
+    splits = in_order(names)
+    check_split(path, split, splits)
+    if splits and split != "all":
+        shards = [shard for shard, name in zip(shards, names, strict=True) if name == split]
+    return shards, splits
 
 
 def _shard_samples(shards: Sequence[Path]) -> Iterator[tuple[str, IO[bytes], int | None]]:

@@ -21,6 +21,7 @@ from vaelib._checks import DataError, check_choice, check_int
 from vaelib.data.dataset import even_parts, prepared
 from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, decode_picture, with_channels
 from vaelib.data.derive import fit_to_size, height_and_width, holdout
+from vaelib.data.listing import SPLITS, canonical_split, shards_below
 from vaelib.data.pictures import folder_files, shard_files
 
 __all__ = ["ImageStream", "stream"]
@@ -44,7 +45,7 @@ def stream(
 
     Args:
         path: A folder of pictures of any depth, a ``.tar`` shard, or a folder of them.
-        split: ``"train"``, ``"test"`` or ``"all"``.
+        split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; see :func:`vaelib.data.load`.
         image_size: Height and width, one number for a square; the first picture's if None.
         binarize: ``"dynamic"`` draws black or white pixels anew each time an image is used; None keeps grey values.
         flip: Mirror images left to right at random, on the training device.
@@ -70,19 +71,19 @@ def stream(
         (1, (1, 16, 16), torch.uint8)
     """
     path = Path(path)
-    check_choice("split", split, ("train", "test", "all"))
+    check_choice("split", split, (*SPLITS, "all"))
     check_choice("binarize", binarize, ("dynamic", None))
     check_int("workers", workers, minimum=0)
     if not path.exists():
         raise FileNotFoundError(f"`path` must be a folder of pictures, or of .tar shards, got {str(path)!r}.")
-    if path.suffix == ".tar" or any(path.glob("*.tar")):
-        files, is_split = shard_files(path, split)
+    if path.suffix == ".tar" or shards_below(path):
+        files, splits = shard_files(path, split)
         places = _tar_places(files)
     else:
-        found, is_split = folder_files(path)
-        files = [file for root, file in found if not is_split or split in (root.name, "all")]
+        found, splits = folder_files(path, split)
+        files = [file for root, file in found if not splits or split in (canonical_split(root.name), "all")]
         places = np.array([(number, 0, -1) for number in range(len(files))], dtype=_PLACE)
-    if not is_split and split != "all":
+    if not splits and split != "all":
         places = places[holdout(len(places), split).numpy()]
     size = None if image_size is None else height_and_width(image_size)
     return ImageStream(
