@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vaelib._checks import DataError, check_int, check_shape, check_unit_range
+from vaelib.data.labels import class_labels, class_names_of
 
 __all__ = ["ImageDataset", "even_parts", "prepared", "to_float"]
 
@@ -18,16 +19,18 @@ class ImageDataset(Dataset[Tensor]):
 
     Args:
         images: ``(N, C, H, W)``, uint8 or floating point in [0, 1], at least one image.
-        labels: Class per image, ``(N,)`` int64, or None.
+        labels: Class of each image, or None: whole numbers >= 0 of any dtype, ``(N,)`` or ``(N, 1)``; one-hot rows
+            ``(N, K)``; or N names. Kept as int64 ``(N,)``.
         factors: Ground-truth factors per image as class indices, ``(N, F)`` int64, or None.
         factor_names: Their F names.
+        class_names: Names of the classes, by their number; if empty, of labels that are names, these names, sorted.
         dynamic: Draw black or white pixels with the images' values as probabilities, anew in every batch.
         flip: Mirror each image left to right with probability 1/2, anew in every batch.
 
     Raises:
         DataError: A ``ValueError``: if there is no image.
-        ValueError: If shapes disagree or values leave [0, 1].
-        TypeError: If ``images`` is no tensor of one of these dtypes.
+        ValueError: If shapes disagree, values leave [0, 1], or a label is no class number: NaN, 1.7, -1.
+        TypeError: If ``images`` is no tensor of one of these dtypes, labels are complex, or factors are no integers.
 
     Examples:
         >>> dataset = ImageDataset(torch.full((10, 1, 8, 8), 255, dtype=torch.uint8))
@@ -39,9 +42,10 @@ class ImageDataset(Dataset[Tensor]):
         self,
         images: Tensor,
         *,
-        labels: Tensor | None = None,
+        labels: Tensor | Sequence[str] | None = None,
         factors: Tensor | None = None,
         factor_names: Sequence[str] = (),
+        class_names: Sequence[str] = (),
         dynamic: bool = False,
         flip: bool = False,
     ) -> None:
@@ -53,12 +57,18 @@ class ImageDataset(Dataset[Tensor]):
             raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")
         if images.is_floating_point():
             check_unit_range("images", images)
+        self.labels: Tensor | None = None
         if labels is not None:
-            check_shape("labels", labels.shape, (len(images),))
+            class_names = class_names or class_names_of(labels)
+            self.labels = class_labels(labels, len(images), class_names)
         if factors is not None:
+            if not isinstance(factors, Tensor):
+                raise TypeError(f"`factors` must be a tensor of integers, got {type(factors).__name__}.")
             check_shape("factors", factors.shape, (len(images), len(factor_names)))
-        self.images, self.labels, self.factors = images, labels, factors
-        self.factor_names = tuple(factor_names)
+            if factors.is_floating_point() or factors.is_complex():
+                raise TypeError(f"`factors` must be a tensor of integers, got dtype {factors.dtype}.")
+        self.images, self.factors = images, factors
+        self.factor_names, self.class_names = tuple(factor_names), tuple(class_names)
         self.dynamic, self.flip = dynamic, flip
 
     @property
@@ -75,6 +85,9 @@ class ImageDataset(Dataset[Tensor]):
 
     def __repr__(self) -> str:
         extras = [name for name in ("labels", "factors") if getattr(self, name) is not None]
+        if self.class_names:
+            shown = ", ".join(self.class_names[:10]) + (", ..." if len(self.class_names) > 10 else "")
+            extras.append(f"classes {shown}")
         extras += ["dynamically binarised"] if self.dynamic else []
         extras += ["flipped at random"] if self.flip else []
         listed = "".join(f", {extra}" for extra in extras)
@@ -131,6 +144,7 @@ class ImageDataset(Dataset[Tensor]):
             labels=None if self.labels is None else self.labels[indices],
             factors=None if self.factors is None else self.factors[indices],
             factor_names=self.factor_names,
+            class_names=self.class_names,
             dynamic=self.dynamic,
             flip=self.flip,
         )
@@ -142,6 +156,7 @@ class ImageDataset(Dataset[Tensor]):
             labels=self.labels,
             factors=self.factors,
             factor_names=self.factor_names,
+            class_names=self.class_names,
             dynamic=self.dynamic if dynamic is None else dynamic,
             flip=self.flip if flip is None else flip,
         )

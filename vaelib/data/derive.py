@@ -59,7 +59,7 @@ def holdout(count: int, split: str) -> Tensor:
 
 
 def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
-    """Several sets of one kind, in order."""
+    """Several sets of one kind and with the same class names, in order."""
 
     def joined(field: str) -> Tensor | None:
         values = [getattr(part, field) for part in parts]
@@ -70,6 +70,7 @@ def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
         labels=joined("labels"),
         factors=joined("factors"),
         factor_names=parts[0].factor_names,
+        class_names=parts[0].class_names,
         dynamic=parts[0].dynamic,
         flip=parts[0].flip,
     )
