@@ -49,24 +49,13 @@ class ImageDataset(Dataset[Tensor]):
         dynamic: bool = False,
         flip: bool = False,
     ) -> None:
-        if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
-            got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"`images` must be a tensor, uint8 or floating point in [0, 1], got {got}.")
-        check_shape("images", images.shape, ("N", "C", "H", "W"))
-        if images.numel() == 0:
-            raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")
-        if images.is_floating_point():
-            check_unit_range("images", images)
+        _check_images(images)
         self.labels: Tensor | None = None
         if labels is not None:
             class_names = class_names or class_names_of(labels)
             self.labels = class_labels(labels, len(images), class_names)
         if factors is not None:
-            if not isinstance(factors, Tensor):
-                raise TypeError(f"`factors` must be a tensor of integers, got {type(factors).__name__}.")
-            check_shape("factors", factors.shape, (len(images), len(factor_names)))
-            if factors.is_floating_point() or factors.is_complex():
-                raise TypeError(f"`factors` must be a tensor of integers, got dtype {factors.dtype}.")
+            _check_factors(factors, (len(images), len(factor_names)))
         self.images, self.factors = images, factors
         self.factor_names, self.class_names = tuple(factor_names), tuple(class_names)
         self.dynamic, self.flip = dynamic, flip
@@ -160,6 +149,25 @@ class ImageDataset(Dataset[Tensor]):
             dynamic=self.dynamic if dynamic is None else dynamic,
             flip=self.flip if flip is None else flip,
         )
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"`images` must be a tensor, uint8 or floating point in [0, 1], got {got}.")
+    check_shape("images", images.shape, ("N", "C", "H", "W"))
+    if images.numel() == 0:
+        raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")
+    if images.is_floating_point():
+        check_unit_range("images", images)
+
+
+def _check_factors(factors: Tensor, shape: tuple[int, int]) -> None:
+    if not isinstance(factors, Tensor):
+        raise TypeError(f"`factors` must be a tensor of integers, got {type(factors).__name__}.")
+    check_shape("factors", factors.shape, shape)
+    if factors.is_floating_point() or factors.is_complex():
+        raise TypeError(f"`factors` must be a tensor of integers, got dtype {factors.dtype}.")
 
 
 def even_parts(count: int, batch_size: int) -> list[tuple[int, int]]:
