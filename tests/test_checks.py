@@ -16,6 +16,100 @@ def test_int_refuses_other_types(value):
         _checks.check_int("n", value)
 
 
+@pytest.mark.parametrize(
+    ("check", "error", "message"),
+    [
+        (
+            lambda: _checks.check_choice("norm", [], {"batch": 1}),
+            ValueError,
+            r"`norm` must be one of 'batch', got \[\]",
+        ),
+        (lambda: _checks.check_choice("norm", {}, ("batch",)), ValueError, r"`norm` must be one of 'batch', got \{\}"),
+        (lambda: _checks.check_choice("k", True, (None, 1, 3)), ValueError, "`k` must be one of None, 1, 3, got True"),
+        (lambda: _checks.check_choice("k", torch.ones(()), (1, 3)), ValueError, r"got tensor\(1.\)"),
+        (lambda: _checks.check_choice("k", np.ones(2), (1, 3)), ValueError, r"got ndarray of shape \(2,\) and dtype"),
+        (lambda: _checks.check_int("n", np.bool_(True)), TypeError, "`n` must be an int, got (np.True_|True)"),
+        (lambda: _checks.check_int("n", 10**20), ValueError, r"`n` must be <= 9223372036854775807, got 10{20}\."),
+        (
+            lambda: _checks.check_int("n", 10**5000),
+            ValueError,
+            r"`n` must be <= 9223372036854775807, got int of \d+ bits",
+        ),
+        (lambda: _checks.check_int("n", -(10**5000)), ValueError, r"`n` must be >= 1, got int of \d+ bits"),
+        (lambda: _checks.check_int("n", 5, maximum=4), ValueError, r"`n` must be <= 4, got 5\."),
+        (lambda: _checks.check_float("p", True), TypeError, "`p` must be a number, got True"),
+        (lambda: _checks.check_float("p", float("inf")), ValueError, r"`p` must be finite, got inf\."),
+        (lambda: _checks.check_float("p", float("nan")), ValueError, r"`p` must be finite, got nan\."),
+        (lambda: _checks.check_float("p", np.inf, 0.0), ValueError, r"`p` must be >= 0 and finite, got inf\."),
+        (lambda: _checks.check_float("p", 10**400, 0.0), ValueError, r"`p` must be >= 0 and finite, got 10+\.\.\.0+\."),
+        (lambda: _checks.check_float("p", float("inf"), maximum=1.0), ValueError, r"`p` must be <= 1, got inf\."),
+        (lambda: _checks.check_int_tuple("c", b"abc"), TypeError, "`c` must be a sequence of ints, got b'abc'"),
+        (
+            lambda: _checks.check_int_tuple("c", bytearray(b"a")),
+            TypeError,
+            "`c` must be a sequence of ints, got bytearr",
+        ),
+        (
+            lambda: _checks.check_int_tuple("c", memoryview(b"a")),
+            TypeError,
+            "`c` must be a sequence of ints, got <memory",
+        ),
+        (lambda: _checks.check_int_tuple("c", ...), TypeError, "`c` must be a sequence of ints, got Ellipsis"),
+        (lambda: _checks.check_int_tuple("c", [1] * 10**6, 2), ValueError, r"got \(1, 1, 1, 1, 1, 1, \.\.\.\)\."),
+        (lambda: _checks.check_bool("flip", 1), TypeError, "`flip` must be True or False, got 1"),
+        (lambda: _checks.check_type("path", 3, str), TypeError, "`path` must be a str, got 3"),
+        (lambda: _checks.check_tensor("x", [0.5]), TypeError, r"`x` must be a torch.Tensor, got \[0.5\]"),
+        (lambda: _checks.check_tensor("x", torch.Tensor), TypeError, "`x` must be a torch.Tensor, got <class"),
+        (
+            lambda: _checks.check_tensor("x", torch.ones(2, dtype=torch.int64)),
+            TypeError,
+            "floating point, got dtype torch.int",
+        ),
+        (
+            lambda: _checks.check_tensor("x", torch.ones(2).to_sparse()),
+            TypeError,
+            "dense tensor, got layout torch.sparse_coo",
+        ),
+        (lambda: _checks.check_generator(0), TypeError, "`generator` must be a torch.Generator or None, got 0"),
+        (lambda: _checks.check_module("prior", 3), TypeError, "`prior` must be an nn.Module object, got 3"),
+        (
+            lambda: _checks.check_module("prior", torch.nn.ReLU(), "kl"),
+            TypeError,
+            "have the methods `kl`, ReLU has not",
+        ),
+        (lambda: _checks.check_latent(np.int64(3), (4, 1, 1)), ValueError, "`latent_dim` must be 4 to agree"),
+        (lambda: _checks.check_latent("8", (8,)), TypeError, "`latent_dim` must be an int, got '8'"),
+    ],
+)
+def test_what_is_refused(check, error, message):
+    with pytest.raises(error, match=message):
+        check()
+
+
+def test_what_numpy_counts_with_is_taken():
+    _checks.check_choice("k", np.int64(3), (None, 1, 3))
+    _checks.check_bool("flip", False)
+    _checks.check_generator(None)
+    _checks.check_module("prior", None, "kl", optional=True)
+    assert [type(entry) for entry in _checks.check_int_tuple("c", (np.int64(2), np.uint8(3)))] == [int, int]
+    assert type(_checks.check_float("p", np.float16(0.5))) is float
+    size, shape = _checks.check_latent(np.int64(8), None)
+    assert (type(size), type(shape[0])) == (int, int)
+
+
+def test_a_message_is_short():
+    class Loud:
+        def __repr__(self):
+            return "loud\n" * 10**6
+
+    for value in ("a" * 10**6, list(range(10**6)), [[[[[[[[1]]]]]]]] * 100, Loud(), {i: i for i in range(10**5)}):
+        text = _checks.shown(value)
+        assert len(text) < 300
+        assert "\n" not in text
+    assert _checks.shown(torch.zeros(1000, 1000)) == "Tensor of shape (1000, 1000) and dtype torch.float32"
+    assert _checks.shown(np.float64(0.5)) in ("np.float64(0.5)", "0.5")
+
+
 def test_int_minimum():
     assert _checks.check_int("n", 0, minimum=0) == 0
     assert type(_checks.check_int("n", np.int64(3))) is int

@@ -1,15 +1,24 @@
 """The one place that words argument and shape errors.
 
 Pure Python: arrays are only asked for ``shape``, ``dtype``, ``min()`` and ``max()``, so the torch
-side and the torch-free :mod:`vaelib.runtime` say the same things in the same words.
+side and the torch-free :mod:`vaelib.runtime` say the same things in the same words. Only the three checks that
+are of torch alone import it: :func:`check_tensor`, :func:`check_generator` and :func:`check_module`.
 """
 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
+
+LARGEST_INT = 2**63 - 1
+"""Of 64 bits, which is what torch and numpy count with."""
+LARGEST_TENSOR = 2**32
+"""Values of one result, 16 GiB in float32: what needs more is refused before memory is asked for."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 class VaelibError(Exception):
@@ -39,44 +48,109 @@ class MissingExtraError(VaelibError, ImportError):
         super().__init__(f"{feature} needs an optional dependency: pip install 'vaelib[{extra}]'.")
 
 
+def shown(value: object) -> str:
+    """A value as error messages quote it: its ``repr``, short; of a tensor or array the shape and dtype."""
+    shape, dtype = getattr(value, "shape", ()), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and shape and dtype is not None:
+        return f"{type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except ValueError:  # Python writes no int of more than 4,300 digits
+        return (
+            f"{type(value).__name__} of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+        )
+
+
+def check_type(name: str, value: object, kind: Any, wanted: str | None = None) -> None:
+    """Raise ``TypeError`` unless ``value`` is of a class, or one of a tuple of them; ``wanted`` says it in words."""
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be {wanted or 'a ' + kind.__name__}, got {shown(value)}.")
+
+
+def check_tensor(name: str, value: Any, *, floating: bool = True) -> None:
+    """Raise ``TypeError`` unless ``value`` is a dense torch tensor, by default a floating-point one."""
+    import torch
+
+    check_type(name, value, torch.Tensor, "a torch.Tensor")
+    if value.layout is not torch.strided or value.is_nested:
+        raise TypeError(f"`{name}` must be a dense tensor, got layout {value.layout}.")
+    if floating and not value.is_floating_point():
+        raise TypeError(f"`{name}` must be floating point, got dtype {value.dtype}.")
+
+
+def check_generator(generator: object, name: str = "generator") -> None:
+    """Raise ``TypeError`` unless it is a ``torch.Generator`` or None."""
+    import torch
+
+    check_type(name, generator, torch.Generator | None, "a torch.Generator or None")
+
+
+def check_module(name: str, value: object, *methods: str, optional: bool = False) -> None:
+    """Raise ``TypeError`` unless ``value`` is an ``nn.Module`` that has the methods, or None if that is allowed."""
+    from torch import nn
+
+    if optional and value is None:
+        return
+    check_type(name, value, nn.Module, "an nn.Module object")
+    missing = [f"`{method}`" for method in methods if not callable(getattr(value, method, None))]
+    if missing:
+        raise TypeError(f"`{name}` must have the methods {', '.join(missing)}, {type(value).__name__} has not.")
+
+
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``: strings, ints or None."""
+    # Other types may have no hash, or compare as a tensor does; True would equal 1.
+    comparable = isinstance(value, str | Integral | None) and not isinstance(value, bool)
+    if not (comparable and value in choices):
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"`{name}` must be one of {listed}, got {value!r}.")
+        raise ValueError(f"`{name}` must be one of {listed}, got {shown(value)}.")
 
 
-def check_int(name: str, value: object, minimum: int = 1) -> int:
-    """Return ``value`` as ``int``; ``TypeError`` or ``ValueError`` unless it is one, >= ``minimum``."""
+def check_bool(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is True or False."""
+    check_type(name, value, bool, "True or False")
+
+
+def check_int(name: str, value: object, minimum: int = 1, maximum: int = LARGEST_INT) -> int:
+    """Return ``value`` as ``int``; ``TypeError`` or ``ValueError`` unless it is one, within both bounds."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"`{name}` must be an int, got {value!r}.")
-    if value < minimum:
-        raise ValueError(f"`{name}` must be >= {minimum}, got {value}.")
-    return int(value)
+        raise TypeError(f"`{name}` must be an int, got {shown(value)}.")
+    number = int(value)
+    if number < minimum:
+        raise ValueError(f"`{name}` must be >= {minimum}, got {shown(number)}.")
+    if number > maximum:
+        raise ValueError(f"`{name}` must be <= {maximum}, got {shown(number)}.")
+    return number
 
 
 def check_float(
     name: str, value: Any, minimum: float = -math.inf, maximum: float = math.inf, *, above: bool = False
 ) -> float:
-    """Return ``value`` as ``float`` in [minimum, maximum]; ``above`` excludes ``minimum`` itself."""
+    """Return ``value`` as a finite ``float`` in [minimum, maximum]; ``above`` excludes ``minimum`` itself."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"`{name}` must be a number, got {value!r}.")
-    number = float(value)
-    if not minimum <= number <= maximum or (above and number == minimum):
-        rule = f"{'>' if above else '>='} {minimum:g}"
-        if maximum < math.inf:
-            rule += f" and <= {maximum:g}"
-        raise ValueError(f"`{name}` must be {rule}, got {value}.")
+        raise TypeError(f"`{name}` must be a number, got {shown(value)}.")
+    try:
+        number = float(value)
+    except OverflowError:  # an int of hundreds of digits
+        number = math.inf if value == abs(value) else -math.inf
+    in_range = minimum <= number <= maximum and not (above and number == minimum)
+    if not (in_range and math.isfinite(number)):
+        rules = [] if minimum == -math.inf else [f"{'>' if above else '>='} {minimum:g}"]
+        rules += [] if maximum == math.inf else [f"<= {maximum:g}"]
+        rules += ["finite"] if in_range or not rules else []
+        raise ValueError(f"`{name}` must be {' and '.join(rules)}, got {shown(value)}.")
     return number
 
 
-def check_int_tuple(name: str, value: Any, length: int | None = None, minimum: int = 1) -> tuple[int, ...]:
-    """Return ``value`` as a new tuple of ints, each >= ``minimum``; the caller's list is not kept."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"`{name}` must be a sequence of ints, got {value!r}.")
+def check_int_tuple(
+    name: str, value: Any, length: int | None = None, minimum: int = 1, maximum: int = LARGEST_INT
+) -> tuple[int, ...]:
+    """Return ``value`` as a new tuple of ints within both bounds; the caller's list is not kept."""
+    if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Sequence):
+        raise TypeError(f"`{name}` must be a sequence of ints, got {shown(value)}.")
     if length is not None and len(value) != length:
-        raise ValueError(f"`{name}` must have {length} entries, got {tuple(value)!r}.")
-    return tuple(check_int(f"{name}[{i}]", entry, minimum) for i, entry in enumerate(value))
+        raise ValueError(f"`{name}` must have {length} entries, got {shown(tuple(value))}.")
+    return tuple(check_int(f"{name}[{i}]", entry, minimum, maximum) for i, entry in enumerate(value))
 
 
 def check_shape(name: str, shape: Sequence[int], expected: Sequence[int | str]) -> None:
@@ -131,11 +205,12 @@ def check_latent(
     if latent_shape is None:
         if latent_dim is None:
             raise ValueError("Give `latent_dim` (a vector) or `latent_shape` (a map (C, h, w)), got neither.")
-        return check_int("latent_dim", latent_dim), (latent_dim,)
+        size = check_int("latent_dim", latent_dim)
+        return size, (size,)
     shape = check_int_tuple("latent_shape", latent_shape)
     if len(shape) not in (1, 3):
         raise ValueError(f"`latent_shape` must be (D,) or (C, h, w), got {shape}.")
     size = math.prod(shape)
-    if latent_dim not in (None, size):
+    if latent_dim is not None and check_int("latent_dim", latent_dim) != size:
         raise ValueError(f"`latent_dim` must be {size} to agree with `latent_shape` {shape}, got {latent_dim}.")
     return size, shape  # type: ignore[return-value]

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from vaelib._parts import check_modules
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.networks import ConvDecoder, ConvEncoder
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
 from vaelib.priors import Prior
-from vaelib.vae import VAE, check_modules
+from vaelib.vae import VAE
 
 __all__ = ["article_vae", "conv_vae"]
 

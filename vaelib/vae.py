@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -9,7 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_unit_range
+from vaelib._checks import LARGEST_TENSOR, check_generator, check_int, check_unit_range
+from vaelib._parts import (
+    agreed_shape,
+    check_code,
+    check_input,
+    check_latents,
+    check_modules,
+    check_param_channels,
+    check_posterior,
+    check_recon_params,
+)
 from vaelib.functional import gaussian_log_prob, reparameterize
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal, VampPrior
@@ -111,26 +122,27 @@ class VAE(nn.Module):
         check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, prior=prior, corruption=corruption)
         check_modules(posterior=posterior)
         parts = {"encoder": encoder, "decoder": decoder, "prior": prior, "posterior": posterior}
-        self.image_shape = _agreed_shape("image_shape", image_shape, **parts)
-        self.latent_shape = _agreed_shape("latent_shape", latent_shape, **parts)
+        self.image_shape = agreed_shape("image_shape", image_shape, **parts)
+        self.latent_shape = agreed_shape("latent_shape", latent_shape, **parts)
         self.encoder, self.decoder = encoder, decoder
         self.likelihood: Likelihood = Bernoulli() if likelihood is None else likelihood
         self.prior: Prior = StandardNormal() if prior is None else prior
         self.posterior, self.corruption = posterior, corruption
         if isinstance(prior, VampPrior):
             prior.attach(self)
-        _check_param_channels(decoder, self.likelihood, self.image_shape)
+        check_param_channels(decoder, self.likelihood, self.image_shape)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""
-        _check_input(self, x)
-        mu, logvar = self.encoder(x)
+        check_input(self, x)
+        mu, logvar = check_posterior(self.encoder(x), x, self.latent_shape)
         return mu.to(x.dtype), logvar.to(x.dtype)  # autocast ends here: what follows is in full precision
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents ``(B, *latent_shape)`` to ``recon_params``: raw, before any squashing."""
-        check_shape("z", z.shape, ("B", *self.latent_shape))
-        return self.decoder(z).to(z.dtype)
+        check_latents(self, z)
+        channels = self.likelihood.param_channels(self.image_shape[0])
+        return check_recon_params(self.decoder(z), z, channels, self.image_shape).to(z.dtype)
 
     def infer(self, x: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The posterior as training sees it: :meth:`encode` behind the corruption, if there is one and it trains."""
@@ -138,6 +150,9 @@ class VAE(nn.Module):
 
     def draw(self, mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Z from the posterior, ``(B, *latent_shape)``, and log q(z|x) in nats, ``(B,)``."""
+        check_latents(self, mu, "mu")
+        check_latents(self, logvar, "logvar")
+        check_generator(generator)
         z = reparameterize(mu, logvar, generator=generator)
         log_q = gaussian_log_prob(z, mu, 0.5 * logvar)
         if self.posterior is None:
@@ -164,7 +179,7 @@ class VAE(nn.Module):
             TypeError: If ``x`` is not floating point.
         """
         with eval_mode(self):
-            _check_input(self, x)
+            check_input(self, x)
             check_unit_range("x", x)
             mu, logvar = self.encode(x)
             z = mu if self.posterior is None else self.posterior(mu, mu, logvar)[0]
@@ -175,7 +190,8 @@ class VAE(nn.Module):
 
         Always in eval mode, without gradients. Draw pixels too with ``likelihood.sample(vae.decode(z))``.
         """
-        check_int("num_samples", num_samples, minimum=0)
+        check_int("num_samples", num_samples, minimum=0, maximum=LARGEST_TENSOR // math.prod(self.image_shape))
+        check_generator(generator)
         parameter = next(self.parameters(), torch.empty(0))
         with eval_mode(self):
             z = self.prior.sample(num_samples, self.latent_shape, generator=generator, device=parameter.device)
@@ -215,24 +231,26 @@ class AutoEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, corruption=corruption)
-        self.image_shape = _agreed_shape("image_shape", image_shape, encoder=encoder, decoder=decoder)
-        self.latent_shape = _agreed_shape("latent_shape", latent_shape, encoder=encoder, decoder=decoder)
+        self.image_shape = agreed_shape("image_shape", image_shape, encoder=encoder, decoder=decoder)
+        self.latent_shape = agreed_shape("latent_shape", latent_shape, encoder=encoder, decoder=decoder)
         self.encoder, self.decoder = encoder, decoder
         self.likelihood = likelihood
         self.corruption = corruption
         if likelihood is not None:
-            _check_param_channels(decoder, likelihood, self.image_shape)
+            check_param_channels(decoder, likelihood, self.image_shape)
 
     def encode(self, x: Tensor) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] to codes ``(B, *latent_shape)``."""
-        _check_input(self, x)
-        code = self.encoder(x)
-        return code[0] if isinstance(code, tuple) else code
+        check_input(self, x)
+        return check_code(self.encoder(x), x, self.latent_shape)
 
     def decode(self, z: Tensor) -> Tensor:
         """Codes ``(B, *latent_shape)`` to ``recon_params``."""
-        check_shape("z", z.shape, ("B", *self.latent_shape))
-        return self.decoder(z).to(z.dtype)
+        check_latents(self, z)
+        channels = self.image_shape[0]
+        if self.likelihood is not None:
+            channels = self.likelihood.param_channels(channels)
+        return check_recon_params(self.decoder(z), z, channels, self.image_shape).to(z.dtype)
 
     def infer(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """The code as training sees it: :meth:`encode` behind the corruption, if there is one and it trains."""
@@ -246,53 +264,15 @@ class AutoEncoder(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Pictures from pictures, ``(B, C, H, W)`` both; always in eval mode, without gradients. Raises as a VAE's."""
         with eval_mode(self):
-            _check_input(self, x)
+            check_input(self, x)
             check_unit_range("x", x)
             recon_params = self.decode(self.encode(x))
             return recon_params if self.likelihood is None else self.likelihood.mean(recon_params)
 
 
 def _corrupt(model: VAE | AutoEncoder, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    check_generator(generator)
     if model.corruption is None or not model.training:
         return x
+    check_input(model, x)
     return model.corruption(x, generator=generator)
-
-
-def check_modules(**parts: object) -> None:
-    """Raise ``TypeError`` unless every part is a module; ``likelihood``, ``prior`` and ``corruption`` may be None."""
-    for name, part in parts.items():
-        optional = name not in ("encoder", "decoder")
-        if not (isinstance(part, nn.Module) or (part is None and optional)):
-            raise TypeError(f"`{name}` must be an nn.Module object, got {part!r}.")
-
-
-def _check_input(model: VAE | AutoEncoder, x: Tensor) -> None:
-    """Shape and dtype, which cost nothing; values are left to those who may wait for the device."""
-    check_images("x", x, model.image_shape, floating=x.is_floating_point())
-    parameter = next(model.parameters(), x)
-    if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise TypeError(f"`x` must have the dtype of the model's weights, {parameter.dtype}, got {x.dtype}.")
-
-
-def _agreed_shape(name: str, given: Sequence[int] | None, **parts: object) -> tuple[int, ...]:
-    """The shape that the argument and all parts agree on, each of them if it knows one."""
-    sources = {"the argument": given} | {f"the {part}": getattr(it, name, None) for part, it in parts.items()}
-    known = {source: check_int_tuple(name, shape) for source, shape in sources.items() if shape is not None}
-    if not known:
-        raise ValueError(
-            f"Give `{name}`: {type(parts['encoder']).__name__} and {type(parts['decoder']).__name__} have no attribute"
-            " of that name."
-        )
-    if len(set(known.values())) > 1:
-        said = ", ".join(f"{source} has {shape}" for source, shape in known.items())
-        raise ValueError(f"`{name}` must be the same for all parts: {said}.")
-    return next(iter(known.values()))
-
-
-def _check_param_channels(decoder: nn.Module, likelihood: Likelihood, image_shape: Sequence[int]) -> None:
-    needed = likelihood.param_channels(image_shape[0])
-    if getattr(decoder, "param_channels", needed) != needed:
-        raise ValueError(
-            f"The decoder's `param_channels` must be {needed}, as {type(likelihood).__name__} needs"
-            f" for {image_shape[0]} image channels, got {decoder.param_channels}."
-        )

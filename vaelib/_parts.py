@@ -1,0 +1,116 @@
+"""What a model asks of its parts: their methods, one image and one latent for all, and the shapes that they return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import check_images, check_int_tuple, check_module, check_shape, check_tensor, shown
+
+__all__ = [
+    "agreed_shape",
+    "check_code",
+    "check_modules",
+    "check_param_channels",
+    "check_posterior",
+    "check_recon_params",
+]
+
+_METHODS = {"likelihood": ("param_channels", "log_prob", "mean", "sample"), "prior": ("log_prob", "kl", "sample")}
+
+
+def check_modules(**parts: object) -> None:
+    """Raise ``TypeError`` unless every part is a module with its methods; only ``encoder`` and ``decoder`` must be."""
+    for name, part in parts.items():
+        check_module(name, part, *_METHODS.get(name, ()), optional=name not in ("encoder", "decoder"))
+    likelihood = parts.get("likelihood")
+    if likelihood is not None and not isinstance(getattr(likelihood, "is_density", None), bool):
+        raise TypeError(f"`likelihood` must have an `is_density`, True or False, {type(likelihood).__name__} has not.")
+
+
+def agreed_shape(name: str, given: Sequence[int] | None, **parts: object) -> tuple[int, ...]:
+    """The shape that the argument and all parts agree on, each of them if it knows one."""
+    sources = {"the argument": given} | {f"the {part}": getattr(it, name, None) for part, it in parts.items()}
+    known = {source: check_int_tuple(name, shape) for source, shape in sources.items() if shape is not None}
+    if not known:
+        raise ValueError(
+            f"Give `{name}`: {type(parts['encoder']).__name__} and {type(parts['decoder']).__name__} have no attribute"
+            " of that name."
+        )
+    if len(set(known.values())) > 1:
+        said = ", ".join(f"{source} has {shape}" for source, shape in known.items())
+        raise ValueError(f"`{name}` must be the same for all parts: {said}.")
+    shape = next(iter(known.values()))
+    if len(shape) not in ((3,) if name == "image_shape" else (1, 3)):
+        rule = "(C, H, W)" if name == "image_shape" else "(D,) or (C, h, w)"
+        raise ValueError(f"`{name}` must be {rule}, got {shape}.")
+    return shape
+
+
+def check_param_channels(decoder: nn.Module, likelihood: Any, image_shape: Sequence[int]) -> None:
+    """Raise ``ValueError`` if the decoder says that it gives other parameters than the likelihood needs."""
+    needed = likelihood.param_channels(image_shape[0])
+    if getattr(decoder, "param_channels", needed) != needed:
+        raise ValueError(
+            f"The decoder's `param_channels` must be {needed}, as {type(likelihood).__name__} needs"
+            f" for {image_shape[0]} image channels, got {decoder.param_channels}."
+        )
+
+
+def check_input(model: Any, x: Tensor) -> None:
+    """Shape and dtype, which cost nothing; values are left to those who may wait for the device."""
+    check_tensor("x", x, floating=False)
+    check_images("x", x, model.image_shape, floating=x.is_floating_point())
+    _check_place("x", x, model)
+
+
+def check_latents(model: Any, z: Tensor, name: str = "z") -> None:
+    """The same of latents ``(B, *latent_shape)``."""
+    check_tensor(name, z)
+    check_shape(name, z.shape, ("B", *model.latent_shape))
+    _check_place(name, z, model)
+
+
+def _check_place(name: str, value: Tensor, model: Any) -> None:
+    """The dtype and the device of the weights."""
+    parameter = next(model.parameters(), value)
+    if value.dtype != parameter.dtype and not torch.is_autocast_enabled(value.device.type):
+        raise TypeError(f"`{name}` must have the dtype of the model's weights, {parameter.dtype}, got {value.dtype}.")
+    if value.device != parameter.device:
+        raise ValueError(
+            f"`{name}` must be on the device of the model's weights, {parameter.device}, got {value.device}."
+        )
+
+
+def check_posterior(encoded: Any, x: Tensor, latent_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The ``(mu, logvar)`` that an encoder returned for ``x``; an error unless both are ``(B, *latent_shape)``."""
+    if not isinstance(encoded, tuple | list) or len(encoded) != 2:
+        got = f"{len(encoded)} values" if isinstance(encoded, tuple | list) else shown(encoded)
+        raise TypeError(f"`encoder` must return two tensors, (mu, logvar), got {got}.")
+    mu, logvar = encoded
+    _check_returned("the encoder's mu", mu, x, latent_shape)
+    _check_returned("the encoder's logvar", logvar, x, latent_shape)
+    return mu, logvar
+
+
+def check_code(encoded: Any, x: Tensor, latent_shape: Sequence[int]) -> Tensor:
+    """The code that an autoencoder's encoder returned for ``x``, of ``(mu, logvar)`` the first."""
+    code = encoded[0] if isinstance(encoded, tuple) and encoded else encoded
+    _check_returned("the encoder's code", code, x, latent_shape)
+    return code
+
+
+def check_recon_params(decoded: Any, z: Tensor, channels: int, image_shape: Sequence[int]) -> Tensor:
+    """What a decoder returned for ``z``; an error unless it is ``(B, channels, H, W)``."""
+    _check_returned("the decoder's recon_params", decoded, z, (channels, *image_shape[1:]))
+    return decoded
+
+
+def _check_returned(name: str, value: Any, given: Tensor, shape: Sequence[int]) -> None:
+    check_tensor(name, value)
+    # While a graph is being captured the size of a batch is a symbol, which a comparison would make a constant.
+    batch = "B" if torch.compiler.is_compiling() else len(given)
+    check_shape(name, value.shape, (batch, *shape))
