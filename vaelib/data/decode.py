@@ -53,7 +53,7 @@ class Decoded(NamedTuple):
     bits: int
     """8 or 16 per channel, as the file has them."""
     peak: int
-    """The largest value in the file, below ``2 ** bits``; the largest possible one where the range is known."""
+    """The largest value in the file; where its range is beyond doubt, ``2 ** bits - 1``."""
 
 
 def decode(
@@ -151,47 +151,61 @@ def _frames(name: str, opened: Image.Image, frames: str | None) -> Iterator[Imag
         yield opened
 
 
-def _decoded(
-    name: str, opened: Image.Image, size: tuple[int, int] | None, value_range: ValueRange | None
-) -> Decoded:
+def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value_range: ValueRange | None) -> Decoded:
     check_pixels(opened.size)  # again, since pages may differ
-    bits = _bits(opened)
+    bits, stated = _bits(opened), _stated_white(opened)
     picture = ImageOps.exif_transpose(opened)
     if bits is None and value_range is None:
         kind = "floating-point" if picture.mode == "F" else "32-bit or signed"
         raise DataError(f"`value_range` must be given for {name}: {kind} images have no agreed range.")
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        peak = int(values.max()) if bits == 16 else 255
-        # PIL scales the values of a PGM to 16 bits by the largest value that its header states.
-        peak = 65_535 if opened.format == "PPM" else peak
-        pixels = levels(name, values, value_range) if value_range else (values.astype(np.uint16) >> 8).astype(np.uint8)
-    else:
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-        peak = int(pixels.max())
-        if bits == 16:  # PIL keeps the upper 8 bits of colours
-            peak = peak << 8
-            if value_range not in (None, (0, 65_535)):
-                raise DataError(
-                    f"`value_range` must be None or (0, 65535) for {name}: only the upper 8 bits of 16-bit colours are"
-                    f" read, got {value_range}. Convert the files to 8 bits."
-                )
-        elif value_range is not None:
-            pixels = levels(name, pixels, value_range)
-    channels_first = np.moveaxis(pixels.reshape(*pixels.shape[:2], -1), -1, 0)
-    image = torch.tensor(channels_first)
-    return Decoded(image if size is None else fit_to_size(image, size), bits or 8, peak)
+    is_deep = picture.mode == "F" or picture.mode.startswith("I")
+    values = np.asarray(picture) if is_deep else _eight_bits(picture)
+    white = 2 ** (bits or 8) - 1
+    if value_range is not None:
+        if bits == 16 and not is_deep and value_range != (0, white):
+            raise DataError(
+                f"`value_range` must be None or (0, {white}) for {name}: only the upper 8 bits of its 16-bit colours"
+                f" are read, got {value_range}. Convert the files to 8 bits."
+            )
+        if bits == 8 or is_deep:
+            values = levels(name, values if stated is None else np.rint(values * (stated / white)), value_range)
+        return Decoded(_channels_first(values, size), bits or 8, white)
+    # Masks and class numbers are grey: colours of 8 bits need no proof that they use their range.
+    is_known = stated is not None or (values.ndim == 3 and bits == 8)
+    peak = white if is_known else int(values.max()) << (8 if bits == 16 and not is_deep else 0)
+    if is_deep:
+        values = (values.astype(np.uint16) >> 8).astype(np.uint8)
+    return Decoded(_channels_first(values, size), bits or 8, peak)
+
+
+def _channels_first(pixels: np.ndarray, size: tuple[int, int] | None) -> Tensor:
+    image = torch.tensor(np.moveaxis(pixels.reshape(*pixels.shape[:2], -1), -1, 0))
+    return image if size is None else fit_to_size(image, size)
+
+
+def _eight_bits(picture: Image.Image) -> np.ndarray:
+    """Grey ``(H, W)`` or colours ``(H, W, 3)``, on white."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+
+
+def _stated_white(opened: Image.Image) -> int | None:
+    """The value of white that the header of a PGM or PPM states: PIL has scaled it to 255 or 65535."""
+    if opened.format != "PPM" or opened.mode == "F":
+        return None
+    arguments = opened.tile[0][3]  # type: ignore[attr-defined]
+    stated = arguments[1] if isinstance(arguments, tuple) and len(arguments) == 2 else None
+    return stated or (65_535 if opened.mode == "I" else 255)
 
 
 def _bits(opened: Image.Image) -> int | None:
     """Bits per channel whose range is agreed, 8 or 16; None if there is no agreed range."""
-    if opened.mode.startswith("I;16") or opened.format == "PPM" and opened.mode == "I":
+    if opened.mode.startswith("I;16"):
         return 16
     if opened.mode in ("I", "F"):
-        return 16 if opened.format == "PNG" else None
+        return 16 if opened.mode == "I" and opened.format in ("PNG", "PPM") else None
     tile = getattr(opened, "tile", None)
     raw_mode = str(tile[0][3]) if tile else ""
     return 16 if re.search(r";16[BLN]\b", raw_mode) else 8

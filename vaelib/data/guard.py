@@ -29,7 +29,9 @@ _PLAIN_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def regular_file(path: Path) -> Path:
     """``path`` if it is a file that ends; opening a pipe or a device can wait for ever."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise DataError(f"{path} is not a regular file, but a {'folder' if path.is_dir() else 'pipe, socket or device'}.")
+        raise DataError(
+            f"{path} is not a regular file, but a {'folder' if path.is_dir() else 'pipe, socket or device'}."
+        )
     return path
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vaelib._checks import DataError, MissingExtraError, check_choice
 from vaelib.data.dataset import ImageDataset
-from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, decode_picture, with_channels
+from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, Decoded, check_levels, decode, with_channels
 from vaelib.data.listing import canonical_split, check_split, folder_splits, in_order, shard_split, shards_below
 
 __all__ = [
@@ -54,14 +54,15 @@ def read_pictures(
     check_choice("channels", channels, (None, 1, 3))
     if not paths:
         raise ValueError("`paths` must name at least one picture, got none.")
-    pictures = []
+    pictures: list[tuple[str, Decoded]] = []
     for path in paths:
         try:
-            pictures.append((str(path), decode_picture(path, image_size)))
+            pictures += [(str(path), image) for image in decode(str(path), path, image_size)]
         except UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(f"There is no picture at {path}.") from error
             raise DataError(f"{path} is not a readable picture: {error}") from error
+    check_levels("`paths`", (decoded for _, decoded in pictures))
     return _stack(pictures, channels)
 
 
@@ -138,31 +139,35 @@ def _subfolder(root: Path, file: Path) -> str | None:
 def _dataset(
     path: Path, sources: Iterable[tuple[str, Path | IO[bytes], int | None]], size: tuple[int, int] | None
 ) -> ImageDataset:
-    pictures, labels, broken = [], [], []
+    pictures: list[tuple[str, Decoded]] = []
+    labels, broken = [], []
     for name, source, label in sources:
         try:
-            pictures.append((name, decode_picture(source, size)))
-            labels.append(label)
+            found = decode(name, source, size)
+            pictures += [(name, decoded) for decoded in found]
+            labels += [label] * len(found)
         except UNREADABLE as error:
             broken.append(f"{name} ({error})")
     if not pictures:
         raise DataError(f"No picture below {path} could be read: {'; '.join(broken) or 'it holds none'}.")
     if broken:
         warnings.warn(f"{len(broken)} unreadable pictures were left out: {'; '.join(broken)}.", stacklevel=4)
+    check_levels(str(path), (decoded for _, decoded in pictures))
     known = [label for label in labels if label is not None]
     return ImageDataset(_stack(pictures, None), labels=torch.tensor(known) if len(known) == len(labels) else None)
 
 
-def _stack(pictures: Sequence[tuple[str, Tensor]], channels: int | None) -> Tensor:
+def _stack(pictures: Sequence[tuple[str, Decoded]], channels: int | None) -> Tensor:
     """One tensor of them all; grey pictures among coloured ones become coloured."""
-    wanted = channels or max(picture.shape[0] for _, picture in pictures)
+    wanted = channels or max(decoded.image.shape[0] for _, decoded in pictures)
     images = []
     first_name, first = pictures[0]
-    for name, picture in pictures:
-        if picture.shape[1:] != first.shape[1:]:
+    for name, decoded in pictures:
+        (height, width), wanted_size = decoded.image.shape[1:], first.image.shape[1:]
+        if (height, width) != wanted_size:
             raise DataError(
                 f"Pictures must have one size, or give `image_size`: {first_name} is"
-                f" {first.shape[1]}x{first.shape[2]}, {name} is {picture.shape[1]}x{picture.shape[2]}."
+                f" {wanted_size[0]}x{wanted_size[1]}, {name} is {height}x{width}."
             )
-        images.append(with_channels(picture, wanted))
+        images.append(with_channels(decoded.image, wanted))
     return torch.stack(images)

@@ -32,7 +32,9 @@ def scaled(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray
     """Values mapped linearly from ``value_range`` to [0, 1], float32; values outside of it are an error."""
     low, high = value_range
     if values.dtype == np.uint8 and not (low >= 0 and high <= 255):
-        raise DataError(f"`value_range` must lie in [0, 255] for {name}, which has 8-bit values, got ({low:g}, {high:g}).")
+        raise DataError(
+            f"`value_range` must lie in [0, 255] for {name}, which has 8-bit values, got ({low:g}, {high:g})."
+        )
     smallest, largest = float(values.min()), float(values.max())
     if not (low <= smallest and largest <= high):
         raise DataError(

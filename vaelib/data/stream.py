@@ -188,7 +188,7 @@ class ImageStream(Dataset[Tensor]):
         try:
             with file.open("rb") as stream:
                 stream.seek(place["offset"])
-                return decode_picture(io.BytesIO(stream.read(place["size"])), size)
+                return decode_picture(io.BytesIO(stream.read(place["size"])), size, name=str(file))
         except UNREADABLE as error:
             where = f"{file} at byte {place['offset']}" if place["size"] >= 0 else str(file)
             raise DataError(f"{where} is not a readable picture: {error}") from error

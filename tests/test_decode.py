@@ -1,0 +1,222 @@
+"""The decoder of image files: modes and ranges, frames, formats, and limits."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vaelib as vl
+from vaelib.data.decode import UnreadableImage, check_levels, decode, decode_picture, with_channels
+from vaelib.data.guard import MAX_PIXELS
+
+RAMP = np.arange(64).reshape(8, 8)
+
+
+def saved(path, values, mode=None, **options):
+    image = Image.fromarray(values) if isinstance(values, np.ndarray) else values
+    (image if mode is None else image.convert(mode)).save(path, **options)
+    return path
+
+
+def read(path, **options):
+    return decode_picture(path, None, **options)[0].numpy()
+
+
+# --- ranges
+
+
+@pytest.mark.parametrize(
+    ("values", "suffix", "value_range", "expected"),
+    [
+        (RAMP.astype(np.int32), "tif", (0, 63), RAMP * 255 / 63),
+        (RAMP.astype(np.int32) * 1_000 + 400, "tif", (400, 63_400), RAMP * 255 / 63),
+        (RAMP.astype(np.int32) * 60 - 1000, "tif", (-1000, 2780), RAMP * 255 / 63),  # CT, in Hounsfield units
+        (RAMP.astype(np.uint16) * 65, "png", (0, 4095), RAMP * 255 / 63),  # 12 bits
+        (RAMP.astype(np.uint16) * 65, "tif", (0, 4095), RAMP * 255 / 63),
+        (RAMP.astype(np.uint16) * 1_040, "png", None, RAMP * 1_040 // 256),
+        (RAMP.astype(np.uint16) * 1_040, "png", (0, 65_535), RAMP * 1_040 / 257),
+        (RAMP.astype(np.float32) / 63, "tif", (0, 1), RAMP * 255 / 63),
+        (RAMP.astype(np.float32) / 31.5 - 1, "tif", (-1, 1), RAMP * 255 / 63),
+        ((RAMP % 2).astype(np.uint8), "png", (0, 1), RAMP % 2 * 255),
+        (RAMP.astype(np.uint8), "png", (0, 255), RAMP),
+        (RAMP.astype(np.uint8), "png", None, RAMP),
+        ((RAMP % 2).astype(bool), "png", None, RAMP % 2 * 255),
+        ((RAMP % 2).astype(bool), "tif", None, RAMP % 2 * 255),
+    ],
+)
+def test_values_are_mapped_from_their_range(tmp_path, values, suffix, value_range, expected):
+    path = saved(tmp_path / f"a.{suffix}", values)
+    np.testing.assert_allclose(read(path, value_range=value_range), expected, atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({}, "`value_range` must be given for .*: 32-bit or signed images have no agreed range"),
+        ({"value_range": (0, 9)}, r"must hold all values of .*, got \(0, 9\) for values in \[-1000, 2780\]"),
+    ],
+)
+def test_32_bit_images_need_a_range_that_holds_them(tmp_path, options, error):
+    path = saved(tmp_path / "ct.tif", RAMP.astype(np.int32) * 60 - 1000)
+    with pytest.raises(vl.DataError, match=error):
+        read(path, **options)
+
+
+def test_floating_point_images_need_a_range(tmp_path):
+    path = saved(tmp_path / "f.tif", np.full((2, 2), np.nan, np.float32))
+    with pytest.raises(vl.DataError, match="`value_range` must be given for .*: floating-point images"):
+        read(path)
+    with pytest.raises(vl.DataError, match=r"must hold all values of .* in \[nan, nan\]"):
+        read(path, value_range=(0, 1))
+
+
+def pnm(kind, largest, values):
+    values = np.asarray(values)
+    size = f"{values.shape[1]} {values.shape[0]}"
+    return f"{kind} {size} {largest}\n".encode() + values.astype(">u2" if largest > 255 else np.uint8).tobytes()
+
+
+def test_a_pgm_states_its_range(tmp_path):
+    path = tmp_path / "a.pgm"
+    for largest, value in ((4095, 1000), (65_535, 30_000), (15, 5), (1, 1), (255, 3)):
+        path.write_bytes(pnm("P5", largest, [[value, 0]]))
+        check_levels("set", decode("a", path))
+        assert read(path).tolist() == [[pytest.approx(value * 255 / largest, abs=1), 0]]
+        assert read(path, value_range=(0, value)).tolist() == [[255, 0]]
+
+
+def png16(path, color_type, values):
+    """A PNG of 16 bits a channel, which PIL reads but does not write."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    return path
+
+
+def test_16_bit_colours(tmp_path):
+    bright = png16(tmp_path / "bright.png", 2, np.full((2, 2, 3), 40_000))
+    dark = png16(tmp_path / "dark.png", 2, np.full((2, 2, 3), 4_000))
+    assert np.unique(read(bright)).tolist() == np.unique(read(bright, value_range=(0, 65_535))).tolist() == [156]
+    check_levels("set", [*decode("a", bright), *decode("b", dark)])
+    with pytest.raises(vl.DataError, match="16-bit images have no value above 3840 of 65535"):
+        check_levels("set", decode("b", dark))
+    with pytest.raises(vl.DataError, match=r"`value_range` must be None or \(0, 65535\) for .*16-bit colours"):
+        read(dark, value_range=(0, 4095))
+
+
+def test_other_modes(tmp_path):
+    grey = Image.fromarray((RAMP * 4).astype(np.uint8))
+    coloured = Image.merge("RGB", [grey, grey.transpose(Image.Transpose.FLIP_TOP_BOTTOM), grey])
+    assert decode_picture(saved(tmp_path / "p.png", coloured.quantize(64)), None).shape == (3, 8, 8)
+    cmyk = decode_picture(saved(tmp_path / "c.tif", coloured, "CMYK"), None)
+    np.testing.assert_allclose(cmyk.permute(1, 2, 0), np.asarray(coloured), atol=1)
+    clear = Image.merge("LA", [grey, Image.new("L", (8, 8), 0)])
+    assert decode_picture(saved(tmp_path / "la.png", clear), None).unique().tolist() == [255]
+
+
+def test_a_range_is_decided_over_the_whole_set(tmp_path):
+    dark = saved(tmp_path / "0.png", np.full((2, 2), 900, np.uint16))
+    with pytest.raises(vl.DataError, match=r"no value above 900 of 65535. Give value_range=\(0, 1023\) if .* 10 bits"):
+        vl.data.load(tmp_path, "all")
+    with pytest.raises(vl.DataError, match="`value_range` must be given for `paths`"):
+        vl.data.read_pictures([dark])
+    saved(tmp_path / "1.png", np.full((2, 2), 60_000, np.uint16))
+    assert vl.data.load(tmp_path, "all").images[:, 0, 0, 0].tolist() == [3, 234]
+
+
+def test_masks_need_a_range(tmp_path):
+    for name, values in (("0.png", RAMP * 0), ("1.png", RAMP % 2)):
+        saved(tmp_path / name, values.astype(np.uint8))
+    with pytest.raises(vl.DataError, match=r"no value above 1 of 255. Give value_range=\(0, 1\) if that is white"):
+        vl.data.load(tmp_path, "all")
+    (tmp_path / "1.png").unlink()
+    assert vl.data.load(tmp_path, "all").images.max() == 0  # black is black in any range
+
+
+# --- frames
+
+
+def animation(path, count=3, **options):
+    frames = [Image.fromarray(np.full((4, 6), 60 * i + 60, np.uint8)) for i in range(count)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_frames_and_pages_are_asked_for(tmp_path, name):
+    path = animation(tmp_path / name)
+    with pytest.raises(vl.DataError, match=f"`frames` must be 'first' or 'all' for .*{name}, which holds 3 frames"):
+        decode(name, path)
+    levels = [decoded.image.float().mean().item() for decoded in decode(name, path, frames="all")]
+    assert levels == pytest.approx([60, 120, 180], abs=2)
+    assert decode_picture(path, None, frames="first").float().mean().item() == pytest.approx(60, abs=2)
+
+
+def test_a_phones_jpeg_with_a_preview_is_one_image(tmp_path):
+    path = animation(tmp_path / "a.mpo")
+    with Image.open(path) as opened:
+        assert (opened.format, opened.n_frames) == ("MPO", 3)
+    assert len(decode("a", path, frames="all")) == 1
+    assert decode_picture(path, None).float().mean().item() == pytest.approx(60, abs=2)
+
+
+# --- formats and limits
+
+
+def test_postscript_never_starts_ghostscript(tmp_path, monkeypatch):
+    started = tmp_path / "started"
+    for name in ("gs", "gswin32c", "gswin64c"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {started}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / "image.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with pytest.raises(UnreadableImage, match="cannot identify image file"):
+        decode_picture(path, None)
+    assert not started.exists()
+    with pytest.raises(OSError, match="Ghostscript|cannot|truncated"), Image.open(path) as opened:
+        opened.load()  # what PIL alone would do with the file
+    assert started.exists()
+
+
+@pytest.mark.parametrize("suffix", ["avif", "jfif", "jp2", "jpg", "bmp", "webp", "ppm"])
+def test_formats(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    try:
+        Image.new("RGB", (16, 16), (200, 100, 50)).save(path)
+    except (KeyError, OSError, ValueError):
+        pytest.skip(f"this Pillow has no {suffix}")
+    color = vl.data.load(tmp_path, "all").images.float().mean((0, 2, 3))
+    np.testing.assert_allclose(color, [200, 100, 50], atol=6)
+
+
+def test_images_above_the_limit_are_not_decoded(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", np.zeros((8, 9), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">II", 13_000, 13_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    path.write_bytes(content)
+    with pytest.raises(UnreadableImage, match=f"at most {MAX_PIXELS:,} pixels, this has 13000 x 13000"):
+        decode_picture(path, None)
+    assert MAX_PIXELS > 9248 * 6944
+
+
+def test_pipes_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(vl.DataError, match="is not a regular file, but a pipe, socket or device"):
+        decode_picture(tmp_path / "a.png", None)
+    with pytest.raises(vl.DataError, match="is not a regular file, but a folder"):
+        decode_picture(tmp_path, None)
+    with pytest.raises(vl.DataError, match="There is no picture"):
+        vl.data.load(tmp_path)
+
+
+def test_grey_from_colour():
+    assert with_channels(torch.full((3, 2, 2), 255, dtype=torch.uint8), 1).unique().tolist() == [255]
