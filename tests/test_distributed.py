@@ -13,7 +13,7 @@ import torch
 import vaelib as vl
 
 PROGRAM = """
-import json, os, sys, time
+import json, os, signal, sys, time
 import torch, vaelib as vl
 
 class PosteriorMean:
@@ -26,6 +26,8 @@ class Report:
     def __init__(self): self.seen = []
     def on_step(self, run):
         if run.accelerator.process_index == 1 and os.environ.get("DIES_AT") == str(run.step): os._exit(9)
+        if run.accelerator.process_index == 1 and os.environ.get("STOP_AT") == str(run.step):
+            signal.raise_signal(signal.SIGTERM)
 
 options = json.loads(sys.argv[1])
 if options.pop("posterior_mean"): options["objective"] = PosteriorMean()
@@ -117,6 +119,27 @@ def test_two_processes_write_one_run_and_resume_it(tmp_path):
         assert resumed[name] == straight[name]
     result = start(1, settings | {"output_dir": str(directory), "resume": True})[0]
     assert "`processes` must be 2 as in" in result.communicate()[1]
+
+
+@pytest.mark.slow
+def test_under_torchrun_a_stop_in_every_epoch_resumes_to_the_bit(tmp_path):
+    """7 steps an epoch: the processes agree on a stop, which one of them noted, at the end of the epoch."""
+    settings = {"posterior_mean": False, "norm": "batch", "batch_size": 16, "output_dir": str(tmp_path / "run")}
+    (tmp_path / "program.py").write_text(PROGRAM)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
+    for count, (step, end) in enumerate([("2", 7), ("14", 14), ("15", 21), ("none", 21)]):
+        arguments = json.dumps(SETTINGS | settings | {"resume": count > 0})
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "STOP_AT": step}
+        command = [*launcher, str(free_port()), str(tmp_path / "program.py"), arguments]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1].name
+        assert newest == f"step_{end:010d}", result.stderr[-3000:]
+        assert (result.returncode == 0) == (step == "none"), result.stderr[-3000:]
+        assert step == "none" or f"Stopped by SIGTERM after step {end}" in result.stderr
+    resumed = next(json.loads(line) for line in result.stdout.splitlines() if line.startswith("{"))
+    straight = run(2, **(settings | {"output_dir": str(tmp_path / "straight")}))[0]
+    for name in ("weights", "train", "val"):
+        assert resumed[name] == straight[name]
 
 
 def test_a_process_that_dies_ends_the_other(tmp_path):

@@ -19,7 +19,7 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib.serialization import describe
-from vaelib.training import fit
+from vaelib.training import recipe
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
 
 
@@ -124,6 +124,132 @@ def test_resuming_is_bitwise_the_run_that_never_stopped(source, step, tmp_path, 
         assert str(states[0][name]) == str(states[1][name])
 
 
+class StopAt:
+    """Ctrl-C in the given steps, or in what comes after an epoch's."""
+
+    def __init__(self, *steps, event="on_step"):
+        self.steps = steps
+        setattr(self, event, self.act)
+
+    def act(self, run):
+        if run.step in self.steps:
+            signal.raise_signal(signal.SIGINT)
+
+
+class EndAfter:
+    """Sets ``stop_reason`` in a step, as a callback of one's own may."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, run):
+        if run.step == self.step:
+            run.stop_reason = "enough"
+
+
+def small_run(directory, *callbacks, resume=False, seed=0, objective=None, train=None, val=True, **kwargs):
+    """3 epochs of 4 steps: the weights, and the history without times."""
+    torch.manual_seed(seed)
+    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), dropout=0.2)
+    images = vl.data.shapes(20, image_size=8).images
+    data = vl.data.ImageDataset(images, dynamic=True, flip=True) if train is None else train(images / 255)
+    parts = [vl.Pictures(every=99), *([vl.EMA(0.9), vl.EarlyStopping(patience=9)] if val else []), *callbacks]
+    options = {"max_epochs": 3, "batch_size": 5, "output_dir": directory} | kwargs
+    trainer = vl.Trainer(None if objective is None else objective(), callbacks=parts, **options)
+    history = trainer.fit(model, data, images if val else None, resume=resume, progress=False)
+    return weights(model), [[r.epoch, r.step, r.train, r.val, r.learning_rate, r.num_images] for r in history]
+
+
+def run_stopped_at(steps, directory, *callbacks, event="on_step", **kwargs):
+    """Ctrl-C at each of ``steps`` in turn, resumed each time with other weights to begin with."""
+    for count, step in enumerate(steps):
+        own = {"resume": count > 0, "seed": count}
+        with pytest.raises(vl.TrainingInterrupted) as stop:
+            small_run(directory, StopAt(step, event=event), *callbacks, **own, **kwargs)
+        assert (stop.value.code, stop.value.step) == (130, step)
+    return small_run(directory, StopAt(event=event), *callbacks, resume=True, seed=99, **kwargs)
+
+
+LOADERS = {
+    "shuffled": lambda x: torch.utils.data.DataLoader(x, 5, shuffle=True),
+    "with a generator": lambda x: torch.utils.data.DataLoader(x, 5, True, generator=torch.Generator().manual_seed(3)),
+}
+EVERY_STEP = {
+    "val, EMA, early stopping": {},
+    "accumulate": {"accumulate": 2, "val": False},
+    "a discriminator": {"objective": lambda: vl.FactorVae(2, hidden_features=(4,))},
+    "a loader": {"train": LOADERS["shuffled"]},
+    "a loader with a generator": {"train": LOADERS["with a generator"], "val": False},
+}
+
+
+@pytest.mark.parametrize("name", EVERY_STEP)
+def test_a_run_stopped_at_every_step_is_bitwise_the_one_that_was_not(name, tmp_path):
+    expected = small_run(tmp_path / "whole", StopAt(), **EVERY_STEP[name])
+    got = run_stopped_at(range(1, 13), tmp_path / "run", **EVERY_STEP[name])
+    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+    for model in ("best", "last"):
+        assert torch.equal(*(weights(vl.load(tmp_path / run / model)) for run in ("whole", "run")))
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 8, 11, 12])
+def test_a_run_stopped_once_is_bitwise_the_one_that_was_not(step, tmp_path):
+    expected, got = small_run(tmp_path / "whole", StopAt()), run_stopped_at([step], tmp_path / "run")
+    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+
+
+def test_a_stop_after_an_epoch_ends_the_program_and_resumes(tmp_path):
+    """A signal that comes in validation or in on_epoch is not lost, not even in the last epoch."""
+    expected = small_run(tmp_path / "whole", StopAt(event="on_epoch"))
+    got = run_stopped_at([4, 8, 12], tmp_path / "run", event="on_epoch")
+    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+
+
+@pytest.mark.parametrize("end", [5, 7, 8])
+def test_an_epoch_in_which_a_callback_ends_the_run_is_finished_after_a_stop(end, tmp_path):
+    expected = small_run(tmp_path / "whole", StopAt(), EndAfter(end))
+    assert [row[0] for row in expected[1]] == [1, 2]
+    got = run_stopped_at(range(end, 9), tmp_path / "run", EndAfter(end))
+    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+
+
+def test_a_second_ctrl_c_ends_at_once_and_the_run_resumes(tmp_path):
+    expected = small_run(tmp_path / "whole", StopAt(), vl.Checkpoints(every=3))
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path / "run", StopAt(7), StopAt(7), vl.Checkpoints(every=3))
+    with pytest.raises(ValueError, match="`callbacks` must be"):
+        small_run(tmp_path / "run", StopAt(), vl.Checkpoints(every=3), resume=True)
+    got = small_run(tmp_path / "run", StopAt(), StopAt(), vl.Checkpoints(every=3), resume=True, seed=9)
+    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_checkpoints_of_version_0_1_at_the_end_of_an_epoch_are_resumed(step, tmp_path):
+    expected = small_run(tmp_path / "whole", StopAt())
+    with pytest.raises(vl.TrainingInterrupted):
+        small_run(tmp_path / "run", StopAt(step))
+    path, state = newest_checkpoint(tmp_path / "run")
+    del state["terms"]
+    write_checkpoint(path, state)
+    got = small_run(tmp_path / "run", StopAt(), resume=True, seed=9)
+    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+
+
+def test_fewer_epochs_than_a_run_has_begun_are_refused(tmp_path):
+    with pytest.raises(vl.TrainingInterrupted):
+        small_run(tmp_path, StopAt(9))
+    with pytest.raises(ValueError, match=r"`max_epochs` must be >= 3, the epochs begun in .*step_0000000009, got 2"):
+        small_run(tmp_path, StopAt(), resume=True, max_epochs=2)
+    assert len(small_run(tmp_path, StopAt(), resume=True)[1]) == 3
+
+
+def test_a_longer_run_is_compiled_if_the_one_so_far_was(tmp_path, monkeypatch):
+    """By itself a run is compiled from a number of steps on, which more epochs may pass."""
+    small_run(tmp_path)
+    monkeypatch.setattr("vaelib.training.hardware._STEPS_THAT_PAY", 13)
+    assert len(small_run(tmp_path, resume=True, max_epochs=4)[1]) == 4
+
+
 def test_a_finished_run_has_nothing_left_to_do_and_may_be_prolonged(tmp_path):
     model = model_of()
     history = trainer_of(tmp_path / "run", lr_schedule="constant").fit(model, dataset(), dataset(), progress=False)
@@ -153,7 +279,7 @@ def test_resume_without_a_checkpoint_starts(tmp_path):
 def test_an_older_checkpoint_without_an_argument_that_is_none_is_resumed(tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as older:
-        older.setattr(fit, "describe", lambda model: {k: v for k, v in describe(model).items() if k != "posterior"})
+        older.setattr(recipe, "describe", lambda model: {k: v for k, v in describe(model).items() if k != "posterior"})
         trainer_of(run, max_epochs=2).fit(model_of(), dataset(), dataset(), progress=False)
     assert "posterior" in describe(model_of())
     assert len(trainer_of(run, max_epochs=3).fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3

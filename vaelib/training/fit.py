@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
@@ -19,13 +18,14 @@ from vaelib.objectives import Elbo, Reconstruction
 from vaelib.serialization import describe, save
 from vaelib.training import randomness
 from vaelib.training.batches import Indexed, IndexedBatches, LoaderBatches, Share
-from vaelib.training.checkpoints import Checkpoints, newest_checkpoint
+from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.hardware import compiled, compiles, make_accelerator, tuned
 from vaelib.training.history import EpochRecord, Means, write_csv
 from vaelib.training.interruption import Interruption, TrainingInterrupted
 from vaelib.training.optimization import Optimization
 from vaelib.training.pictures import CollapseWarning, Pictures
 from vaelib.training.progress import ProgressReport
+from vaelib.training.recipe import check_recipe, checkpoint_to_resume, recipe_of
 from vaelib.training.run import ObjectiveModule, Run
 from vaelib.training.validation import over_processes, validate
 from vaelib.vae import AutoEncoder
@@ -56,23 +56,24 @@ class Fit:
             else LoaderBatches(self.train, share, self.device)
         )
         self.compiled = compiles(trainer.compile, trainer.max_epochs * len(self.batches), self.device)
-        self.callbacks = list(trainer.callbacks)
         self.output_dir: Path | None = None
         if trainer.output_dir is not None:
             describe(model)
             self.output_dir = writable_directory("output_dir", trainer.output_dir)
-            parts = [CollapseWarning, Pictures, Checkpoints]
-            given = {type(callback) for callback in self.callbacks}
-            self.callbacks += [part() for part in parts if part not in given]
+        self.callbacks = _callbacks(trainer)
         self.checkpoints = next((part for part in self.callbacks if isinstance(part, Checkpoints)), None)
 
     def run(self, resume: bool, progress: bool) -> list[EpochRecord]:
         """Train from the start or from a checkpoint to the end."""
-        found = _checkpoint_to_resume(self.output_dir, resume, self.accelerator)
+        found = checkpoint_to_resume(self.output_dir, resume, self.accelerator)
+        if found is not None and self.trainer.compile is None:  # a longer run is compiled if the one so far was
+            self.compiled = found[1]["recipe"]["compile"]
         main = self.accelerator.is_main_process
         with randomness.isolated(self.device), tuned(self.module, self.device, self.trainer.precision):
             set_seed(self.trainer.seed, device_specific=True)  # dropout and draws are of the global generators
             run = _started(self)
+            if found is not None:
+                check_recipe(run, *found)
             self._tell("on_start", run)
             with (
                 ProgressReport(progress and main, run.total_steps, run.max_epochs) as report,
@@ -81,7 +82,8 @@ class Fit:
                 if found is not None:
                     self._restore(run, *found)
                     report.line(f"resumed from {found[0]}, step {run.step} of {run.total_steps}")
-                while run.epoch <= run.max_epochs and run.stop_reason is None:
+                # An epoch that has begun is finished, whatever set `stop_reason` in it.
+                while run.epoch <= run.max_epochs and (run.stop_reason is None or run.position > 0):
                     self._epoch(run, report, interruption)
                 if run.stop_reason is not None:
                     report.line(f"ended before the last epoch: {run.stop_reason}")
@@ -102,46 +104,30 @@ class Fit:
             self._tell("on_step", run)
             if self.checkpoints is not None and self.checkpoints.due(run):
                 run.checkpoint()
-            self._stop_if_interrupted(run, interruption, reading)
-        (train, num_images), skipped = over_processes(run.means, self.accelerator), run.read()[1]
-        seconds = time.perf_counter() - started
-        run.history.append(
-            EpochRecord(
-                epoch=run.epoch,
-                step=run.step,
-                train=train,
-                val=self._validated(run),
-                learning_rate=float(run.optimization.optimizer.param_groups[0]["lr"]),
-                skipped=skipped,
-                num_images=num_images,
-                seconds=seconds,
-                images_per_second=num_images / seconds,
-            )
-        )
+            self._stop_if_interrupted(run, interruption, may_wait=reading)
+        run.history.append(_record(self, run, started))
         run.means, run.seconds = Means(), 0.0
         report.epoch(run.history[-1])
         self._tell("on_epoch", run)
         if run.output_dir is not None:
             _write_models(run, run.output_dir)
         run.checkpoint()
-
-    def _validated(self, run: Run) -> Any:
-        trainer = self.trainer
-        return None if self.val is None else validate(run, self.val, 4 * trainer.batch_size, trainer.seed)
+        self._stop_if_interrupted(run, interruption, may_wait=True)  # a signal may have come in validation
 
     def _tell(self, event: str, run: Run) -> None:
         for callback in self.callbacks:
             if hasattr(callback, event):
                 getattr(callback, event)(run)
 
-    def _stop_if_interrupted(self, run: Run, interruption: Interruption, reading: bool) -> None:
-        signal_number = interruption.agreed(self.accelerator, reading)
+    def _stop_if_interrupted(self, run: Run, interruption: Interruption, may_wait: bool) -> None:
+        signal_number = interruption.agreed(self.accelerator, may_wait)
         if signal_number:
-            run.checkpoint()
+            if run.position > 0:  # the end of an epoch has its own
+                run.checkpoint()
+            self.accelerator.wait_for_everyone()  # torchrun ends all processes when one has ended
             raise TrainingInterrupted(signal_number, run.step, run.last_checkpoint)
 
     def _restore(self, run: Run, path: Path, state: dict[str, Any]) -> None:
-        _check_recipe(run.recipe, state["recipe"], path)
         for callback, kept in zip(self._stateful(), state["callbacks"], strict=True):
             callback.load_state_dict(kept)
         if isinstance(self.batches, LoaderBatches):
@@ -160,6 +146,33 @@ class Fit:
 
     def _stateful(self) -> list[Any]:
         return [callback for callback in self.callbacks if hasattr(callback, "state_dict")]
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    """Those given, and those that belong to every run that is written."""
+    given = list(trainer.callbacks)
+    if trainer.output_dir is None:
+        return given
+    kinds = {type(callback) for callback in given}
+    return given + [part() for part in (CollapseWarning, Pictures, Checkpoints) if part not in kinds]
+
+
+def _record(fit: Fit, run: Run, started: float) -> EpochRecord:
+    """Of the epoch whose steps are done; validates."""
+    (train, num_images), skipped = over_processes(run.means, fit.accelerator), run.read()[1]
+    seconds = time.perf_counter() - started
+    trainer = fit.trainer
+    return EpochRecord(
+        epoch=run.epoch,
+        step=run.step,
+        train=train,
+        val=None if fit.val is None else validate(run, fit.val, 4 * trainer.batch_size, trainer.seed),
+        learning_rate=float(run.optimization.optimizer.param_groups[0]["lr"]),
+        skipped=skipped,
+        num_images=num_images,
+        seconds=seconds,
+        images_per_second=num_images / seconds,
+    )
 
 
 def _started(fit: Fit) -> Run:
@@ -183,61 +196,11 @@ def _started(fit: Fit) -> Run:
     )
     prepared = fit.accelerator.prepare_model(module, device_placement=False)  # it is there, as views
     run = Run(prepared, fit.model, optimization, fit.accelerator, len(fit.batches), trainer.max_epochs)
-    run.objective, run.recipe = fit.objective, _recipe(fit)
+    run.objective, run.recipe = fit.objective, recipe_of(fit)
     run.examples = _examples(fit.train if fit.val is None else fit.val, fit.device)
     run.output_dir = fit.output_dir if fit.accelerator.is_main_process else None
     run.checkpoint = functools.partial(fit._write_checkpoint, run)
     return run
-
-
-def _checkpoint_to_resume(
-    output_dir: Path | None, resume: bool, accelerator: Accelerator
-) -> tuple[Path, dict[str, Any]] | None:
-    if output_dir is None:
-        if resume:
-            raise ValueError("`resume` needs the `output_dir` of the run to go on with, got None.")
-        return None
-    found = newest_checkpoint(output_dir)
-    if found is not None and not resume:
-        raise FileExistsError(
-            f"`output_dir` {output_dir} has the checkpoints of a run: go on with resume=True"
-            " (vaelib train --resume), or give another directory."
-        )
-    accelerator.wait_for_everyone()  # none may write before all have looked
-    return found
-
-
-def _recipe(fit: Fit) -> dict[str, Any]:
-    """What a checkpoint must agree with to be resumed; ``max_epochs`` may change."""
-    trainer = fit.trainer
-    names = ("batch_size", "learning_rate", "accumulate", "clip_norm", "skip_norm", "precision", "seed")
-    return {name: getattr(trainer, name) for name in names} | {
-        "model": None if fit.output_dir is None else describe(fit.model),
-        "objective": type(fit.objective).__name__,
-        "lr_schedule": trainer.lr_schedule if isinstance(trainer.lr_schedule, str) else "callable",
-        "optimizer": trainer.optimizer if isinstance(trainer.optimizer, str) else "callable",
-        "compile": fit.compiled,
-        "processes": fit.accelerator.num_processes,
-        "callbacks": [type(callback).__name__ for callback in fit.callbacks],
-        "steps_per_epoch": len(fit.batches),
-        "num_images": getattr(fit.batches, "num_images", None),
-    }
-
-
-def _check_recipe(asked: dict[str, Any], kept: dict[str, Any], path: Path) -> None:
-    for name, value in asked.items():
-        if _given(kept[name]) != _given(value):
-            raise ValueError(
-                f"`{name}` must be {kept[name]!r} as in {path}, got {value!r};"
-                " give another `output_dir` for another run."
-            )
-
-
-def _given(described: Any) -> Any:
-    """Without arguments that are None, which an older version may not have had."""
-    if isinstance(described, dict):
-        return {name: _given(value) for name, value in described.items() if value is not None}
-    return described
 
 
 def _source(name: str, data: Any, model: nn.Module, device: torch.device) -> Any:

@@ -65,13 +65,14 @@ class Means:
     """Running means of an objective's terms over images; nothing waits for the device until they are read."""
 
     def __init__(self) -> None:
-        self._names: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
+        """Of the terms, in order; empty before the first batch."""
         self._pending: list[Tensor] = []
         self._sums: list[float] = []
 
     def add(self, names: tuple[str, ...], totals: Tensor, counts: Tensor) -> None:
         """Count what :func:`totals_of` gave for one batch unless ``counts``, a boolean scalar, is false."""
-        self._names = names
+        self.names = names
         self._pending.append(torch.where(counts, totals, 0.0))
 
     def totals(self) -> list[float]:
@@ -87,7 +88,7 @@ class Means:
     def read(self, totals: Sequence[float] | None = None) -> Any:
         """The means as a named tuple; of ``totals``, such as those of all processes, if given."""
         *sums, count = self.totals() if totals is None else totals
-        return named_terms({name: value / max(count, 1.0) for name, value in zip(self._names, sums, strict=True)})
+        return named_terms({name: value / max(count, 1.0) for name, value in zip(self.names, sums, strict=True)})
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sums so far."""

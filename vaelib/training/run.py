@@ -17,6 +17,7 @@ from vaelib.training import randomness
 from vaelib.training.batches import Piece
 from vaelib.training.history import EpochRecord, Means, totals_of
 from vaelib.training.optimization import Optimization
+from vaelib.vae import eval_mode
 
 __all__ = ["ObjectiveModule", "Run", "check_terms"]
 
@@ -133,11 +134,12 @@ class Run:
             "seconds": self.seconds,
             "stop_reason": self.stop_reason,
             "history": [record.state_dict() for record in self.history],
-            "means": self._of_all_processes(self.means.state_dict()),
+            "terms": list(self.means.names),
+            "means": _of_all_processes(self.accelerator, self.means.state_dict()),
             "model": self.model.state_dict(),
             "objective": self.objective.state_dict() if hasattr(self.objective, "state_dict") else {},
             "optimization": self.optimization.state_dict(),
-            "random": self._of_all_processes(randomness.capture(self.accelerator.device)),
+            "random": _of_all_processes(self.accelerator, randomness.capture(self.accelerator.device)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -146,6 +148,7 @@ class Run:
         self.step, self.seconds, self.stop_reason = state["step"], state["seconds"], state["stop_reason"]
         self.history = [EpochRecord.from_state_dict(record) for record in state["history"]]
         self.means.load_state_dict({name: values[rank] for name, values in state["means"].items()})
+        self.means.names = tuple(state["terms"]) if "terms" in state else _names_of_terms(self)
         self.model.load_state_dict(state["model"])
         if hasattr(self.objective, "load_state_dict"):
             self.objective.load_state_dict(state["objective"])
@@ -153,12 +156,20 @@ class Run:
         random = {name: values[rank] for name, values in state["random"].items()}
         randomness.restore(random, self.accelerator.device)
 
-    def _of_all_processes(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Each tensor with a leading axis over processes."""
-        if self.accelerator.num_processes == 1:
-            return {name: value[None] for name, value in tensors.items()}
-        device = self.accelerator.device
-        return {name: self.accelerator.gather(value[None].to(device)) for name, value in tensors.items()}
+
+def _names_of_terms(run: Run) -> tuple[str, ...]:
+    """Names of the objective's terms, which checkpoints of version 0.1 do not hold."""
+    if run.history:
+        return tuple(run.history[-1].train._fields)
+    with randomness.isolated(run.accelerator.device), eval_mode(run.model):
+        return tuple(run.objective(run.model, run.examples, step=run.step)._fields)
+
+
+def _of_all_processes(accelerator: Accelerator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor with a leading axis over processes."""
+    if accelerator.num_processes == 1:
+        return {name: value[None] for name, value in tensors.items()}
+    return {name: accelerator.gather(value[None].to(accelerator.device)) for name, value in tensors.items()}
 
 
 def check_terms(terms: Any, where: str) -> Any:

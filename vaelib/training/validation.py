@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor
 
 from vaelib.data.dataset import even_parts
@@ -24,6 +24,8 @@ __all__ = ["over_processes", "validate"]
 def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
     """Means over all images of ``data``, with the same draws and the schedules' last values each time."""
     accelerator = run.accelerator
+    if accelerator.num_processes > 1:  # of running statistics each process has its own, and the first's are saved
+        broadcast(list(run.evaluated.buffers()))
     means, counts = Means(), torch.ones((), dtype=torch.bool, device=accelerator.device)
     with randomness.isolated(accelerator.device), eval_mode(run.evaluated), accelerator.autocast():
         set_seed(seed, device_specific=True)
