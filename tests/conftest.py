@@ -101,25 +101,25 @@ class LinearGaussian:
     W has orthogonal columns, so the exact posterior is a diagonal Gaussian and the ELBO can be tight.
     """
 
-    image_shape, latent_dim = (1, 3, 4), 5
-
-    def __init__(self, scale=1.0, middle=0.0):
-        """Images are ``scale`` times those of the first one, around ``middle``."""
-        generator = torch.Generator().manual_seed(7)
-        basis, _ = torch.linalg.qr(torch.randn(12, 5, generator=generator, dtype=torch.float64))
+    def __init__(self, scale=1.0, middle=0.0, copies=1):
+        """Images are ``scale`` times those of the first one, around ``middle``; 5 latents a copy."""
+        self.image_shape, self.latent_dim = (1, 3, 4 * copies), 5 * copies
+        generator, pixels = torch.Generator().manual_seed(7), 12 * copies
+        basis, _ = torch.linalg.qr(torch.randn(pixels, self.latent_dim, generator=generator, dtype=torch.float64))
         self.sigma = 0.3 * scale
-        self.scales = scale * torch.tensor([1.5, 1.0, 0.6, 0.3, 0.1], dtype=torch.float64)
+        self.scales = scale * torch.tensor([1.5, 1.0, 0.6, 0.3, 0.1] * copies, dtype=torch.float64)
         self.weight = basis * self.scales
-        self.bias = middle + scale * torch.randn(12, generator=generator, dtype=torch.float64)
+        self.bias = middle + scale * torch.randn(pixels, generator=generator, dtype=torch.float64)
         self.variance = self.sigma**2 / (self.sigma**2 + self.scales**2)
 
     def log_prob(self, x):
-        covariance = self.weight @ self.weight.T + self.sigma**2 * torch.eye(12, dtype=torch.float64)
+        covariance = self.weight @ self.weight.T + self.sigma**2 * torch.eye(len(self.bias), dtype=torch.float64)
         return torch.distributions.MultivariateNormal(self.bias, covariance).log_prob(x.flatten(1))
 
     def sample(self, count):
-        z = torch.randn(count, 5, dtype=torch.float64)
-        x = z @ self.weight.T + self.bias + self.sigma * torch.randn(count, 12, dtype=torch.float64)
+        z = torch.randn(count, self.latent_dim, dtype=torch.float64)
+        x = z @ self.weight.T + self.bias
+        x = x + self.sigma * torch.randn(x.shape, dtype=torch.float64)
         return x.view(count, *self.image_shape)
 
     def vae(self, shift=0.0, stretch=1.0):
@@ -161,3 +161,9 @@ def truth():
 def truth_in_range():
     """With images in [0, 1], up to one in millions."""
     return LinearGaussian(scale=0.04, middle=0.5)
+
+
+@pytest.fixture
+def truth_of():
+    """The same with more latents."""
+    return lambda copies: LinearGaussian(scale=0.04, middle=0.5, copies=copies)

@@ -101,14 +101,25 @@ def test_evaluate(run, capsys):
     assert result["kl"]["value"] > 0
     assert "latents are used" in result["latents"] or "Collapsed" in result["latents"]
     assert result == run_json(capsys, "evaluate", run)
-    tighter = run_json(capsys, "evaluate", run, "--samples", "50")
+    tighter = run_json(capsys, "evaluate", run, "--samples", "100")
     assert tighter["log_likelihood"]["value"] > result["elbo"]["value"]
     assert tighter["bits_per_dim"] == result["bits_per_dim"]
     assert tighter["log_likelihood_bits_per_dim"]["value"] < result["bits_per_dim"]["value"]
     assert tighter["num_samples"] > tighter["effective_samples"] >= 1
+    low, median, high = tighter["effective_quantiles"]
+    assert 1 <= low <= median == tighter["effective_samples"] <= high <= 100
+    assert 0 < tighter["monte_carlo_error"] < tighter["log_likelihood"]["standard_error"]
+    assert tighter["bias"] < 0
+    assert "relaxation" in result["note"]  # grey images under a Bernoulli
     assert run_json(capsys, "evaluate", run, "--data", "shapes")["num_images"] == 2000
-    assert main(["evaluate", str(run)]) == 0
-    assert "nats per image" in capsys.readouterr().out
+    paired = run_json(capsys, "evaluate", run, "--compare", run / "last")
+    assert paired["difference_of_elbo"]["value"] == pytest.approx(0, abs=5)  # other draws of the same model
+    assert paired["difference_of_elbo"]["standard_error"] < result["elbo"]["standard_error"]
+    assert main(["evaluate", str(run), "--samples", "100"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "nats per image" in printed
+    assert "of the standard error of log p(x)" in printed.lower()
+    assert "a relaxation, the cross-entropy, and no log p(x)" in printed
 
 
 def test_reconstruct_takes_ones_own_pictures(run, tmp_path, capsys):

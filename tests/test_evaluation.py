@@ -1,10 +1,11 @@
 import math
+import warnings
 
 import pytest
 import torch
 
 import vaelib as vl
-from vaelib.evaluation import Estimate, elbo, per_image_terms
+from vaelib.evaluation import Estimate, compare, elbo, log_likelihood, per_image_terms
 
 
 @pytest.fixture
@@ -45,21 +46,66 @@ def test_bits_per_dim_counts_the_discretisation_of_densities():
     x = torch.randint(0, 256, (64, 1, 8, 8)).float() / 255
     density = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian(0.4))
     result = elbo(density, x)
-    assert result.bits_per_dim.value == pytest.approx(-result.elbo.value / (64 * math.log(2)) + math.log2(255))
+    assert result.bits_per_dim.value == pytest.approx(-result.elbo.value / (64 * math.log(2)) + math.log2(256))
+    assert "no code length" in result.note  # at the levels themselves
+    dequantised = (255 * x + torch.rand_like(x)) / 256
+    assert elbo(density, dequantised).note == ""
     mass = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.DiscretizedLogistic())
     result = elbo(mass, x)
     assert result.bits_per_dim.value == pytest.approx(-result.elbo.value / (64 * math.log(2)))
 
 
 def test_a_density_and_a_mass_agree_on_smooth_data():
-    """A narrow-binned logistic is nearly its own density times the bin: the two conventions must meet."""
+    """The mass of level k, a cell of 1 / 255 around k / 255, is the density of (k + u) / 256 over a cell of 1 / 256."""
     x = torch.randint(60, 190, (8, 1, 8, 8)).float() / 255
     location = torch.full_like(x, 0.5)
     mass = -vl.DiscretizedLogistic(0.1).log_prob(x, location)
     scaled = (x - 0.5) / 0.1
-    density = -(-scaled - 2 * torch.nn.functional.softplus(-scaled) - math.log(0.1)).flatten(1).sum(1)
+    scale = 0.1 * 255 / 256  # on the scale of (255 x + 1/2) / 256
+    density = -(-scaled - 2 * torch.nn.functional.softplus(-scaled) - math.log(scale)).flatten(1).sum(1)
     in_bits = vl.bits_per_dim(density, (1, 8, 8), levels=256)
     torch.testing.assert_close(vl.bits_per_dim(mass, (1, 8, 8)), in_bits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "images", "words"),
+    [
+        (vl.Bernoulli(), torch.rand(6, 1, 8, 8), "a relaxation"),
+        (vl.Bernoulli(), torch.rand(6, 1, 8, 8).round(), None),
+        (vl.ContinuousBernoulli(), torch.randint(256, (6, 1, 8, 8)) / 255, "no code length"),
+        (vl.Laplace(0.3), torch.rand(6, 1, 8, 8), None),
+        (vl.DiscretizedLogistic(), torch.randint(256, (6, 1, 8, 8)) / 255, None),
+    ],
+    ids=str,
+)
+def test_a_number_carries_what_it_is_not(likelihood, images, words):
+    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=likelihood)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        notes = [
+            elbo(model, images).note,
+            elbo(model, [images[:3].round(), images[3:]]).note,  # one grey batch is enough
+            log_likelihood(model, images, num_samples=2, progress=False).note,
+            compare(model, model, images, progress=False).note,
+        ]
+    assert [note if words is None else words in note for note in notes] == [("" if words is None else True)] * 4
+
+
+@pytest.mark.parametrize("measure", ["elbo", "log_likelihood", "compare", "anomaly_scores"])
+def test_values_without_probability_are_refused_by_every_measure(measure, monkeypatch):
+    """Also where ``log_prob`` does not look, as on a GPU."""
+    monkeypatch.setattr(vl.likelihoods, "_check_support", lambda x, **_: None)
+    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.DiscretizedLogistic())
+    call = {
+        "elbo": lambda x: elbo(model, x),
+        "log_likelihood": lambda x: log_likelihood(model, x, num_samples=2, progress=False),
+        "compare": lambda x: compare(model, model, x, progress=False),
+        "anomaly_scores": lambda x: vl.evaluation.anomaly_scores(model, x),
+    }[measure]
+    with pytest.raises(
+        ValueError, match="`x` must have the values k / 255 of 8-bit images under a DiscretizedLogistic"
+    ):
+        call(torch.rand(3, 1, 8, 8))
 
 
 def test_estimates():
@@ -67,6 +113,7 @@ def test_estimates():
     assert estimate == (2.0, 1.0)
     assert str(estimate) == "2.00 +- 1.00"
     assert Estimate.of(torch.tensor([1.0])).standard_error == math.inf
+    assert Estimate.of(torch.tensor([1.0, math.inf])) == (math.inf, math.inf)  # the PSNR where one is exact
 
 
 def test_wrong_arguments(vae):

@@ -114,8 +114,28 @@ def test_soft_bound():
 def test_bits_per_dim():
     nats = torch.tensor([784 * math.log(2)])
     assert vf.bits_per_dim(nats, (1, 28, 28)).item() == pytest.approx(1.0)
-    # A uniform density on [0, 1] gives each of the 255 steps between 256 levels its share.
-    assert vf.bits_per_dim(torch.zeros(1), (3, 8, 8), levels=256).item() == pytest.approx(math.log2(255))
+    # A uniform density on [0, 1] gives each of the 256 cells [k / 256, (k + 1) / 256) its share: 8 bits.
+    assert vf.bits_per_dim(torch.zeros(1), (3, 8, 8), levels=256).item() == pytest.approx(8.0)
+    for wrong, error, words in ((1, ValueError, "`levels` must be >= 2, got 1"), (2.5, TypeError, "`levels` must be")):
+        with pytest.raises(error, match=words):
+            vf.bits_per_dim(nats, (1, 28, 28), levels=wrong)
+
+
+@pytest.mark.parametrize("levels", [2, 7, 256])
+def test_bits_of_dequantised_values_bound_their_code_length(levels):
+    """Never below the entropy of the levels; equal to the code's own length where the density is flat in each cell."""
+    generator = torch.Generator().manual_seed(0)
+    masses = torch.rand(levels, generator=generator, dtype=torch.float64) + 0.1
+    masses /= masses.sum()
+    k = torch.multinomial(masses, 50_000, replacement=True, generator=generator)
+    x = (k + torch.rand(len(k), generator=generator, dtype=torch.float64)) / levels
+    flat = -(masses[(x * levels).long()] * levels).log()
+    code = -masses[k].log2().mean().item()
+    assert vf.bits_per_dim(flat, (1, 1, 1), levels=levels).mean().item() == pytest.approx(code, abs=1e-9)
+    entropy = -(masses * masses.log2()).sum().item()
+    for a, b in ((1.0, 1.0), (2.0, 3.0), (0.7, 0.7)):
+        bits = vf.bits_per_dim(-td.Beta(a, b).log_prob(x), (1, 1, 1), levels=levels)
+        assert bits.mean().item() > entropy - 3 * bits.std().item() / math.sqrt(len(k))
 
 
 @pytest.mark.parametrize("log_prob", [vf.gaussian_log_prob, vf.laplace_log_prob, vf.discretized_logistic_log_prob])

@@ -75,6 +75,65 @@ def test_what_holds_no_images(name):
             MEASURES[name](vae_of(), wrong)
 
 
+def broken(part, weight):
+    """A VAE whose weights of one part are all huge, or not finite."""
+    vae = vae_of()
+    for parameter in getattr(vae, part).parameters():
+        torch.nn.init.constant_(parameter, weight)
+    return vae
+
+
+GIVES = {
+    "elbo": ("the ELBO", evaluation.elbo),
+    "log_likelihood": ("log p.x.", lambda m, x: evaluation.log_likelihood(m, x, num_samples=60, progress=False)),
+    "compare": ("the ELBO", lambda m, x: evaluation.compare(m, m, x, progress=False)),
+    "anomaly_scores": ("the ELBO", evaluation.anomaly_scores),
+    "anomaly": ("the ELBO", lambda m, x: evaluation.anomaly(m, x, x)),
+    "encode": ("the posterior", evaluation.encode),
+    "latents": ("the posterior", evaluation.latents),
+    "reconstruction_quality": ("the reconstruction", evaluation.reconstruction_quality),
+    "disentanglement": ("the posterior", lambda m, x: evaluation.disentanglement(m, x, torch.zeros(7, 2).long())),
+}
+
+
+@pytest.mark.parametrize("name", GIVES)
+@pytest.mark.parametrize("weight", [1e20, float("nan"), -1e38])
+def test_a_model_that_is_not_finite_is_named(name, weight):
+    """Not NaN, not 0.0 +- nan, not "Collapsed": what the measure would have returned."""
+    what, measure = GIVES[name]
+    with pytest.raises(
+        ValueError, match=f"`(model|first)` must give finite numbers, but {what} is not finite for 7 of 7"
+    ):
+        measure(broken("encoder", weight), X)
+    decoded = {"elbo", "log_likelihood", "compare", "anomaly_scores", "anomaly", "reconstruction_quality"}
+    if name in decoded and weight != 1e20:  # one layer of 1e20 leaves finite logits
+        with pytest.raises(ValueError, match="must give finite numbers, but .* is not finite for 7 of 7 images"):
+            measure(broken("decoder", weight), X)
+
+
+def test_other_parts_that_are_not_finite():
+    prior = vl.LearnedGaussian((2,))
+    torch.nn.init.constant_(next(prior.parameters()), float("nan"))
+    with pytest.raises(
+        ValueError, match="`model` must give finite numbers, but the KL is not finite for 7 of 7 images"
+    ):
+        evaluation.latents(vae_of(prior=prior), X)
+    with pytest.raises(ValueError, match="`background` must give finite numbers"):
+        evaluation.anomaly_scores(vae_of(), X, background=broken("encoder", 1e20))
+    with pytest.raises(ValueError, match=r"`extractor\(images\)` must be finite, got values in \[nan, nan\]"):
+        evaluation.fidelity(lambda x: x.flatten(1) * float("nan"), X, X)
+    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[nan, nan\]"):
+        evaluation.fidelity(torch.nn.Flatten(), X, broken("decoder", float("nan")).sample(7))
+
+
+def test_of_some_images_only():
+    vae = vae_of()
+    was = vae.decoder.forward
+    vae.decoder.forward = lambda z: was(z) + torch.tensor([0.0, float("inf"), 0.0, 0, 0, 0, 0]).view(7, 1, 1, 1)
+    with pytest.raises(ValueError, match="the ELBO is not finite for 1 of 7 images"):
+        evaluation.elbo(vae, X)
+
+
 def test_a_background_of_another_likelihood_is_refused():
     with pytest.raises(ValueError, match="`background` must have the model's likelihood, Bernoulli, got Gaussian"):
         evaluation.anomaly_scores(vae_of(), X, background=vae_of(likelihood=vl.Gaussian(0.5)))

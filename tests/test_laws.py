@@ -51,7 +51,7 @@ def make(request):
 def trained(make):
     """After two epochs, so that batch-norm and scale statistics are not fresh."""
     model = make()
-    x = torch.rand(12, *model.image_shape)
+    x = torch.randint(256, (12, *model.image_shape)) / 255
     vl.Trainer(max_epochs=2, batch_size=6).fit(model, x, progress=False)
     return model
 
@@ -61,7 +61,7 @@ def weights(model):
 
 
 def test_eval_is_deterministic(trained):
-    x = torch.rand(4, *trained.image_shape)
+    x = torch.randint(256, (4, *trained.image_shape)) / 255
     with vl.vae.eval_mode(trained):
         first, second = trained.encode(x), trained.encode(x)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -85,7 +85,7 @@ def test_what_is_loaded_is_bitwise_what_was_saved(trained, tmp_path):
     before, after = trained.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    x = torch.rand(4, *trained.image_shape)
+    x = torch.randint(256, (4, *trained.image_shape)) / 255
     assert torch.equal(trained.reconstruct(x), loaded.reconstruct(x))
     assert repr(loaded) == repr(trained)
 
@@ -103,7 +103,7 @@ def test_repr_reads_well(make):
 def test_the_same_seed_gives_bitwise_the_same_weights(make):
     def run(seed):
         model = make()
-        x = torch.rand(12, *model.image_shape)
+        x = torch.randint(256, (12, *model.image_shape)) / 255
         torch.rand(seed + 1)  # what was drawn before must not matter
         vl.Trainer(max_epochs=2, batch_size=5, seed=seed).fit(model, x, progress=False)
         return weights(model)
@@ -114,7 +114,7 @@ def test_the_same_seed_gives_bitwise_the_same_weights(make):
 
 def test_every_parameter_gets_a_finite_gradient(make):
     model = make().train()
-    x = torch.rand(4, *model.image_shape)
+    x = torch.randint(256, (4, *model.image_shape)) / 255
     objective = vl.Elbo() if isinstance(model, vl.VAE) else vl.Reconstruction()
     objective(model, x).loss.backward()
     for name, parameter in model.named_parameters():

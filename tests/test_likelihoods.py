@@ -78,6 +78,23 @@ def test_values_outside_the_support_are_refused(likelihood, bad):
         likelihood.log_prob(torch.full((1, 1, 2, 2), bad), torch.zeros(1, 1, 2, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_a_discretized_logistic_takes_8_bit_levels_up_to_rounding_and_nothing_else(dtype):
+    logistic = vl.DiscretizedLogistic(0.1).to(dtype)
+    levels = torch.arange(256).view(1, 1, 16, 16)
+    location = torch.full((1, 1, 16, 16), 0.5, dtype=dtype)
+    for same in (levels / 255, levels.double() / 255, levels.float() * (1 / 255)):
+        assert logistic.log_prob(same.to(dtype), location).isfinite().all()
+    if dtype == torch.float16:  # whose own rounding is an eighth of a level
+        return
+    resized = torch.nn.functional.interpolate(levels.to(dtype) / 255, size=(16, 16), mode="bilinear") * 0.999
+    for other in ((levels + 0.5) / 256, levels / 256, (levels / 255) * 0.5, resized, torch.rand(1, 1, 16, 16)):
+        with pytest.raises(
+            ValueError, match=r"`x` must have the values k / 255 .*DiscretizedLogistic, got 0\.\d+, which"
+        ):
+            logistic.log_prob(other.to(dtype), location)
+
+
 def test_gaussian_sigma_is_the_sigma():
     x, mean = torch.rand(3, 1, 4, 4), torch.rand(3, 1, 4, 4)
     expected = td.Normal(mean, 0.6).log_prob(x).flatten(1).sum(1)

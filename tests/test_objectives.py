@@ -23,7 +23,7 @@ def test_the_loss_is_a_mean_over_images_and_a_sum_over_pixels():
 
 
 def test_every_likelihood_owns_the_reconstruction_term():
-    x = torch.rand(2, 1, 4, 4)
+    x = torch.randint(256, (2, 1, 4, 4)) / 255
     for likelihood in (vl.Bernoulli(), vl.Gaussian(0.5), vl.DiscretizedLogistic("per_pixel")):
         raw = torch.randn(2, likelihood.param_channels(1), 4, 4)
         terms = vl.elbo_loss(x, raw, torch.zeros(2, 3), torch.zeros(2, 3), likelihood=likelihood)

@@ -18,6 +18,8 @@ def test_grid_of_any_channels_and_range(tmp_path):
     for channels in (1, 2, 3, 5):
         plots.save_grid(3 * torch.randn(10, channels, 8, 6), tmp_path / "grid.png", columns=5)
         assert size(tmp_path / "grid.png") == (5 * 8 + 2, 2 * 10 + 2)
+    with pytest.raises(ValueError, match=r"`images` must be finite, got values in \[nan, nan\]"):  # not a black square
+        plots.save_grid(torch.full((1, 1, 4, 4), float("nan")), tmp_path / "no.png")
     with pytest.raises(ValueError, match=r"`images` must have shape \(N, C, H, W\)"):
         plots.save_grid(torch.zeros(1, 8, 8), tmp_path / "no.png")
     assert not (tmp_path / "no.png").exists()

@@ -296,3 +296,15 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(images):
 
     with pytest.raises(vl.TrainingError, match="the (loss|kl) became nan on `val` after step 3"):
         fit(tiny(prior=BrokenLater()), images, images)
+
+
+def test_images_off_the_levels_of_the_likelihood_are_refused_before_the_first_step(monkeypatch):
+    """Also where no step looks, as on a GPU; what a corruption does to the encoder's input is not looked at."""
+    monkeypatch.setattr(vl.likelihoods, "_check_support", lambda x, **_: None)
+    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.DiscretizedLogistic())
+    levels = torch.randint(256, (20, 1, 8, 8)) / 255
+    with pytest.raises(ValueError, match="`train` must have the values k / 255 of 8-bit images under a Discretized"):
+        vl.Trainer(max_epochs=1).fit(vae, levels * 0.7, levels, progress=False)
+    monkeypatch.undo()
+    vae.corruption = vl.GaussianNoise(0.1)
+    assert len(vl.Trainer(max_epochs=1).fit(vae, levels, progress=False)) == 1

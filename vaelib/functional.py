@@ -14,9 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vaelib._checks import check_int
+
 __all__ = [
+    "at_levels",
     "bernoulli_log_prob",
     "bits_per_dim",
+    "check_levels",
     "continuous_bernoulli_log_prob",
     "discretized_logistic_log_prob",
     "gaussian_log_prob",
@@ -228,27 +232,68 @@ def discretized_logistic_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) ->
     return sum_per_image(log_mass)
 
 
+def at_levels(x: Tensor) -> bool:
+    """Whether every value is an 8-bit level k / 255, up to the rounding of its dtype.
+
+    Examples:
+        >>> at_levels(torch.tensor([0.0, 7 / 255])), at_levels(torch.tensor([0.5]))
+        (True, False)
+    """
+    tolerance = max(1e-3, 255 * torch.finfo(x.dtype).eps)  # in levels; bfloat16 cannot tell them apart
+    return bool((_from_level(x) <= tolerance).all())
+
+
+def check_levels(name: str, x: Tensor) -> None:
+    """Raise ``ValueError`` unless every value is an 8-bit level k / 255, up to rounding; on a GPU this waits for it.
+
+    Examples:
+        >>> check_levels("x", torch.tensor([0.0, 7 / 255]))
+    """
+    if not at_levels(x):
+        worst = x.flatten()[_from_level(x).argmax()].item()
+        raise ValueError(
+            f"`{name}` must have the values k / 255 of 8-bit images under a DiscretizedLogistic, got {worst:.6g}, which"
+            f" is {255 * worst:.3f} / 255. Round the images, (x * 255).round() / 255, or choose a density such as"
+            " Gaussian."
+        )
+
+
+def _from_level(x: Tensor) -> Tensor:
+    """Distance to the nearest level k / 255, in levels."""
+    return (x * 255 - (x * 255).round()).abs()
+
+
 def bits_per_dim(nats: Tensor, image_shape: Sequence[int], *, levels: int | None = None) -> Tensor:
     """Bits per dimension from a negative log-likelihood in nats per image.
+
+    Of a density p over dequantised images, ``x = (k + u) / levels`` with k = 0 .. levels - 1 and u uniform in [0, 1),
+    the result bounds a code length: the model gives the level k the mass of its cell, whose width is 1 / levels, so by
+    Jensen's inequality the mean bits are at least those that a code for the levels with these masses needs.
+
+    Of a density at the levels themselves, ``x = k / 255`` as 8-bit images are loaded, or on any other scale, the result
+    is a density in other units and no code length: it has no lower bound, and is negative where the density is narrow.
 
     Args:
         nats: Any shape; nats summed over an image, as everywhere in vaelib.
         image_shape: ``(C, H, W)``.
-        levels: For a *density* of data stored in that many levels between 0 and 1 (8-bit: 256), counts
-            the discretisation: a level's probability is its density times the spacing 1 / (levels - 1). Of a
-            density narrower than that spacing the product is no probability, and the bits can be negative; of
-            dequantised images, ``(255 * x + u) / 256`` with u uniform in [0, 1), they bound a code length.
-            None for probabilities.
+        levels: Number of levels of a *density*'s dequantised data (8-bit: 256); adds log2(levels). None for
+            probabilities, whose bits are a code length as they are.
 
     Returns:
         Bits per dimension, the shape of ``nats``.
 
+    Raises:
+        TypeError: If ``levels`` is no int.
+        ValueError: If ``levels`` is below 2.
+
     Examples:
         >>> bits_per_dim(torch.tensor(784 * math.log(2)), (1, 28, 28))
         tensor(1.)
+        >>> bits_per_dim(torch.tensor(0.0), (1, 28, 28), levels=256)  # a uniform density: 8 bits for each of 256 levels
+        tensor(8.)
 
     References:
         Theis et al. (2016), A note on the evaluation of generative models, section 3.1. https://arxiv.org/abs/1511.01844
     """
     bits = nats / (math.prod(image_shape) * math.log(2.0))
-    return bits if levels is None else bits + math.log2(levels - 1)
+    return bits if levels is None else bits + math.log2(check_int("levels", levels, 2))

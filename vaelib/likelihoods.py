@@ -48,10 +48,12 @@ def _check_params(likelihood: Likelihood, x: Tensor, recon_params: Tensor) -> No
     check_shape("recon_params", recon_params.shape, expected)
 
 
-def _check_support(x: Tensor) -> None:
+def _check_support(x: Tensor, *, eight_bit: bool = False) -> None:
     """Values are checked where that is free: on the CPU, and not while a graph is being captured."""
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         check_unit_range("x", x)
+        if eight_bit:
+            functional.check_levels("x", x)
 
 
 def _uniform_like(values: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -256,7 +258,7 @@ class Laplace(_LocationScale):
 
 
 class DiscretizedLogistic(_LocationScale):
-    """Probabilities of 8-bit values under a logistic: the likelihood for bits per dimension.
+    """Probabilities of 8-bit values k / 255, and of no others, under a logistic: for bits per dimension.
 
     Args:
         scale: The logistic's scale: ``"per_pixel"``, ``"learned"`` or a number > 0.
@@ -277,9 +279,9 @@ class DiscretizedLogistic(_LocationScale):
         self.scale = scale
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
-        """Log probability in nats, ``(B,)``; ``ValueError`` for values of ``x`` outside [0, 1]."""
+        """Log probability in nats, ``(B,)``; ``ValueError`` for values of ``x`` that are no k / 255, on the CPU."""
         _check_params(self, x, recon_params)
-        _check_support(x)
+        _check_support(x, eight_bit=True)
         location, log_scale = self._location_and_log_scale(recon_params)
         return functional.discretized_logistic_log_prob(x, location, log_scale)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelib._checks import MissingExtraError, check_shape
+from vaelib._checks import MissingExtraError, check_finite, check_shape
 from vaelib._files import written_whole
 
 __all__ = ["save_curves", "save_embedding", "save_grid", "save_pairs"]
@@ -25,7 +25,7 @@ def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
         columns: Pictures per row.
 
     Raises:
-        ValueError: If ``images`` are no batch.
+        ValueError: If ``images`` are no batch, or not finite.
 
     Examples:
         >>> import tempfile
@@ -35,6 +35,7 @@ def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
     from torchvision.utils import save_image
 
     check_shape("images", images.shape, ("N", "C", "H", "W"))
+    check_finite("images", images)
     shown = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
     with written_whole(path) as temporary:
         save_image(shown.clamp(0, 1), temporary, nrow=columns, format="png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from vaelib.data import ImageDataset
 
 __all__ = ["evaluate", "evaluation_of"]
-
-
-_UNITS = {
-    "bits_per_dim": "bits per dimension",
-    "log_likelihood_bits_per_dim": "bits per dimension",
-    "psnr": "dB",
-    "ssim": "at most 1",
-    "ms_ssim": "at most 1",
-}
 
 
 def evaluate(
@@ -46,6 +38,14 @@ def evaluate(
             metavar="NAME_OR_PATH",
         ),
     ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also the difference to this other model, image by image: of log p(x) with --samples, else the ELBO.",
+            show_default=False,
+            metavar="MODEL",
+        ),
+    ] = None,
     disentanglement: Annotated[
         bool, typer.Option(help="Also MIG, SAP, DCI and others, for a set whose factors are known: shapes.")
     ] = False,
@@ -59,6 +59,8 @@ def evaluate(
     vae = serialization.load(model)
     images = load_data(model, vae, data, split, download=download)
     result = evaluation_of(vae, images, seed, samples, progress=not json_output)
+    if compare is not None:
+        result |= _comparison(vae, serialization.load(compare), images, seed, samples, progress=not json_output)
     if against is not None:
         result |= _anomaly(vae, images, load_data(model, vae, against, "test", download=download), seed)
     if disentanglement:
@@ -73,11 +75,20 @@ def evaluate(
     )
     typer.echo(result["latents"])
     if samples is not None:
-        typer.echo(f"Of {samples} draws an image, {result['effective_samples']:.0f} are effective in the median.")
+        low, median, high = result["effective_quantiles"]
+        typer.echo(
+            f"Of {samples} draws an image, {median:.0f} are effective in the median, {low:.0f} or fewer for 5% of the"
+            f" images, {high:.0f} or more for 5%. Of the standard error of log p(x),"
+            f" {result['monte_carlo_error']:.2g} is due to these draws; its bias is about {result['bias']:.2g}."
+        )
+    if result["note"]:
+        typer.echo(result["note"])
 
 
 def _row(name: str, estimate: dict[str, float]) -> list[str]:
-    unit = _UNITS.get(name, "at most 1" if name.startswith(("auroc_", "score_")) else "nats per image")
+    from vaelib.evaluation import unit_of
+
+    unit = unit_of(name)
     value = f"{estimate['value']:.2f}" if unit == "nats per image" else f"{estimate['value']:.4g}"
     return [name, value, f"{estimate['standard_error']:.2g}", unit]
 
@@ -91,12 +102,12 @@ def _seeded(seed: int) -> torch.Generator:
 def evaluation_of(
     vae: Any, images: ImageDataset, seed: int, samples: int | None = None, *, progress: bool = False
 ) -> dict[str, Any]:
-    """Estimate name to value and standard error, the latents in words, and the numbers of images and draws."""
+    """Estimate name to value and standard error, the latents in words, what the nats are not, and all counts."""
     from vaelib.evaluation import elbo, latents, log_likelihood, reconstruction_quality
 
     estimates = elbo(vae, images, generator=_seeded(seed))._asdict()
     num_images = estimates.pop("num_images")
-    counts: dict[str, Any] = {"num_images": num_images}
+    counts: dict[str, Any] = {"num_images": num_images, "note": estimates.pop("note")}
     words, active_units = "Of a single image, or a posterior that a flow bends, latents are not measured.", None
     if vae.posterior is None and num_images > 1:
         report = latents(vae, images, generator=_seeded(seed))
@@ -106,11 +117,23 @@ def evaluation_of(
         tighter = log_likelihood(vae, images, num_samples=samples, generator=_seeded(seed), progress=progress)
         estimates |= {"log_likelihood": tighter.log_likelihood, "log_likelihood_bits_per_dim": tighter.bits_per_dim}
         counts |= {"num_samples": samples, "effective_samples": tighter.effective_samples}
+        counts |= {"effective_quantiles": list(tighter.effective_quantiles)}
+        counts |= {"monte_carlo_error": tighter.monte_carlo_error, "bias": tighter.bias}
     if importlib.util.find_spec("torchmetrics") is not None and min(images.image_shape[1:]) >= 6:
         quality = reconstruction_quality(vae, images, generator=_seeded(seed))._asdict()
         estimates |= {name: quality[name] for name in ("psnr", "ssim", "ms_ssim") if quality[name] is not None}
     found = {name: estimate._asdict() for name, estimate in estimates.items()}
     return found | {"latents": words, "active_units": active_units} | counts
+
+
+def _comparison(
+    vae: Any, other: Any, images: ImageDataset, seed: int, samples: int | None, *, progress: bool
+) -> dict[str, Any]:
+    from vaelib.evaluation import compare
+
+    found = compare(vae, other, images, num_samples=samples, generator=_seeded(seed), progress=progress)
+    name = "elbo" if samples is None else "log_likelihood"
+    return {f"difference_of_{name}": found.difference._asdict(), f"other_{name}": found.second._asdict()}
 
 
 def _anomaly(vae: Any, images: ImageDataset, others: ImageDataset, seed: int) -> dict[str, Any]:

@@ -157,7 +157,10 @@ def export(
     if evaluate_too:
         images = load_data(model, trained, data, split, download=download)
         name = data or read_record(model)["data"]
-        evaluation = {"data": f"{Path(name).name}, {split}", **evaluation_of(trained, images, seed=0)}
+        found = {
+            name: entry for name, entry in evaluation_of(trained, images, seed=0).items() if entry not in (None, "")
+        }
+        evaluation = {"data": f"{Path(name).name}, {split}", **found}
     parity = export_onnx(
         trained,
         out,

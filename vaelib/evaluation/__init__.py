@@ -1,8 +1,9 @@
 """Numbers about a trained model, each with its standard error; those of single images in nats."""
 
 from vaelib.evaluation.anomaly import AnomalyReport, AnomalyScores, anomaly, anomaly_scores, auroc
-from vaelib.evaluation.bound import BoundEstimate, Estimate, elbo, per_image_terms
+from vaelib.evaluation.bound import BoundEstimate, Estimate, elbo, per_image_terms, unit_of
 from vaelib.evaluation.codes import encode
+from vaelib.evaluation.comparison import Comparison, compare
 from vaelib.evaluation.disentanglement import DisentanglementReport, disentanglement, mig, modularity
 from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
 from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
@@ -15,6 +16,7 @@ __all__ = [
     "AnomalyReport",
     "AnomalyScores",
     "BoundEstimate",
+    "Comparison",
     "DciScores",
     "DisentanglementReport",
     "Estimate",
@@ -27,6 +29,7 @@ __all__ = [
     "anomaly_scores",
     "auroc",
     "beta_vae_score",
+    "compare",
     "dci",
     "disentanglement",
     "elbo",
@@ -44,4 +47,5 @@ __all__ = [
     "precision_recall",
     "reconstruction_quality",
     "sap",
+    "unit_of",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from vaelib._checks import check_finite, check_shape
 from vaelib.evaluation.bound import Estimate, per_image_terms
 from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae
+from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
 
@@ -65,7 +66,8 @@ def anomaly_scores(
         :class:`AnomalyScores`.
 
     Raises:
-        ValueError: If there is no image, or the images do not fit the models.
+        ValueError: If there is no image, the images do not fit the models or their likelihood, or a score is not
+            finite.
         TypeError: If a model is no VAE.
 
     Examples:
@@ -87,10 +89,12 @@ def anomaly_scores(
                 f" got {type(part.likelihood).__name__}."
             )
     columns = []
-    for images in batches_for(model, data, batch_size, generator):
+    for images in ImageValues(model.likelihood).watched(batches_for(model, data, batch_size, generator)):
         terms = [per_image_terms(part, [images], Elbo(), generator=generator) for part in models.values()]
         columns.append((terms[0].reconstruction, *(found.reconstruction + found.kl for found in terms)))
     reconstruction, negative_elbo, *rest = (torch.cat(column) for column in zip(*columns, strict=True))
+    for name, scores in zip(models, (negative_elbo, *rest), strict=True):
+        check_model_finite(name, "the ELBO", scores)
     return AnomalyScores(negative_elbo, reconstruction, negative_elbo - rest[0] if rest else None)
 
 

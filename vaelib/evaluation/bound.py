@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from vaelib._checks import DataError
 from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae, device_of
+from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
 from vaelib.objectives import Elbo, Objective
 from vaelib.vae import VAE, eval_mode
 
-__all__ = ["BoundEstimate", "Estimate", "elbo", "per_image_terms"]
+__all__ = ["BoundEstimate", "Estimate", "elbo", "per_image_terms", "unit_of"]
 
 
 class Estimate(NamedTuple):
@@ -29,10 +30,27 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values: Tensor) -> Estimate:
-        """Mean and standard error of ``(N,)`` values; the error of a single one is infinite."""
+        """Mean and standard error of ``(N,)`` values; infinite for a single value and for an infinite mean."""
         values = values.double()
-        error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
-        return cls(values.mean().item(), error)
+        mean = values.mean().item()
+        known = len(values) > 1 and math.isfinite(mean)
+        return cls(mean, values.std().item() / math.sqrt(len(values)) if known else math.inf)
+
+
+def unit_of(name: str) -> str:
+    """The unit of an estimate by its name in the results of ``vaelib evaluate``.
+
+    Examples:
+        >>> unit_of("elbo"), unit_of("psnr"), unit_of("log_likelihood_bits_per_dim")
+        ('nats per image', 'dB', 'bits per dimension')
+    """
+    if name.startswith(("auroc_", "score_")) or name in ("ssim", "ms_ssim", "precision", "recall"):
+        return "at most 1"
+    if name in ("fid", "kid"):
+        return "distance"
+    if name.endswith("bits_per_dim"):
+        return "bits per dimension"
+    return "dB" if name == "psnr" else "nats per image"
 
 
 class BoundEstimate(NamedTuple):
@@ -45,9 +63,12 @@ class BoundEstimate(NamedTuple):
     kl: Estimate
     """KL(q(z|x) to p(z)) in nats per image."""
     bits_per_dim: Estimate
-    """-elbo in bits per pixel and channel, the discretisation counted for a density, of which they are
-    a code length if the images are dequantised, see :func:`vaelib.functional.bits_per_dim`."""
+    """-elbo in bits per pixel and channel, with log2(256) added for a density; of a density they bound a code length
+    only if the images are dequantised, see :func:`vaelib.functional.bits_per_dim`."""
     num_images: int
+    note: str = ""
+    """What these numbers are not: under a Bernoulli on grey values no log p(x), of a density at 8-bit levels no code
+    length. Empty if they are what their names say."""
 
 
 def per_image_terms(
@@ -117,7 +138,8 @@ def elbo(
         A :class:`BoundEstimate` in nats per image.
 
     Raises:
-        ValueError: If there is no image, or the images do not fit the model.
+        ValueError: If there is no image, the images do not fit the model or its likelihood, or the ELBO of an image is
+            not finite.
         TypeError: If ``model`` is no VAE.
 
     Examples:
@@ -127,9 +149,11 @@ def elbo(
         (10, True)
     """
     check_vae("model", model)
+    values = ImageValues(model.likelihood)
     batches = batches_for(model, data, batch_size, generator)
-    terms = per_image_terms(model, batches, Elbo(), generator=generator)
+    terms = per_image_terms(model, values.watched(batches), Elbo(), generator=generator)
     negative = terms.reconstruction + terms.kl
+    check_model_finite("model", "the ELBO", negative)
     levels = 256 if model.likelihood.is_density else None
     return BoundEstimate(
         elbo=Estimate.of(-negative),
@@ -137,4 +161,5 @@ def elbo(
         kl=Estimate.of(terms.kl),
         bits_per_dim=Estimate.of(bits_per_dim(negative, model.image_shape, levels=levels)),
         num_images=len(negative),
+        note=values.note,
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vaelib.evaluation.inputs import BatchSource, batches_for
+from vaelib.evaluation.values import check_model_finite
 from vaelib.vae import VAE, AutoEncoder, eval_mode
 
 __all__ = ["encode"]
@@ -50,6 +51,7 @@ def encode(
 
     Raises:
         DataError: A ``ValueError``: if there is no image.
+        ValueError: If a code is not finite.
         TypeError: If ``model`` is neither.
 
     Examples:
@@ -63,6 +65,9 @@ def encode(
     with eval_mode(model):
         found: list[Any] = [model.encode(x) for x in batches_for(model, data, batch_size, generator)]
     if isinstance(model, AutoEncoder):
-        return torch.cat(found).cpu()
-    mu, logvar = zip(*found, strict=True)
-    return torch.cat(mu).cpu(), torch.cat(logvar).cpu()
+        z = torch.cat(found).cpu()
+        check_model_finite("model", "the code", z)
+        return z
+    mu, logvar = (torch.cat(moments).cpu() for moments in zip(*found, strict=True))
+    check_model_finite("model", "the posterior", mu, logvar)
+    return mu, logvar

@@ -86,7 +86,7 @@ def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any]
     """Features of a whole set, float64 ``(N, F)`` on the CPU; a module runs in eval mode on its own device.
 
     Raises:
-        ValueError: If there is no image, or the features are not ``(B, F)``.
+        ValueError: If there is no image, or the features are not ``(B, F)`` or not finite.
 
     Examples:
         >>> features_of(torch.nn.Flatten(), torch.rand(10, 1, 2, 2)).shape
@@ -98,6 +98,7 @@ def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any]
         for images in batches_for(module, data, batch_size):
             features = extractor(images)
             check_shape("extractor(images)", features.shape, (len(images), "F"))
+            check_finite("extractor(images)", features)
             found.append(features.double().cpu())
     return torch.cat(found)
 

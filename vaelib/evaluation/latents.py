@@ -13,6 +13,7 @@ from vaelib._checks import DataError
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.codes import encode
 from vaelib.evaluation.inputs import BatchSource, check_vae
+from vaelib.evaluation.values import check_model_finite
 from vaelib.functional import gaussian_log_prob, kl_standard_normal, reparameterize
 from vaelib.posteriors import check_gaussian
 from vaelib.priors import Prior
@@ -94,6 +95,7 @@ def latents(
 
     Raises:
         DataError: A ``ValueError``: if there are fewer than two images.
+        ValueError: If a posterior or its KL is not finite.
         TypeError: If ``model`` is no VAE.
 
     Examples:
@@ -119,6 +121,7 @@ def latents(
         marginal = torch.cat([_log_aggregate(part, mu, logvar) for part in z.split(_AT_A_TIME)]).cpu()
         log_p = torch.cat([model.prior.log_prob(part) for part in z.to(parameter.dtype).split(_AT_A_TIME)]).cpu()
         per_latent = _kl_per_latent(model.prior, *(values.to(parameter.dtype) for values in (mu, logvar, z)))
+    check_model_finite("model", "the KL", log_q, marginal, log_p, per_latent.cpu())
     variance = mu.flatten(1).var(0).cpu()
     return LatentReport(
         active_units=int((variance > ACTIVE).sum()),

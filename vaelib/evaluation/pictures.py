@@ -12,6 +12,7 @@ from torch import Tensor
 from vaelib._checks import MissingExtraError
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.inputs import BatchSource, batches_for
+from vaelib.evaluation.values import check_model_finite
 from vaelib.vae import VAE, AutoEncoder
 
 __all__ = ["ReconstructionQuality", "reconstruction_quality"]
@@ -53,7 +54,8 @@ def reconstruction_quality(
         A :class:`ReconstructionQuality`.
 
     Raises:
-        ValueError: If there is no image, or the images do not fit the model or have a side below 6 pixels.
+        ValueError: If there is no image, the images do not fit the model or have a side below 6 pixels, or a
+            reconstruction is not finite.
         TypeError: If ``model`` is neither.
         MissingExtraError: If torchmetrics is not installed.
 
@@ -72,10 +74,10 @@ def reconstruction_quality(
     smallest = min(model.image_shape[1:])
     if smallest < _SSIM_SIZE:
         raise ValueError(f"SSIM needs images of at least {_SSIM_SIZE} pixels a side, got {model.image_shape}.")
-    columns = [
-        _similarities(model.reconstruct(images), images, several_scales=smallest >= _MS_SSIM_SIZE)
-        for images in batches_for(model, data, batch_size, generator)
-    ]
+    columns = []
+    for images in batches_for(model, data, batch_size, generator):
+        found = _reconstructed(model, images)
+        columns.append(_similarities(found, images, several_scales=smallest >= _MS_SSIM_SIZE))
     psnr, ssim, *ms_ssim = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
     return ReconstructionQuality(
         psnr=Estimate.of(psnr),
@@ -83,6 +85,18 @@ def reconstruction_quality(
         ms_ssim=Estimate.of(ms_ssim[0]) if ms_ssim else None,
         num_images=len(psnr),
     )
+
+
+def _reconstructed(model: VAE | AutoEncoder, images: Tensor) -> Tensor:
+    """``model.reconstruct`` of images; raw outputs are checked too, since a sigmoid makes infinite ones 0 or 1."""
+    raw: list[Tensor] = []
+    handle = model.decoder.register_forward_hook(lambda module, inputs, output: raw.append(output))
+    try:
+        found = model.reconstruct(images)
+    finally:
+        handle.remove()
+    check_model_finite("model", "the reconstruction", found, *raw)
+    return found
 
 
 def _similarities(found: Tensor, images: Tensor, *, several_scales: bool) -> tuple[Tensor, ...]:

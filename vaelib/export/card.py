@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vaelib.evaluation import unit_of
 from vaelib.export import Parity
 from vaelib.export.bundle import at_most
 from vaelib.export.graphs import Graph
@@ -161,9 +162,9 @@ def _quality(evaluation: Mapping[str, Any] | None, precision: str) -> str:
     rows = [
         (
             name,
-            f"{entry['value']:.{2 if _unit(name) == _NATS else 4}f}",
+            f"{entry['value']:.{2 if unit_of(name) == _NATS else 4}f}",
             "-" if entry["standard_error"] is None else f"{entry['standard_error']:.2g}",
-            _unit(name),
+            unit_of(name),
         )
         for name, entry in evaluation.items()
         if isinstance(entry, Mapping)
@@ -181,10 +182,6 @@ def _cost(judgement: Judgement | None) -> str:
         f" pictures have a PSNR of {judgement.psnr:.1f} dB against float32's. Both on other"
         " pictures than it was calibrated on."
     )
-
-
-def _unit(name: str) -> str:
-    return "bits per dimension" if name == "bits_per_dim" else _NATS
 
 
 def _speed(speeds: Sequence[Speed]) -> str:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from vaelib._files import writable_directory
 from vaelib.data import ImageDataset
 from vaelib.evaluation.inputs import as_batches
+from vaelib.functional import check_levels
+from vaelib.likelihoods import DiscretizedLogistic
 from vaelib.objectives import Elbo, Reconstruction
 from vaelib.serialization import describe, save
 from vaelib.training import randomness
@@ -198,6 +200,8 @@ def _started(fit: Fit) -> Run:
     run = Run(prepared, fit.model, optimization, fit.accelerator, len(fit.batches), trainer.max_epochs)
     run.objective, run.recipe = fit.objective, recipe_of(fit)
     run.examples = _examples(fit.train if fit.val is None else fit.val, fit.device)
+    if isinstance(getattr(fit.model, "likelihood", None), DiscretizedLogistic):  # a step waits for no device to look
+        check_levels("train", _examples(fit.train, fit.device))
     run.output_dir = fit.output_dir if fit.accelerator.is_main_process else None
     run.checkpoint = functools.partial(fit._write_checkpoint, run)
     return run

@@ -1,0 +1,134 @@
+"""The difference between two models on the same images, with its paired standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaelib._checks import check_int
+from vaelib.evaluation.bound import Estimate, per_image_terms
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae, device_of
+from vaelib.evaluation.likelihood import log_likelihoods, tracked, warn_of_few
+from vaelib.evaluation.values import ImageValues, check_model_finite
+from vaelib.objectives import Elbo
+from vaelib.vae import VAE
+
+__all__ = ["Comparison", "compare"]
+
+
+class Comparison(NamedTuple):
+    """Two models on the same images: log p(x), or the ELBO, in nats per image."""
+
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    """First less second, above 0 where the first is better. Its standard error is that of the mean of the differences
+    per image, far smaller than those of the two means, because an image that is hard for one model is hard for both."""
+    monte_carlo_error: float | None
+    """Part of the difference's standard error that is due to the draws of z; None for ELBOs."""
+    per_image: Tensor
+    """Difference of each image, ``(N,)``."""
+    num_samples: int | None
+    """Draws of an image; None where ELBOs are compared."""
+    num_images: int
+    note: str = ""
+    """What these numbers are not; see :class:`LikelihoodEstimate`."""
+
+
+def compare(
+    first: VAE,
+    second: VAE,
+    data: Tensor | BatchSource | Iterable[Any],
+    *,
+    num_samples: int | None = None,
+    batch_size: int = 512,
+    generator: torch.Generator | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Compare log p(x), or the ELBO, of two models image by image.
+
+    Both models see the same batches, also of a set that binarises at random and of a loader that shuffles.
+
+    Args:
+        first: A VAE.
+        second: A VAE for images of the same shape; both likelihoods are densities, or both probabilities.
+        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
+        num_samples: K draws an image for log p(x), as :func:`log_likelihood`; None for ELBOs with one draw.
+        batch_size: Latents that are decoded at a time.
+        generator: Of the draws, on the models' device.
+        progress: Show a bar on standard error.
+
+    Returns:
+        A :class:`Comparison` in nats per image.
+
+    Raises:
+        ValueError: If there is no image, the models do not fit the images or each other, or a number is not finite.
+        TypeError: If a model is no VAE.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> first, second = (vl.conv_vae((1, 8, 8), latent_dim) for latent_dim in (2, 4))
+        >>> result = compare(first, second, torch.rand(10, 1, 8, 8).round(), num_samples=64, progress=False)
+        >>> abs(result.first.value - result.second.value - result.difference.value) < 1e-9, result.num_images
+        (True, 10)
+    """
+    _check_pair(first, second)
+    check_int("batch_size", batch_size)
+    at_a_time = batch_size if num_samples is None else max(1, batch_size // check_int("num_samples", num_samples))
+    seen = [ImageValues(model.likelihood) for model in (first, second)]
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for images in tracked(batches_for(first, data, at_a_time, generator), data, at_a_time, progress):
+        for model, values, columns in zip((first, second), seen, found, strict=True):
+            values.watch(images)
+            x = images.to(device_of(model))
+            columns.append(_of_batch(model, x, num_samples, batch_size, generator))
+    both = [torch.cat(columns, dim=1) for columns in found]
+    for name, (values_of, effective, _) in zip(("first", "second"), both, strict=True):
+        check_model_finite(name, "log p(x)" if num_samples else "the ELBO", values_of)
+        if num_samples is not None:
+            warn_of_few(effective, num_samples, f"log p(x) of `{name}`")
+    differences = both[0][0] - both[1][0]
+    errors = torch.stack([errors for _, _, errors in both])
+    return Comparison(
+        first=Estimate.of(both[0][0]),
+        second=Estimate.of(both[1][0]),
+        difference=Estimate.of(differences),
+        monte_carlo_error=None if num_samples is None else errors.square().sum().sqrt().item() / len(differences),
+        per_image=differences,
+        num_samples=num_samples,
+        num_images=len(differences),
+        note=seen[0].note or seen[1].note,
+    )
+
+
+def _check_pair(first: VAE, second: VAE) -> None:
+    for name, model in (("first", first), ("second", second)):
+        check_vae(name, model)
+    if first.image_shape != second.image_shape:
+        raise ValueError(
+            f"`second` must have the image shape of `first`, {first.image_shape}, got {second.image_shape}."
+        )
+    if first.likelihood.is_density != second.likelihood.is_density:
+        kinds = [type(model.likelihood).__name__ for model in (first, second)]
+        raise ValueError(
+            f"`first` and `second` must both have a density for a likelihood, or both a probability, got {kinds[0]} and"
+            f" {kinds[1]}: their nats cannot be compared."
+        )
+
+
+def _of_batch(
+    model: VAE, x: Tensor, num_samples: int | None, batch_size: int, generator: torch.Generator | None
+) -> Tensor:
+    """Log p(x) or the ELBO, the effective draws and the Monte-Carlo error of each image, ``(3, B)`` on the CPU."""
+    if num_samples is None:
+        terms = per_image_terms(model, [x], Elbo(), generator=generator)
+        values = -(terms.reconstruction + terms.kl).double()
+        return torch.stack([values, torch.ones_like(values), torch.full_like(values, torch.inf)])
+    parts = [
+        torch.stack([few.values, few.effective, few.errors])
+        for few in log_likelihoods(model, x, num_samples, batch_size, generator)
+    ]
+    return torch.cat(parts, dim=1).cpu()
