@@ -1,3 +1,4 @@
+import collections
 import csv
 import functools
 import math
@@ -154,6 +155,110 @@ def test_best_is_the_lowest_validation_loss(images, tmp_path):
     assert best < 5, "this learning rate is meant to be too large"
     saved = weights(vl.load(tmp_path / "5" / "best"))
     assert torch.equal(saved, weights(run(best)[0]))
+
+
+class Scripted:
+    """In validation the terms that are given for each epoch; in training the ELBO."""
+
+    def __init__(self, *terms, per_step=0.0):
+        self.terms, self.per_step, self.epoch = terms, per_step, 1
+
+    def __call__(self, model, x, *, step=0, generator=None):
+        if model.training:
+            return vl.Elbo()(model, x, step=step)
+        loss, *others = self.terms[self.epoch - 1]
+        return type(self.terms[0])(
+            torch.tensor(loss + self.per_step * step), *(torch.full((len(x),), value) for value in others)
+        )
+
+    def on_step(self, run):
+        self.epoch = run.epoch
+
+
+Elbo, Iwae, Plain = (
+    functools.partial(collections.namedtuple, "Terms")(names)
+    for names in ("loss reconstruction kl", "loss iwae reconstruction kl", "loss reconstruction mmd")
+)
+CHOICES = {
+    # A loss at a small beta falls while the bound rises, one at a large beta rises while the bound falls.
+    "a small beta": ("reconstruction + kl", 1, [Elbo(5.0, 4.0, 6.0), Elbo(4.0, 3.0, 9.0), Elbo(3.0, 2.0, 20.0)]),
+    "a large beta": ("reconstruction + kl", 3, [Elbo(50.0, 20.0, 3.0), Elbo(60.0, 15.0, 4.0), Elbo(70.0, 10.0, 5.0)]),
+    "many draws": ("iwae", 2, [Iwae(1.0, 9.0, 5.0, 5.0), Iwae(2.0, 8.0, 6.0, 6.0), Iwae(3.0, 8.5, 4.0, 4.0)]),
+    "no KL": ("loss", 2, [Plain(7.0, 5.0, 1.0), Plain(6.0, 5.5, 0.1), Plain(6.5, 4.0, 2.0)]),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_best_is_chosen_by_the_bound_itself(name, images, tmp_path, capsys):
+    compared, best, terms = CHOICES[name]
+    seen = []
+
+    class Watch:
+        def on_epoch(self, run):
+            seen.append(weights(run.model))
+
+    objective = Scripted(*terms)
+    parts = [objective, Watch(), vl.EarlyStopping(patience=2)]
+    trainer = vl.Trainer(objective, max_epochs=3, batch_size=16, output_dir=tmp_path, callbacks=parts)
+    history = trainer.fit(tiny(), images, images)
+    assert len(history) == 3
+    assert torch.equal(weights(vl.load(tmp_path / "best")), seen[best - 1])
+    expected = {"reconstruction + kl": lambda t: t.reconstruction + t.kl, "iwae": lambda t: t.iwae}
+    values = [expected.get(compared, lambda t: t.loss)(t) for t in terms]
+    assert [record.criterion for record in history] == pytest.approx(values)
+    with (tmp_path / "history.csv").open() as stream:
+        assert [float(row["criterion"]) for row in csv.DictReader(stream)] == pytest.approx(values)
+    said = capsys.readouterr().err
+    assert f"epochs are compared by {compared} on `val`, in nats" in said
+    assert (f"{compared} {values[0]:.2f}" in said) == (compared != "loss")
+    stops = f"no {compared} below {min(values):.2f} on `val` for 2 epochs"
+    assert (stops in said) == (best == 1)
+
+
+def test_the_choice_of_best_depends_on_no_weight_of_the_loss(images):
+    for objective in (
+        vl.Elbo(beta=vl.linear_warmup(1000), extra=lambda x, means: 100 * (x - means).square().sum((1, 2, 3))),
+        vl.Elbo(free_bits=3.0),
+        vl.Elbo(beta=10.0, capacity=5.0),
+    ):
+        record = fit(tiny(), images, images, objective=objective)[-1]
+        assert record.criterion == record.val.reconstruction + record.val.kl
+        assert abs(record.criterion - record.val.loss) > 0.1
+    assert fit(tiny(), images)[-1].criterion is None
+
+
+def test_the_best_of_a_resumed_run_is_that_of_the_whole_one(images, tmp_path):
+    """The schedule's value at the last step, which weighs the loss on `val`, grows with the number of epochs."""
+
+    def run(directory, epochs, resume=False):
+        terms = [Elbo(0.0, 10.0 - epoch, 5.0) for epoch in range(4)]
+        objective, model = Scripted(*terms, per_step=1.0), tiny()
+        options = {"batch_size": 16, "lr_schedule": "constant", "output_dir": directory, "callbacks": [objective]}
+        trainer = vl.Trainer(objective, max_epochs=epochs, **options)
+        return trainer.fit(model, images, images, resume=resume, progress=False), weights(model)
+
+    run(tmp_path / "run", 2)
+    history, last = run(tmp_path / "run", 4, resume=True)
+    assert [record.val.loss for record in history] == [5.0, 5.0, 11.0, 11.0]
+    assert torch.equal(weights(vl.load(tmp_path / "run" / "best")), last)
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        (vl.Elbo(beta=vl.linear_warmup(12)), "`beta` still changes at the last of 6 steps, where it is 0.4167:"),
+        (vl.Elbo(beta=vl.schedules.cyclical(5)), "`beta` still changes at the last of 6 steps, where it is 0:"),
+        (vl.Elbo(capacity=vl.linear_warmup(12, final=2.4)), "`capacity` still changes at the last of 6 steps"),
+        (vl.BetaTcVae(48, beta=vl.linear_warmup(10)), "`beta` still changes at the last of 6 steps, where it is 0.5:"),
+        (vl.Elbo(beta=vl.linear_warmup(4)), ""),
+        (vl.Elbo(beta=4.0), ""),
+    ],
+)
+def test_a_schedule_that_still_changes_at_the_end_is_reported(objective, says, images, caplog):
+    fit(tiny(), images, None, objective=objective)
+    assert caplog.text == ""
+    fit(tiny(), images, images, objective=objective)
+    assert says in caplog.text and (says != "") == (caplog.text != "")
 
 
 def adam_with_a_tensor(parameters, lr):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vaelib._checks import MissingExtraError, check_float, check_int
-from vaelib.training.history import flatten
+from vaelib.training.history import criterion_terms, flatten
 
 __all__ = ["EMA", "EarlyStopping", "Trackers"]
 
@@ -71,14 +71,18 @@ class EMA:
 
 
 class EarlyStopping:
-    """Ends a run whose validation loss no longer falls, once weight and capacity of the KL have reached their end.
+    """Ends a run that no longer improves on `val`, once weight and capacity of the KL have reached their end.
+
+    Epochs are compared as for ``best/``, by :attr:`EpochRecord.criterion`: the bound itself, without ``beta``, free
+    bits or penalties. Where the loss is meant to end far from the bound, such as with ``beta=10``, train for a fixed
+    number of epochs instead.
 
     Args:
         patience: Epochs without a new best before the run ends.
         min_delta: Nats by which a best must be better than the one before.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or the run has no ``val``.
 
     Examples:
         >>> import vaelib as vl
@@ -87,35 +91,34 @@ class EarlyStopping:
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0) -> None:
         self.patience, self.min_delta = check_int("patience", patience), check_float("min_delta", min_delta, 0.0)
-        self._best, self._since = math.inf, 0
 
     def on_start(self, run: Any) -> None:
         """Find the step from which the schedules of ``beta`` and ``capacity`` no longer change."""
         schedules = [getattr(run.objective, name, None) for name in ("beta", "capacity")]
         self._from_step = max(steps_until_constant(s, run.total_steps) if callable(s) else 0 for s in schedules)
-        self._best, self._since = math.inf, 0
 
     def on_epoch(self, run: Any) -> None:
         """Compare the last epoch with the best one."""
-        record = run.history[-1]
-        if record.val is None:
+        if run.history[-1].val is None:
             raise ValueError("`callbacks` has an EarlyStopping, which needs `val` images; `val` is None.")
-        if record.step <= self._from_step:
-            return
-        if record.val.loss < self._best - self.min_delta:
-            self._best, self._since = record.val.loss, 0
-        else:
-            self._since += 1
-        if self._since >= self.patience:
-            run.stop_reason = f"no validation loss below {self._best:.2f} for {self._since} epochs"
+        best, since = math.inf, 0
+        for record in run.history:
+            if record.step <= self._from_step:
+                continue
+            if record.criterion < best - self.min_delta:
+                best, since = record.criterion, 0
+            else:
+                since += 1
+        if since >= self.patience:
+            compared = " + ".join(criterion_terms(run.history[-1].val))
+            run.stop_reason = f"no {compared} below {best:.2f} on `val` for {since} epochs"
 
     def state_dict(self) -> dict[str, Any]:
-        """The best loss and the epochs since."""
-        return {"best": self._best, "since": self._since}
+        """Nothing: all follows from the history, which every checkpoint holds."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
-        self._best, self._since = state["best"], state["since"]
+        """Do nothing; version 0.1 kept its best here, by a loss that depended on the length of the run."""
 
 
 class Trackers:

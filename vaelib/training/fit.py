@@ -29,7 +29,7 @@ from vaelib.training.pictures import CollapseWarning, Pictures
 from vaelib.training.progress import ProgressReport
 from vaelib.training.recipe import check_recipe, checkpoint_to_resume, recipe_of
 from vaelib.training.run import ObjectiveModule, Run
-from vaelib.training.validation import over_processes, validate
+from vaelib.training.validation import over_processes, validate, warn_of_moving_schedules
 from vaelib.vae import AutoEncoder
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Fit:
             run = _started(self)
             if found is not None:
                 check_recipe(run, *found)
+            if self.val is not None and main:
+                warn_of_moving_schedules(run)
             self._tell("on_start", run)
             with (
                 ProgressReport(progress and main, run.total_steps, run.max_epochs) as report,
@@ -238,9 +240,9 @@ def _examples(data: Any, device: torch.device) -> Tensor:
 
 
 def _write_models(run: Run, output: Path) -> None:
-    """The models of an epoch. The best is the one of the lowest validation loss; without validation, the last."""
+    """The models of an epoch. The best is the one of the lowest criterion; without validation, the last."""
     save(run.evaluated, output / "last")
-    validated = [record.val.loss for record in run.history if record.val is not None]
-    if not validated or validated[-1] == min(validated):
+    compared = [record.criterion for record in run.history if record.criterion is not None]
+    if not compared or compared[-1] == min(compared):
         save(run.evaluated, output / "best")
     write_csv(run.history, output / "history.csv")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vaelib._files import written_whole
 
-__all__ = ["EpochRecord", "Means", "curves", "flatten", "write_csv"]
+__all__ = ["EpochRecord", "Means", "criterion_terms", "curves", "flatten", "write_csv"]
 
 
 class EpochRecord(NamedTuple):
@@ -37,6 +37,15 @@ class EpochRecord(NamedTuple):
     """Wall time of the training part."""
     images_per_second: float
 
+    @property
+    def criterion(self) -> float | None:
+        """What ``best/`` and :class:`EarlyStopping` compare, lower being better; None without validation data.
+
+        The bound itself, whatever weights, free bits or penalties the loss has: of the terms of ``val``, ``iwae`` if
+        there is one, else ``reconstruction + kl``. Of objectives that have no KL, such as :class:`Wae`, the loss.
+        """
+        return None if self.val is None else sum(getattr(self.val, name) for name in criterion_terms(self.val))
+
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
         terms = {
@@ -48,6 +57,14 @@ class EpochRecord(NamedTuple):
     def from_state_dict(cls, state: dict[str, Any]) -> EpochRecord:
         """What :meth:`state_dict` was of."""
         return cls(**state | {name: named_terms(state[name]) for name in ("train", "val")})
+
+
+def criterion_terms(terms: Any) -> tuple[str, ...]:
+    """Names of the terms whose sum is :attr:`EpochRecord.criterion`."""
+    for names in (("iwae",), ("reconstruction", "kl")):
+        if set(names) <= set(terms._fields):
+            return names
+    return ("loss",)
 
 
 def named_terms(values: dict[str, float] | None) -> Any:
@@ -105,6 +122,8 @@ def flatten(record: EpochRecord) -> dict[str, float]:
     for split, terms in (("train", record.train), ("val", record.val)):
         if terms is not None:
             row |= {f"{split}_{name}": value for name, value in terms._asdict().items()}
+    if record.criterion is not None:
+        row["criterion"] = record.criterion
     return row | {
         "learning_rate": record.learning_rate,
         "skipped": record.skipped,
@@ -128,5 +147,5 @@ def curves(history: Sequence[EpochRecord]) -> dict[str, list[float]]:
         f"{split} {name}": [getattr(getattr(record, split), name) for record in history]
         for split in ("train", "val")
         if getattr(history[0], split) is not None
-        for name in history[0].train._fields
+        for name in getattr(history[0], split)._fields
     }

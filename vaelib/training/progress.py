@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from vaelib.training.history import EpochRecord
+from vaelib.training.history import EpochRecord, criterion_terms
 
 __all__ = ["ProgressReport"]
 
@@ -55,6 +55,11 @@ class ProgressReport:
         text = f"epoch {record.epoch}/{self._max_epochs}  train {_terms(record.train)}"
         if record.val is not None:
             text += f"  val {_terms(record.val)}"
+            compared = " + ".join(criterion_terms(record.val))
+            if record.epoch == 1:
+                self.line(f"epochs are compared by {compared} on `val`, in nats")
+            if abs(record.criterion - record.val.loss) >= 0.005:
+                text += f"  {compared} {record.criterion:.2f}"
         if record.skipped:
             text += f"  {record.skipped} steps skipped"
         self.line(f"{text}  {record.images_per_second:,.0f} images/s")

@@ -58,8 +58,9 @@ class Trainer:
             runs on a CPU.
         sync_batch_norm: Batch normalisation over all processes' images (CUDA only) instead of each one's own.
         seed: Of the order of images, the draws and dropout. The weights are the model's own: seed before making it.
-        output_dir: Where ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, pictures and
-            ``curves.png`` go; nothing is written if None.
+        output_dir: Where ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, images and
+            ``curves.png`` go; nothing is written if None. ``best`` is the epoch of the lowest
+            :attr:`EpochRecord.criterion` on ``val``: the bound at ``beta`` 1, without free bits, capacity or penalties.
         callbacks: Objects with some of ``on_start``, ``on_step``, ``on_epoch``, ``on_end``, such as :class:`EMA`,
             :class:`EarlyStopping`, :class:`Trackers`; see :mod:`vaelib.training`.
 
@@ -132,7 +133,8 @@ class Trainer:
             train: Images ``(N, C, H, W)``, an :class:`ImageDataset` (kept on the training device if it fits), a stream
                 (:func:`vaelib.data.stream`), or a loader that yields batches (or tuples that begin with one). A loader
                 brings its own batch size and order.
-            val: The same; evaluated after each epoch with the same draws each time.
+            val: The same; evaluated after each epoch with the same draws each time, and with the values that schedules
+                have at the last step of the run. A warning reports schedules that still change there.
             resume: Go on from the newest checkpoint in ``output_dir`` that can be read; from the start if none is.
             progress: Show a bar and a line per epoch on standard error.
 

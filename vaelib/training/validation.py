@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,9 @@ from vaelib.training.history import Means, totals_of
 from vaelib.training.run import Run, check_terms
 from vaelib.vae import eval_mode
 
-__all__ = ["over_processes", "validate"]
+__all__ = ["over_processes", "validate", "warn_of_moving_schedules"]
+
+_logger = logging.getLogger("vaelib.training")
 
 
 def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
@@ -33,6 +36,19 @@ def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
             terms = run.objective(run.evaluated, x, step=run.total_steps - 1)
             means.add(terms._fields, totals_of(terms, len(x)), counts)
     return check_terms(over_processes(means, accelerator)[0], f"on `val` after step {run.step}")
+
+
+def warn_of_moving_schedules(run: Run) -> None:
+    """Warn if ``beta`` or ``capacity`` still change at the last step, whose value validation uses."""
+    last = run.total_steps - 1
+    for name in ("beta", "capacity"):
+        schedule = getattr(run.objective, name, None)
+        if callable(schedule) and last > 0 and schedule(last) != schedule(last - 1):
+            _logger.warning(
+                "`%s` still changes at the last of %s steps, where it is %.4g: the loss on `val` is of this value."
+                " best/ and EarlyStopping compare the bound itself, which does not depend on it.",
+                *(name, run.total_steps, schedule(last)),
+            )
 
 
 def over_processes(means: Means, accelerator: Accelerator) -> tuple[Any, int]:
