@@ -1,10 +1,13 @@
 """Arrays and labels: ranges, axes, splits and classes of ``.npy``, ``.npz`` and ``.pt`` files."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from vaelib.data import ImageDataset
+import vaelib as vl
+from vaelib.data import ImageDataset, load
 
 IMAGES = torch.zeros(3, 1, 2, 2)
 
@@ -66,3 +69,431 @@ def test_class_names_are_shown():
     assert "classes cat, dog" in repr(ImageDataset(IMAGES, labels=["dog", "cat", "dog"]))
     many = ImageDataset(torch.zeros(12, 1, 2, 2), labels=[f"{i:02d}" for i in range(12)])
     assert "08, 09, ..." in repr(many)
+
+
+# --- arrays
+
+
+@pytest.mark.parametrize(
+    "shape", [(20, 6, 5), (20, 1, 6, 5), (20, 6, 5, 1), (20, 3, 6, 5), (20, 6, 5, 3), (20, 4, 6, 5)]
+)
+def test_array_layouts(tmp_path, shape):
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    images = load(tmp_path / "a.npy", "all").images
+    channels = 4 if 4 in shape[1:] else 3 if 3 in shape else 1
+    assert images.shape == (20, channels, 6, 5)
+
+
+def test_archives_with_labels_and_splits(tmp_path):
+    np.savez(tmp_path / "a.npz", images=torch.rand(10, 4, 4).numpy(), labels=np.arange(10))
+    train = load(tmp_path / "a.npz", "train")
+    assert (len(train), len(train.labels)) == (9, 9)
+    np.savez(
+        tmp_path / "b.npz",
+        x_train=np.zeros((6, 4, 4), bool),
+        y_train=np.arange(6),
+        x_test=np.ones((2, 4, 4), bool),
+    )
+    assert [len(load(tmp_path / "b.npz", split)) for split in ("train", "test")] == [6, 2]
+    assert load(tmp_path / "b.npz", "test").images.unique().tolist() == [255]
+    with pytest.warns(UserWarning, match=r"labels of .*b\.npz were skipped, since not every split has them"):
+        both = load(tmp_path / "b.npz", "all")
+    assert (len(both), both.labels) == (8, None)
+    np.savez(tmp_path / "only.npz", x_train=np.zeros((6, 4, 4), bool))
+    with pytest.raises(
+        vl.DataError, match=r"`split` must be one of those that .*only\.npz has \(train\) or 'all', got 'test'"
+    ):
+        load(tmp_path / "only.npz", "test")
+    np.save(tmp_path / "big_endian.npy", np.zeros((4, 4, 4), ">f4"))
+    assert len(load(tmp_path / "big_endian.npy", "all")) == 4
+    torch.save({"images": torch.zeros(4, 3, 5, 5), "labels": torch.arange(4)}, tmp_path / "c.pt")
+    assert load(tmp_path / "c.pt", "all", image_size=3).images.shape == (4, 3, 3, 3)
+    torch.save(torch.zeros(4, 3, 5, 5), tmp_path / "d.pt")
+    assert len(load(tmp_path / "d.pt", "test")) == 1
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_wrong_arrays(tmp_path, capsys):
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04torn")
+    (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY")
+    (tmp_path / "torn.pt").write_bytes(b"PK")
+    for name in ("torn.npz", "torn.npy", "torn.pt"):
+        with pytest.raises(vl.DataError, match=name):
+            load(tmp_path / name)
+    torch.save(Evil(), tmp_path / "evil.pt")
+    np.save(tmp_path / "evil.npy", np.array([Evil()]), allow_pickle=True)
+    for name in ("evil.pt", "evil.npy"):
+        with pytest.raises(vl.DataError, match=name):
+            load(tmp_path / name)
+    assert "run" not in capsys.readouterr().out
+    np.savez(tmp_path / "a.npz", first=np.zeros(3), second=np.zeros(3))
+    with pytest.raises(
+        vl.DataError, match="must hold one of images, image, imgs, x, data, arr_0, got first, second; name"
+    ):
+        load(tmp_path / "a.npz")
+    np.save(tmp_path / "range.npy", np.full((4, 4, 4), 7.0))
+    with pytest.raises(vl.DataError, match=r"range\.npy: `images` must have values in \[0, 1\], got \[7, 7\]"):
+        load(tmp_path / "range.npy")
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    with pytest.raises(vl.DataError, match="must hold numeric arrays"):
+        load(tmp_path / "text.npy")
+
+
+# --- ranges
+
+RAMP = np.arange(4 * 64).reshape(4, 8, 8) % 64
+
+
+def from_array(path, values, split="all", **options):
+    np.save(path / "a.npy", values)
+    return load(path / "a.npy", split, **options).images
+
+
+@pytest.mark.parametrize(
+    ("values", "value_range", "expected"),
+    [
+        (RAMP.astype(np.uint8), None, RAMP / 255),
+        (RAMP.astype(np.uint8), (0, 63), RAMP / 63),
+        ((RAMP % 2).astype(np.uint8), (0, 1), RAMP % 2),
+        ((RAMP % 2).astype(np.uint8), (0, 255), RAMP % 2 / 255),
+        ((RAMP % 2).astype(np.int64), (0, 1), RAMP % 2),
+        ((RAMP % 8).astype(np.uint8), (0, 7), RAMP % 8 / 7),
+        ((RAMP % 2).astype(bool), None, RAMP % 2),
+        (RAMP.astype(np.uint16) * 1_040, None, RAMP * 1_040 / 65_535),
+        (RAMP.astype(np.uint16) * 65, (0, 4095), RAMP / 63),
+        (RAMP.astype(np.uint16) * 65, (0, 65_535), RAMP * 65 / 65_535),
+        (RAMP.astype(">i4") * 1_000 - 1_000, (-1_000, 62_000), RAMP / 63),
+        (RAMP * 4, (0, 255), RAMP * 4 / 255),
+        (RAMP / 63, None, RAMP / 63),
+        (RAMP / 63 * (1 + 1e-6), None, RAMP / 63),
+        (RAMP.astype(np.float16) * 4, (0, 255), RAMP * 4 / 255),
+        (RAMP / 31.5 - 1, (-1, 1), RAMP / 63),
+        (RAMP.astype(np.longdouble) / 63, None, RAMP / 63),
+        (RAMP * 0, None, RAMP * 0),
+    ],
+)
+def test_values_are_mapped_from_their_range(tmp_path, values, value_range, expected):
+    images = ImageDataset(from_array(tmp_path, values, value_range=value_range)).batch(slice(None))
+    np.testing.assert_allclose(images[:, 0], expected, atol=0.5 / 255 if values.dtype == np.uint8 else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "white", "match"),
+    [
+        ((RAMP % 2).astype(np.uint8), 1, r"holds 0 and 1 alone: 1 is read as white. Give value_range=\(0, 1\)"),
+        (RAMP % 2, 1, r"holds 0 and 1 alone: 1 is read as white"),
+        (RAMP * 4, 255, r"255 is read as white, got int64 in \[0, 252\]. Give value_range=\(0, 255\)"),
+    ],
+)
+def test_probable_ranges_are_said(tmp_path, values, white, match):
+    with pytest.warns(UserWarning, match=match):
+        images = from_array(tmp_path, values)
+    assert images.dtype == torch.uint8
+    np.testing.assert_allclose(images[:, 0], values * 255 // white)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "match"),
+    [
+        ((RAMP % 8).astype(np.uint8), {}, r"`value_range` must be given .*, got uint8 in \[0, 7\]: such as \(0, 7\)"),
+        (RAMP.astype(np.uint16) * 65, {}, r"got uint16 in \[0, 4095\]: such as \(0, 4095\) if 4095 is near white"),
+        (RAMP, {}, r"got int64 in \[0, 63\]"),
+        (RAMP.astype(np.int8), {}, r"got int8 in \[0, 63\]"),
+        (RAMP * 60 - 1_000, {}, r"got int64 in \[-1000, 2780\]"),
+        (RAMP * 4.0, {}, r"values in \[0, 1\], got \[0, 252\]. Give the values .* `value_range`, such as \(0, 255\)"),
+        (RAMP / 31.5 - 1, {}, r"got \[-1, 1\]. Give the values of black and white .* such as \(-1, 1\)"),
+        (RAMP / 63 / 255, {}, r"`value_range` must be given for .* \[0, 0.00392157\]: \(0, 1\) if they are dark"),
+        (RAMP * np.nan, {}, r"got \[nan, nan\]. NaN and infinity are no values of an image"),
+        (RAMP * 60 - 1_000, {"value_range": (0, 2_780)}, r"must hold all values .* in \[-1000, 2780\]"),
+        (RAMP / 63, {"value_range": (0, 0.5)}, r"must hold all values of .*, got \(0, 0.5\) for values in \[0, 1\]"),
+        (RAMP.astype(np.uint8), {"value_range": (0, 4095)}, r"must lie in \[0, 255\] for .* 8-bit values"),
+    ],
+)  # fmt: skip
+def test_doubtful_ranges_are_asked_for(tmp_path, values, options, match):
+    with pytest.raises(vl.DataError, match=match):
+        from_array(tmp_path, values, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "match"),
+    [
+        ("a.npy", {"value_range": 255}, TypeError, r"`value_range` must be a pair \(low, high\), got 255"),
+        ("a.npy", {"value_range": "01"}, TypeError, "`value_range` must be a pair"),
+        ("a.npy", {"value_range": (0, 1, 2)}, TypeError, "`value_range` must be a pair"),
+        ("a.npy", {"value_range": (0, "1")}, TypeError, r"`value_range\[1\]` must be a number, got '1'"),
+        ("a.npy", {"value_range": (0, float("inf"))}, ValueError, r"`value_range\[1\]` must be"),
+        ("a.npy", {"value_range": (1, 0)}, ValueError, r"`value_range` must be \(low, high\) with low < high"),
+        ("a.npy", {"channels_last": 1.5}, TypeError, "`channels_last` must be True, False or None, got 1.5"),
+        ("a.npy", {"frames": "first"}, ValueError, "`frames` must be None for the arrays of .*a.npy, got 'first'"),
+        ("a.npy", {"images_key": "x"}, vl.DataError, "a.npy must hold 'x', got one array without a name"),
+        ("shapes", {"value_range": (0, 1)}, ValueError, "`value_range` must be None for 'shapes'"),
+        ("mnist", {"channels_last": True}, ValueError, "`channels_last` must be None for 'mnist'"),
+    ],
+)
+def test_wrong_arguments(tmp_path, name, options, error, match):
+    np.save(tmp_path / "a.npy", RAMP.astype(np.uint8))
+    with pytest.raises(error, match=match):
+        load(tmp_path / name if name == "a.npy" else name, **options)
+
+
+# --- axes
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels_last", "expected"),
+    [
+        ((20, 28, 28), None, (20, 1, 28, 28)),
+        ((28, 28, 20), False, (28, 1, 28, 20)),
+        ((28, 28, 3), False, (28, 1, 28, 3)),
+        ((20, 4, 32, 32), None, (20, 4, 32, 32)),
+        ((20, 13, 32, 32), None, (20, 13, 32, 32)),
+        ((20, 32, 32, 3), None, (20, 3, 32, 32)),
+        ((20, 28, 28, 1), None, (20, 1, 28, 28)),
+        ((20, 32, 32, 32), True, (20, 32, 32, 32)),
+        ((20, 32, 32, 4), False, (20, 32, 32, 4)),
+        ((20, 32, 32, 4), True, (20, 4, 32, 32)),
+        ((20, 1, 28, 1), False, (20, 1, 28, 1)),
+        ((20, 1, 28, 1), True, (20, 1, 1, 28)),
+        ((20, 1, 1, 1), None, (20, 1, 1, 1)),
+    ],
+)
+def test_axes(tmp_path, shape, channels_last, expected):
+    values = np.arange(np.prod(shape), dtype=np.uint32).reshape(shape) % 251
+    images = from_array(tmp_path, values.astype(np.uint8), channels_last=channels_last)
+    assert images.shape == expected
+    if len(shape) == 4:
+        np.testing.assert_array_equal(
+            images, np.moveaxis(values, 3, 1) if channels_last or expected != shape else values
+        )
+
+
+@pytest.mark.parametrize("bands", [2, 4, 5, 13])
+def test_bands_that_come_last_are_said(tmp_path, bands):
+    with pytest.warns(UserWarning, match=rf"read as 32x24 images of {bands} channels, .*Give channels_last=True"):
+        assert from_array(tmp_path, np.zeros((5, 32, 24, bands), np.uint8)).shape == (5, bands, 32, 24)
+
+
+@pytest.mark.parametrize(
+    ("shape", "match"),
+    [
+        ((5, 2, 32, 3), r"`channels_last` must be given for .*: of its shape \(5, 2, 32, 3\), 2 or 3 may be"),
+        ((5, 1, 28, 1), "`channels_last` must be given for"),
+        ((5, 3, 3, 3), "`channels_last` must be given for"),
+        ((5, 32, 32, 32), "`channels_last` must be given for"),
+        ((32, 32, 3, 500), "`channels_last` must be given for"),
+        ((480, 640, 3), r"looks like one image \(H, W, C\).* save it as \(1, 480, 640, 3\)"),
+        ((28, 28, 100), r"looks like \(H, W, N\), the order of MATLAB; transpose it to \(100, 28, 28\)"),
+        ((70, 784), r"must have shape \(N, H, W\), .* has \(70, 784\). Reshape rows to images first"),
+        ((2, 3, 4, 4, 4), r"must have shape \(N, H, W\), .* has \(2, 3, 4, 4, 4\)"),
+        ((), r"must have shape \(N, H, W\), .* has \(\)"),
+        ((0, 4, 4), "must hold at least one pixel"),
+    ],
+)
+def test_doubtful_axes_are_asked_for(tmp_path, shape, match):
+    with pytest.raises(vl.DataError, match=match):
+        from_array(tmp_path, np.zeros(shape, np.uint8))
+
+
+def test_three_axes(tmp_path):
+    with pytest.warns(UserWarning, match=r"is read as 3 grey images; save one colour image as \(1, 3, 16, 20\)"):
+        assert from_array(tmp_path, np.zeros((3, 16, 20), np.uint8)).shape == (3, 1, 16, 20)
+    with pytest.raises(vl.DataError, match=r"`channels_last` needs 4 axes \(N, H, W, C\)"):
+        from_array(tmp_path, np.zeros((4, 8, 9), np.uint8), channels_last=True)
+
+
+# --- names of entries
+
+GREY = np.arange(10 * 36, dtype=np.uint8).reshape(10, 6, 6)
+
+
+def test_dsprites_as_published(tmp_path):
+    """Its own names; the pickled entry is never touched, nor are the values of the factors."""
+    classes = np.stack([np.zeros(12), np.arange(12) % 3, *np.ones((3, 12)), np.arange(12) // 3], 1).astype(np.int64)
+    np.savez_compressed(
+        tmp_path / "dsprites.npz",
+        imgs=(np.arange(12 * 64).reshape(12, 8, 8) % 2).astype(np.uint8),
+        latents_classes=classes,
+        latents_values=np.array([Evil()]),
+        metadata=np.array({"evil": Evil()}),
+    )
+    dataset = load(tmp_path / "dsprites.npz", "all", value_range=(0, 1))
+    assert dataset.images.unique().tolist() == [0, 255]
+    assert dataset.factor_names == ("shape", "position_y")
+    assert dataset.factors.tolist() == classes[:, [1, 5]].tolist()
+    assert dataset.labels.tolist() == classes[:, 1].tolist()
+
+
+def test_medmnist_as_published(tmp_path):
+    parts = {"train": 5, "val": 2, "test": 3}
+    entries = {f"{split}_images": GREY[:count] for split, count in parts.items()}
+    entries |= {f"{split}_labels": np.arange(count, dtype=np.uint8)[:, None] for split, count in parts.items()}
+    np.savez_compressed(tmp_path / "pneumoniamnist.npz", **entries)
+    assert vl.data.splits(tmp_path / "pneumoniamnist.npz") == ("train", "val", "test")
+    for split, count in parts.items():
+        dataset = load(tmp_path / "pneumoniamnist.npz", split)
+        assert torch.equal(dataset.images[:, 0], torch.from_numpy(GREY[:count]))
+        assert dataset.labels.tolist() == list(range(count))
+    assert load(tmp_path / "pneumoniamnist.npz", "all").labels.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "splits"),
+    [
+        (["X_train", "X_Valid", "X_test"], {}, ("train", "val", "test")),
+        (["training_imgs", "validation_imgs"], {}, ("train", "val")),
+        (["train", "test"], {}, ("train", "test")),
+        (["train_faces", "test_faces", "other"], {"images_key": "faces"}, ("train", "test")),
+        (["train_faces", "test_faces", "other"], {"images_key": "test_faces"}, ()),
+        (["faces", "other"], {"images_key": "faces"}, ()),
+        (["anything"], {}, ()),
+        (["image", "other"], {}, ()),
+    ],
+)
+def test_names_of_entries(tmp_path, names, options, splits):
+    np.savez(tmp_path / "a.npz", **{name: GREY[: 3 + i] for i, name in enumerate(names)})
+    torch.save({name: torch.from_numpy(GREY[: 3 + i]) for i, name in enumerate(names)}, tmp_path / "a.pt")
+    for path in (tmp_path / "a.npz", tmp_path / "a.pt"):
+        found = [len(load(path, split, **options)) for split in splits or ["all"]]
+        wanted = names.index(options.get("images_key", names[0])) if not splits else 0
+        assert found == [3 + wanted + i for i in range(len(splits) or 1)]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "match"),
+    [
+        (["images", "x"], {}, "has several entries that may be the images; choose by `images_key` among images, x"),
+        (["images", "x_train"], {}, "has several entries that may be the images"),
+        (["x_val", "x_valid"], {}, "has several entries that may be the images"),
+        (["faces", "other"], {}, "must hold one of images, .* got faces, other; name the images by `images_key`"),
+        (["faces", "other"], {"images_key": "x"}, "must hold 'x', got faces, other; name the images by `images_key`"),
+    ],
+)
+def test_doubtful_entries_are_asked_for(tmp_path, names, options, match):
+    np.savez(tmp_path / "a.npz", **dict.fromkeys(names, GREY))
+    with pytest.raises(vl.DataError, match=match):
+        load(tmp_path / "a.npz", "all", **options)
+
+
+def test_labels_of_arrays(tmp_path):
+    np.savez(
+        tmp_path / "names.npz", x_train=GREY, y_train=np.array(["b"] * 10), x_test=GREY[:2], y_test=np.array(["c", "a"])
+    )
+    train, test = (load(tmp_path / "names.npz", split) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("a", "b", "c")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([1] * 10, [2, 0])
+    np.savez(tmp_path / "one_hot.npz", images=GREY, labels=np.eye(10))
+    assert load(tmp_path / "one_hot.npz", "all").labels.tolist() == list(range(10))
+    np.savez(tmp_path / "many.npz", images=GREY, labels=np.ones((10, 14), np.uint8))
+    with pytest.warns(UserWarning, match=r"labels of .* were skipped: shape \(10, 14\) is attributes of an image"):
+        assert load(tmp_path / "many.npz", "all").labels is None
+    for labels, match in ((np.full(10, np.nan), "whole numbers, got nan"), (np.zeros(9), r"shape \(10\), got \(9,\)")):
+        np.savez(tmp_path / "wrong.npz", images=GREY, labels=labels)
+        with pytest.raises(vl.DataError, match=rf"wrong\.npz: `labels` must .*{match}"):
+            load(tmp_path / "wrong.npz", "all")
+
+
+# --- files from strangers
+
+
+def test_large_npy_files_are_mapped(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaelib.data.entries.MAPPED_FROM", 0)
+    np.save(tmp_path / "a.npy", GREY[:, None])
+    images = load(tmp_path / "a.npy", "all").images
+    with (tmp_path / "a.npy").open("r+b") as stream:
+        stream.seek(-1, 2)
+        stream.write(b"\xaa")
+    assert images[-1, 0, -1, -1] == 0xAA  # of the file, not of a copy
+    images[0] = 7
+    assert np.load(tmp_path / "a.npy")[0].max() == 35
+
+
+def test_entries_that_are_not_used_are_not_read(tmp_path):
+    np.savez(tmp_path / "a.npz", images=GREY, huge=np.arange(100.0))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    at = content.index(np.arange(50.0, 52.0).tobytes())
+    content[at] ^= 1  # its checksum is now wrong
+    (tmp_path / "a.npz").write_bytes(content)
+    assert len(load(tmp_path / "a.npz", "all")) == 10
+    with pytest.raises(vl.DataError, match="Bad CRC-32 for file 'huge.npy'"):
+        load(tmp_path / "a.npz", "all", images_key="huge")
+
+
+def test_a_header_that_announces_more_than_follows(tmp_path):
+    np.save(tmp_path / "a.npy", GREY)
+    content = (tmp_path / "a.npy").read_bytes()
+    for header, match in ((b"(99999999, 6, 6)", "announces 3599999964 bytes"), (b"(9, 6, 6)", "announces 324 bytes")):
+        wrong = content[:128].replace(b"(10, 6, 6)", header).replace(b" " * (len(header) - 10), b"", 1)
+        (tmp_path / "wrong.npy").write_bytes(wrong[:127].ljust(127) + b"\n" + content[128:])
+        with pytest.raises(
+            vl.DataError, match=rf"wrong.npy is damaged: its header {match} for shape .* and 360 follow"
+        ):
+            load(tmp_path / "wrong.npy")
+    (tmp_path / "two.npy").write_bytes(content * 2)
+    with pytest.raises(vl.DataError, match="announces 360 bytes .* and 848 follow"):
+        load(tmp_path / "two.npy")
+
+
+def test_compressed_files_have_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaelib.data.guard.MAX_EXPANDED", 100_000)
+    np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((200, 32, 32), np.uint8))
+    with pytest.raises(
+        vl.DataError, match=r"bomb.npz \(images\) would expand from .* above the limit .* save it as .npy"
+    ):
+        load(tmp_path / "bomb.npz")
+    np.savez_compressed(
+        tmp_path / "fair.npz", images=np.random.default_rng(0).integers(0, 256, (200, 32, 32), np.uint8)
+    )
+    assert len(load(tmp_path / "fair.npz", "all")) == 200
+    torch.save(torch.zeros(1, 32, 32).expand(200, 32, 32), tmp_path / "bomb.pt")
+    with pytest.raises(vl.DataError, match="bomb.pt would expand from .* save a tensor with values of its own"):
+        load(tmp_path / "bomb.pt")
+    monkeypatch.setattr("vaelib.data.guard._free_memory", lambda: 1_000)
+    for name in ("fair.npz", "bomb.pt"):
+        with pytest.raises(vl.DataError, match=rf"{name}.* would take .* of the .* of free memory; save"):
+            load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (torch.zeros(4, 8, 8, device="meta"), "got one that is on the meta device, without values"),
+        (torch.zeros(4, 8, 8).to(torch.float8_e4m3fn), "got one that is of dtype torch.float8_e4m3fn"),
+        (torch.zeros(4, 8, 8, dtype=torch.complex64), "must hold numeric arrays, got complex64"),
+        ([1, 2], "must hold numeric arrays, got list"),
+        ("images", "must hold numeric arrays, got str"),
+    ],
+)  # fmt: skip
+def test_unusual_tensors(tmp_path, value, match):
+    torch.save({"images": value}, tmp_path / "a.pt")
+    with pytest.raises(vl.DataError, match=match):
+        load(tmp_path / "a.pt", "all")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # torch is about to end them
+def test_quantized_sparse_and_nested_tensors(tmp_path):
+    quantized = torch.quantize_per_tensor(torch.zeros(4, 8, 8), 0.1, 0, torch.quint8)
+    sparse = torch.zeros(4, 8, 8).to_sparse()
+    for value, match in (
+        (quantized, "quantized"),
+        (sparse, "sparse"),
+        (torch.nested.nested_tensor([torch.zeros(8, 8)]), "nested"),
+    ):
+        torch.save(value, tmp_path / "a.pt")
+        with pytest.raises(vl.DataError, match=match):
+            load(tmp_path / "a.pt", "all")
+
+
+def test_bfloat16(tmp_path):
+    torch.save(torch.full((4, 8, 8), 0.5, dtype=torch.bfloat16), tmp_path / "a.pt")
+    assert load(tmp_path / "a.pt", "all").images.unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "pt"])
+def test_pipes_are_not_opened(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"a.{suffix}")
+    with pytest.raises(vl.DataError, match="is not a regular file, but a pipe, socket or device"):
+        load(tmp_path / f"a.{suffix}")

@@ -13,6 +13,7 @@ from vaelib.data.derive import binarized, concatenated, height_and_width, holdou
 from vaelib.data.listing import SPLITS, folder_splits, in_order, shard_split, shards_below
 from vaelib.data.named import NAMES, PROTOCOLS, load_named, load_protocol, named_splits
 from vaelib.data.pictures import load_folder, load_shards, read_pictures
+from vaelib.data.ranges import check_value_range
 from vaelib.data.shapes import shapes
 from vaelib.data.stream import ImageStream, stream
 
@@ -28,6 +29,10 @@ def load(
     image_size: int | Sequence[int] | None = None,
     binarize: str | None = None,
     flip: bool = False,
+    value_range: Sequence[float] | None = None,
+    channels_last: bool | None = None,
+    frames: str | None = None,
+    images_key: str | None = None,
     download: bool = False,
     seed: int = 0,
 ) -> ImageDataset:
@@ -48,6 +53,15 @@ def load(
         binarize: ``"static"`` draws black or white pixels once, with ``seed``; ``"dynamic"`` draws them
             anew each time an image is used; None keeps grey values.
         flip: Mirror images left to right at random, anew each time one is used: for training images.
+        value_range: The values of black and white in files of your own, such as ``(0, 4095)``: mapped linearly to 0
+            and 1, and an error if a value lies outside. None reads what is beyond doubt, and raises an error where it
+            is not: 32-bit, signed or floating-point image files; sets that use less than half of 16 bits, or of 8 bits
+            (grey images) values up to 15 only; arrays out of [0, 1] or of an integer dtype other than uint8.
+        channels_last: Whether an array of four axes is ``(N, H, W, C)`` or ``(N, C, H, W)``; None decides by the shape,
+            and raises an error where it fits both. False also confirms that three axes are ``(N, H, W)``.
+        frames: ``"first"`` or ``"all"`` of animations and of files of several pages; None raises an error for them.
+        images_key: Name of the images in a ``.npz`` or ``.pt`` file of several arrays; without the split, if the file
+            has one in its names. None takes ``images``, ``image``, ``imgs``, ``x``, ``data`` or ``arr_0``.
         download: Let torchvision fetch a named set that is missing.
         seed: Of ``shapes`` and of static binarisation, which so is not the file of Larochelle & Murray (2011).
 
@@ -69,6 +83,10 @@ def load(
     if name in BUILT_IN and split not in (*_built_in_splits(name), "all"):
         listed = ", ".join(_built_in_splits(name))
         raise ValueError(f"`split` must be one of those that {name!r} has ({listed}) or 'all', got {split!r}.")
+    if name in BUILT_IN:
+        _check_none(
+            repr(name), value_range=value_range, channels_last=channels_last, frames=frames, images_key=images_key
+        )
     if name == "shapes":
         dataset = _load_shapes(split, size or (32, 32), seed)
     elif name in PROTOCOLS:
@@ -79,7 +97,8 @@ def load(
     elif name in NAMES:
         dataset = load_named(name, split, size, download=download)
     else:
-        dataset = _load_path(Path(name_or_path), split, size)
+        value_range = check_value_range(value_range)
+        dataset = _load_path(Path(name_or_path), split, size, value_range, channels_last, frames, images_key)
     dataset = binarized(dataset, binarize, seed=seed)
     return dataset.replace(dataset.images, flip=True) if flip else dataset
 
@@ -125,10 +144,21 @@ def _load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
     return concatenated([shapes(count, image_size=size, seed=s) for count, s in wanted])
 
 
-def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDataset:
+def _load_path(
+    path: Path,
+    split: str,
+    size: tuple[int, int] | None,
+    value_range: tuple[float, float] | None,
+    channels_last: bool | None,
+    frames: str | None,
+    images_key: str | None,
+) -> ImageDataset:
     path = _existing(path)
     if path.suffix in ARRAY_SUFFIXES:
-        dataset, is_split = load_array(path, split)
+        _check_none(f"the arrays of {path}", frames=frames)
+        dataset, is_split = load_array(
+            path, split, value_range=value_range, channels_last=channels_last, images_key=images_key
+        )
     elif path.suffix == ".tar" or (path.is_dir() and shards_below(path)):
         dataset, is_split = load_shards(path, split, size)
     elif path.is_dir():
@@ -141,6 +171,13 @@ def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDat
     if size is not None:
         dataset = resized(dataset, size)
     return dataset if is_split or split == "all" else dataset.subset(holdout(len(dataset), split))
+
+
+def _check_none(what: str, **arguments: object) -> None:
+    """Raise for an argument that could change nothing."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"`{name}` must be None for {what}, got {value!r}.")
 
 
 def _existing(path: Path) -> Path:

@@ -5,110 +5,175 @@ numpy reads without pickle, and ``.pt`` files go through torch's reader of weigh
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vaelib._checks import DataError
+from vaelib.data.axes import channels_first
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import concatenated
+from vaelib.data.entries import ARRAY_SUFFIXES, open_entries
+from vaelib.data.guard import check_memory
+from vaelib.data.labels import class_names_of, is_multi_label, is_text
 from vaelib.data.listing import canonical_split, check_split, in_order
+from vaelib.data.ranges import ValueRange, as_images
 
 __all__ = ["ARRAY_SUFFIXES", "array_splits", "load_array"]
 
-ARRAY_SUFFIXES = (".npy", ".npz", ".pt")
-_IMAGE_KEYS = ("images", "x", "data", "arr_0")
-_LABEL_KEYS = ("labels", "targets", "y")
+_IMAGE_KEYS = ("images", "image", "imgs", "x", "data", "arr_0", "")
+_LABEL_KEYS = ("labels", "label", "targets", "y")
+_FACTOR_KEYS = ("latents_classes",)
+_DSPRITES = ("color", "shape", "scale", "orientation", "position_x", "position_y")
+"""What the columns of dSprites mean; the file says it in a pickled entry, which is not read."""
+
+Entries = Mapping[str, Callable[[], Any]]
 
 
-def load_array(path: Path, split: str) -> tuple[ImageDataset, bool]:
+class _Names(NamedTuple):
+    """The entries of one split."""
+
+    images: str
+    labels: str | None
+    factors: str | None
+
+
+def load_array(
+    path: Path,
+    split: str,
+    *,
+    value_range: ValueRange | None = None,
+    channels_last: bool | None = None,
+    images_key: str | None = None,
+) -> tuple[ImageDataset, bool]:
     """The images of a file, and whether the file itself was split.
 
-    A single array or tensor is the images. Of a mapping, ``images`` (or ``x``, ``data``, ``arr_0``) are the images and
-    ``labels`` (or ``targets``, ``y``) the classes; with ``_train``, ``_val`` and ``_test`` after the names they are
-    split. Images are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``; channels last is assumed only where the
-    last axis is 1 or 3 and the second is not.
+    A single array or tensor is the images. Of several, ``images`` (or ``image``, ``imgs``, ``x``, ``data``,
+    ``arr_0``, or ``images_key``) are the images and ``labels`` (or ``label``, ``targets``, ``y``) the classes; with a
+    split before or after the name (``train_images``, ``x_test``) they are split. dSprites' ``latents_classes`` become
+    factors. Entries of a ``.npz`` file that are not used are not read.
     """
-    content = _read(path)
-    if not isinstance(content, Mapping):
-        return _dataset(path, content, None), False
-    entries = {str(key).lower(): value for key, value in content.items()}
-    by_split = _splits_of(entries)
-    splits = list(in_order(by_split))
-    check_split(path, split, tuple(splits))
-    if not splits:
-        images = _first(entries, _IMAGE_KEYS, "")
-        if images is None and len(entries) == 1:
-            images = next(iter(entries.values()))
-        if images is None:
-            raise DataError(f"{path} must hold one of {', '.join(_IMAGE_KEYS)}, got {', '.join(entries)}.")
-        return _dataset(path, images, _first(entries, _LABEL_KEYS, "")), False
-    wanted = splits if split == "all" else [split]
-    parts = [
-        _dataset(path, _first(entries, _IMAGE_KEYS, by_split[s]), _first(entries, _LABEL_KEYS, by_split[s]))
-        for s in wanted
-    ]
-    return concatenated(parts), True
+    entries = open_entries(path)
+    by_split = _by_split(path, entries, images_key)
+    splits = in_order(by_split)
+    check_split(path, split, splits)
+    wanted = [by_split[name] for name in splits or (None,) if name is None or split in (name, "all")]
+    labels, class_names = _labels(entries, wanted, by_split.values())
+    parts = []
+    for names in wanted:
+        where = f"{path} ({names.images})" if names.images else str(path)
+        images = channels_first(where, _array(where, entries[names.images]()), channels_last)
+        images = as_images(where, images, value_range)
+        parts.append(_dataset(path, images, labels.get(names.images), class_names, _factors(entries, names)))
+    if len({part.labels is None for part in parts}) > 1:
+        warnings.warn(f"The labels of {path} were skipped, since not every split has them.", stacklevel=4)
+    return concatenated(parts), bool(splits)
 
 
-def array_splits(path: Path) -> tuple[str, ...]:
+def array_splits(path: Path, images_key: str | None = None) -> tuple[str, ...]:
     """The splits that the names in a file mean, such as ``x_train`` and ``x_val``."""
-    if path.suffix == ".npy":
-        return ()
-    content = _read(path)
-    return in_order(_splits_of(content)) if isinstance(content, Mapping) else ()
+    return in_order(_by_split(path, open_entries(path), images_key))
 
 
-def _splits_of(entries: Iterable[Any]) -> dict[str, str]:
-    """The ending of names by the split that it means: ``{"val": "_valid"}`` of ``x_valid``."""
-    found = {}
+def _by_split(path: Path, entries: Entries, images_key: str | None) -> dict[str | None, _Names]:
+    """The names of entries by their split; by None where the names say none."""
+    found: dict[str | None, dict[str, list[str]]] = {}
     for entry in entries:
-        key, _, ending = str(entry).lower().rpartition("_")
-        split = canonical_split(ending)
-        if key in _IMAGE_KEYS and split is not None:
-            found[split] = f"_{ending}"
-    return found
+        split, key = _split_and_key(entry)
+        found.setdefault(split, {}).setdefault(key, []).append(entry)
+    keys = _IMAGE_KEYS if images_key is None else (images_key.lower(),)
+    if images_key is not None and images_key in entries:  # this one alone, whatever split its name means
+        split, _ = _split_and_key(images_key)
+        return {None: _names(found[split], images_key)}
+    candidates = {split: [name for key in keys for name in of_key.get(key, [])] for split, of_key in found.items()}
+    candidates = {split: names for split, names in candidates.items() if names}
+    listed = ", ".join(entries) if "" not in entries else "one array without a name"
+    if not candidates and images_key is None and len(entries) == 1:
+        return {None: _names({}, next(iter(entries)))}
+    if not candidates:
+        wanted = f"one of {', '.join(_IMAGE_KEYS[:-1])}" if images_key is None else repr(images_key)
+        raise DataError(f"{path} must hold {wanted}, got {listed}; name the images by `images_key`.")
+    if (None in candidates and len(candidates) > 1) or any(len(names) > 1 for names in candidates.values()):
+        raise DataError(f"{path} has several entries that may be the images; choose by `images_key` among {listed}.")
+    return {split: _names(found[split], names[0]) for split, names in candidates.items()}
 
 
-def _first(entries: Mapping[str, Any], names: Sequence[str], ending: str) -> Any:
-    return next((entries[name + ending] for name in names if name + ending in entries), None)
+def _split_and_key(entry: str) -> tuple[str | None, str]:
+    """The split and the kind of an entry: ``("val", "x")`` of ``x_valid``, ``("test", "y")`` of ``test_y``."""
+    name = entry.lower()
+    head, _, rest = name.partition("_")
+    if canonical_split(head) is not None:
+        return canonical_split(head), rest
+    rest, _, tail = name.rpartition("_")
+    return (canonical_split(tail), rest) if rest and canonical_split(tail) is not None else (None, name)
 
 
-def _read(path: Path) -> Any:
+def _names(of_key: Mapping[str, list[str]], images: str) -> _Names:
+    labels = next((of_key[key][0] for key in _LABEL_KEYS if key in of_key and of_key[key][0] != images), None)
+    return _Names(images, labels, next((of_key[key][0] for key in _FACTOR_KEYS if key in of_key), None))
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = (values.float() if values.dtype == torch.bfloat16 else values).resolve_conj().resolve_neg().numpy()
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "buif":
+        raise DataError(f"{name} must hold numeric arrays, got {getattr(values, 'dtype', type(values).__name__)}.")
+    if values.size == 0:
+        raise DataError(f"`images` must hold at least one pixel, {name} has shape {values.shape}.")
+    return values
+
+
+def _labels(
+    entries: Entries, wanted: Iterable[_Names], every: Iterable[_Names]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The labels of the wanted splits by the name of their images, and the names of the classes of every split."""
+    labels = {names.images: entries[names.labels]() for names in wanted if names.labels is not None}
+    if not any(is_text(values) for values in labels.values()):
+        return labels, ()
+    return labels, class_names_of(*(entries[names.labels]() for names in every if names.labels is not None))
+
+
+def _factors(entries: Entries, names: _Names) -> dict[str, Any]:
+    """The factors that vary, in the arguments of :class:`ImageDataset`; of dSprites the shape is the class."""
+    if names.factors is None:
+        return {}
+    values = np.asarray(entries[names.factors]())
+    if values.ndim != 2 or values.dtype.kind not in "iu":
+        raise DataError(f"`{names.factors}` must be whole numbers (N, F), got {values.dtype} {values.shape}.")
+    columns = _DSPRITES if values.shape[1] == len(_DSPRITES) else [f"factor_{i}" for i in range(values.shape[1])]
+    varying = [i for i in range(values.shape[1]) if len(values) and values[:, i].min() < values[:, i].max()]
+    factors = torch.from_numpy(values[:, varying].astype(np.int64))
+    arguments: dict[str, Any] = {"factors": factors, "factor_names": [columns[i] for i in varying]}
+    if columns is _DSPRITES and names.labels is None:
+        arguments["labels"] = values[:, _DSPRITES.index("shape")]
+    return arguments
+
+
+def _dataset(
+    path: Path, images: np.ndarray, labels: Any, class_names: tuple[str, ...], more: dict[str, Any]
+) -> ImageDataset:
+    if labels is not None and is_multi_label(labels):
+        warnings.warn(
+            f"The labels of {path} were skipped: shape {np.shape(labels)} is attributes of an image, not one class.",
+            stacklevel=5,
+        )
+        labels = None
     try:
-        if path.suffix == ".pt":
-            return torch.load(path, map_location="cpu", weights_only=True)
-        with path.open("rb") as stream:
-            content = np.load(stream, allow_pickle=False)
-            return dict(content) if isinstance(content, np.lib.npyio.NpzFile) else content
-    except (ValueError, EOFError, OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a readable {path.suffix} file of plain arrays: {error}") from error
-    except Exception as error:  # torch.load reports refused objects by an exception of the pickle module
-        raise DataError(f"{path} holds more than plain tensors: {error}") from error
-
-
-def _dataset(path: Path, images: Any, labels: Any) -> ImageDataset:
-    tensor = _tensor(path, images)
-    if tensor.ndim == 3:
-        tensor = tensor[:, None]
-    if tensor.ndim == 4 and tensor.shape[3] in (1, 3) and tensor.shape[1] not in (1, 3):
-        tensor = tensor.permute(0, 3, 1, 2).contiguous()
-    if tensor.dtype == torch.bool:
-        tensor = tensor.to(torch.uint8) * 255
-    try:
-        return ImageDataset(tensor, labels=None if labels is None else _tensor(path, labels).flatten().long())
+        return ImageDataset(_tensor(images), class_names=class_names, **({"labels": labels} | more))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: {error}") from error
 
 
-def _tensor(path: Path, values: Any) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    if isinstance(values, np.ndarray) and values.dtype.kind in "buif":
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
-    raise DataError(f"{path} must hold numeric arrays, got {getattr(values, 'dtype', type(values).__name__)}.")
+def _tensor(images: np.ndarray) -> Tensor:
+    """A tensor that shares the array's memory where torch can; a mapped file stays mapped."""
+    dtype = np.float32 if images.dtype.itemsize > 8 else images.dtype.newbyteorder("=")
+    if not images.flags.c_contiguous or dtype != images.dtype:
+        check_memory(
+            "A copy of the images in another order", images.size * np.dtype(dtype).itemsize, "give fewer images"
+        )
+    return torch.from_numpy(np.ascontiguousarray(images, dtype=dtype))

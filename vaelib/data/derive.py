@@ -60,6 +60,8 @@ def holdout(count: int, split: str) -> Tensor:
 
 def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
     """Several sets of one kind and with the same class names, in order."""
+    if len(parts) == 1:
+        return parts[0]
 
     def joined(field: str) -> Tensor | None:
         values = [getattr(part, field) for part in parts]

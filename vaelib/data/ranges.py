@@ -2,48 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vaelib._checks import DataError, check_float
+from vaelib.data.guard import check_memory
 
-__all__ = ["DARK", "ValueRange", "check_value_range", "levels"]
+__all__ = ["DARK", "ValueRange", "as_images", "check_value_range", "levels"]
 
 ValueRange = tuple[float, float]
 
+_UNIT: ValueRange = (0, 1)
+_EIGHT_BITS: ValueRange = (0, 255)
 DARK = 15
 """8-bit sets with no larger value are masks, class numbers or few-bit data far more often than images that dark."""
+_ROUNDING = 1e-5
+"""How far resizing and arithmetic in float32 leave [0, 1]."""
 
 
 def check_value_range(value_range: Sequence[float] | None) -> ValueRange | None:
     """``value_range`` as a pair of finite numbers, the first below the second; None stays None."""
     if value_range is None:
         return None
-    if isinstance(value_range, str | bytes) or not isinstance(value_range, Sequence) or len(value_range) != 2:
+    if not isinstance(value_range, tuple | list) or len(value_range) != 2:
         raise TypeError(f"`value_range` must be a pair (low, high), got {value_range!r}.")
     low, high = (check_float(f"value_range[{i}]", value, -1e30, 1e30) for i, value in enumerate(value_range))
     if not low < high:
-        raise ValueError(f"`value_range` must rise, got ({low:g}, {high:g}).")
+        raise ValueError(f"`value_range` must be (low, high) with low < high, got ({low:g}, {high:g}).")
     return low, high
 
 
-def scaled(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    """Values mapped linearly from ``value_range`` to [0, 1], float32; values outside of it are an error."""
+def as_images(name: str, values: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
+    """Values as uint8 in 0 to 255, or floating point in [0, 1].
+
+    Where ``value_range`` is None, these are read as they are: True and False; floating point in [0, 1]; uint8; uint16
+    that use the upper half of their range. Values of 0 and 1, and integers of another dtype up to 255, are read with a
+    warning. Anything else, and values that use less than a sixteenth of their range, is an error that asks for it.
+    """
+    kind: str = values.dtype.kind
+    if kind == "b":
+        return _in_pieces(name, values.astype(np.uint8), value_range or _UNIT, levels, np.dtype(np.uint8))
+    given = value_range or _probable_range(name, values)
+    is_float, is_eight_bits = kind == "f", kind == "u" and values.dtype.itemsize == 1
+    if (is_eight_bits and given == _EIGHT_BITS) or (is_float and given == _UNIT):
+        _check_inside(name, values, given)
+        low, high = _extremes(values)
+        return np.clip(values, 0, 1) if is_float and (low < 0 or high > 1) else values
+    if is_eight_bits or (not is_float and given in (_EIGHT_BITS, _UNIT)):
+        return _in_pieces(name, values, given, levels, np.dtype(np.uint8))
+    return _in_pieces(name, values, given, _scaled, np.dtype(np.float32))
+
+
+def levels(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
+    """Values mapped linearly from ``value_range`` to 0 to 255, uint8; values outside of it are an error."""
+    return np.rint(_scaled(name, values, value_range) * 255).astype(np.uint8)
+
+
+def _scaled(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
+    _check_inside(name, values, value_range)
+    low, high = value_range
+    return ((values.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)
+
+
+def _check_inside(name: str, values: np.ndarray, value_range: ValueRange) -> None:
     low, high = value_range
     if values.dtype == np.uint8 and not (low >= 0 and high <= 255):
         raise DataError(
             f"`value_range` must lie in [0, 255] for {name}, which has 8-bit values, got ({low:g}, {high:g})."
         )
-    smallest, largest = float(values.min()), float(values.max())
-    if not (low <= smallest and largest <= high):
+    smallest, largest = _extremes(values)
+    slack = _ROUNDING * (high - low) if values.dtype.kind == "f" else 0
+    if not (low - slack <= smallest and largest <= high + slack):
         raise DataError(
             f"`value_range` must hold all values of {name}, got ({low:g}, {high:g}) for values in"
             f" [{smallest:g}, {largest:g}]."
         )
-    return ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 
-def levels(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    """:func:`scaled`, as uint8 in 0 to 255."""
-    return np.rint(scaled(name, values, value_range) * 255).astype(np.uint8)
+def _probable_range(name: str, values: np.ndarray) -> ValueRange:
+    low, high = _extremes(values)
+    found = f"got {values.dtype} in [{low:g}, {high:g}]"
+    if values.dtype.kind == "f":
+        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+            raise DataError(f"{name}: `images` must have values in [0, 1], got [{low:g}, {high:g}].{_hint(low, high)}")
+        if 0 < high <= DARK / 255:
+            raise DataError(f"`value_range` must be given for {name}, {found}: (0, 1) if they are dark.")
+        return _UNIT
+    if low == 0 == high:
+        return _EIGHT_BITS
+    if low >= 0 and high == 1:
+        warnings.warn(
+            f"{name} holds 0 and 1 alone: 1 is read as white. Give value_range=(0, 1) to confirm.", stacklevel=2
+        )
+        return _UNIT
+    if values.dtype == np.uint8 and high > DARK:
+        return _EIGHT_BITS
+    if values.dtype == np.uint16 and high >= 2**15:
+        return 0, 2**16 - 1
+    if low >= 0 and 127 < high <= 255:
+        warnings.warn(f"{name}: 255 is read as white, {found}. Give value_range=(0, 255) to confirm.", stacklevel=2)
+        return _EIGHT_BITS
+    bits = math.ceil(math.log2(high + 1)) if high > 0 else 8
+    examples = f"(0, {2**bits - 1}) if {high:g} is near white, (0, 255) for 8 bits" if low >= 0 else "(-1000, 2000)"
+    raise DataError(f"`value_range` must be given for {name}, {found}: such as {examples}.")
+
+
+def _hint(low: float, high: float) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return " NaN and infinity are no values of an image."
+    likely = (-1, 1) if low >= -1 and high <= 1 else (0, 255) if low >= 0 and high <= 255 else None
+    return " Give the values of black and white as `value_range`" + (f", such as {likely}." if likely else ".")
+
+
+def _extremes(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _in_pieces(
+    name: str,
+    values: np.ndarray,
+    value_range: ValueRange,
+    convert: Callable[[str, np.ndarray, ValueRange], np.ndarray],
+    dtype: np.dtype,
+) -> np.ndarray:
+    """Image by image: a copy in float64 of a large set would not fit."""
+    check_memory(name, math.prod(values.shape) * dtype.itemsize, "give fewer images")
+    result = np.empty(values.shape, dtype)
+    for i in range(0, len(values), 256):
+        result[i : i + 256] = convert(name, values[i : i + 256], value_range)
+    return result
