@@ -74,3 +74,16 @@ def test_conv_vae_is_its_parts():
 
 def test_the_default_is_smaller_than_the_articles():
     assert sum(p.numel() for p in vl.conv_vae((1, 32, 32)).parameters()) < 165_409
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (8, 9, 4)])
+def test_a_shape_with_channels_last_is_said(shape):
+    c, h, w = shape
+    match = rf"`image_shape` \({c}, {h}, {w}\) is read as \(C, H, W\): C = {c} .* of {h}x{w} .*give \({w}, {c}, {h}\)"
+    with pytest.warns(UserWarning, match=match) as caught:
+        vl.conv_vae(shape, 2, hidden_channels=(4,))
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match=match):
+        vl.VAE(torch.nn.Identity(), torch.nn.Identity(), image_shape=shape, latent_shape=(2,))
+    with pytest.warns(UserWarning, match=match):
+        vl.AutoEncoder(torch.nn.Identity(), torch.nn.Identity(), image_shape=shape, latent_shape=(2,))

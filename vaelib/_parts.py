@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,19 @@ def agreed_shape(name: str, given: Sequence[int] | None, **parts: object) -> tup
     if len(shape) not in ((3,) if name == "image_shape" else (1, 3)):
         rule = "(C, H, W)" if name == "image_shape" else "(D,) or (C, h, w)"
         raise ValueError(f"`{name}` must be {rule}, got {shape}.")
+    if name == "image_shape":
+        _warn_if_channels_last(shape)
     return shape
+
+
+def _warn_if_channels_last(image_shape: Sequence[int]) -> None:
+    first, second, last = image_shape
+    if last <= 4 and last < min(first, second):
+        warnings.warn(
+            f"`image_shape` {image_shape} is read as (C, H, W): C = {first} channels of {second}x{last} pixels. If the"
+            f" channels are last, give ({last}, {first}, {second}) and images of that shape.",
+            stacklevel=4,
+        )
 
 
 def check_param_channels(decoder: nn.Module, likelihood: Any, image_shape: Sequence[int]) -> None:
