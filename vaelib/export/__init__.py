@@ -112,10 +112,12 @@ def export_onnx(
     from vaelib.export import bundle
     from vaelib.export.card import card
     from vaelib.export.graphs import graphs_of, sampler_of, to_bytes, with_metadata
+    from vaelib.export.independence import check_independence
     from vaelib.export.lint import lint
     from vaelib.export.precision import LIMITS, check_calibration, halved, quantized
+    from vaelib.export.proof import prove
     from vaelib.export.speed import measure
-    from vaelib.export.validation import check_contract, compare
+    from vaelib.export.validation import EXACT, compare
 
     images: Any = check_calibration(model, calibration) if precision == "int8" else None
     path = bundle.bundle_directory(directory)
@@ -126,6 +128,8 @@ def export_onnx(
     graphs: Any = graphs_of(exported, dynamic_size=dynamic_size)
     sampler = sampler_of(exported)
     facts |= {"spatial_multiple": graphs[0].multiple, "noise_size": sampler and sampler.inputs["noise"][0]}
+    for graph in (*graphs, *filter(None, [sampler])):
+        check_independence(graph)
     if _has_fresh_statistics(exported):
         whole = graphs[-1]  # it has every fold in it
         worn = whole._replace(module=_with_worn_statistics(whole.module))
@@ -150,15 +154,15 @@ def export_onnx(
     files = {}
     for graph in graphs:
         metadata = bundle.metadata_of(graph.part, facts, parity[graph.part])
-        content = with_metadata(contents[graph.part], metadata)
-        check_contract(content, graph)
-        files[f"{graph.part}.onnx"] = content
+        files[f"{graph.part}.onnx"] = with_metadata(contents[graph.part], metadata)
     if strict and (findings := lint(files)):
         raise ExportError(
             f"`strict` refuses what onnxruntime cannot run at its fastest. {' '.join(map(str, findings))}"
         )
     speeds = measure({graph.part: graph for graph in graphs}, files) if benchmark else []
+    limits = {graph.part: EXACT if graph is sampler else LIMITS.get(precision, EXACT) for graph in graphs}
     files[bundle.CARD_NAME] = card(facts, graphs, parity, evaluation, judgement, speeds).encode()
+    prove(facts["kind"], files, graphs, limits)
     bundle.write_bundle(path, facts["kind"], files)
     return parity
 

@@ -18,7 +18,7 @@ from vaelib.export.lowering import lower
 from vaelib.export.sizes import free_sizes
 from vaelib.vae import VAE, AutoEncoder
 
-__all__ = ["Graph", "graphs_of", "sampler_of", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "culprit", "graphs_of", "sampler_of", "to_bytes", "with_metadata"]
 
 
 class Graph(NamedTuple):
@@ -195,7 +195,7 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
             )
         lower(program.model)
     except Exception as error:  # torch wraps whatever went wrong in exporter errors of many kinds
-        raise ExportError(f"torch could not export {_culprit(graph)}: {error}") from error
+        raise ExportError(f"torch could not export {culprit(graph)}: {error}") from error
     RemoveUnusedNodesPass()(program.model)
     ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
@@ -205,7 +205,7 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _culprit(graph: Graph) -> str:
+def culprit(graph: Graph) -> str:
     """What to look at: the graph of a whole VAE comes last, and adds only the bound to what went well before."""
     if not isinstance(graph.module, _Whole):
         return f"this model's {graph.part}"

@@ -16,11 +16,26 @@ from torch import Tensor
 
 from vaelib._checks import ExportError
 from vaelib.export import Parity
-from vaelib.export.graphs import Graph
+from vaelib.export.graphs import Graph, culprit
+from vaelib.runtime.graph import GraphError, check_rules
+from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
 
-__all__ = ["BATCHES", "EXACT", "Limit", "check_contract", "compare", "session"]
+__all__ = [
+    "BATCHES",
+    "EXACT",
+    "Limit",
+    "allowed_differences",
+    "answers_of_torch",
+    "check_contract",
+    "compare",
+    "difference",
+    "drawn_inputs",
+    "session",
+]
 
 BATCHES = (1, 2, 3, 7, 16)
+_ONE_BY_ONE = 3
+"""The batch whose items onnxruntime is also given one at a time."""
 _ROUNDINGS = 8.0
 """How many times torch's own distance from float64 a graph may be away."""
 
@@ -51,8 +66,10 @@ def compare(
     graph: a difference of up to 8 times that of torch's answers in float32 and in float64 is allowed.
 
     Raises:
-        ExportError: A ``ValueError`` that lists every output, batch and evaluator beyond tolerance.
+        ExportError: A ``ValueError`` that says which rule of :func:`check_contract` is broken, or lists every output,
+            batch and evaluator beyond tolerance.
     """
+    check_contract(content, graph)
     generator = torch.Generator().manual_seed(0)
     worst = dict.fromkeys(graph.outputs, Parity(0.0, 0.0))
     beyond = []
@@ -62,31 +79,39 @@ def compare(
     if graph.multiple is not None:
         cases += [(batch, graph.larger()) for batch in BATCHES[:2]]
     for batch, shapes in cases:
-        inputs = {name: _draw(name, (batch, *shape), generator) for name, shape in shapes.items()}
-        expected = _torch(graph, inputs)
+        inputs = drawn_inputs(shapes, batch, generator)
+        expected = answers_of_torch(graph, inputs)
         arrays = {name: value.numpy() for name, value in inputs.items()}
         answers: dict[str, Any] = {name: opened.run(None, arrays) for name, opened in sessions.items()}
+        if batch == _ONE_BY_ONE:
+            answers |= {f"{name}, one by one": _one_by_one(opened, arrays) for name, opened in sessions.items()}
         if reference is not None and batch == 2:
             answers["onnx.reference"] = _by_reference(reference, arrays)
         for evaluator, got in answers.items():
             for (name, kind), wanted, values in zip(graph.outputs.items(), expected, got, strict=True):
-                parity = _difference(
-                    wanted, torch.from_numpy(np.ascontiguousarray(values)), least_scale=limits[kind].least_scale
-                )
+                given = torch.from_numpy(np.ascontiguousarray(values))
+                parity = difference(wanted, given, least_scale=limits[kind].least_scale)
                 worst[name] = Parity(*map(max, worst[name], parity))
                 if not parity.max_rel <= limits[kind].tolerance:
-                    beyond.append((name, batch, evaluator, parity.max_rel, limits[kind].tolerance))
-    rounding = _rounding(graph, limits) if beyond else {}
+                    beyond.append((name, batch, evaluator, parity.max_rel))
+    allowed = allowed_differences(graph, limits) if beyond else {}
     failures = [
-        f"`{name}` at batch {batch}, {evaluator}: {off:.1e} > {max(tolerance, _ROUNDINGS * rounding[name]):.0e}"
-        for name, batch, evaluator, off, tolerance in beyond
-        if not off <= _ROUNDINGS * rounding[name]
+        f"`{name}` at batch {batch}, {evaluator}: {off:.1e} > {allowed[name]:.0e}"
+        for name, batch, evaluator, off in beyond
+        if not off <= allowed[name]
     ]
     if failures:
         raise ExportError(
             f"The {graph.part}'s graph differs from torch, relative to the output's scale: {'; '.join(failures)}."
         )
     return worst
+
+
+def _one_by_one(opened: onnxruntime.InferenceSession, arrays: Mapping[str, Any]) -> list[Any]:
+    """The outputs of each item by itself, put together."""
+    items = range(len(next(iter(arrays.values()))))
+    answers = [opened.run(None, {name: values[i : i + 1] for name, values in arrays.items()}) for i in items]
+    return [np.concatenate(values) for values in zip(*answers, strict=True)]
 
 
 def _by_reference(reference: ReferenceEvaluator, arrays: dict[str, Any]) -> Any:
@@ -98,7 +123,9 @@ def _by_reference(reference: ReferenceEvaluator, arrays: dict[str, Any]) -> Any:
 
 
 def check_contract(content: bytes, graph: Graph) -> None:
-    """Refuse a file with other names, a fixed batch, a random operator or data elsewhere.
+    """Refuse a file with other names, a fixed batch, a random operator, data elsewhere, or what the runtime refuses.
+
+    That comes before anything is run: a division of whole numbers by zero would end the process.
 
     Raises:
         ExportError: A ``ValueError`` that says which rule is broken.
@@ -116,12 +143,19 @@ def check_contract(content: bytes, graph: Graph) -> None:
             raise ExportError(f"The {kind} must be {names}, got {tuple(value.name for value in values)}.")
         for value in values:
             if not value.type.tensor_type.shape.dim[0].dim_param:
-                raise ExportError(f"The batch axis of {value.name!r} must be free, got a fixed one.")
+                raise ExportError(
+                    f"The batch axis of {value.name!r} must be free, got a fixed one: {culprit(graph)} takes the length"
+                    " of a batch as a Python int, as int(x.shape[0]) and len(x) do; take x.shape[0] or -1."
+                )
     forbidden = {node.op_type for node in proto.graph.node if "Random" in node.op_type or node.op_type == "Dropout"}
     if forbidden:
         raise ExportError(f"The graph must be deterministic, got {', '.join(sorted(forbidden))}.")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
         raise ExportError("The weights must be inside the file, got external data.")
+    try:
+        check_rules(parse(content, MODEL))
+    except (GraphError, ProtobufError) as error:
+        raise ExportError(f"vaelib.runtime could not run {culprit(graph)}: {error}.") from error
 
 
 def session(
@@ -135,8 +169,8 @@ def session(
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _torch(graph: Graph, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """Torch's answer, by one thread too."""
+def answers_of_torch(graph: Graph, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The outputs of the graph's module, computed by one thread too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -147,29 +181,34 @@ def _torch(graph: Graph, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     return (answer,) if isinstance(answer, Tensor) else answer
 
 
-def _rounding(graph: Graph, limits: Mapping[str, Limit]) -> dict[str, float]:
-    """By output, how far torch in float32 is from torch in float64; 0 of a network that knows float32 only."""
+def allowed_differences(graph: Graph, limits: Mapping[str, Limit]) -> dict[str, float]:
+    """By output, the largest ``Parity.max_rel``: the tolerance, or 8 times what torch in float32 is from float64.
+
+    The latter is for ill-conditioned models; it is 0 of a network that knows float32 only.
+    """
     generator = torch.Generator().manual_seed(0)
-    inputs = {name: _draw(name, (64, *shape), generator) for name, shape in graph.inputs.items()}
+    inputs = drawn_inputs(graph.inputs, 64, generator)
     double = graph._replace(module=copy.deepcopy(graph.module).double())
     try:
-        exact = _torch(double, {name: value.double() for name, value in inputs.items()})
+        exact = answers_of_torch(double, {name: value.double() for name, value in inputs.items()})
     except (RuntimeError, TypeError):
-        return dict.fromkeys(graph.outputs, 0.0)
-    found = {
-        name: _difference(wanted, values, least_scale=limits[kind].least_scale).max_rel
-        for (name, kind), wanted, values in zip(graph.outputs.items(), exact, _torch(graph, inputs), strict=True)
+        return {name: limits[kind].tolerance for name, kind in graph.outputs.items()}
+    allowed = {}
+    for (name, kind), wanted, values in zip(graph.outputs.items(), exact, answers_of_torch(graph, inputs), strict=True):
+        rounding = difference(wanted, values, least_scale=limits[kind].least_scale).max_rel
+        allowed[name] = max(limits[kind].tolerance, _ROUNDINGS * rounding if math.isfinite(rounding) else 0.0)
+    return allowed
+
+
+def drawn_inputs(shapes: Mapping[str, tuple[int, ...]], batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Inputs by name: images uniform in [0, 1], latents and noise normal."""
+    return {
+        name: (torch.rand if name == "image" else torch.randn)((batch, *shape), generator=generator)
+        for name, shape in shapes.items()
     }
-    return {name: off if math.isfinite(off) else 0.0 for name, off in found.items()}
 
 
-def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Images uniform in [0, 1], latents and noise normal."""
-    draw = torch.rand if name == "image" else torch.randn
-    return draw(shape, generator=generator)
-
-
-def _difference(reference: Tensor, values: Tensor, *, least_scale: float) -> Parity:
+def difference(reference: Tensor, values: Tensor, *, least_scale: float) -> Parity:
     """NaN anywhere, or another shape, counts as infinitely wrong."""
     if reference.shape != values.shape or not values.isfinite().all():
         return Parity(float("inf"), float("inf"))

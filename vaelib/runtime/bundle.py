@@ -75,7 +75,7 @@ class Bundle:
                 raise ModelFileError(f"{path} must be the {part} of a {self.kind}, but is {found}.")
             check_graph(model, *_contract(part, metadata))
         except (ProtobufError, GraphError) as error:
-            raise ModelFileError(f"{path} is no graph of vaelib's: {error}.") from error
+            raise ModelFileError(f"{path} cannot be run by vaelib: {error}.") from error
         return Part(content, metadata, is_steady(model))
 
     def _existing(self, name: str) -> Path:

@@ -72,6 +72,10 @@ class Engine:
             return [np.empty((0, *shapes[name]), np.float32) for name in self._outputs]
         return self._run_planned(inputs, shapes, check, self._plan_for(items))
 
+    def fix(self, plan: Plan) -> None:
+        """Cut batches of every size by ``plan``, and measure nothing."""
+        self._plans = dict.fromkeys(SIZE_CLASSES, plan)
+
     def tune(self) -> dict[int, Plan]:
         """Measure the plans of all sizes anew: by size class."""
         if self._steady:

@@ -1,7 +1,7 @@
-"""What an ONNX graph may hold before onnxruntime is shown it: the operators, attributes and shapes that vaelib exports.
+"""What an ONNX graph may hold before onnxruntime is shown it: operators, attributes, shapes and divisors.
 
 onnxruntime refuses most broken graphs by itself. The rules here are for what it does not survive or should not do: a
-division by a stride of zero, a shape that asks for a terabyte, weights that lie in another file.
+division by zero, a shape that asks for a terabyte, weights that lie in another file.
 """
 
 from __future__ import annotations
@@ -13,84 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GraphError", "check_graph", "is_steady"]
+from vaelib.runtime.attributes import TENSOR, VALUE_OF, allowed
+from vaelib.runtime.operators import OTHERS, REFUSED, SIZES, STEADY, type_source
+
+__all__ = ["GraphError", "check_graph", "check_rules", "is_steady"]
 
 Message = Mapping[str, Any]
 Shape = Sequence[int | None]
 
-_FLOAT32, _INT64 = 1, 7
-_BYTES_OF = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2}  # onnx.TensorProto.DataType: float32, (u)int8, ints, bool, half
+_FLOAT32, _INT32, _INT64 = 1, 6, 7
+_DTYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "u1", 10: "<f2", 11: "<f8"} | {
+    12: "<u4",
+    13: "<u8",
+    16: "<u2",
+}
+"""onnx.TensorProto.DataType to how its raw data are read; of bfloat16 only the size matters."""
+_FLOATING = (1, 10, 11, 16)
+_LISTS = {_FLOAT32: "float_data", _INT32: "int32_data", _INT64: "int64_data"}
 _MAX_ELEMENTS = 2**28
 _MAX_SHAPE = 64
 _ENDS = (2**31 - 1, 2**63 - 1, -(2**31), -(2**63))  # of Slice: to the end, whatever that is
 _MAX_SCALE = 16.0
-
-_STEADY_OPERATORS = frozenset(
-    """
-    Abs Add And AveragePool BatchNormalization Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div
-    Equal Erf Exp Expand Flatten Gather Gelu Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish
-    Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual MatMul Max Min Mul Neg Not Or PRelu
-    Pad QuantizeLinear Reciprocal Relu Reshape Resize Shape Sigmoid Slice SpaceToDepth Split Sqrt Squeeze Sub Tanh
-    Tile Transpose Unsqueeze Where
-    """.split()  # noqa: SIM905
-)
-"""An image's bits do not depend on the batch around it: exact arithmetic, moves, and the kernels of onnxruntime's own
-library, which compute the last values of a vector like the others. ``tests/test_runtime_bits.py`` measures it."""
-_OTHER_OPERATORS = frozenset(
-    """
-    Celu ConstantOfShape Cos Elu GatherND GlobalMaxPool GroupNormalization Log LogSoftmax LpNormalization MaxPool Mish
-    Mod Pow ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare ScatterND Selu Sign Sin
-    Softmax Softplus Softsign Sum ThresholdedRelu
-    """.split()  # noqa: SIM905
-)
-"""Others that a model may hold, among them those of Eigen, which computes the last values of a vector, or those before
-an aligned address, by another formula than the rest."""
-_INDEXED = ("GatherND", "ScatterND")
-"""Their second input says where, not how many; onnxruntime refuses places that do not exist."""
-_FLOAT, _INT, _STRING, _FLOATS, _INTS = 1, 2, 3, 6, 7  # onnx.AttributeProto.AttributeType
-_VALUE_OF = {_FLOAT: "f", _INT: "i", _STRING: "s", _FLOATS: "floats", _INTS: "ints"}
-_FLOAT_ATTRIBUTES = ("alpha", "beta", "cubic_coeff_a", "epsilon", "extrapolation_value", "gamma", "momentum")
-_STRING_ATTRIBUTES = {
-    "approximate": ("none", "tanh"),
-    "auto_pad": ("NOTSET",),
-    "coordinate_transformation_mode": ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"),
-    "keep_aspect_ratio_policy": ("stretch",),
-    "mode": ("nearest", "linear", "cubic", "constant", "reflect", "edge", "DCR", "CRD"),
-    "nearest_mode": ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"),
-}
-_INT_ATTRIBUTES = {
-    "allowzero": (0, 1),
-    "antialias": (0, 1),
-    "axes": (-8, 8),
-    "axis": (-8, 8),
-    "batch_dims": (0, 8),
-    "block_size": (0, 4096),
-    "blocksize": (1, 64),
-    "ceil_mode": (0, 1),
-    "count_include_pad": (0, 1),
-    "dilations": (1, 64),
-    "end": (-8, 8),
-    "exclude_outside": (0, 1),
-    "group": (1, 2**16),
-    "keepdims": (0, 1),
-    "kernel_shape": (1, 1024),
-    "noop_with_empty_axes": (0, 1),
-    "num_groups": (1, 2**16),
-    "num_outputs": (1, 64),
-    "output_dtype": (0, 32),
-    "output_padding": (0, 64),
-    "pads": (0, 1024),
-    "perm": (0, 8),
-    "saturate": (0, 1),
-    "stash_type": (0, 1),
-    "start": (-8, 8),
-    "storage_order": (0, 1),
-    "strides": (1, 64),
-    "to": (1, 16),
-    "training_mode": (0, 0),
-    "transA": (0, 1),
-    "transB": (0, 1),
-}
 
 
 class GraphError(ValueError):
@@ -99,11 +42,11 @@ class GraphError(ValueError):
 
 def is_steady(model: Message) -> bool:
     """Whether an image's bits cannot depend on the batch that it is computed in."""
-    return all(node["op_type"] in _STEADY_OPERATORS for node in model["graph"]["node"])
+    return all(node["op_type"] in STEADY for node in model["graph"]["node"])
 
 
 def check_graph(model: Message, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
-    """Refuse what vaelib does not export.
+    """Refuse what vaelib does not run.
 
     Args:
         model: As :func:`vaelib.runtime.protobuf.parse` reads it.
@@ -113,26 +56,82 @@ def check_graph(model: Message, inputs: Mapping[str, Shape], outputs: Mapping[st
     Raises:
         GraphError: If a rule is broken.
     """
+    _check_values("inputs", model["graph"]["input"], inputs)
+    _check_values("outputs", model["graph"]["output"], outputs)
+    check_rules(model)
+
+
+def check_rules(model: Message) -> None:
+    """The rules for whatever is between inputs and outputs.
+
+    Raises:
+        GraphError: If one is broken.
+    """
     for domain in {entry["domain"] for entry in (*model["opset_import"], *model["graph"]["node"])}:
         if domain not in ("", "ai.onnx"):
             raise GraphError(f"it needs operators of the domain {domain!r}")
     graph = model["graph"]
-    _check_values("inputs", graph["input"], inputs)
-    _check_values("outputs", graph["output"], outputs)
-    scales: set[str] = set()
-    indices: set[str] = set()
-    others: set[str] = set()
+    constants = {tensor["name"]: tensor for tensor in graph["initializer"]}
+    for tensor in graph["initializer"]:
+        _check_tensor(tensor)
     for node in graph["node"]:
         _check_node(node)
-        if node["op_type"] == "Resize":
-            scales.update(node["input"][1:3])
-        places = node["input"][1:2] if node["op_type"] in _INDEXED else []
-        indices.update(places)
-        others.update(set(node["input"]) - set(places))
-    for tensor in graph["initializer"]:
-        _check_tensor(tensor, is_index=tensor["name"] in indices - others)
-        if tensor["name"] in scales:
-            _check_scales(tensor)
+        if node["op_type"] == "Constant":
+            constants |= dict(zip(node["output"], _tensors_of(node), strict=False))
+    _check_names(graph)
+    _check_sizes(graph["node"], constants)
+    _check_whole_numbers(graph, constants)
+
+
+def _check_names(graph: Message) -> None:
+    seen: set[str] = set()
+    given = [value["name"] for value in (*graph["input"], *graph["initializer"])]
+    for name in (*given, *(name for node in graph["node"] for name in node["output"] if name)):
+        if name in seen:
+            raise GraphError(f"`{name}` is defined twice")
+        seen.add(name)
+
+
+def _check_sizes(nodes: Sequence[Message], constants: Mapping[str, Message]) -> None:
+    """Bound the constants that an output's size is made from, directly or through other operators."""
+    producers = {name: node for node in nodes for name in node["output"] if node["op_type"] not in ("Shape", "Size")}
+    waiting = [name for node in nodes for i in SIZES.get(node["op_type"], ()) for name in node["input"][i : i + 1]]
+    scales = {name for node in nodes if node["op_type"] == "Resize" for name in node["input"][2:3]}
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in producers:
+            waiting += producers[name]["input"]
+        if name in constants and name in scales:
+            _check_scales(constants[name])
+        elif name in constants:
+            _check_shape_values(name, _numbers(constants[name]))
+
+
+def _check_whole_numbers(graph: Message, constants: Mapping[str, Message]) -> None:
+    """Refuse divisions of whole numbers by 0, or by -1 (of the smallest), which end the process, and endless ranges."""
+    types = dict.fromkeys((value["name"] for value in graph["input"]), _FLOAT32)
+    types |= {name: tensor["data_type"] for name, tensor in constants.items()}
+    for node in graph["node"]:
+        operator, inputs = node["op_type"], node["input"]
+        if operator in ("Div", "Mod") and not any(types.get(name) in _FLOATING for name in inputs):
+            divisor = constants.get(inputs[1]) if len(inputs) > 1 else None
+            if divisor is None or not np.isin(_numbers(divisor), (0, -1), invert=True).all():
+                raise GraphError(
+                    f"its operator {operator!r} divides whole numbers by something else than a constant that is neither"
+                    " 0 nor -1, which would end the process"
+                )
+        if operator == "Range" and not all(types.get(name) in (_INT32, _INT64) for name in inputs):
+            raise GraphError("its operator 'Range' counts by something else than whole numbers, perhaps for ever")
+        to = [attribute["i"] for attribute in node["attribute"] if operator == "Cast" and attribute["name"] == "to"]
+        for place, name in enumerate(node["output"]):
+            kind, number = ("fixed", to[0]) if to else type_source(operator, place)
+            known = types.get(inputs[number]) if kind == "input" and number < len(inputs) else number
+            if kind != "unknown" and known is not None and name not in constants:
+                types[name] = known
 
 
 def _check_values(kind: str, values: Sequence[Message], expected: Mapping[str, Shape]) -> None:
@@ -151,53 +150,56 @@ def _check_values(kind: str, values: Sequence[Message], expected: Mapping[str, S
             raise GraphError(f"`{value['name']}` must have shape {wanted}, where None is free, got {shape}")
 
 
-def _check_tensor(tensor: Message, *, is_index: bool) -> None:
+def _check_tensor(tensor: Message) -> None:
     name, kind = tensor["name"], tensor["data_type"]
     if tensor["external_data"] or tensor["data_location"]:
         raise GraphError(f"the values of `{name}` are external data, in another file")
-    if kind not in _BYTES_OF:
+    if kind not in _DTYPES:
         raise GraphError(f"`{name}` has the data type {kind}")
     if any(not 0 <= extent <= _MAX_ELEMENTS for extent in tensor["dims"]):
         raise GraphError(f"`{name}` has dimensions {tensor['dims']}")
     listed = sum(len(tensor[field]) for field in ("float_data", "int32_data", "int64_data"))
-    given = listed + len(tensor["raw_data"]) / _BYTES_OF[kind]
+    given = listed + len(tensor["raw_data"]) / np.dtype(_DTYPES[kind]).itemsize
     if given != math.prod(tensor["dims"]) or (listed and len(tensor["raw_data"])):
         raise GraphError(f"`{name}` has dimensions {tensor['dims']}, but {given:g} values")
-    if kind == _INT64 and not is_index:
-        _check_shape_values(name, _numbers(tensor, "<i8", "int64_data"))
 
 
 def _check_shape_values(name: str, values: NDArray[Any]) -> None:
     extents = [abs(value) for value in values.ravel().tolist() if value and value not in _ENDS]
-    if values.size > _MAX_SHAPE or math.prod(extents) > _MAX_ELEMENTS:
+    if values.size > _MAX_SHAPE or not math.prod(extents) <= _MAX_ELEMENTS:
         raise GraphError(f"`{name}` holds {extents[:_MAX_SHAPE]}, which is more than a shape of ours")
 
 
 def _check_scales(tensor: Message) -> None:
-    scales = _numbers(tensor, "<f4", "float_data") if tensor["data_type"] == _FLOAT32 else np.zeros(0)
+    scales = _numbers(tensor) if tensor["data_type"] == _FLOAT32 else np.zeros(0)
     if not ((scales > 0) & (scales <= _MAX_SCALE)).all():
         raise GraphError(f"`{tensor['name']}` scales by {scales.tolist()}, must be in (0, {_MAX_SCALE:g}]")
 
 
-def _numbers(tensor: Message, dtype: str, listed: str) -> NDArray[Any]:
-    return np.frombuffer(tensor["raw_data"], dtype) if len(tensor["raw_data"]) else np.array(tensor[listed], dtype)
+def _numbers(tensor: Message) -> NDArray[Any]:
+    """The values; of small types that are listed instead of raw, those of ``int32_data``."""
+    kind = tensor["data_type"]
+    if len(tensor["raw_data"]):
+        return np.frombuffer(tensor["raw_data"], _DTYPES[kind])
+    return np.array(tensor[_LISTS.get(kind, "int32_data")], np.float64 if kind == _FLOAT32 else np.int64)
+
+
+def _tensors_of(node: Message) -> list[Message]:
+    return [attribute["t"] for attribute in node["attribute"] if attribute["type"] == TENSOR]
 
 
 def _check_node(node: Message) -> None:
     operator = node["op_type"]
-    if operator not in _STEADY_OPERATORS and operator not in _OTHER_OPERATORS:
-        raise GraphError(f"its operator {operator!r} is none that vaelib exports")
+    if operator in REFUSED:
+        raise GraphError(f"its operator {operator!r} is not run by vaelib: {REFUSED[operator]}")
+    if operator not in STEADY and operator not in OTHERS:
+        raise GraphError(f"its operator {operator!r} is none of ONNX's standard domain that vaelib knows")
     for attribute in node["attribute"]:
         name, kind = attribute["name"], attribute["type"]
-        if kind not in _VALUE_OF:
+        if kind not in VALUE_OF:
             raise GraphError(f"`{name}` of {operator} has the attribute type {kind}")
-        value = attribute[_VALUE_OF[kind]]
-        if kind in (_INT, _INTS) and name in _INT_ATTRIBUTES:
-            low, high = _INT_ATTRIBUTES[name]
-            allowed = all(low <= number <= high for number in ([value] if kind == _INT else value))
-        elif kind == _STRING:
-            allowed = value in _STRING_ATTRIBUTES.get(name, ())
-        else:
-            allowed = kind == _FLOAT and name in _FLOAT_ATTRIBUTES and math.isfinite(value)
-        if not allowed:
+        value = attribute[VALUE_OF[kind]]
+        if not allowed(operator, name, kind, value):
             raise GraphError(f"`{name}` of {operator} must not be {value!r:.80}")
+        if kind == TENSOR:
+            _check_tensor(value)

@@ -59,8 +59,10 @@ _ATTRIBUTE = {
     2: Field("f", float),
     3: Field("i", int),
     4: Field("s", str),
+    5: Field("t", _TENSOR),
     7: Field("floats", float, many=True),
     8: Field("ints", int, many=True),
+    9: Field("strings", str, many=True),
     13: Field("doc_string", str),
     20: Field("type", int),
 }

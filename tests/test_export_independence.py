@@ -1,0 +1,194 @@
+"""A model whose result for an image depends on the batch is refused, with the name of the module that does it."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+import vaelib as vl
+from vaelib.export import graphs, validation
+from vaelib.runtime import OnnxVAE
+from vaelib.runtime.engine import Engine
+
+IMAGE = (1, 8, 8)
+
+
+class Call(nn.Module):
+    """Any function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Encoder(nn.Module):
+    image_shape, latent_shape = IMAGE, (3,)
+
+    def __init__(self, *layers, size=64):
+        super().__init__()
+        self.layers, self.linear = nn.Sequential(*layers), nn.Linear(size, 6)
+
+    def forward(self, x):
+        return self.linear(self.layers(x).flatten(1)).chunk(2, 1)
+
+
+class BatchedLSTM(nn.LSTM):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+class Decoder(nn.Module):
+    image_shape, latent_shape = IMAGE, (3,)
+
+    def __init__(self, function=lambda x: x):
+        super().__init__()
+        self.linear, self.function = nn.Linear(3, 64), Call(function)
+
+    def forward(self, z):
+        return self.function(self.linear(z)).unflatten(1, IMAGE)
+
+
+class Comparing(vl.Bernoulli):
+    def log_prob(self, x, recon_params):
+        nats = super().log_prob(x, recon_params)
+        return nats - nats.mean()
+
+
+NORM = nn.BatchNorm2d(1, track_running_stats=False)
+FLAT_NORM = nn.BatchNorm1d(64, track_running_stats=False)
+SEQUENCE = (Call(lambda x: x.view(1, -1, 64)), BatchedLSTM(64, 8, batch_first=True), Call(lambda x: x[0]))
+FIRST = r"this model's encoder does not: its `mu` .*`encoder.layers.0` \(Call\)"
+
+
+def vae(*layers, size=64, decode=lambda x: x, likelihood=None):
+    return vl.VAE(Encoder(*layers, size=size), Decoder(decode), likelihood=likelihood)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (vae(Call(lambda x: x - x.mean(0))), FIRST),
+        (vae(Call(lambda x: x / x.max())), FIRST),
+        (vae(Call(lambda x: x.roll(1, 0))), FIRST),
+        (vae(nn.Conv2d(1, 1, 1), NORM), r"`encoder.layers.1` \(BatchNorm2d, which has no running statistics"),
+        (vae(nn.Flatten(), FLAT_NORM), r"fails at a batch of 1, in `encoder.layers.1` \(BatchNorm1d, which has no"),
+        (vae(*SEQUENCE, size=8), "this model's encoder does not: its `mu`"),
+        (vae(decode=lambda x: x.softmax(0)), r"decoder does not: its `mean` .*`decoder.function` \(Call\)"),
+        (vae(likelihood=Comparing()), r"Comparing.log_prob or StandardNormal.kl does not: its `distortion`"),
+        (vae(Call(lambda x: x + torch.randn_like(x))), "deterministic in eval mode, but .* gives another `mu`"),
+        (vae(Call(lambda x: x / 0)), "finite values, but this model's encoder gives NaN or infinity in `mu`"),
+        (vae(Call(lambda x: x[:1])), r"one `mu` for each image, but this model's encoder gives the shape \(1, 3\)"),
+    ],
+)
+def test_a_model_that_depends_on_the_batch_is_refused_by_name(model, match, tmp_path):
+    with pytest.raises(vl.ExportError, match=match):
+        vl.export_onnx(model, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_onnxruntime_is_given_the_items_one_by_one_too(monkeypatch):
+    """A graph that shifts by the batch's length, as a faulty exporter might write: right at batches of torch's own."""
+    sizes = []
+
+    class Session:
+        def __init__(self, *_):
+            pass
+
+        def run(self, _, inputs):
+            sizes.append(len(inputs["image"]))
+            return [inputs["image"] + (len(sizes) > 1 and sizes[-2] == 1 and sizes[-1] == 1)]
+
+    monkeypatch.setattr(validation, "session", Session)
+    monkeypatch.setattr(validation, "check_contract", lambda *_: None)
+    graph = graphs.Graph("encoder", nn.Identity(), {"image": (4,)}, {"mu": "raw"})
+    with pytest.raises(vl.ExportError, match="`mu` at batch 3, optimisations off, one by one: "):
+        validation.compare(b"", graph, third_opinion=False)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "vae"])
+def test_the_proof_runs_through_the_runtime_before_anything_is_written(part, tmp_path, monkeypatch):
+    """A runtime that is wrong for cut batches only: the bundle must not be written."""
+    run = Engine._run_cut
+
+    def faulty(self, inputs, results, check, plan):
+        run(self, inputs, results, check, plan)
+        if self._part == part:
+            next(iter(results.values()))[-1] += 0.1
+
+    monkeypatch.setattr(Engine, "_run_cut", faulty)
+    with pytest.raises(vl.ExportError, match=rf"vaelib.runtime gives another `.*` .* batch of 40 .*the {part}'s graph"):
+        vl.export_onnx(vae(), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_graph_that_the_runtime_refuses_is_not_run_and_not_written(tmp_path):
+    divided = Call(lambda x: (x * 50).long() // (x * 50 + 1).long() + x)
+    with pytest.raises(
+        vl.ExportError,
+        match=r"vaelib.runtime could not run this model's encoder: its operator '(Div|Mod)' divides whole",
+    ):
+        vl.export_onnx(vae(divided), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_bundle_that_the_runtime_refuses_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaelib.runtime.bundle._TEXTS", ("surprise",))
+    with pytest.raises(
+        vl.ExportError, match=r"vaelib.runtime refuses the bundle: encoder.onnx was not .* no surprise in"
+    ):
+        vl.export_onnx(vae(), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+class ManyOperators(nn.Module):
+    """Operators of the standard domain that networks of vaelib do not use themselves."""
+
+    image_shape, latent_shape = IMAGE, (3,)
+
+    def __init__(self):
+        super().__init__()
+        self.circular = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
+        self.lstm = nn.LSTM(8, 3, batch_first=True, bidirectional=True)
+        self.gru = nn.GRU(8, 3, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.linear = nn.LazyLinear(6)
+
+    def forward(self, x):
+        rows, steps = x.squeeze(1), 10 * x
+        patches = torch.nn.functional.unfold(x, 2, stride=2)
+        features = [
+            self.circular(x),
+            patches,
+            torch.nn.functional.fold(patches.cumsum(1), (8, 8), 2, stride=2),
+            torch.einsum("bij,bkj->bik", rows, rows),
+            steps.round() + steps.floor() + steps.ceil() + steps.trunc() + steps.remainder(3),
+            rows.argmax(-1).float() + rows.argmin(1),
+            (steps.long() // 3 + steps.long() % 4).float(),
+            self.lstm(rows)[0],
+            self.gru(rows)[0],
+            self.attention(rows, rows, rows, need_weights=False)[0],
+            rows.topk(3, -1).values + rows.sort(-1).values[..., :3],
+            rows.tril() + torch.linalg.det(rows)[:, None, None],
+            rows.gather(2, (rows * 7).long()),
+            x.roll((1, 2), (2, 3)) + x.flip(3),
+            torch.atan2(x, 1 - x) + x.sinh() + x.tan() + (x.double() * 2).float() + (x > 0.5).logical_xor(x > 0.2),
+        ]
+        return self.linear(torch.cat([feature.flatten(1) for feature in features], 1)).chunk(2, 1)
+
+
+def test_what_is_exported_is_opened_and_run_with_the_right_numbers(tmp_path):
+    encoder = ManyOperators()
+    encoder(torch.rand(2, *IMAGE))
+    vl.export_onnx(vl.VAE(encoder, Decoder()), tmp_path)
+    x = torch.rand(40, *IMAGE)
+    with torch.no_grad():
+        expected = torch.cat([encoder(image[None])[0] for image in x])
+    model = OnnxVAE(tmp_path, threads=2)
+    for size in (1, 3, 40):
+        torch.testing.assert_close(
+            torch.from_numpy(model.encode(x[:size].numpy())[0]), expected[:size], atol=1e-4, rtol=1e-4
+        )

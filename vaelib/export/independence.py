@@ -1,0 +1,175 @@
+"""Batch invariance: whether a model gives an image the same result in any batch, and which module does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import ExportError
+from vaelib.export.graphs import Graph, culprit
+from vaelib.export.validation import EXACT, allowed_differences, answers_of_torch, difference, drawn_inputs
+
+__all__ = ["check_independence"]
+
+_BATCH = 5
+
+Inputs = Mapping[str, Tensor]
+
+
+def check_independence(graph: Graph) -> None:
+    """Run the torch module on a batch and on each of its items: both must give the same.
+
+    The items of the batch differ in scale too, so that a normalisation by the batch's maximum is seen.
+
+    Raises:
+        ExportError: A ``ValueError`` that names the part, and the submodule if one can be told: if an item's result
+            depends on the batch around it or on a draw, is not finite, or torch cannot compute it.
+    """
+    inputs = drawn_inputs(graph.inputs, _BATCH, torch.Generator().manual_seed(0))
+    scales = torch.linspace(0.1, 1.0, _BATCH)
+    inputs = {name: values * scales.view(-1, *[1] * (values.ndim - 1)) for name, values in inputs.items()}
+    whole = _answers(graph, inputs)
+    single = [_answers(graph, item) for item in _items(inputs)]
+    alone = [torch.cat(values) for values in zip(*single, strict=True)]
+    found = [
+        (name, difference(wanted, values, least_scale=EXACT[kind].least_scale).max_rel)
+        for (name, kind), wanted, values in zip(graph.outputs.items(), whole, alone, strict=True)
+    ]
+    if all(off <= EXACT[kind].tolerance for (_, off), kind in zip(found, graph.outputs.values(), strict=True)):
+        return
+    _check_finite_and_deterministic(graph, inputs, whole)
+    allowed = allowed_differences(graph, EXACT)
+    for name, off in found:
+        if not off <= allowed[name]:
+            module = _first_dependent(graph, inputs)
+            cause = f" The first module whose output depends on it is {_described(module, graph)}." if module else ""
+            raise ExportError(
+                f"`model` must give an image the same result in any batch, but {culprit(graph)} does not: its `{name}`"
+                f" differs by {off:.1e} of its scale between a batch of {_BATCH} and one image at a time.{cause}"
+            )
+
+
+def _items(inputs: Inputs) -> list[dict[str, Tensor]]:
+    return [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(_BATCH)]
+
+
+def _answers(graph: Graph, inputs: Inputs) -> tuple[Tensor, ...]:
+    """What torch gives, of as many outputs as the graph has and of the batch's length."""
+    batch = len(next(iter(inputs.values())))
+    with _recorded(graph.module) as calls:
+        try:
+            answers = answers_of_torch(graph, inputs)
+        except Exception as error:  # a model may raise anything
+            place = f", in {_described(calls.entered[-1], graph)}" if calls.entered else ""
+            reason = str(error).strip().partition("\n")[0]
+            raise ExportError(
+                f"`model` must take a batch of any length, but {culprit(graph)} fails at a batch of {batch}{place}:"
+                f" {reason:.200}"
+            ) from error
+    if len(answers) != len(graph.outputs) or not all(isinstance(values, Tensor) for values in answers):
+        raise ExportError(
+            f"`model` must give {', '.join(graph.outputs)}, but {culprit(graph)} gives {len(answers)} values."
+        )
+    for name, values in zip(graph.outputs, answers, strict=True):
+        if not values.ndim or len(values) != batch:
+            raise ExportError(
+                f"`model` must give one `{name}` for each image, but {culprit(graph)} gives the shape"
+                f" {tuple(values.shape)} for a batch of {batch}."
+            )
+    return answers
+
+
+def _check_finite_and_deterministic(graph: Graph, inputs: Inputs, whole: tuple[Tensor, ...]) -> None:
+    for name, values, again in zip(graph.outputs, whole, _answers(graph, inputs), strict=True):
+        if not values.isfinite().all():
+            raise ExportError(
+                f"`model` must give finite values, but {culprit(graph)} gives NaN or infinity in `{name}`."
+            )
+        if not torch.equal(values, again):
+            raise ExportError(
+                f"`model` must be deterministic in eval mode, but {culprit(graph)} gives another `{name}` each time."
+            )
+
+
+class _Call(NamedTuple):
+    module: nn.Module
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class _Calls:
+    """The calls of submodules in the order in which they ended, and those that have not ended."""
+
+    def __init__(self) -> None:
+        self.entered: list[nn.Module] = []
+        self.ended: list[_Call] = []
+
+    def enter(self, module: nn.Module, _: Any) -> None:
+        self.entered.append(module)
+
+    def end(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        self.entered.pop()
+        self.ended.append(_Call(module, _tensors(inputs), _tensors(outputs)))
+
+
+@contextmanager
+def _recorded(root: nn.Module) -> Iterator[_Calls]:
+    calls, handles = _Calls(), []
+    for module in root.modules():
+        if module is not root:
+            handles += [module.register_forward_pre_hook(calls.enter), module.register_forward_hook(calls.end)]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    if isinstance(values, Tensor):
+        return [values]
+    return [tensor for value in values for tensor in _tensors(value)] if isinstance(values, tuple | list) else []
+
+
+def _first_dependent(graph: Graph, inputs: Inputs) -> nn.Module | None:
+    """The first module to end that gives an item another output than alone, though its input is the same."""
+    runs = []
+    for given in (inputs, *_items(inputs)):
+        with _recorded(graph.module) as calls:
+            answers_of_torch(graph, given)
+        runs.append(calls.ended)
+    whole, *single = runs
+    if any(len(calls) != len(whole) for calls in single):
+        return None
+    for position, call in enumerate(whole):
+        alone = [calls[position] for calls in single]
+        if _agree(call.inputs, [each.inputs for each in alone]) and not _agree(
+            call.outputs, [each.outputs for each in alone]
+        ):
+            return call.module
+    return None
+
+
+def _agree(whole: list[Tensor], single: list[list[Tensor]]) -> bool:
+    """Whether each tensor of the batch's is those of the items, one after the other, up to rounding."""
+    for position, values in enumerate(whole):
+        parts = [tensors[position] for tensors in single if len(tensors) == len(whole) and tensors[position].ndim]
+        if len(parts) != len(single) or len({part.shape[1:] for part in parts} | {values.shape[1:]}) != 1:
+            return False
+        if not difference(values.float(), torch.cat(parts).float(), least_scale=1e-12).max_rel <= 1e-4:
+            return False
+    return True
+
+
+def _described(module: nn.Module, graph: Graph) -> str:
+    names = {id(part): name for name, part in graph.module.named_modules()}
+    name = names[id(module)].removeprefix("model.").removeprefix("vae.")
+    is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.InstanceNorm2d)
+    note = ""
+    if is_norm and getattr(module, "running_mean", None) is None:
+        note = ", which has no running statistics and takes those of the batch"
+    return f"`{name}` ({type(module).__name__}{note})"

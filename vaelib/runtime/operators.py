@@ -1,0 +1,107 @@
+"""The operators of ONNX's standard domain that vaelib runs, those that it does not, and the types that they give.
+
+This is the only list: ``vaelib.export_onnx`` opens each bundle with this runtime before it writes it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["OTHERS", "REFUSED", "SIZES", "STEADY", "type_source"]
+
+STEADY = frozenset(
+    """
+    Abs Add And AveragePool BatchNormalization Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div
+    Equal Erf Exp Expand Flatten Gather Gelu Gemm GlobalAveragePool Greater GreaterOrEqual HardSigmoid HardSwish
+    Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual MatMul Max Min Mul Neg Not Or PRelu
+    Pad QuantizeLinear Reciprocal Relu Reshape Resize Shape Sigmoid Slice SpaceToDepth Split Sqrt Squeeze Sub Tanh
+    Tile Transpose Unsqueeze Where
+    """.split()  # noqa: SIM905
+)
+"""Batch-invariant to the last bit: exact arithmetic, moves, and the kernels of onnxruntime's own library, which compute
+the last values of a vector like the others. ``tests/test_runtime_bits.py`` measures it."""
+OTHERS = frozenset(
+    """
+    Acos Acosh AffineGrid ArgMax ArgMin Asin Asinh Atan Atanh Attention BitShift BitwiseAnd BitwiseNot BitwiseOr
+    BitwiseXor BlackmanWindow CastLike Ceil Celu CenterCropPad Col2Im Compress Constant ConstantOfShape ConvInteger
+    Cos Cosh CumSum DFT DeformConv Det DynamicQuantizeLinear Einsum Elu EyeLike Floor GRU GatherElements GatherND
+    GlobalLpPool GlobalMaxPool GridSample GroupNormalization HammingWindow HannWindow Hardmax IsInf IsNaN LRN LSTM
+    Log LogSoftmax LpNormalization LpPool MatMulInteger MaxPool MaxRoiPool MaxUnpool Mean MeanVarianceNormalization
+    MelWeightMatrix Mish Mod NegativeLogLikelihoodLoss NonMaxSuppression NonZero OneHot Pow QLinearConv
+    QLinearMatMul RMSNormalization RNN Range ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare ReverseSequence RoiAlign RotaryEmbedding Round ScatterElements
+    ScatterND Selu Shrink Sign Sin Sinh Size Softmax SoftmaxCrossEntropyLoss Softplus Softsign Sum Tan
+    ThresholdedRelu TopK Trilu Xor
+    """.split()  # noqa: SIM905
+)
+"""The rest of those that are run, among them Eigen's, which computes the last values of a vector, or those before an
+aligned address, by another formula than the rest: graphs with one of them are run image by image."""
+
+_RANDOM = "it draws random numbers"
+_SUBGRAPH = "it holds a graph of its own, which may run for ever"
+_TYPES = "it works on text, sequences or optional values, which no graph of images needs"
+REFUSED = {
+    **dict.fromkeys(("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike"), _RANDOM),
+    **dict.fromkeys(("RandomUniform", "RandomUniformLike"), _RANDOM),
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), _SUBGRAPH),
+    **dict.fromkeys(
+        """
+        ConcatFromSequence Optional OptionalGetElement OptionalHasElement RegexFullMatch SequenceAt SequenceConstruct
+        SequenceEmpty SequenceErase SequenceInsert SequenceLength SplitToSequence StringConcat StringNormalizer
+        StringSplit TfIdfVectorizer
+        """.split(),  # noqa: SIM905
+        _TYPES,
+    ),
+    "ImageDecoder": "it decodes image files",
+    "Unique": "it ends the process where its input is empty",
+    "STFT": "it ends the process where its frame step is 0",
+}
+"""Operator to the reason why it is not run."""
+
+SIZES = {
+    "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
+    "ConstantOfShape": (0,),
+    "AffineGrid": (1,),
+    "BlackmanWindow": (0,),
+    "DFT": (1,),
+    "Expand": (1,),
+    "HammingWindow": (0,),
+    "HannWindow": (0,),
+    "MaxUnpool": (2,),
+    "MelWeightMatrix": (0, 1),
+    "OneHot": (1,),
+    "Pad": (1,),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (2, 3),
+    "Tile": (1,),
+    "TopK": (1,),
+}
+"""Operator to the places of those of its inputs that decide how large its output is."""
+
+_BOOLEAN = frozenset("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Or Xor".split())
+_INT64 = frozenset(("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Shape", "Size"))
+_UNKNOWN = frozenset(
+    """
+    BlackmanWindow ConvInteger DynamicQuantizeLinear EyeLike HammingWindow HannWindow MatMulInteger MelWeightMatrix
+    QLinearConv QLinearMatMul QuantizeLinear
+    """.split()  # noqa: SIM905
+)
+_SAME_THROUGHOUT = frozenset(("GRU", "LSTM", "RNN", "Split"))
+BOOL, INT64 = 9, 7  # onnx.TensorProto.DataType
+
+
+def type_source(operator: str, output: int) -> tuple[str, int]:
+    """Where the type of an output comes from: ``("input", its place)``, ``("fixed", the type)`` or ``("unknown", 0)``.
+
+    ``Cast``, ``Constant`` and ``ConstantOfShape``, whose type is in their attributes, are unknown here.
+    ``tests/test_runtime_operators.py`` holds this to the definitions of ONNX.
+    """
+    if operator in _UNKNOWN or operator in ("Cast", "Constant", "ConstantOfShape"):
+        return "unknown", 0
+    if output > 0 and operator not in _SAME_THROUGHOUT:
+        return "unknown", 0
+    if operator in _BOOLEAN or operator in _INT64:
+        return "fixed", BOOL if operator in _BOOLEAN else INT64
+    if operator in ("CastLike", "DequantizeLinear", "RMSNormalization", "Where"):
+        return "input", 1
+    return "input", 2 if operator == "OneHot" else 0
