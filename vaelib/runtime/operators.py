@@ -78,7 +78,9 @@ SIZES = {
 }
 """Operator to the places of those of its inputs that decide how large its output is."""
 
-_BOOLEAN = frozenset("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Or Xor".split())
+_BOOLEAN = frozenset(
+    ("And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Or", "Xor")
+)
 _INT64 = frozenset(("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Shape", "Size"))
 _UNKNOWN = frozenset(
     """
