@@ -34,9 +34,9 @@ def open_entries(path: Path) -> dict[str, Callable[[], Any]]:
 def _guarded(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
-    except (DataError, MemoryError):
+    except DataError:
         raise
-    except (ValueError, EOFError, OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, RuntimeError, KeyError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable {path.suffix} file of plain arrays: {error}") from error
     except Exception as error:  # torch.load reports refused objects by an exception of the pickle module
         raise DataError(f"{path} holds more than plain tensors: {error}") from error
