@@ -39,6 +39,18 @@ def _translations_are_read_once():
 
 
 @pytest.fixture
+def as_version_0_1():
+    """Turns a model directory into what version 0.1 wrote: no checksums."""
+
+    def convert(directory):
+        path = Path(directory) / "config.json"
+        content = {"format": "vaelib-model-1", "model": json.loads(path.read_text())["model"]}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+    return convert
+
+
+@pytest.fixture
 def mnist_root():
     """VAELIB_DATA with MNIST in it; where VAELIB_REQUIRE_DATA is set, its absence is a failure."""
     root = os.environ.get("VAELIB_DATA")

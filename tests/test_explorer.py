@@ -1,6 +1,8 @@
 """The explorer's scene, server and static page, without a browser; that is tests/test_explorer_browser.py."""
 
+import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -393,7 +395,14 @@ def test_the_static_page_is_the_served_one_with_graphs_and_a_policy(bundle, mode
     write_static(bundle, model, scene, tmp_path / "page")
     written = {path.name: path.read_bytes() for path in (tmp_path / "page").iterdir()}
     served = page_files()
-    assert set(written) == {*served, "scene.json", "scene.bin", "encoder.onnx", "decoder.onnx", "vae.onnx"}
+    graphs = {"encoder.onnx", "decoder.onnx", "vae.onnx"}
+    assert set(written) == {*served, *graphs, "scene.json", "scene.bin", "vaelib-page.json"}
+    listed = json.loads(written["vaelib-page.json"])["files"]
+    assert listed == {
+        name: {"sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in written.items()
+        if name != "vaelib-page.json"
+    }
     assert {name for name in served if served[name] != written[name]} == {"index.html"}
     assert (bundle / "decoder.onnx").read_bytes() == written["decoder.onnx"]
     runtime = json.loads(written["scene.json"])["runtime"]
@@ -420,14 +429,35 @@ def test_an_installed_onnxruntime_web_is_copied_with_its_hashes(bundle, model, s
 
 def test_places_that_a_static_page_cannot_have(bundle, model, scene, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="`directory` must be new, empty, or hold an explorer's page"):
+    for name in ("scene.json", "thesis.tex", *"abcd"):
+        (tmp_path / "mine" / name).touch()
+    with pytest.raises(
+        FileExistsError,
+        match="must be new, empty, or hold an explorer's page .* holds a, b, c, d, scene.json and 1 more",
+    ):
         write_static(bundle, model, scene, tmp_path / "mine")
+    assert len(os.listdir(tmp_path / "mine")) == 6
     with pytest.raises(
         FileNotFoundError, match="`onnxruntime_web` must be where `npm install onnxruntime-web` was run"
     ):
         write_static(bundle, model, scene, tmp_path / "page", onnxruntime_web=tmp_path)
     assert not (tmp_path / "page").exists()
+
+
+def test_only_the_files_of_a_page_are_replaced(bundle, model, scene, tmp_path, monkeypatch):
+    page = tmp_path / "pages" / "page"
+    (tmp_path / "link").symlink_to(page)
+    package = fake_install(tmp_path)
+    write_static(bundle, model, scene, tmp_path / "link", onnxruntime_web=package)
+    assert (tmp_path / "link").is_symlink() and set(INTEGRITY) < set(os.listdir(page))
+    (page / "CNAME").write_text("mine")
+    monkeypatch.chdir(page)
+    write_static(bundle, model, scene, ".")
+    assert (page / "CNAME").read_text() == "mine" and not set(INTEGRITY) & set(os.listdir(page))
+    (page / "index.html").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"changed since, .* holds index.html\. Move them away"):
+        write_static(bundle, model, scene, page)
+    assert (page / "index.html").read_text() == "mine"
 
 
 def test_the_command_writes_a_page_of_named_data(bundle, tmp_path, capsys):

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,27 +67,38 @@ def test_an_old_bundle_is_replaced_manifest_last(tmp_path, monkeypatch):
     vae = build()
     autoencoder = vl.AutoEncoder(vae.encoder, vae.decoder)
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "prior.onnx").write_text("mine")
     vl.export_onnx(autoencoder, tmp_path)
     assert "autoencoder.onnx" in os.listdir(tmp_path)
     before = contents(tmp_path)
-    written = []
-    whole = bundles.written_whole
+    moved = []
+    replace = Path.replace
 
-    def watched(path):
-        written.append(path.name)
-        return whole(path)
+    def watched(path, target):
+        moved.append(path.name)
+        return replace(path, target)
 
-    monkeypatch.setattr(bundles, "written_whole", watched)
+    monkeypatch.setattr(Path, "replace", watched)
     vl.export_onnx(vae, tmp_path)
     after = contents(tmp_path)
-    assert written[-1] == "manifest.json"
-    assert after.keys() == {"notes.txt", "README.md", "manifest.json", "encoder.onnx", "decoder.onnx", "vae.onnx"}
-    assert after["notes.txt"] == b"mine"
+    assert moved[-1] == "manifest.json"
+    bundle = {"README.md", "manifest.json", "encoder.onnx", "decoder.onnx", "vae.onnx"}
+    assert after.keys() == {"notes.txt", "prior.onnx", *bundle}
+    assert after["notes.txt"] == after["prior.onnx"] == b"mine"
     assert after["encoder.onnx"] != before["encoder.onnx"]
 
 
-def test_a_readme_of_ones_own_is_not_overwritten(tmp_path):
-    (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"`directory` must not hold a README.md that is not a bundle's"):
+def test_files_of_ones_own_are_seen_before_the_work(tmp_path, bundle):
+    for name in ("README.md", "encoder.onnx"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=r"did not write, .* holds README.md, encoder.onnx\. Move them away"):
+        bundles.bundle_directory(tmp_path)
+    with pytest.raises(FileExistsError, match=r"did not write, .* holds README.md, encoder.onnx\. Move them away"):
         vl.export_onnx(build(), tmp_path)
-    assert contents(tmp_path) == {"README.md": b"mine"}
+    assert contents(tmp_path) == {"README.md": b"mine", "encoder.onnx": b"mine"}
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    assert bundles.bundle_directory(copy) == copy
+    (copy / "README.md").write_text("my own words")
+    with pytest.raises(FileExistsError, match=r"changed since, .* holds README.md\. Move them away"):
+        bundles.bundle_directory(copy)

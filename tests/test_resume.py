@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import vaelib as vl
+from vaelib._files import claim
 from vaelib.serialization import describe
 from vaelib.training import recipe
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
@@ -310,6 +311,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
 def test_keep_last_and_leftovers(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints" / ".step_0000000001-dead").mkdir(parents=True)
+    claim(run, ["checkpoints"])
     trainer_of(run).fit(model_of(), dataset(), dataset(), progress=False)
     assert sorted(os.listdir(run / "checkpoints")) == ["step_0000000012", "step_0000000015", "step_0000000018"]
     for name in ("every", "keep_last"):
@@ -404,7 +406,7 @@ def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     def fails(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vaelib.training.checkpoints.save_file", fails)
+    monkeypatch.setattr("vaelib._weights.save_file", fails)
     with pytest.raises(OSError, match=r"step_2 could not be written .*No space left.* those before it are untouched"):
         write_checkpoint(tmp_path / "step_2", {"a": torch.zeros(3)})
     assert os.listdir(tmp_path) == ["step_1"]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib._weights import sealed
 from vaelib.serialization import describe
 
 
@@ -93,22 +94,36 @@ def test_nothing_to_load(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
-def test_torn_weights(saved, length):
+def test_torn_weights(saved, length, as_version_0_1):
     content = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(content[:length])
+    with pytest.raises(vl.ModelFileError, match=r"model\.safetensors is torn or foreign: its SHA-256 is not that of"):
+        vl.load(saved)
+    as_version_0_1(saved)
     with pytest.raises(vl.ModelFileError, match=r"model\.safetensors is torn or no safetensors file"):
         vl.load(saved)
 
 
-def test_foreign_weights(saved, tmp_path):
+def test_foreign_weights(saved, tmp_path, as_version_0_1):
     vl.save(vl.conv_vae((1, 8, 8), 5, hidden_channels=(4,)), tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").replace(saved / "model.safetensors")
+    with pytest.raises(vl.ModelFileError, match=r"model\.safetensors is torn or foreign"):
+        vl.load(saved)
+    as_version_0_1(saved)
     with pytest.raises(vl.ModelFileError, match=r"(?s)does not fit config.json beside it: .*size mismatch"):
         vl.load(saved)
-    vl.save(vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8))), tmp_path / "other")
-    (tmp_path / "other" / "model.safetensors").replace(saved / "model.safetensors")
+    vl.save(vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8))), tmp_path / "third")
+    (tmp_path / "third" / "model.safetensors").replace(saved / "model.safetensors")
     with pytest.raises(vl.ModelFileError, match=r"(?s)does not fit config.json beside it: .*(Missing|Unexpected) key"):
         vl.load(saved)
+
+
+def changed(directory, change):
+    """The config as somebody writes it who knows how its checksum is made."""
+    config = json.loads((directory / "config.json").read_text())
+    del config["sha256"]
+    change(config)
+    (directory / "config.json").write_text(sealed(config))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +141,7 @@ def test_foreign_weights(saved, tmp_path):
             lambda c: c["model"]["encoder"].update(colour="red"),
             "does not describe a ConvEncoder: .*unexpected keyword",
         ),
-        (lambda c: c["model"].pop("encoder"), "does not describe a VAE: .*missing.*'encoder'"),
+        (lambda c: c["model"].pop("encoder"), "does not describe a VAE: its `encoder` is missing"),
         (
             lambda c: c["model"].update(encoder=3),
             "does not describe a VAE: `encoder` must be an nn.Module object, got 3",
@@ -135,15 +150,20 @@ def test_foreign_weights(saved, tmp_path):
         (lambda c: c["model"].update({"class": ["VAE"]}), r"names the class \['VAE'\], which is not one of"),
         (
             lambda c: c.update(format="vaelib-model-9"),
-            "must have the format 'vaelib-model-1', got 'vaelib-model-9'",
+            "must have the format 'vaelib-model-2', got 'vaelib-model-9'",
         ),
-        (lambda c: c.clear(), "must have the format 'vaelib-model-1', got None"),
+        (lambda c: c.clear(), "must have the format 'vaelib-model-2', got None"),
+        (lambda c: c.pop("weights_sha256"), "was changed after it was saved: its checksum does not fit"),
+        (lambda c: c.pop("model"), "describes no model, but None"),
+        (lambda c: c["model"].pop("likelihood"), "does not describe a VAE: its `likelihood` is missing"),
+        (
+            lambda c: [c["model"]["encoder"].pop(name) for name in ("norm", "stride")],
+            "does not describe a ConvEncoder: its `stride`, `norm` is missing",
+        ),
     ],
 )
 def test_foreign_configs(saved, change, match):
-    config = json.loads((saved / "config.json").read_text())
-    change(config)
-    (saved / "config.json").write_text(json.dumps(config))
+    changed(saved, change)
     with pytest.raises(vl.ModelFileError, match=match):
         vl.load(saved)
 
@@ -153,7 +173,7 @@ def test_configs_that_are_no_json(saved):
     with pytest.raises(vl.ModelFileError, match=r"config\.json is no JSON"):
         vl.load(saved)
     (saved / "config.json").write_text("[]")
-    with pytest.raises(vl.ModelFileError, match="got 'list'"):
+    with pytest.raises(vl.ModelFileError, match="must hold a JSON object, got 'list'"):
         vl.load(saved)
     (saved / "config.json").write_text('{"format": "vaelib-model-1", "model": 3}')
     with pytest.raises(vl.ModelFileError, match="describes no model"):
@@ -166,7 +186,7 @@ def test_a_failed_save_leaves_the_old_model(saved, monkeypatch):
     def torn(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vaelib.serialization.save_file", torn)
+    monkeypatch.setattr("vaelib._weights.save_file", torn)
     with pytest.raises(OSError, match="No space left"):
         vl.save(vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,)), saved)
     after = vl.load(saved).state_dict()

@@ -1,31 +1,38 @@
 """A model directory: ``config.json`` says what to build, ``model.safetensors`` holds the weights. No pickle.
 
 The config is made by one convention: a known class keeps every constructor argument as an attribute of the
-same name. Modules among them are described in turn, so a model is described from the outside in.
+same name. Modules among them are described in turn, so a model is described from the outside in. The config also
+keeps the SHA-256 of the weights and a checksum of itself.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vaelib import corruptions, likelihoods, networks, posteriors, priors, vae
-from vaelib._checks import ModelFileError
-from vaelib._files import writable_directory, written_whole
+from vaelib._budget import Budget
+from vaelib._checks import MissingExtraError, ModelFileError
+from vaelib._files import Listed, committed, files_replaced, target_directory
+from vaelib._weights import is_sealed, read_object, read_tensors, sealed, write_tensors
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
 
 __all__ = ["describe", "load", "register", "save"]
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-FORMAT = "vaelib-model-1"
+FORMAT = "vaelib-model-2"
+_OLD_FORMAT = "vaelib-model-1"  # of version 0.1, without checksums
+_MAX_CONFIG_BYTES = 2**20
+_ATTEMPTS = 3
+_ADDED = {"VAE": ("posterior",)}  # arguments that files of older versions do not have
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 _KNOWN: dict[str, type[nn.Module]] = {
     cls.__name__: cls
@@ -112,7 +119,10 @@ def _plain(where: str, value: Any) -> Any:
 
 
 def save(model: nn.Module, directory: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors``; each appears whole or not at all.
+    """Write ``config.json`` and ``model.safetensors``.
+
+    A model that is there already is replaced in one act: if the process is killed at any moment, :func:`load` gives
+    the old model or the new one.
 
     Args:
         model: A model of known classes; see :func:`register` for your own.
@@ -120,6 +130,8 @@ def save(model: nn.Module, directory: str | Path) -> None:
 
     Raises:
         TypeError: If the model holds a class that is not known.
+        FileExistsError: An ``OSError``: if the directory holds a ``config.json`` that is not vaelib's or was changed
+            since, or a ``model.safetensors`` without a ``config.json`` of vaelib's.
         OSError: If the directory cannot be written.
 
     Examples:
@@ -129,20 +141,23 @@ def save(model: nn.Module, directory: str | Path) -> None:
         ...     sorted(path.name for path in Path(directory).iterdir())
         ['config.json', 'model.safetensors']
     """
-    config = {"format": FORMAT, "model": describe(model)}
-    path = writable_directory("directory", directory)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with written_whole(path / WEIGHTS_NAME) as temporary:
+    description = describe(model)
+    path = target_directory("directory", directory)
+    with files_replaced(path, CONFIG_NAME, _listed) as staging:
         try:
-            save_file(tensors, temporary)
-        except SafetensorError as error:  # such as a full disk
+            sha256 = write_tensors(staging / WEIGHTS_NAME, model.state_dict())
+        except OSError as error:
             raise OSError(f"{path / WEIGHTS_NAME} could not be written: {error}.") from error
-    with written_whole(path / CONFIG_NAME) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
+        content = {"format": FORMAT, "weights_sha256": sha256, "model": description}
+        (staging / CONFIG_NAME).write_text(sealed(content))
 
 
 def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
     """Rebuild a model saved by :func:`save`, in eval mode, its weights bitwise the same.
+
+    Weights come back in the dtype that they were saved in: a model that was ``.half()`` or ``.double()`` is so again,
+    and wants images of that dtype; ``load(...).float()`` wants float32. Nothing is built that is larger by far than
+    the weights in the file.
 
     Args:
         directory: The model directory, or a run directory of ``Trainer``, whose ``best`` is then meant.
@@ -153,7 +168,9 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
 
     Raises:
         FileNotFoundError: If the directory holds no model.
-        ModelFileError: A ``ValueError``: if a file is torn or foreign, a class unknown, or the weights do not fit.
+        ModelFileError: A ``ValueError``: if a file is torn, changed or foreign, a class unknown, or the weights do not
+            fit. Files of version 0.1 have no checksums; of theirs, only what does not fit is found.
+        MissingExtraError: If a part of the model needs an optional dependency that is not installed.
 
     Examples:
         >>> import tempfile, vaelib as vl
@@ -163,36 +180,60 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
         'VAE'
     """
     path = Path(directory)
-    if not (path / CONFIG_NAME).exists() and (path / "best" / CONFIG_NAME).exists():
+    if not _file(path, CONFIG_NAME).exists() and _file(path / "best", CONFIG_NAME).exists():
         path = path / "best"
     for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not (path / name).is_file():
+        if not _file(path, name).exists():
             raise FileNotFoundError(
                 f"`directory` must hold {CONFIG_NAME} and {WEIGHTS_NAME}; there is no {path / name}."
             )
-    model = _build(_read_config(path / CONFIG_NAME), path / CONFIG_NAME)
+    config, tensors = _read(path)
+    where = path / CONFIG_NAME
+    with Budget(tensors):
+        model = _build(config["model"], where)
     if not isinstance(model, nn.Module):
-        raise ModelFileError(f"{path / CONFIG_NAME} describes no model, but {model!r}.")
-    try:
-        tensors = load_file(path / WEIGHTS_NAME, device=str(device))
-    except (SafetensorError, ValueError) as error:
-        raise ModelFileError(f"{path / WEIGHTS_NAME} is torn or no safetensors file: {error}.") from error
+        raise ModelFileError(f"{where} describes no model, but {model!r:.200}.")
+    _check_dtypes(model, tensors, path / WEIGHTS_NAME, mixed=config["format"] == FORMAT)
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
-        raise ModelFileError(f"{path / WEIGHTS_NAME} does not fit {CONFIG_NAME} beside it: {error}") from error
+        raise ModelFileError(f"{path / WEIGHTS_NAME} does not fit {CONFIG_NAME} beside it: {error!s:.2000}") from error
     return model.to(device).eval()
 
 
-def _read_config(path: Path) -> Any:
+def _file(directory: Path, name: str) -> Path:
+    return committed(directory, CONFIG_NAME, name)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and weights that belong together."""
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(ModelFileError, OSError):  # another process may replace the model between the two reads
+            return _read_once(path)
+    return _read_once(path)
+
+
+def _read_once(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    config = _read_config(_file(path, CONFIG_NAME))
+    return config, read_tensors(_file(path, WEIGHTS_NAME), config.get("weights_sha256"))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    content = read_object(path, _MAX_CONFIG_BYTES)
+    if content.get("format") not in (FORMAT, _OLD_FORMAT):
+        raise ModelFileError(f"{path} must have the format {FORMAT!r}, got {content.get('format')!r:.80}.")
+    if content["format"] == FORMAT and not (is_sealed(content) and isinstance(content.get("weights_sha256"), str)):
+        raise ModelFileError(f"{path} was changed after it was saved: its checksum does not fit. Save the model again.")
+    return {"model": None, **content}
+
+
+def _listed(config: Path) -> Listed | None:
+    """The two files. Weights may have any content, so that saving again mends a torn model."""
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ModelFileError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        got = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise ModelFileError(f"{path} must have the format {FORMAT!r}, got {got!r}.")
-    return content.get("model")
+        _read_config(config)
+    except (ModelFileError, OSError):
+        return None
+    return {CONFIG_NAME: None, WEIGHTS_NAME: None}
 
 
 def _build(description: Any, path: Path) -> Any:
@@ -204,11 +245,40 @@ def _build(description: Any, path: Path) -> Any:
     name = description["class"]
     if not isinstance(name, str) or name not in _KNOWN:
         raise ModelFileError(
-            f"{path} names the class {name!r}, which is not one of {', '.join(sorted(_KNOWN))}."
+            f"{path} names the class {name!r:.80}, which is not one of {', '.join(sorted(_KNOWN))}."
             " If it is yours, import the module that decorates it with @vaelib.register first."
         )
     arguments = {key: _build(value, path) for key, value in description.items() if key != "class"}
+    cls = _KNOWN[name]
+    missing = [argument for argument in _always_described(cls) if argument not in arguments]
+    if missing:
+        raise ModelFileError(
+            f"{path} does not describe a {name}: its {', '.join(f'`{m}`' for m in missing)} is missing."
+        )
     try:
-        return _KNOWN[name](**arguments)
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} does not describe a {name}: {error}") from error
+        return cls(**arguments)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # whatever a constructor makes of arguments from a file
+        raise ModelFileError(f"{path} does not describe a {name}: {error!s:.500}") from error
+
+
+def _always_described(cls: type[nn.Module]) -> list[str]:
+    """Arguments that every description of a class of vaelib's has had; other people's classes have their defaults."""
+    if not cls.__module__.startswith("vaelib.") or cls.__init__ is nn.Module.__init__:
+        return []
+    return [name for name in inspect.signature(cls).parameters if name not in _ADDED.get(cls.__name__, ())]
+
+
+def _check_dtypes(model: nn.Module, tensors: Mapping[str, Tensor], where: Path, *, mixed: bool) -> None:
+    """Weights must be of a kind that the model can have; a file without a checksum, of one floating dtype."""
+    floating = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if not mixed and not (floating <= set(_DTYPES) and len(floating) <= 1):
+        names = ", ".join(sorted(str(dtype) for dtype in floating))
+        raise ModelFileError(
+            f"{where} must have weights of one dtype among {', '.join(map(str, _DTYPES))}, got {names}."
+        )
+    for name, built in model.state_dict().items():
+        got = tensors.get(name, built)
+        if built.dtype != got.dtype and not (built.is_floating_point() and got.is_floating_point()):
+            raise ModelFileError(f"{where} must hold `{name}` as {built.dtype}, got {got.dtype}.")

@@ -18,7 +18,7 @@ from vaelib._files import written_whole
 if TYPE_CHECKING:
     from vaelib.data import ImageDataset
 
-__all__ = ["RunRecord", "load_data", "print_json", "print_table", "read_record", "write_record"]
+__all__ = ["RECORD_NAME", "RunRecord", "load_data", "print_json", "print_table", "read_record", "write_record"]
 
 RECORD_NAME = "run.json"
 _WIDEST = 200

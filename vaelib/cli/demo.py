@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from vaelib._checks import MissingExtraError
-from vaelib._files import writable_directory
-from vaelib.cli.common import Seed, print_table
+from vaelib._files import check_claimed, claim, writable_directory
+from vaelib.cli.common import RECORD_NAME, Seed, print_table
 
 __all__ = ["demo"]
 
@@ -41,11 +41,15 @@ def demo(
     from vaelib.export import export_onnx
     from vaelib.training import Trainer
     from vaelib.training.history import curves
+    from vaelib.training.recipe import OUTPUTS
 
     train, test = (data.load("shapes", split, image_size=32) for split in ("train", "test"))
     torch.manual_seed(seed)
     model = presets.conv_vae(train.image_shape, latent_dim=10)
     untrained = evaluation.elbo(model, test, generator=torch.Generator().manual_seed(seed))
+    names = (RECORD_NAME, "reconstructions.png", "samples.png", *OUTPUTS)
+    check_claimed("--out", out, names)
+    claim(out, names)
     write_record(out, {"data": "shapes", "image_size": [32, 32], "binarize": None, "epochs": epochs, "seed": seed})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)  # of an earlier demo
     history = Trainer(max_epochs=epochs, seed=seed, output_dir=out).fit(model, train, test)

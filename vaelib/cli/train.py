@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vaelib._files import writable_directory
-from vaelib.cli.common import Download, Json, Seed, print_json, read_record, write_record
+from vaelib._files import check_claimed, claim, writable_directory
+from vaelib.cli.common import RECORD_NAME, Download, Json, Seed, print_json, read_record, write_record
 
 __all__ = ["train"]
 
@@ -134,6 +134,7 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
 
     from vaelib.training import TrainingInterrupted
     from vaelib.training.hardware import is_main_process
+    from vaelib.training.recipe import OUTPUTS
 
     main, out = is_main_process(), options["out"]
     if main and not options["resume"] and (out / "history.csv").exists():
@@ -147,6 +148,8 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
     writable_directory("--out", out)
     record = _record(options, train_images.image_shape)
     if main and not options["resume"]:
+        check_claimed("--out", out, (RECORD_NAME, *OUTPUTS))
+        claim(out, (RECORD_NAME, *OUTPUTS))
         write_record(out, record)
     try:
         history = trainer.fit(

@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from vaelib._files import directory_written_whole, writable_directory
+from vaelib._files import Listed, check_replaceable, files_replaced, listed_in, target_directory
 from vaelib.explorer.guard import POLICY
 from vaelib.explorer.scene import Scene
 from vaelib.explorer.server import largest_batch, page_files
@@ -16,6 +16,8 @@ from vaelib.runtime.bundle import Bundle
 
 __all__ = ["CDN", "write_static"]
 
+MANIFEST_NAME = "vaelib-page.json"
+_KIND = "vaelib explorer page"
 VERSION = "1.30.0"
 CDN = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/"
 INTEGRITY = {
@@ -33,24 +35,25 @@ def write_static(
     *,
     onnxruntime_web: str | Path | None = None,
 ) -> None:
-    """Write the page, the graphs and, if it is given, onnxruntime-web; a directory that is there is replaced.
+    """Write the page, the graphs and, if it is given, onnxruntime-web, with a manifest that lists these files.
+
+    In a directory with such a manifest, the files that it lists are replaced or removed; others stay.
 
     Args:
         bundle: The directory that ``model`` was opened from.
         model: The model.
         scene: From :func:`build_scene`.
-        directory: New, empty, or one that this function wrote.
+        directory: New, empty, or with a page that this function wrote. A link to a directory is followed.
         onnxruntime_web: Where ``npm install onnxruntime-web`` was run. If None, the visitor's browser fetches version
             1.30.0 from a CDN, and takes it only if its hash is right.
 
     Raises:
         FileNotFoundError: If there is no onnxruntime-web at that place.
-        FileExistsError: If the directory holds something else.
+        FileExistsError: If the directory holds files and no such manifest (a page of version 0.1 has none), or in the
+            place of a file of the page one that the manifest does not list or that was changed since.
     """
-    target = Path(directory)
-    writable_directory("directory", target.parent)
-    if target.exists() and any(target.iterdir()) and not (target / "scene.json").is_file():
-        raise FileExistsError(f"`directory` must be new, empty, or hold an explorer's page, got {target}.")
+    target = target_directory("directory", directory)
+    _check_place(target)
     source = Bundle(bundle)
     parts = ["encoder", "decoder"]
     if source.kind == "VAE":
@@ -67,9 +70,27 @@ def write_static(
     facts = scene.facts | {"largest_batch": largest_batch(model), "runtime": runtime}
     files |= Scene(facts, scene.arrays).files()
     files["index.html"] = _with_policy(files["index.html"], place)
-    with directory_written_whole(target) as temporary:
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
+    listed = {name: {"sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()}
+    manifest = json.dumps({"kind": _KIND, "files": listed}, indent=2, sort_keys=True) + "\n"
+    with files_replaced(target, MANIFEST_NAME, _listed) as staging:
+        for name, content in {**files, MANIFEST_NAME: manifest.encode()}.items():
+            (staging / name).write_bytes(content)
+
+
+def _check_place(directory: Path) -> None:
+    listed = _listed(directory / MANIFEST_NAME)
+    found = sorted(path.name for path in directory.iterdir()) if listed is None and directory.exists() else []
+    if found:
+        shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise FileExistsError(
+            f"`directory` must be new, empty, or hold an explorer's page with its {MANIFEST_NAME}; {directory} holds"
+            f" {shown}."
+        )
+    check_replaceable(directory, (*page_files(), MANIFEST_NAME), listed)
+
+
+def _listed(manifest: Path) -> Listed | None:
+    return listed_in(manifest, lambda content: content.get("kind") == _KIND)
 
 
 def _installed(place: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vaelib import __version__
-from vaelib._files import directory_written_whole, writable_directory, written_whole
+from vaelib._files import Listed, check_replaceable, files_replaced, listed_in, target_directory
 from vaelib.export import Parity
 from vaelib.serialization import describe
 from vaelib.vae import VAE, AutoEncoder
@@ -20,7 +20,7 @@ __all__ = ["CARD_NAME", "at_most", "bundle_directory", "facts_of", "metadata_of"
 SCHEMA = "2"
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "README.md"
-_GRAPHS = ("encoder.onnx", "decoder.onnx", "vae.onnx", "autoencoder.onnx", "prior.onnx")
+_ALWAYS = ("encoder.onnx", "decoder.onnx")  # graphs of every bundle
 
 
 def facts_of(model: VAE | AutoEncoder, opset: int) -> dict[str, Any]:
@@ -75,20 +75,21 @@ def bundle_directory(directory: str | Path) -> Path:
 
     Raises:
         OSError: If the directory, or its parent if it is new, cannot be written.
-        FileExistsError: An ``OSError``: if it holds a README.md that is no bundle's.
+        FileExistsError: An ``OSError``: if it holds files of names that every bundle has and that the manifest in it
+            does not list as they are; :func:`write_bundle` looks at all names.
     """
-    path = Path(directory)
-    writable_directory("directory", path if path.exists() else path.parent)
-    if (path / CARD_NAME).exists() and not (path / MANIFEST_NAME).exists():
-        raise FileExistsError(
-            f"`directory` must not hold a {CARD_NAME} that is not a bundle's, for the model card takes its place:"
-            f" {path / CARD_NAME}."
-        )
+    path = target_directory("directory", directory)
+    check_replaceable(path, (*_ALWAYS, CARD_NAME, MANIFEST_NAME), _listed(path / MANIFEST_NAME))
     return path
 
 
 def write_bundle(path: Path, kind: str, files: Mapping[str, bytes]) -> None:
-    """All files and their manifest: a new directory appears as one; in an old one the manifest is replaced last."""
+    """All files and their manifest, in the place of those that the manifest in ``path`` lists.
+
+    Raises:
+        FileExistsError: An ``OSError``: if there is a file in the place of one of them that the manifest does not list,
+            or that was changed since, such as a model card that somebody has edited.
+    """
     manifest = {
         "schema": SCHEMA,
         "version": __version__,
@@ -99,13 +100,10 @@ def write_bundle(path: Path, kind: str, files: Mapping[str, bytes]) -> None:
         },
     }
     contents = {**files, MANIFEST_NAME: (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()}
-    if not path.exists():
-        with directory_written_whole(path) as temporary:
-            for name, content in contents.items():
-                (temporary / name).write_bytes(content)
-        return
-    for name, content in contents.items():
-        with written_whole(path / name) as temporary:
-            temporary.write_bytes(content)
-    for name in set(_GRAPHS) - set(files):  # of a model of the other kind that was here before
-        (path / name).unlink(missing_ok=True)
+    with files_replaced(path, MANIFEST_NAME, _listed) as staging:
+        for name, content in contents.items():
+            (staging / name).write_bytes(content)
+
+
+def _listed(manifest: Path) -> Listed | None:
+    return listed_in(manifest, lambda content: "schema" in content and content.get("kind") in ("VAE", "AutoEncoder"))

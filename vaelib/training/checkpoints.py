@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from vaelib._checks import ModelFileError, check_int
-from vaelib._files import directory_written_whole
+from vaelib._files import Listed, committed, files_replaced
+from vaelib._weights import is_sealed, read_object, read_tensors, sealed, write_tensors
 
 __all__ = ["Checkpoints", "newest_checkpoint", "read_checkpoint", "write_checkpoint"]
 
 FOLDER = "checkpoints"
-FORMAT = "vaelib-checkpoint-1"
+FORMAT = "vaelib-checkpoint-2"
+_OLD_FORMAT = "vaelib-checkpoint-1"  # of version 0.1: the tensors have a hash, the state has none
 _STATE, _TENSORS = "state.json", "tensors.safetensors"
+_NAME = re.compile(r"step_\d{10}")
+_MAX_STATE_BYTES = 2**26
 _logger = logging.getLogger("vaelib.training")
 
 
@@ -52,12 +54,12 @@ class Checkpoints:
         folder = output_dir / FOLDER
         folder.mkdir(exist_ok=True)
         path = folder / f"step_{step:010d}"
-        for leftover in folder.glob(".step_*"):  # of a run that was killed while it wrote
+        for leftover in folder.glob(".step_*"):  # of a run of version 0.1 that was killed while it wrote
             shutil.rmtree(leftover)
         write_checkpoint(path, state)
         written = [other for other in _checkpoints(output_dir) if other.name <= path.name]
         for old in written[: -self.keep_last]:
-            shutil.rmtree(old)
+            _remove(old)
         return path
 
 
@@ -68,13 +70,13 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         OSError: If it cannot be written, such as on a full disk; what was there before is untouched.
     """
     tensors: dict[str, torch.Tensor] = {}
+    tree = _without_tensors(state, "", tensors)
     try:
-        with directory_written_whole(path) as temporary:
-            tree = _without_tensors(state, "", tensors)
-            save_file(tensors, temporary / _TENSORS)
-            content = {"format": FORMAT, "sha256": _digest(temporary / _TENSORS), "state": tree}
-            (temporary / _STATE).write_text(json.dumps(content))
-    except (OSError, SafetensorError) as error:
+        with files_replaced(path, _STATE, _listed) as staging:
+            sha256 = write_tensors(staging / _TENSORS, tensors)
+            content = {"format": FORMAT, "tensors_sha256": sha256, "state": tree}
+            (staging / _STATE).write_text(sealed(content))
+    except OSError as error:
         raise OSError(
             f"The checkpoint {path} could not be written ({error}); those before it are untouched."
             " Make room, then resume."
@@ -85,18 +87,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state that :func:`write_checkpoint` wrote, on the CPU.
 
     Raises:
-        ModelFileError: A ``ValueError``: if it is torn or foreign.
+        ModelFileError: A ``ValueError``: if it is torn, changed or foreign.
     """
     try:
-        content = json.loads((path / _STATE).read_text())
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ModelFileError(f"{path} is foreign: {_STATE} must have the format {FORMAT!r}.")
-        if _digest(path / _TENSORS) != content["sha256"]:
-            raise ModelFileError(f"{path} is torn: {_TENSORS} is not the file that {_STATE} was written with.")
-        state: dict[str, Any] = _with_tensors(content["state"], load_file(path / _TENSORS))
-    except (OSError, KeyError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
-        raise ModelFileError(f"{path} is torn or foreign: {error!r}.") from error
+        content = _read_state(committed(path, _STATE, _STATE))
+        tensors = read_tensors(committed(path, _STATE, _TENSORS), content["tensors_sha256"])
+        state: dict[str, Any] = _with_tensors(content["state"], tensors)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} is torn or foreign: {error!s:.500}") from error
     return state
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The content of a ``state.json``, in the form of today."""
+    content = read_object(path, _MAX_STATE_BYTES)
+    if content.get("format") == _OLD_FORMAT:
+        content = {**content, "tensors_sha256": content.get("sha256")}
+    elif content.get("format") != FORMAT:
+        raise ModelFileError(f"{path} must have the format {FORMAT!r}, got {content.get('format')!r:.80}.")
+    elif not is_sealed(content):
+        raise ModelFileError(f"{path} was changed after it was written: its checksum does not fit.")
+    if not isinstance(content["tensors_sha256"], str) or not isinstance(content.get("state"), dict):
+        raise ModelFileError(f"{path} holds no state.")
+    return content
+
+
+def _listed(state: Path) -> Listed:
+    """The two files whatever is in them: of a torn checkpoint too, once a resumed run comes to its step again."""
+    return {_STATE: None, _TENSORS: None}
 
 
 def newest_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -110,12 +128,14 @@ def newest_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:
-    return sorted((output_dir / FOLDER).glob("step_*"))
+    found = (output_dir / FOLDER).glob("step_*")
+    return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _remove(checkpoint: Path) -> None:
+    """Remove what :func:`write_checkpoint` wrote; a directory that holds other files stays."""
+    if all(name in (_STATE, _TENSORS) or name.startswith(".vaelib-") for name in os.listdir(checkpoint)):
+        shutil.rmtree(checkpoint)
 
 
 def _without_tensors(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

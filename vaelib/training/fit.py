@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from vaelib.training.trainer import Trainer
 
 __all__ = ["Fit"]
-
 _READ_EVERY = 50  # steps between looks at the loss, since each waits for the device
 _EXAMPLES = 256  # images for pictures and for the count of dead latents
 

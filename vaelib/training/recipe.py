@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
+from vaelib._files import check_claimed, claim
 from vaelib.serialization import describe
 from vaelib.training.checkpoints import newest_checkpoint
 from vaelib.training.run import Run
@@ -14,7 +15,10 @@ from vaelib.training.run import Run
 if TYPE_CHECKING:
     from vaelib.training.fit import Fit
 
-__all__ = ["check_recipe", "checkpoint_to_resume", "recipe_of"]
+__all__ = ["OUTPUTS", "check_recipe", "checkpoint_to_resume", "recipe_of"]
+
+OUTPUTS = ("best", "checkpoints", "curves.png", "history.csv", "last", "reconstructions", "samples", "traversals")
+"""What a run writes into its ``output_dir``."""
 
 
 def checkpoint_to_resume(
@@ -31,7 +35,11 @@ def checkpoint_to_resume(
             f"`output_dir` {output_dir} has the checkpoints of a run: go on with resume=True"
             " (vaelib train --resume), or give another directory."
         )
+    if found is None:
+        check_claimed("output_dir", output_dir, OUTPUTS)
     accelerator.wait_for_everyone()  # none may write before all have looked
+    if accelerator.is_main_process:
+        claim(output_dir, OUTPUTS)
     return found
 
 
