@@ -99,17 +99,17 @@ def test_transforms_draw_by_seed_epoch_and_picture(shards):
     assert torch.equal(first[4:], next(streams[0].fetch([indices[1]], "cpu", seed=1)))
 
 
-def test_colour_follows_the_first_picture(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(np.full((6, 6, 3), 90, np.uint8)))
-    (tmp_path / "b.png").write_bytes(png(np.full((6, 6), 30, np.uint8)))
+def test_colour_follows_all_images(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(np.full((6, 6), 30, np.uint8)))
+    (tmp_path / "b.png").write_bytes(png(np.full((6, 6, 3), 90, np.uint8)))
     stream = vl.data.stream(tmp_path, "all", workers=0)
     assert stream.image_shape == (3, 6, 6)
     assert all_of(stream).mean().item() == pytest.approx(60 / 255)
-    assert "2 pictures in 2 files" in repr(stream)
+    assert "2 images in 2 files" in repr(stream)
 
 
 def test_wrong_streams(tmp_path, folder):
-    with pytest.raises(FileNotFoundError, match="`path` must be a folder of pictures, or of .tar shards"):
+    with pytest.raises(FileNotFoundError, match="`path` must be a folder of images, or of .tar shards"):
         vl.data.stream(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="`split` must be 'train', 'test' or 'all' for"):
         vl.data.stream(folder, "val")
@@ -118,21 +118,14 @@ def test_wrong_streams(tmp_path, folder):
     with pytest.raises(ValueError, match="`workers` must be >= 0"):
         vl.data.stream(folder, workers=-1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(vl.DataError, match="There is no picture"):
+    with pytest.raises(vl.DataError, match="There is no image in"):
         vl.data.stream(tmp_path / "empty")
     write_tar(tmp_path / "none.tar", [])
-    with pytest.raises(vl.DataError, match="needs at least one picture, found none"):
+    with pytest.raises(vl.DataError, match="There is no image in .*none.tar"):
         vl.data.stream(tmp_path / "none.tar", "all")
     (tmp_path / "broken.tar").write_bytes(b"x" * 2000)
     with pytest.raises(vl.DataError, match="broken.tar is not a readable tar file"):
         vl.data.stream(tmp_path / "broken.tar", "all")
-    write_tar(tmp_path / "bad.tar", [png(np.zeros((4, 4), np.uint8)), b"no picture"])
-    with pytest.raises(vl.DataError, match=r"bad.tar at byte \d+ is not a readable picture"):
-        all_of(vl.data.stream(tmp_path / "bad.tar", "all", workers=0))
-    first = next((folder / "class0").iterdir())
-    first.write_bytes(b"x")
-    with pytest.raises(vl.DataError, match=r"\.png is not a readable picture"):
-        vl.data.stream(folder, "all")
 
 
 PEAK = """

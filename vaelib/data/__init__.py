@@ -10,11 +10,12 @@ from vaelib._checks import check_choice, check_int
 from vaelib.data.arrays import ARRAY_SUFFIXES, array_splits, load_array
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import binarized, concatenated, height_and_width, holdout, resized
-from vaelib.data.listing import SPLITS, folder_splits, in_order, shard_split, shards_below
 from vaelib.data.named import NAMES, PROTOCOLS, load_named, load_protocol, named_splits
-from vaelib.data.pictures import load_folder, load_shards, read_pictures
+from vaelib.data.pictures import load_images, read_pictures
 from vaelib.data.ranges import check_value_range
 from vaelib.data.shapes import shapes
+from vaelib.data.sources import path_splits
+from vaelib.data.split_names import SPLITS
 from vaelib.data.stream import ImageStream, stream
 
 __all__ = ["ImageDataset", "ImageStream", "load", "read_pictures", "shapes", "splits", "stream"]
@@ -127,10 +128,7 @@ def splits(name_or_path: str | Path) -> tuple[str, ...]:
     path = _existing(Path(name_or_path))
     if path.suffix in ARRAY_SUFFIXES:
         return array_splits(path)
-    shards = shards_below(path)
-    if path.is_dir() and not shards:
-        return tuple(folder_splits(path))
-    return () if path.is_file() else in_order(shard_split(shard, path) for shard in shards)
+    return path_splits(_folder_or_shard(path))
 
 
 def _built_in_splits(name: str) -> tuple[str, ...]:
@@ -154,20 +152,14 @@ def _load_path(
     images_key: str | None,
 ) -> ImageDataset:
     path = _existing(path)
-    if path.suffix in ARRAY_SUFFIXES:
-        _check_none(f"the arrays of {path}", frames=frames)
-        dataset, is_split = load_array(
-            path, split, value_range=value_range, channels_last=channels_last, images_key=images_key
-        )
-    elif path.suffix == ".tar" or (path.is_dir() and shards_below(path)):
-        dataset, is_split = load_shards(path, split, size)
-    elif path.is_dir():
-        dataset, is_split = load_folder(path, split, size)
-    else:
-        raise ValueError(
-            f"`name_or_path` must be a folder, or a file ending in {', '.join(ARRAY_SUFFIXES)} or .tar,"
-            f" got {os.fspath(path)!r}."
-        )
+    if path.suffix not in ARRAY_SUFFIXES:
+        _check_none(f"the images of {path}", channels_last=channels_last, images_key=images_key)
+        check_choice("frames", frames, ("first", "all", None))
+        return load_images(_folder_or_shard(path), split, size, value_range=value_range, frames=frames)
+    _check_none(f"the arrays of {path}", frames=frames)
+    dataset, is_split = load_array(
+        path, split, value_range=value_range, channels_last=channels_last, images_key=images_key
+    )
     if size is not None:
         dataset = resized(dataset, size)
     return dataset if is_split or split == "all" else dataset.subset(holdout(len(dataset), split))
@@ -186,3 +178,12 @@ def _existing(path: Path) -> Path:
             f"`name_or_path` must be one of {', '.join(BUILT_IN)}, or an existing path, got {str(path)!r}."
         )
     return path
+
+
+def _folder_or_shard(path: Path) -> Path:
+    if path.is_dir() or (path.suffix.lower() == ".tar" and path.is_file()):
+        return path
+    raise ValueError(
+        f"`name_or_path` must be a folder, or a file ending in {', '.join(ARRAY_SUFFIXES)} or .tar,"
+        f" got {os.fspath(path)!r}."
+    )

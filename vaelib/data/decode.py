@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from vaelib._checks import DataError
@@ -23,9 +23,13 @@ __all__ = [
     "UNREADABLE",
     "Decoded",
     "UnreadableImage",
+    "available_formats",
     "check_levels",
+    "check_range",
     "decode",
     "decode_picture",
+    "frames_of",
+    "unreadable",
     "with_channels",
 ]
 
@@ -43,6 +47,13 @@ class UnreadableImage(DataError):
 
 UNREADABLE = (UnreadableImage, OSError)
 """What is skipped; another :class:`DataError` needs an argument and ends the reading."""
+
+
+def unreadable(error: Exception) -> UnreadableImage:
+    """What an exception of PIL says about a file, without the objects in its words."""
+    if isinstance(error, UnidentifiedImageError):
+        return UnreadableImage("not an image of a known format, or its first bytes are damaged")
+    return UnreadableImage(str(error) or type(error).__name__)
 
 
 class Decoded(NamedTuple):
@@ -86,13 +97,13 @@ def decode(
             regular_file(Path(source))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_pixels` has a lower limit
-            with Image.open(source, formats=_available_formats()) as opened:
+            with Image.open(source, formats=available_formats()) as opened:
                 check_pixels(opened.size)
-                return [_decoded(name, frame, size, value_range) for frame in _frames(name, opened, frames)]
+                return [_decoded(name, frame, size, value_range) for frame in frames_of(name, opened, frames)]
     except (FileNotFoundError, DataError):
         raise
     except Exception as error:  # damaged files raise what the decoder of their format happens to stumble over
-        raise UnreadableImage(str(error) or type(error).__name__) from error
+        raise unreadable(error) from error
 
 
 def decode_picture(
@@ -133,13 +144,15 @@ def with_channels(picture: Tensor, channels: int) -> Tensor:
     return picture.expand(channels, -1, -1)
 
 
-def _available_formats() -> tuple[str, ...]:
+def available_formats() -> tuple[str, ...]:
+    """Formats that are read, by PIL's names."""
     if not set(_FORMATS) <= set(Image.OPEN):
         Image.init()  # registers formats; it opens nothing
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _frames(name: str, opened: Image.Image, frames: str | None) -> Iterator[Image.Image]:
+def frames_of(name: str, opened: Image.Image, frames: str | None) -> Iterator[Image.Image]:
+    """The frames or pages of an open image that ``frames`` asks for."""
     # A phone's JPEG with a preview inside (MPO) is one image to those who took it.
     several = getattr(opened, "is_animated", False) and opened.format != "MPO"
     if several and frames is None:
@@ -154,10 +167,9 @@ def _frames(name: str, opened: Image.Image, frames: str | None) -> Iterator[Imag
 def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value_range: ValueRange | None) -> Decoded:
     check_pixels(opened.size)  # again, since pages may differ
     bits, stated = _bits(opened), _stated_white(opened)
+    if value_range is None:
+        check_range(name, opened)
     picture = ImageOps.exif_transpose(opened)
-    if bits is None and value_range is None:
-        kind = "floating-point" if picture.mode == "F" else "32-bit or signed"
-        raise DataError(f"`value_range` must be given for {name}: {kind} images have no agreed range.")
     is_deep = picture.mode == "F" or picture.mode.startswith("I")
     values = np.asarray(picture) if is_deep else _eight_bits(picture)
     white = 2 ** (bits or 8) - 1
@@ -176,6 +188,13 @@ def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value
     if is_deep:
         values = (values.astype(np.uint16) >> 8).astype(np.uint8)
     return Decoded(_channels_first(values, size), bits or 8, peak)
+
+
+def check_range(name: str, opened: Image.Image) -> None:
+    """Raise :class:`DataError` if an open image is of a mode whose black and white are not agreed."""
+    if _bits(opened) is None:
+        kind = "floating-point" if opened.mode == "F" else "32-bit or signed"
+        raise DataError(f"`value_range` must be given for {name}: {kind} images have no agreed range.")
 
 
 def _channels_first(pixels: np.ndarray, size: tuple[int, int] | None) -> Tensor:

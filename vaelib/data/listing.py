@@ -1,75 +1,178 @@
-"""Splits of a source of images, by the names that people give them."""
+"""The images of a folder or of tar shards by their number, for sets in memory and streams alike.
+
+Every image's header is read once, of all splits: what cannot be read is known, and reported, before anything is
+decoded, and all splits have one number of channels.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import contextlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from vaelib._checks import DataError
+from vaelib.data.classes import labels_of
+from vaelib.data.decode import UNREADABLE, Decoded, check_levels, decode, with_channels
+from vaelib.data.derive import holdout
+from vaelib.data.headers import Header, Part, read_headers
+from vaelib.data.ranges import ValueRange
+from vaelib.data.samples import Entry
+from vaelib.data.skipped import readable
+from vaelib.data.sources import Source, find_images
+from vaelib.data.split_names import check_split, in_order
 
-__all__ = [
-    "SPLITS",
-    "canonical_split",
-    "check_split",
-    "folder_splits",
-    "in_order",
-    "shard_split",
-    "shards_below",
-]
+__all__ = ["Listing", "list_images"]
 
-SPLITS = ("train", "val", "test")
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+_PLACE = np.dtype([("file", np.int32), ("offset", np.int64), ("size", np.int64), ("frame", np.int32)])
+_FEW = 64
 
 
-def canonical_split(name: str) -> str | None:
-    """``"train"``, ``"val"`` or ``"test"`` for a name that means one of them in any case; None for any other."""
-    return _SPLIT_NAMES.get(name.lower())
+@dataclass(frozen=True)
+class Listing:
+    """Images that can be had by their number."""
+
+    files: list[str]
+    """Image files, or shards."""
+    places: np.ndarray
+    """``(N,)`` records: number of the file, offset in it, bytes from there or -1 for all, and frame."""
+    labels: Tensor | None
+    """``(N,)`` int64."""
+    class_names: tuple[str, ...]
+    channels: int
+    """1, or 3 if any image of any split is coloured."""
+    size: tuple[int, int] | None
+    """Height and width if all have one."""
+    sizes: str
+    """Two images of different sizes, in words."""
+    value_range: ValueRange | None
+    frames: str | None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def decode(self, index: int, size: tuple[int, int] | None) -> Decoded:
+        """One image with the channels of all, cropped and resized if a size is given."""
+        found = self.decode_file(index, size)[self.places["frame"][index]]
+        return found._replace(image=with_channels(found.image, self.channels))
+
+    def decode_file(self, index: int, size: tuple[int, int] | None) -> list[Decoded]:
+        """All images of the file that one image is in."""
+        file, offset, length, _ = self.places[index]
+        with open(self.files[file], "rb") as opened:
+            opened.seek(offset)
+            content = io.BytesIO(opened.read(length))
+        return decode(self.name(index), content, size, value_range=self.value_range, frames=self.frames)
+
+    def by_file(self) -> list[np.ndarray]:
+        """Numbers of the images, those of each file together."""
+        starts = np.flatnonzero(np.diff(self.places["file"]) | np.diff(self.places["offset"])) + 1
+        return np.split(np.arange(len(self)), starts)
+
+    def name(self, index: int) -> str:
+        """Where one image is."""
+        file, offset, length, _ = self.places[index]
+        return self.files[file] if length < 0 else f"{self.files[file]} at byte {offset}"
+
+    def common_size(self) -> tuple[int, int]:
+        """Height and width of all images; a ``DataError`` names two that differ."""
+        if self.size is None:
+            raise DataError(f"Images must have one size, or give `image_size`: {self.sizes}.")
+        return self.size
+
+    def subset(self, indices: np.ndarray) -> Listing:
+        """The images at ``indices``."""
+        labels = None if self.labels is None else self.labels[torch.from_numpy(indices)]
+        return replace(self, places=self.places[indices], labels=labels)
 
 
-def in_order(found: Iterable[str | None]) -> tuple[str, ...]:
-    """The splits among ``found``, each once, in the order of ``SPLITS``."""
-    found = set(found)
-    return tuple(split for split in SPLITS if split in found)
+def list_images(path: Path, split: str, *, value_range: ValueRange | None = None, frames: str | None = None) -> Listing:
+    """The images of a split of a folder, of a ``.tar`` shard, or of a folder of shards, as far as headers can be read.
+
+    Channels, common size and classes are those of all splits together. What is skipped is reported in a warning.
+    """
+    source = find_images(path)
+    check_split(path, split, in_order(source.splits))
+    headers = [_headers(source, entry, value_range, frames) for entry in source.entries]
+    # One number for each image: a file of several frames comes several times.
+    numbers = [number for number, found in enumerate(headers) for _ in found]
+    if not numbers:
+        raise DataError(f"No image in {path} could be read: {source.skipped}.")
+    source.skipped.warn(path)
+    entries = [source.entries[number] for number in numbers]
+    labels, class_names = labels_of(path, entries, [source.classes[number] for number in numbers])
+    all_headers = [header for found in headers for header in found]
+    size, sizes = _common_size(entries, all_headers)
+    listing = Listing(
+        files=[str(source.root / file) for file in source.files],
+        places=_places(source.entries, headers),
+        labels=labels,
+        class_names=tuple(class_names),
+        channels=max(header.channels for header in all_headers),
+        size=size,
+        sizes=sizes,
+        value_range=value_range,
+        frames=frames,
+    )
+    if value_range is None:
+        _check_levels(path, listing)
+    if split == "all":
+        return listing
+    if not any(source.splits):
+        return listing.subset(holdout(len(listing), split).numpy())
+    wanted = np.array([source.splits[number] == split for number in numbers])
+    if not wanted.any():
+        raise DataError(f"No image of the split {split!r} of {path} could be read: {source.skipped}.")
+    return listing.subset(wanted.nonzero()[0])
 
 
-def folder_splits(path: Path) -> dict[str, Path]:
-    """Subfolders of a folder by the split that they hold."""
-    found = {canonical_split(folder.name): folder for folder in sorted(path.iterdir()) if folder.is_dir()}
-    return {split: found[split] for split in in_order(found)}
+def _check_levels(path: Path, listing: Listing) -> None:
+    """Raise ``DataError`` if a ``value_range`` is likely to be needed: a few images tell that it is not, else all."""
+    few = np.linspace(0, len(listing) - 1, min(len(listing), _FEW)).astype(int)
+    try:
+        check_levels(str(path), _decoded(listing, few))
+    except DataError:
+        check_levels(str(path), _decoded(listing, range(len(listing))))
 
 
-def shard_split(shard: Path, root: Path) -> str | None:
-    """The split that the folder or the name of a shard below ``root`` means, such as ``train-000.tar``."""
-    parts = shard.relative_to(root).parts
-    words = [*parts[:-1], *re.split(r"[-_. ]", parts[-1])]
-    return next((split for word in words if (split := canonical_split(word)) is not None), None)
+def _decoded(listing: Listing, indices: Iterable[int]) -> Iterator[Decoded]:
+    for index in indices:
+        with contextlib.suppress(*UNREADABLE):
+            yield listing.decode(int(index), (1, 1))
 
 
-def shards_below(path: Path) -> list[Path]:
-    """Tar shards: the path itself, or those in a folder and in its subfolders that name a split."""
-    if not path.is_dir():
-        return [path]
-    folders = [path, *folder_splits(path).values()]
-    return sorted(shard for folder in folders for shard in folder.glob("*.tar"))
+def _places(entries: Sequence[Entry], headers: Sequence[Sequence[Header]]) -> np.ndarray:
+    places = [
+        (entry.file, entry.offset, entry.size, frame)
+        for entry, found in zip(entries, headers, strict=True)
+        for frame in range(len(found))
+    ]
+    return np.array(places, dtype=_PLACE)
 
 
-def check_split(path: Path, split: str, splits: tuple[str, ...]) -> None:
-    """Raise unless ``path``, which has those splits, has ``split``, or has none and a tenth of it can be held out."""
-    if split == "all" or split in splits:
-        return
-    if splits:
-        raise DataError(f"`split` must be one of those that {path} has ({', '.join(splits)}) or 'all', got {split!r}.")
-    if split == "val":
-        raise DataError(
-            f"`split` must be 'train', 'test' or 'all' for {path}, which has no splits of its own, got 'val'."
-            " Put validation images into a subfolder or shards named val beside train, or hold some out of 'train'."
-        )
+def _headers(source: Source, entry: Entry, value_range: ValueRange | None, frames: str | None) -> list[Header]:
+    name = f"{source.root / source.files[entry.file]}" if entry.size < 0 else f"{source.root / entry.name}"
+    try:
+        with open(source.root / source.files[entry.file], "rb", buffering=0) as file:
+            part = Part(file, entry.offset, os.fstat(file.fileno()).st_size if entry.size < 0 else entry.size)
+            if part.size:
+                return read_headers(name, io.BufferedReader(part), value_range=value_range, frames=frames)
+            source.skipped.add("empty", entry.name)
+    except UNREADABLE as error:
+        source.skipped.add("unreadable", f"{entry.name}: {error}")
+    return []
+
+
+def _common_size(entries: Sequence[Entry], headers: Sequence[Header]) -> tuple[tuple[int, int] | None, str]:
+    first = headers[0][1:]
+    for entry, header in zip(entries, headers, strict=True):
+        if header[1:] != first:
+            one, other = (f"{height}x{width}" for height, width in (first, header[1:]))
+            return None, f"{readable(entries[0].name)} is {one}, {readable(entry.name)} is {other}"
+    return first, ""

@@ -1,29 +1,23 @@
-"""Images from picture files: single ones, folders, and WebDataset tar shards."""
+"""Images from files into memory: single ones, folders, and tar shards."""
 
 from __future__ import annotations
 
-import io
-import tarfile
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, MissingExtraError, check_choice
+from vaelib._checks import DataError, check_choice
 from vaelib.data.dataset import ImageDataset
-from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, Decoded, check_levels, decode, with_channels
-from vaelib.data.listing import canonical_split, check_split, folder_splits, in_order, shard_split, shards_below
+from vaelib.data.decode import UNREADABLE, Decoded, check_levels, decode, with_channels
+from vaelib.data.guard import check_memory
+from vaelib.data.listing import list_images
+from vaelib.data.ranges import ValueRange
+from vaelib.data.skipped import Skipped
 
-__all__ = [
-    "folder_files",
-    "load_folder",
-    "load_shards",
-    "read_pictures",
-    "shard_files",
-]
+__all__ = ["load_images", "read_pictures"]
 
 
 def read_pictures(
@@ -66,95 +60,36 @@ def read_pictures(
     return _stack(pictures, channels)
 
 
-def load_folder(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
-    """All pictures below a folder, labelled by their subfolder; and whether the folder itself is split."""
-    files, splits = folder_files(path, split)
-    # A class has the same number in every split, also in one where another class is missing.
-    classes = sorted({name for root, file in files if (name := _subfolder(root, file)) is not None})
-    sources = (
-        (str(file), file, None if name is None else classes.index(name))
-        for root, file in files
-        if not splits or split in (canonical_split(root.name), "all")
-        for name in [_subfolder(root, file)]
-    )
-    return _dataset(path, sources, size), bool(splits)
-
-
-def load_shards(path: Path, split: str, size: tuple[int, int] | None) -> tuple[ImageDataset, bool]:
-    """WebDataset shards: a ``.tar`` file, or a folder of them; labels are the numbers in their ``cls`` entries."""
-    shards, splits = shard_files(path, split)
-    return _dataset(path, _shard_samples(shards), size), bool(splits)
-
-
-def folder_files(path: Path, split: str) -> tuple[list[tuple[Path, Path]], tuple[str, ...]]:
-    """Every picture of every split below a folder with the root of its split; and which splits the folder has."""
-    by_split = folder_splits(path)
-    check_split(path, split, tuple(by_split))
-    files = [
-        (root, file)
-        for root in by_split.values() or [path]
-        for file in sorted(root.rglob("*"))
-        if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()
-    ]
-    if not files:
-        raise DataError(f"There is no picture ({', '.join(PICTURE_SUFFIXES)}) below {path}.")
-    return files, tuple(by_split)
-
-
-def shard_files(path: Path, split: str) -> tuple[list[Path], tuple[str, ...]]:
-    """The tar shards of a split; and which splits their names and folders say."""
-    shards = shards_below(path)
-    names = [None if path.is_file() else shard_split(shard, path) for shard in shards]
-    splits = in_order(names)
-    check_split(path, split, splits)
-    if splits and split != "all":
-        shards = [shard for shard, name in zip(shards, names, strict=True) if name == split]
-    return shards, splits
-
-
-def _shard_samples(shards: Sequence[Path]) -> Iterator[tuple[str, IO[bytes], int | None]]:
-    try:
-        from webdataset.tariterators import group_by_keys, tar_file_expander
-    except ImportError as error:
-        raise MissingExtraError("Reading tar shards", "data") from error
-    for shard in shards:
-        with shard.open("rb") as stream:
-            files = tar_file_expander([{"url": str(shard), "stream": stream}])
-            try:
-                for sample in group_by_keys(files):
-                    picture = next((sample[key] for key in sample if f".{key}" in PICTURE_SUFFIXES), None)
-                    if picture is not None:
-                        text = sample.get("cls", b"").decode(errors="replace").strip()
-                        label = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
-                        yield f"{shard}/{sample['__key__']}", io.BytesIO(picture), label
-            except tarfile.TarError as error:
-                raise DataError(f"{shard} is not a readable tar file: {error}") from error
-
-
-def _subfolder(root: Path, file: Path) -> str | None:
-    parts = file.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else None
-
-
-def _dataset(
-    path: Path, sources: Iterable[tuple[str, Path | IO[bytes], int | None]], size: tuple[int, int] | None
+def load_images(
+    path: Path,
+    split: str,
+    size: tuple[int, int] | None,
+    *,
+    value_range: ValueRange | None = None,
+    frames: str | None = None,
 ) -> ImageDataset:
-    pictures: list[tuple[str, Decoded]] = []
-    labels, broken = [], []
-    for name, source, label in sources:
+    """The images of a split of a folder or of shards in memory."""
+    listing = list_images(path, split, value_range=value_range, frames=frames)
+    height, width = size or listing.common_size()
+    shape = (len(listing), listing.channels, height, width)
+    check_memory(f"{path} in memory", math.prod(shape), "use `vaelib.data.stream`, or a smaller `image_size`")
+    images, skipped = torch.empty(shape, dtype=torch.uint8), Skipped()
+    kept: list[int] = []
+    for indices in listing.by_file():
         try:
-            found = decode(name, source, size)
-            pictures += [(name, decoded) for decoded in found]
-            labels += [label] * len(found)
+            found = listing.decode_file(int(indices[0]), (height, width))
         except UNREADABLE as error:
-            broken.append(f"{name} ({error})")
-    if not pictures:
-        raise DataError(f"No picture below {path} could be read: {'; '.join(broken) or 'it holds none'}.")
-    if broken:
-        warnings.warn(f"{len(broken)} unreadable pictures were left out: {'; '.join(broken)}.", stacklevel=4)
-    check_levels(str(path), (decoded for _, decoded in pictures))
-    known = [label for label in labels if label is not None]
-    return ImageDataset(_stack(pictures, None), labels=torch.tensor(known) if len(known) == len(labels) else None)
+            skipped.add("unreadable", f"{listing.name(int(indices[0]))}: {error}")
+            continue
+        for index in indices.tolist():
+            decoded = found[listing.places["frame"][index]]
+            images[len(kept)] = with_channels(decoded.image, listing.channels)
+            kept.append(index)
+    if not kept:
+        raise DataError(f"No image in {path} could be read: {skipped}.")
+    skipped.warn(path)
+    labels = None if listing.labels is None else listing.labels[kept]
+    return ImageDataset(images[: len(kept)], labels=labels, class_names=listing.class_names)
 
 
 def _stack(pictures: Sequence[tuple[str, Decoded]], channels: int | None) -> Tensor:

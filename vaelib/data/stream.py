@@ -1,31 +1,32 @@
-"""Pictures that stay on disk: sets of any size, read by worker processes a few batches ahead of the training.
+"""Images that stay on disk: sets of any size, read by worker processes a few batches ahead of the training.
 
-A folder is listed and a tar shard's index is read once, so that any picture can be had by its number. Order, position
+A folder is listed and a tar shard's index is read once, so that any image can be had by its number. Order, position
 and resuming are then those of a set in memory, and the memory needed is that of a few batches.
 """
 
 from __future__ import annotations
 
 import copy
-import io
-import tarfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vaelib._checks import DataError, check_choice, check_int
 from vaelib.data.dataset import even_parts, prepared
-from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, decode_picture, with_channels
-from vaelib.data.derive import fit_to_size, height_and_width, holdout
-from vaelib.data.listing import SPLITS, canonical_split, shards_below
-from vaelib.data.pictures import folder_files, shard_files
+from vaelib.data.decode import UNREADABLE
+from vaelib.data.derive import fit_to_size, height_and_width
+from vaelib.data.listing import Listing, list_images
+from vaelib.data.ranges import check_value_range
+from vaelib.data.split_names import SPLITS
 
 __all__ = ["ImageStream", "stream"]
 
+_IN_A_ROW = 100  # unreadable images that end a training: a disk is gone, rather than a file damaged
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -34,23 +35,30 @@ def stream(
     split: str = "train",
     *,
     image_size: int | Sequence[int] | None = None,
+    value_range: Sequence[float] | None = None,
+    frames: str | None = None,
     binarize: str | None = None,
     flip: bool = False,
     transform: Transform | None = None,
     workers: int = 2,
 ) -> ImageStream:
-    """Open a folder of pictures or WebDataset ``.tar`` shards without reading them into memory.
+    """Open a folder of images or WebDataset ``.tar`` shards without reading them into memory.
 
-    Splits, cropping and resizing are those of :func:`vaelib.data.load`.
+    The images, their order, splits, labels, channels and sizes are those of :func:`vaelib.data.load`. Opening reads the
+    header and the end of every file: what is unreadable, empty or cut off is skipped and reported then. Where an image
+    turns out to be damaged only when it is decoded, the next one takes its place, with a warning that names it: the
+    number of images and of steps stays what it is, and a resumed run sees the same images.
 
     Args:
-        path: A folder of pictures of any depth, a ``.tar`` shard, or a folder of them.
+        path: A folder of images of any depth, a ``.tar`` shard, or a folder of them.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; see :func:`vaelib.data.load`.
-        image_size: Height and width, one number for a square; the first picture's if None.
-        binarize: ``"dynamic"`` draws black or white pixels anew each time an image is used; None keeps grey values.
+        image_size: Height and width, one number for a square; None if all images have one size.
+        value_range: See :func:`vaelib.data.load`.
+        frames: See :func:`vaelib.data.load`.
+        binarize: ``"dynamic"`` draws black or white pixels again each time an image is used; None keeps grey values.
         flip: Mirror images left to right at random, on the training device.
-        transform: Such as one of ``torchvision.transforms.v2``: a uint8 ``(C, H, W)`` picture of the file's own size to
-            another; runs in the workers. Its draws depend on the seed, the epoch and the picture alone.
+        transform: Such as one of ``torchvision.transforms.v2``: a uint8 ``(C, H, W)`` image of the file's own size to
+            another; runs in the workers. Its draws depend on the seed, the epoch and the image alone.
         workers: Processes that read and decode; 0 reads in the training process.
 
     Returns:
@@ -58,108 +66,90 @@ def stream(
 
     Raises:
         FileNotFoundError: If there is no such path.
-        DataError: A ``ValueError``: if it holds no picture, or a shard or the first picture cannot be read.
+        DataError: A ``ValueError``: if it holds no readable image or not the split, if a shard is damaged, or if images
+            differ in size and ``image_size`` is None.
         ValueError: If an argument is out of its range.
 
     Examples:
         >>> import tempfile
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as directory:
-        ...     Image.new("L", (40, 30)).save(f"{directory}/wide.png")
-        ...     pictures = stream(directory, "all", image_size=16, workers=0)
-        ...     len(pictures), pictures.image_shape, pictures[0].dtype
+        ...     Image.new("L", (40, 30), 200).save(f"{directory}/wide.png")
+        ...     images = stream(directory, "all", image_size=16, workers=0)
+        ...     len(images), images.image_shape, images[0].dtype
         (1, (1, 16, 16), torch.uint8)
     """
     path = Path(path)
     check_choice("split", split, (*SPLITS, "all"))
     check_choice("binarize", binarize, ("dynamic", None))
+    check_choice("frames", frames, ("first", "all", None))
     check_int("workers", workers, minimum=0)
     if not path.exists():
-        raise FileNotFoundError(f"`path` must be a folder of pictures, or of .tar shards, got {str(path)!r}.")
-    if path.suffix == ".tar" or shards_below(path):
-        files, splits = shard_files(path, split)
-        places = _tar_places(files)
-    else:
-        found, splits = folder_files(path, split)
-        files = [file for root, file in found if not splits or split in (canonical_split(root.name), "all")]
-        places = np.array([(number, 0, -1) for number in range(len(files))], dtype=_PLACE)
-    if not splits and split != "all":
-        places = places[holdout(len(places), split).numpy()]
-    size = None if image_size is None else height_and_width(image_size)
-    return ImageStream(
-        files, places, size, dynamic=binarize == "dynamic", flip=flip, transform=transform, workers=workers
-    )
-
-
-_PLACE = np.dtype([("file", np.int32), ("offset", np.int64), ("size", np.int64)])
+        raise FileNotFoundError(f"`path` must be a folder of images, or of .tar shards, got {str(path)!r}.")
+    listing = list_images(path, split, value_range=check_value_range(value_range), frames=frames)
+    size = listing.common_size() if image_size is None else height_and_width(image_size)
+    return ImageStream(listing, size, dynamic=binarize == "dynamic", flip=flip, transform=transform, workers=workers)
 
 
 class ImageStream(Dataset[Tensor]):
-    """Pictures by their number, read when they are needed; made by :func:`stream`.
+    """Images by their number, read when they are needed; made by :func:`stream`.
 
     Args:
-        files: Picture files, or shards.
-        places: ``(N,)`` records of the file's number, the offset in it, and the bytes from there; -1 for all.
-        size: Height and width; the first picture's if None.
+        listing: Where the images are.
+        size: Height and width.
         dynamic: See :func:`stream`, as for the rest.
         flip: See :func:`stream`.
         transform: See :func:`stream`.
         workers: See :func:`stream`.
+
+    Attributes:
+        labels: Class of each image, ``(N,)`` int64, or None.
+        class_names: Names of the classes, by their number.
     """
 
     def __init__(
         self,
-        files: Sequence[Path],
-        places: np.ndarray,
-        size: tuple[int, int] | None,
+        listing: Listing,
+        size: tuple[int, int],
         *,
         dynamic: bool = False,
         flip: bool = False,
         transform: Transform | None = None,
         workers: int = 2,
     ) -> None:
-        if not len(places):
-            raise DataError("A stream needs at least one picture, found none.")
-        self.files, self.places = list(files), places
+        self.listing, self.image_shape = listing, (listing.channels, *size)
+        self.labels, self.class_names = listing.labels, listing.class_names
         self.dynamic, self.flip, self.transform, self.workers = dynamic, flip, transform, workers
         self.device = torch.device("cpu")
         self._epoch_seed = 0
-        first = self._decode(0, size)
-        channels, height, width = first.shape
-        self.image_shape = (channels, *(size or (height, width)))
+        self._reported: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.listing)
 
     def __repr__(self) -> str:
-        return f"ImageStream({len(self)} pictures in {len(self.files)} files, {self.image_shape})"
+        return f"ImageStream({len(self)} images in {len(self.listing.files)} files, {self.image_shape})"
 
     def __getitem__(self, index: int) -> Tensor:
-        """One picture, uint8 (or what ``transform`` returns), of the stream's shape."""
-        channels, *size = self.image_shape
-        picture = self._decode(index, None if self.transform else (size[0], size[1]))
-        picture = with_channels(picture, channels)
-        if self.transform is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._epoch_seed + index)
-                picture = self.transform(picture)
-        if picture.shape[1:] != tuple(size):
-            picture = fit_to_size(picture, (size[0], size[1]))
-        return picture
+        """One image, uint8 (or what ``transform`` returns), of the stream's shape."""
+        image, unreadable = self._image(range(len(self))[index])
+        self._report(unreadable)
+        return image
 
     def fetch(self, index_batches: Iterable[Tensor], device: torch.device | str, *, seed: int = 0) -> Iterator[Tensor]:
         """Batches for a training loop, one per tensor of indices; ``seed`` is of the transform's draws."""
         source = copy.copy(self)
         source._epoch_seed = seed
-        loader: DataLoader[Tensor] = DataLoader(
-            source,
+        loader: DataLoader[Any] = DataLoader(
+            _Reported(source),
             batch_sampler=(indices.tolist() for indices in index_batches),
             num_workers=self.workers,
-            collate_fn=torch.stack,
+            collate_fn=_collated,
             pin_memory=torch.device(device).type == "cuda",
             generator=torch.Generator().manual_seed(seed),
         )
-        for images in loader:
+        for images, unreadable in loader:
+            self._report(unreadable)
             yield prepared(images.to(device, non_blocking=True), self.dynamic, self.flip, None)
 
     def batches(
@@ -182,30 +172,41 @@ class ImageStream(Dataset[Tensor]):
         vars(other).update(attributes)
         return other
 
-    def _decode(self, index: int, size: tuple[int, int] | None) -> Tensor:
-        place = self.places[index]
-        file = self.files[place["file"]]
-        try:
-            with file.open("rb") as stream:
-                stream.seek(place["offset"])
-                return decode_picture(io.BytesIO(stream.read(place["size"])), size, name=str(file))
-        except UNREADABLE as error:
-            where = f"{file} at byte {place['offset']}" if place["size"] >= 0 else str(file)
-            raise DataError(f"{where} is not a readable picture: {error}") from error
+    def _image(self, index: int) -> tuple[Tensor, list[str]]:
+        """An image as the model sees it. In the place of an unreadable one is the next that is readable."""
+        height, width = self.image_shape[1:]
+        unreadable: list[str] = []
+        for candidate in range(index, index + _IN_A_ROW):
+            place = candidate % len(self)
+            try:
+                image = self.listing.decode(place, None if self.transform else (height, width)).image
+                break
+            except UNREADABLE as error:
+                unreadable.append(f"{self.listing.name(place)}: {error}")
+        else:
+            raise DataError(f"{_IN_A_ROW} images in a row cannot be read: {'; '.join(unreadable[:3])}; ...")
+        if self.transform is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._epoch_seed + index)
+                image = self.transform(image)
+        return fit_to_size(image, (height, width)), unreadable
+
+    def _report(self, unreadable: Sequence[str]) -> None:
+        for image in unreadable:
+            if image not in self._reported:
+                self._reported.add(image)
+                warnings.warn(f"An image cannot be read, and the next one takes its place: {image}.", stacklevel=3)
 
 
-def _tar_places(shards: Sequence[Path]) -> np.ndarray:
-    return np.concatenate([_places_in(number, shard) for number, shard in enumerate(shards)])
+class _Reported(Dataset[tuple[Tensor, list[str]]]):
+    """A stream with what could not be read, which workers cannot report themselves."""
+
+    def __init__(self, images: ImageStream) -> None:
+        self._images = images
+
+    def __getitem__(self, index: int) -> tuple[Tensor, list[str]]:
+        return self._images._image(index)
 
 
-def _places_in(number: int, shard: Path) -> np.ndarray:
-    places = []
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header it has seen
-                if member.isfile() and Path(member.name).suffix.lower() in PICTURE_SUFFIXES:
-                    places.append((number, member.offset_data, member.size))
-    except tarfile.TarError as error:
-        raise DataError(f"{shard} is not a readable tar file: {error}") from error
-    return np.array(places, dtype=_PLACE)
+def _collated(items: Sequence[tuple[Tensor, list[str]]]) -> tuple[Tensor, list[str]]:
+    return torch.stack([image for image, _ in items]), [name for _, unreadable in items for name in unreadable]

@@ -1,0 +1,137 @@
+"""What the first and the last bytes of an image tell: channels, size, and that it is not cut off."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import IO, Any, NamedTuple
+
+from PIL import ExifTags, Image
+
+from vaelib._checks import DataError
+from vaelib.data.decode import available_formats, check_range, frames_of, unreadable
+from vaelib.data.guard import check_pixels
+from vaelib.data.ranges import ValueRange
+
+__all__ = ["Header", "Part", "read_headers"]
+
+_TURNED = (5, 6, 7, 8)  # orientations that swap height and width
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
+
+
+class Header(NamedTuple):
+    """An image as it is decoded, without its pixels."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Part(io.RawIOBase):
+    """Part of a file as a file of its own: one entry of a shard, without reading all of it.
+
+    Args:
+        file: An unbuffered file.
+        offset: Where the part begins.
+        size: Its bytes.
+    """
+
+    def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
+        self._file, self._offset, self.size, self._position = file, offset, size, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to ``offset`` and return the position."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` as far as the part goes."""
+        self._file.seek(self._offset + self._position)
+        length = min(len(buffer), max(0, self.size - self._position))
+        count = self._file.readinto(memoryview(buffer)[:length])
+        self._position += count
+        return count
+
+
+def read_headers(
+    name: str, file: IO[bytes], *, value_range: ValueRange | None = None, frames: str | None = None
+) -> list[Header]:
+    """One header for each image that :func:`vaelib.data.decode.decode` makes of a file, and its errors.
+
+    Pixels are decoded only of files whose end does not show that they are whole.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=available_formats()) as image:
+                headers = [_header(name, frame, value_range) for frame in frames_of(name, image, frames)]
+                whole = _strips_end(image, file) if image.format == "TIFF" else _ends(file, image.format or "")
+            if not whole:
+                file.seek(0)
+                with Image.open(file, formats=available_formats()) as image:
+                    image.load()
+    except DataError:
+        raise
+    except Exception as error:  # as in `decode`
+        raise unreadable(error) from error
+    return headers
+
+
+def _header(name: str, image: Image.Image, value_range: ValueRange | None) -> Header:
+    check_pixels(image.size)
+    if value_range is None:
+        check_range(name, image)
+    is_deep = image.mode == "F" or image.mode.startswith("I")
+    is_grey = image.mode in ("1", "L") and not image.has_transparency_data
+    width, height = image.size
+    if _orientation(image) in _TURNED:
+        width, height = height, width
+    return Header(1 if is_deep or is_grey else 3, height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    if not {"exif", "xmp", "XML:com.adobe.xmp"}.intersection(image.info) and image.format != "TIFF":
+        return 1  # PIL would decode a PNG to look for it after the pixels
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _ends(file: IO[bytes], kind: str) -> bool:
+    """Whether the last bytes show that an image is whole."""
+    length = file.seek(0, os.SEEK_END)
+    if kind == "WEBP":
+        file.seek(4)
+        return int.from_bytes(file.read(4), "little") + 8 <= length
+    if kind == "AVIF":
+        return _boxes_end(file, length)
+    file.seek(-min(length, 16), os.SEEK_END)
+    return kind in _ENDS and file.read().rstrip(b"\0").endswith(_ENDS[kind])
+
+
+def _strips_end(image: Any, file: IO[bytes]) -> bool:
+    """Whether all strips or tiles of a TIFF lie within it."""
+    starts, sizes = (image.tag_v2.get(strips, image.tag_v2.get(tiles)) for strips, tiles in ((273, 324), (279, 325)))
+    if not starts or not sizes:
+        return False
+    return max(a + b for a, b in zip(starts, sizes, strict=False)) <= file.seek(0, os.SEEK_END)
+
+
+def _boxes_end(file: IO[bytes], length: int) -> bool:
+    """Whether the boxes of an ISO media file end where it ends."""
+    offset = 0
+    while offset < length:
+        file.seek(offset)
+        size = int.from_bytes(file.read(4), "big")
+        if size < 8:
+            return False
+        offset += size
+    return offset == length

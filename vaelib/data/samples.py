@@ -1,0 +1,158 @@
+"""Images and labels of WebDataset shards: entries of one key (the name up to its first dot) are one sample."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vaelib._checks import DataError
+from vaelib.data.decode import PICTURE_SUFFIXES
+from vaelib.data.folders import OTHER_IMAGES, is_hidden, suffix_of
+from vaelib.data.skipped import Skipped, readable
+from vaelib.data.tar import Member, members
+
+__all__ = ["LABEL_KINDS", "Entry", "key_and_field", "shard_entries", "without_fields"]
+
+LABEL_KINDS = {".cls": 1 << 10, ".json": 1 << 16, ".txt": 1 << 8}
+"""Entries that may hold a label, the surest first, and the bytes up to which they are read for one."""
+_JSON_KEYS = ("label", "class", "cls", "class_name", "label_name", "category", "target")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+
+Label = int | str | None
+
+
+class Entry(NamedTuple):
+    """An image where it was found."""
+
+    name: str
+    """Its path from the source; that of a shard's entry goes on from the shard's."""
+    file: int
+    offset: int
+    size: int
+    """Bytes; -1 for all of a file."""
+    labels: tuple[Label, ...] = ()
+    """By each of ``LABEL_KINDS``."""
+
+
+def key_and_field(name: str) -> tuple[str, str]:
+    """The sample of an image and its field in it: ``a/001.mask.png`` is ``mask`` of ``a/001``; numbers are no field."""
+    folder, _, base = name.rpartition("/")
+    stem = base.rpartition(".")[0]
+    key, _, field = stem.partition(".")
+    if field.replace(".", "").isdecimal():
+        key, field = stem, ""
+    return f"{folder}/{key}", field
+
+
+def without_fields(entries: Sequence[Entry], skipped: Skipped) -> list[Entry]:
+    """The images without those that belong to another one, as ``001.mask.png`` does to ``001.png``.
+
+    A name is one of a field if any image of that name stands beside the image that it belongs to.
+    """
+    parts = [key_and_field(entry.name) for entry in entries]
+    whole = {key for key, field in parts if not field}
+    fields = {field for key, field in parts if field and key in whole}
+    kept = []
+    for entry, (_, field) in zip(entries, parts, strict=True):
+        if field in fields:
+            skipped.add("further fields of samples", entry.name)
+        else:
+            kept.append(entry)
+    return kept
+
+
+def shard_entries(root: Path, shards: Sequence[str], skipped: Skipped) -> list[Entry]:
+    """The images of shards in order, one of each sample, with the labels that the sample's other entries hold."""
+    entries = [entry for number, shard in enumerate(shards) for entry in _entries(root / shard, shard, number, skipped)]
+    return list(_one_of_a_stem(without_fields(entries, skipped), skipped))
+
+
+def _one_of_a_stem(entries: Iterable[Entry], skipped: Skipped) -> Iterator[Entry]:
+    """Of ``a.jpg`` and ``a.png`` in one sample, that of the first suffix in ``PICTURE_SUFFIXES``."""
+    by_stem: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_stem.setdefault(entry.name.rpartition(".")[0], []).append(entry)
+    for candidates in by_stem.values():
+        first, *others = sorted(candidates, key=lambda entry: PICTURE_SUFFIXES.index(suffix_of(entry.name)))
+        for other in others:
+            skipped.add("second images of a sample", other.name)
+        yield first
+
+
+def _entries(shard: Path, name: str, number: int, skipped: Skipped) -> list[Entry]:
+    images, labels, seen = dict[str, Member](), dict[str, list[Label]](), set[str]()
+    with shard.open("rb") as file:
+        for member in members(shard):
+            inner = "/".join(part for part in member.name.split("/") if part not in ("", ".", ".."))
+            suffix = suffix_of(inner)
+            if not _is_wanted(member, inner, f"{name}/{inner}", skipped):
+                continue
+            if inner in seen:
+                raise DataError(f"{shard} must hold every name once, got {readable(inner)} twice: pack it again.")
+            seen.add(inner)
+            if suffix in PICTURE_SUFFIXES:
+                images[inner] = member
+            elif member.size <= LABEL_KINDS[suffix]:
+                file.seek(member.offset)
+                found = labels.setdefault(inner.rpartition(".")[0], [None] * len(LABEL_KINDS))
+                found[list(LABEL_KINDS).index(suffix)] = _label(suffix, file.read(member.size), f"{shard}/{inner}")
+    shared: dict[tuple[Label, ...], tuple[Label, ...]] = {}  # else every image would keep a copy of its label
+    entries = []
+    for inner, member in images.items():
+        found_labels = _labels_of(inner, labels)
+        found_labels = shared.setdefault(found_labels, found_labels)
+        entries.append(Entry(f"{name}/{inner}", number, member.offset, member.size, found_labels))
+    return entries
+
+
+def _is_wanted(member: Member, inner: str, name: str, skipped: Skipped) -> bool:
+    """Whether an entry is an image or may hold a label; images that are not read are counted."""
+    suffix = suffix_of(inner)
+    if member.kind == "folder" or suffix not in (*PICTURE_SUFFIXES, *OTHER_IMAGES, *LABEL_KINDS):
+        return False
+    is_image, reason = suffix not in LABEL_KINDS, ""
+    if is_hidden(inner):
+        reason = "hidden"
+    elif member.kind != "file":
+        reason = "links or devices"
+    elif suffix in OTHER_IMAGES:
+        reason = "of a kind that is not read"
+    if is_image and reason:
+        skipped.add(reason, name)
+    return not reason
+
+
+def _labels_of(inner: str, labels: dict[str, list[Label]]) -> tuple[Label, ...]:
+    """Those of an image's own name (``shot.1`` of ``shot.1.png``), else of its sample (``shot``)."""
+    stem = inner.rpartition(".")[0]
+    folder, slash, base = stem.rpartition("/")
+    found = labels.get(stem) or labels.get(folder + slash + base.partition(".")[0])
+    return tuple(found or [None] * len(LABEL_KINDS))
+
+
+def _label(kind: str, content: bytes, where: str) -> Label:
+    """A class number, the name of a class, or None of an entry that tells neither."""
+    text = content.decode("utf-8", "replace").strip()
+    if kind == ".json":
+        text = _class_in_json(text)
+    if _NUMBER.fullmatch(text):
+        number = text.removesuffix(".0")
+        if number.isascii() and number.isdecimal() and len(number) < 19:
+            return int(number)
+        if kind == ".cls":
+            raise DataError(f"{where} must hold a class: a name, or a whole number >= 0, got {text[:40]}.")
+        return None
+    return readable(text) or None
+
+
+def _class_in_json(text: str) -> str:
+    try:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    if isinstance(value, dict):
+        value = next((value[key] for key in _JSON_KEYS if key in value), None)
+    return "" if value is None or isinstance(value, (bool, list, dict)) else str(value)

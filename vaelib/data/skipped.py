@@ -1,0 +1,46 @@
+"""What is skipped in a source of images: counted, and the first few named."""
+
+from __future__ import annotations
+
+import warnings
+
+__all__ = ["Skipped", "readable"]
+
+_SHOWN = 5
+
+
+class Skipped:
+    """Counts of what is skipped, by the reason, with the first names of each."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one more; ``reason`` stands after the number, such as ``"empty"``."""
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < _SHOWN:
+            names.append(readable(name))
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def __str__(self) -> str:
+        parts = []
+        for reason, count in self._counts.items():
+            names = self._names[reason]
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            parts.append(f"{count} {reason} ({', '.join(names)}{more})")
+        return "; ".join(parts)
+
+    def warn(self, source: object) -> None:
+        """Report all of them in one warning, if there are any."""
+        if len(self):
+            files = "file was" if len(self) == 1 else "files were"
+            warnings.warn(f"{len(self)} {files} skipped in {source}: {self}.", stacklevel=5)
+
+
+def readable(name: str) -> str:
+    """A name without what a terminal could take for something else than a name."""
+    return name if name.isprintable() else ascii(name)[1:-1]
