@@ -1,8 +1,11 @@
 """Which images a folder, shards or arrays hold, and which splits: the same for sets in memory and streams."""
 
+import bz2
 import contextlib
 import functools
+import gzip
 import io
+import lzma
 import os
 import re
 import socket
@@ -19,7 +22,10 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib.data import load, splits
+from vaelib.data.decode import UnreadableImage, decode
+from vaelib.data.headers import read_headers
 from vaelib.data.split_names import canonical_split
+from vaelib.data.tar import members
 
 stream = functools.partial(vl.data.stream, workers=0)
 
@@ -338,3 +344,211 @@ def test_load_and_stream_are_one_reader(tmp_path, source):
             parts = [opened(open_set, path, warning, split) for open_set in (load, stream)]
             assert values(parts[0]) == values(parts[1])
             assert labels is None or torch.equal(parts[0].labels, parts[1].labels)
+
+
+def test_a_stream_with_an_unreadable_image_trains_on_the_others(tmp_path):
+    """Cut off, it is not in the list; damaged within, the next image takes its place. Both are reported."""
+    torch.manual_seed(0)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64), np.uint8)
+    for number, image in enumerate(noise):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    whole = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
+    damaged = bytearray((tmp_path / "5.png").read_bytes())
+    damaged[2000:2100] = bytes(100)
+    (tmp_path / "5.png").write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"1 file was skipped in .*: 1 unreadable \(2.png"):
+        images = vl.data.stream(tmp_path, "all", workers=2)
+    assert len(images) == 7
+    model = vl.conv_vae((1, 64, 64), 2, hidden_channels=(2, 2, 2))
+    with pytest.warns(UserWarning, match=r"cannot be read, and the next one takes its place: .*5.png: ") as caught:
+        vl.Trainer(max_epochs=2, batch_size=4).fit(model, images, progress=False)
+    assert len(caught) == 1
+    seen = torch.cat(list(images.batches(3)))
+    assert torch.equal((seen * 255).round().to(torch.uint8)[:, 0], torch.from_numpy(noise[[0, 1, 3, 4, 6, 6, 7]]))
+    with pytest.warns(UserWarning, match=r"skipped in .*: 1 unreadable \((2|.*5).png: "):
+        assert len(load(tmp_path, "all")) == 6
+
+
+def test_a_stream_whose_disk_is_gone_ends(tmp_path):
+    write_folder(tmp_path, {f"{i}.png": 100 for i in range(5)})
+    images = stream(tmp_path, "all")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(vl.DataError, match=r"100 images in a row cannot be read: .*0.png.*No such file"):
+        images[0]
+
+
+@pytest.mark.parametrize("open_set", [load, stream])
+def test_channels_are_those_of_all_splits(tmp_path, open_set):
+    colour = image_bytes((200, 100, 50), "RGB")
+    write_folder(tmp_path / "one", {"train/1.png": colour, "test/1.png": 100, "test/2.png": 120})
+    assert [open_set(tmp_path / "one", split).image_shape for split in ("train", "test", "all")] == [(3, 4, 6)] * 3
+    write_folder(tmp_path / "two", {"0.png": 100} | {f"{i}.png": colour for i in range(1, 9)})
+    assert {open_set(tmp_path / "two", split).image_shape for split in ("train", "test", "all")} == {(3, 4, 6)}
+
+
+def test_images_must_have_one_size_in_streams_too(tmp_path):
+    write_folder(tmp_path, {"a.png": 100, "b.png": image_bytes(size=(5, 4))})
+    for open_set in (load, stream):
+        with pytest.raises(vl.DataError, match="one size, or give `image_size`: a.png is 4x6, b.png is 4x5"):
+            open_set(tmp_path, "all")
+        assert open_set(tmp_path, "all", image_size=4).image_shape == (1, 4, 4)
+
+
+KINDS = [
+    *(("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
+    *(("JPEG", mode) for mode in ("L", "RGB", "CMYK")),
+    *(("TIFF", mode) for mode in ("1", "L", "RGB", "RGBA", "I;16")),
+    *((kind, "RGB") for kind in ("WEBP", "AVIF", "JPEG2000", "BMP", "PPM", "GIF")),
+]
+
+
+@pytest.mark.parametrize(("kind", "mode"), KINDS)
+def test_headers_tell_what_the_decoder_gives(kind, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
+    image = (
+        Image.fromarray(pixels).convert(mode) if mode != "I;16" else Image.fromarray(pixels[..., 0] * np.uint16(257))
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "TIFF", "WEBP", "AVIF") else {}))
+    whole = buffer.getvalue()
+    decoded = decode("it", io.BytesIO(whole))[0].image
+    assert read_headers("it", io.BytesIO(whole)) == [tuple(decoded.shape)]
+    for length in (len(whole) - 30, len(whole) // 2):
+        with pytest.raises(UnreadableImage):
+            read_headers("it", io.BytesIO(whole[:length]))
+
+
+def test_suffixes(tmp_path):
+    for suffix, kind in {"avif": "AVIF", "jfif": "JPEG", "jp2": "JPEG2000", "JPG": "JPEG"}.items():
+        (tmp_path / f"a.{suffix}").write_bytes(image_bytes(150, "RGB", (16, 16), kind))
+    assert len(load(tmp_path, "all")) == len(stream(tmp_path, "all")) == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*skipped in")
+@pytest.mark.parametrize("open_set", [load, stream])
+@pytest.mark.parametrize(
+    ("entries", "match"),
+    [
+        ({}, "There is no image in .*looked for .jpg.*inside .tar shards, and found no file"),
+        (
+            {"a.heic": WORDS, "b.HEIC": WORDS, "c.tar.gz": WORDS, "d": WORDS},
+            r"found 2 .heic, 1 .tar.gz, 1 without suffix, of which 2 of a kind that is not read \(a.heic, b.HEIC\)",
+        ),
+        (
+            {"train/1.png": 100, "cats/1.png": 100},
+            "has the split 'train' by a name in it, and images outside of it, such",
+        ),
+        ({"train-0.tar": WORDS, "1.tar": WORDS}, "train-0.tar is not a readable tar file|1.tar is not a readable"),
+        ({"val/1.png": 100, "valid/1.png": 100}, "one folder for each split, got val and valid"),
+        ({"Train/1.png": 100, "train/1.png": 100}, "one folder for each split, got Train and train"),
+        ({"train/1.png": 100, "test/1.png": WORDS}, "No image of the split 'test' of .* could be read: 1 unreadable"),
+        ({"test/1.png": 1, "test/2.png": 2}, r"`value_range` must be given for .* no value above 2 of 255"),
+    ],
+)
+def test_folders_that_are_refused(tmp_path, entries, match, open_set):
+    write_folder(tmp_path, entries)
+    with pytest.raises(vl.DataError, match=match):
+        open_set(tmp_path, "test")
+
+
+def test_what_lies_beside_two_splits_is_counted(tmp_path):
+    write_folder(tmp_path, {"train/1.png": 101, "test/1.png": 102, "mask/1.png": 100, "cover.png": 100})
+    for open_set in (load, stream):
+        images = opened(open_set, tmp_path, r"2 outside train, test \(cover.png, mask/1.png\)", "all")
+        assert values(images) == [101, 102]
+
+
+def test_splits_inside_a_shard_and_below_a_folder(tmp_path):
+    path = write_shard(tmp_path / "a.tar", [("set/train/cat/1.png", 101), ("set/val/cat/1.png", 102)])
+    assert splits(path) == ("train", "val")
+    for open_set in (load, stream):
+        assert values(open_set(path, "val")) == [102]
+        assert open_set(path, "val").class_names == ("cat",)
+    write_folder(tmp_path / "b", {"set/train/1.png": 101, "set/test/1.png": 102})
+    with pytest.warns(UserWarning, match="set/test.* are no splits of .*: only folders directly below the path are"):
+        assert len(load(tmp_path / "b", "all")) == 2
+    path = write_shard(tmp_path / "c" / "train-0.tar", [("train/cat/1.png", 101), ("train/dog/1.png", 102)])
+    assert load(path.parent, "train").class_names == ("cat", "dog")
+
+
+# --- damaged shards
+
+
+def tar_bytes(tmp_path, kind=tarfile.GNU_FORMAT):
+    with tarfile.open(tmp_path / "whole.tar", "w", format=kind) as archive:
+        for number in range(4):
+            data = image_bytes(100 + number)
+            entry = tarfile.TarInfo(f"{'long' * 30}/{number}.png")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return (tmp_path / "whole.tar").read_bytes()
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_long_names_in_every_kind_of_tar(tmp_path, kind):
+    tar_bytes(tmp_path, kind)
+    with tarfile.open(tmp_path / "whole.tar") as archive:
+        expected = [(entry.name, entry.offset_data, entry.size, "file") for entry in archive]
+    assert list(members(tmp_path / "whole.tar")) == expected
+    assert values(stream(tmp_path / "whole.tar", "all")) == values(load(tmp_path / "whole.tar", "all"))
+
+
+def test_every_cut_and_every_flipped_header_bit_is_an_error_or_nothing_is_lost(tmp_path):
+    """No mutation gives fewer images without an error: cuts at each block, and each byte of each header changed."""
+    whole = tar_bytes(tmp_path)
+    file = tmp_path / "a.tar"
+    end = whole.rindex(b"IEND") // 512 * 512 + 512
+    refused: list[str] = []
+    mutations = [whole[:length] for length in range(512, end + 1, 512)]
+    for start in range(0, end, 512):
+        for byte in range(start + 3, start + 512, 29):
+            mutations.append(whole[:byte] + bytes([whole[byte] ^ 16]) + whole[byte + 1 :])
+    for content in [*mutations, whole + b"x", whole[:end] + b"garbage" * 100]:
+        file.write_bytes(content)
+        try:
+            assert len(list(members(file))) == 4
+        except vl.DataError as error:
+            refused.append(str(error))
+    assert len(refused) > len(mutations) / 3
+    assert all(re.search(r"a.tar is not a readable tar file: at byte \d+, ", message) for message in refused)
+
+
+@pytest.mark.parametrize("open_set", [load, stream])
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            lambda whole: whole[:2048],
+            r"at byte 1024, member .* goes beyond the end|at byte 2048, the file ends there without",
+        ),
+        (lambda whole: whole[:-10_240].rstrip(b"\0"), "at byte"),
+        (lambda whole: whole[:1530] + b"!" + whole[1531:], "at byte 1024, no header of a member: bad checksum"),
+        (lambda whole: whole + b"tail", r"at byte \d+, the archive ends there, but the file goes on with other bytes"),
+        (lambda whole: gzip.compress(whole), "must be a plain tar file, and is gzip data: unpack it"),
+        (lambda whole: bz2.compress(whole), "must be a plain tar file, and is bzip2 data: unpack it"),
+        (lambda whole: lzma.compress(whole), "must be a plain tar file, and is xz data: unpack it"),
+        (lambda whole: header(b"S") + bytes(1024), "at byte 0, member 'x.png' is sparse; pack it again without"),
+        (lambda whole: header(b"x", 6) + b"9 path".ljust(512, b"\0"), "at byte 0, a damaged pax header"),
+        (lambda whole: header(b"L", 1 << 21) + bytes(1 << 22), "at byte 0, an extended header of 2097152 bytes"),
+        (lambda whole: header(b"0", -512) + bytes(1024), "at byte 0, member 'x.png' has the size -512"),
+        (lambda whole: header(b"0") + header(b"0") + bytes(1024), "must hold every name once, got x.png twice"),
+        (
+            lambda whole: header(b"0", name="1.cls", size=3) + b"1.7".ljust(512, b"\0") + bytes(1024),
+            "must hold a class",
+        ),
+    ],
+)
+def test_damaged_and_foreign_shards_are_refused(tmp_path, change, match, open_set):
+    (tmp_path / "a.tar").write_bytes(change(tar_bytes(tmp_path)))
+    with pytest.raises(vl.DataError, match=rf"a.tar.*{match}"):
+        open_set(tmp_path / "a.tar", "all")
+
+
+def header(kind, size=0, name="x.png"):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.size = kind, size
+    return entry.tobuf(tarfile.GNU_FORMAT)

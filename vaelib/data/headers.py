@@ -87,19 +87,20 @@ def read_headers(
     return headers
 
 
-def _header(name: str, image: Image.Image, value_range: ValueRange | None) -> Header:
+def _header(name: str, image: Any, value_range: ValueRange | None) -> Header:
     check_pixels(image.size)
     if value_range is None:
         check_range(name, image)
     is_deep = image.mode == "F" or image.mode.startswith("I")
     is_grey = image.mode in ("1", "L") and not image.has_transparency_data
-    width, height = image.size
+    # PIL has turned the size of a TIFF already, or not, by its version.
+    width, height = (image.tag_v2[tag] for tag in (256, 257)) if image.format == "TIFF" else image.size
     if _orientation(image) in _TURNED:
         width, height = height, width
     return Header(1 if is_deep or is_grey else 3, height, width)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Any) -> int:
     if not {"exif", "xmp", "XML:com.adobe.xmp"}.intersection(image.info) and image.format != "TIFF":
         return 1  # PIL would decode a PNG to look for it after the pixels
     return image.getexif().get(ExifTags.Base.Orientation, 1)

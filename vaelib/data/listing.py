@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from vaelib.data.ranges import ValueRange
 from vaelib.data.samples import Entry
 from vaelib.data.skipped import readable
 from vaelib.data.sources import Source, find_images
-from vaelib.data.split_names import check_split, in_order
+from vaelib.data.split_names import canonical_split, check_split, in_order
 
 __all__ = ["Listing", "list_images"]
 
@@ -105,6 +106,7 @@ def list_images(path: Path, split: str, *, value_range: ValueRange | None = None
     if not numbers:
         raise DataError(f"No image in {path} could be read: {source.skipped}.")
     source.skipped.warn(path)
+    _warn_of_deeper_splits(path, source)
     entries = [source.entries[number] for number in numbers]
     labels, class_names = labels_of(path, entries, [source.classes[number] for number in numbers])
     all_headers = [header for found in headers for header in found]
@@ -130,6 +132,16 @@ def list_images(path: Path, split: str, *, value_range: ValueRange | None = None
     if not wanted.any():
         raise DataError(f"No image of the split {split!r} of {path} could be read: {source.skipped}.")
     return listing.subset(wanted.nonzero()[0])
+
+
+def _warn_of_deeper_splits(path: Path, source: Source) -> None:
+    folders = {"/".join(folders[:2]) for entry in source.entries if len(folders := entry.name.split("/")) > 2}
+    deeper = sorted(folder for folder in folders if canonical_split(folder.partition("/")[2]))
+    if deeper and not any(source.splits):
+        warnings.warn(
+            f"The folders {', '.join(deeper[:5])} are no splits of {path}: only folders directly below the path are.",
+            stacklevel=4,
+        )
 
 
 def _check_levels(path: Path, listing: Listing) -> None:
