@@ -178,7 +178,7 @@ def test_postscript_never_starts_ghostscript(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     path = tmp_path / "image.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
-    with pytest.raises(UnreadableImage, match="cannot identify image file"):
+    with pytest.raises(UnreadableImage, match="not an image of a known format"):
         decode_picture(path, None)
     assert not started.exists()
     with pytest.raises(OSError, match="Ghostscript|cannot|truncated"), Image.open(path) as opened:
@@ -214,7 +214,7 @@ def test_pipes_are_not_opened(tmp_path):
         decode_picture(tmp_path / "a.png", None)
     with pytest.raises(vl.DataError, match="is not a regular file, but a folder"):
         decode_picture(tmp_path, None)
-    with pytest.raises(vl.DataError, match="There is no picture"):
+    with pytest.raises(vl.DataError, match=r"There is no image in .*1 pipes, sockets or devices"):
         vl.data.load(tmp_path)
 
 

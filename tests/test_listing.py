@@ -436,7 +436,7 @@ def test_suffixes(tmp_path):
         ({}, "There is no image in .*looked for .jpg.*inside .tar shards, and found no file"),
         (
             {"a.heic": WORDS, "b.HEIC": WORDS, "c.tar.gz": WORDS, "d": WORDS},
-            r"found 2 .heic, 1 .tar.gz, 1 without suffix, of which 2 of a kind that is not read \(a.heic, b.HEIC\)",
+            r"found 2 .heic, 1 .tar.gz, 1 without suffix; skipped: 2 of a kind that is not read \(a.heic, b.HEIC\)",
         ),
         (
             {"train/1.png": 100, "cats/1.png": 100},

@@ -21,8 +21,8 @@ from vaelib.data.derive import concatenated
 from vaelib.data.entries import ARRAY_SUFFIXES, open_entries
 from vaelib.data.guard import check_memory
 from vaelib.data.labels import class_names_of, is_multi_label, is_text
-from vaelib.data.split_names import canonical_split, check_split, in_order
 from vaelib.data.ranges import ValueRange, as_images
+from vaelib.data.split_names import canonical_split, check_split, in_order
 
 __all__ = ["ARRAY_SUFFIXES", "array_splits", "load_array"]
 

@@ -48,7 +48,7 @@ def find_images(path: Path) -> Source:
             skipped.add("images beside tar shards" if beside is images else "tar shards among images", name)
         source = _in_shards(path, shards, skipped) if beside is images else _in_folders(path, images, skipped)
     if not source.entries:
-        seen = f", of which {skipped}" if len(skipped) else ""
+        seen = f"; skipped: {skipped}" if len(skipped) else ""
         raise DataError(
             f"There is no image in {path}: looked for {', '.join(PICTURE_SUFFIXES)}, also inside .tar shards, and found"
             f" {census(names)}{seen}."

@@ -35,10 +35,10 @@ def stream(
     split: str = "train",
     *,
     image_size: int | Sequence[int] | None = None,
-    value_range: Sequence[float] | None = None,
-    frames: str | None = None,
     binarize: str | None = None,
     flip: bool = False,
+    value_range: Sequence[float] | None = None,
+    frames: str | None = None,
     transform: Transform | None = None,
     workers: int = 2,
 ) -> ImageStream:
@@ -53,10 +53,10 @@ def stream(
         path: A folder of images of any depth, a ``.tar`` shard, or a folder of them.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"all"``; see :func:`vaelib.data.load`.
         image_size: Height and width, one number for a square; None if all images have one size.
-        value_range: See :func:`vaelib.data.load`.
-        frames: See :func:`vaelib.data.load`.
         binarize: ``"dynamic"`` draws black or white pixels again each time an image is used; None keeps grey values.
         flip: Mirror images left to right at random, on the training device.
+        value_range: See :func:`vaelib.data.load`.
+        frames: See :func:`vaelib.data.load`.
         transform: Such as one of ``torchvision.transforms.v2``: a uint8 ``(C, H, W)`` image of the file's own size to
             another; runs in the workers. Its draws depend on the seed, the epoch and the image alone.
         workers: Processes that read and decode; 0 reads in the training process.
