@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_finite, check_int, check_shape
+from vaelib._checks import check_callable, check_finite, check_int, check_shape, check_tensor
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import BatchSource, batches_for
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_data
 from vaelib.vae import eval_mode
 
 __all__ = ["Fidelity", "PrecisionRecall", "features_of", "fid", "fidelity", "kid", "precision_recall"]
@@ -77,6 +77,8 @@ def fidelity(
         >>> round(result.fid.value, 5), result.precision.value, result.num_real
         (0.0, 1.0, 50)
     """
+    check_data("real", real)
+    check_data("generated", generated)
     features = [features_of(extractor, data, batch_size=batch_size) for data in (real, generated)]
     precision, recall = precision_recall(*features)
     return Fidelity(fid(*features), kid(*features), precision, recall, *map(len, features))
@@ -92,11 +94,13 @@ def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any]
         >>> features_of(torch.nn.Flatten(), torch.rand(10, 1, 2, 2)).shape
         torch.Size([10, 4])
     """
+    check_callable("extractor", extractor)
     module = extractor if isinstance(extractor, nn.Module) else nn.Identity()
     found = []
     with eval_mode(module):
         for images in batches_for(module, data, batch_size):
             features = extractor(images)
+            check_tensor("extractor(images)", features)
             check_shape("extractor(images)", features.shape, (len(images), "F"))
             check_finite("extractor(images)", features)
             found.append(features.double().cpu())
@@ -230,6 +234,8 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _checked(real: Tensor, generated: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
+    check_tensor("real", real)
+    check_tensor("generated", generated)
     check_shape("real", real.shape, ("N", "F"))
     check_shape("generated", generated.shape, ("M", real.shape[1]))
     for name, features in (("real", real), ("generated", generated)):
