@@ -151,6 +151,9 @@ def test_shape_says_expected_and_got():
 def test_values_of_tensors_and_arrays(make):
     _checks.check_unit_range("x", make([0.0, 1.0]))
     _checks.check_unit_range("x", make([]))
+    _checks.check_unit_range("x", make([-1e-7, 1.0000001]))  # the rounding of a resize
+    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[0, 1\.001\]"):
+        _checks.check_unit_range("x", make([0.0, 1.001]))
     with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[-0.5, 1\]\.$"):
         _checks.check_unit_range("x", make([-0.5, 1.0]))
     with pytest.raises(ValueError, match=r"got \[0, 255\]\. Divide 8-bit images by 255\."):

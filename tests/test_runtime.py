@@ -254,8 +254,12 @@ def test_numbers_at_the_edges_of_the_range_pass(model):
     assert np.array_equal(model.encode(edges)[0], model.encode(np.abs(edges))[0])
     model.encode(np.ones((1, 1, 9, 7), np.float32))
     assert np.isfinite(model.decode(np.full((1, 3), -1e30))).all()
-    with pytest.raises(ValueError, match="values in"):
-        model.encode(np.nextafter(np.ones((1, 1, 9, 7), np.float32), np.float32(2)))
+    for rounding in (np.float32(1.0000001), np.float32(-1e-7)):
+        model.encode(np.full((1, 1, 9, 7), rounding))
+        model.score(np.full((40, 1, 9, 7), rounding))
+    for wrong in (1.001, -0.001):
+        with pytest.raises(ValueError, match=r"`images` must have values in \[0, 1\], got"):
+            model.encode(np.full((1, 1, 9, 7), np.float32(wrong)))
 
 
 def test_wrong_arguments(bundle, tmp_path):

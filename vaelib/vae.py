@@ -22,10 +22,10 @@ from vaelib._parts import (
     check_recon_params,
 )
 from vaelib.functional import gaussian_log_prob, reparameterize
-from vaelib.likelihoods import Bernoulli, Likelihood
+from vaelib.likelihoods import Bernoulli, ContinuousBernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal, VampPrior
 
-__all__ = ["VAE", "AutoEncoder", "AutoEncoderOutput", "FlowVAEOutput", "VAEOutput", "eval_mode"]
+__all__ = ["VAE", "AutoEncoder", "AutoEncoderOutput", "FlowVAEOutput", "VAEOutput", "eval_mode", "image_of"]
 
 
 class VAEOutput(NamedTuple):
@@ -58,6 +58,17 @@ class AutoEncoderOutput(NamedTuple):
     """Raw decoder output, ``(B, C, H, W)`` (more channels if the likelihood wants them)."""
     z: Tensor
     """The code, ``(B, *latent_shape)``."""
+
+
+def image_of(likelihood: Likelihood | None, recon_params: Tensor) -> Tensor:
+    """The image that a person sees: the likelihood's mean, or ``recon_params`` without one, clamped to [0, 1].
+
+    The mean of a Gaussian or a Laplace may be any real value, and log p(x|z) takes it as it is.
+    """
+    image = recon_params if likelihood is None else likelihood.mean(recon_params)
+    if type(likelihood) in (Bernoulli, ContinuousBernoulli):  # their means are in (0, 1)
+        return image
+    return image.clamp(0, 1) + 0 * image  # NaN where it is infinite, so that a broken model does not look white
 
 
 @contextmanager
@@ -170,7 +181,7 @@ class VAE(nn.Module):
         return VAEOutput(self.decode(z), mu, logvar, z)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Pictures from pictures, ``(B, C, H, W)`` both: z = mu and the likelihood's mean.
+        """Images from images, ``(B, C, H, W)`` both: z = mu and the likelihood's mean, clamped to [0, 1].
 
         Deterministic: always in eval mode, without gradients, and a corruption is not applied.
 
@@ -183,10 +194,10 @@ class VAE(nn.Module):
             check_unit_range("x", x)
             mu, logvar = self.encode(x)
             z = mu if self.posterior is None else self.posterior(mu, mu, logvar)[0]
-            return self.likelihood.mean(self.decode(z))
+            return image_of(self.likelihood, self.decode(z))
 
     def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Pictures from the prior: the likelihood's mean of z ~ p(z), ``(num_samples, C, H, W)``.
+        """Images from the prior: the likelihood's mean of z ~ p(z), clamped to [0, 1], ``(num_samples, C, H, W)``.
 
         Always in eval mode, without gradients. Draw pixels too with ``likelihood.sample(vae.decode(z))``.
         """
@@ -195,7 +206,7 @@ class VAE(nn.Module):
         parameter = next(self.parameters(), torch.empty(0))
         with eval_mode(self):
             z = self.prior.sample(num_samples, self.latent_shape, generator=generator, device=parameter.device)
-            return self.likelihood.mean(self.decode(z.to(parameter.dtype)))
+            return image_of(self.likelihood, self.decode(z.to(parameter.dtype)))
 
 
 class AutoEncoder(nn.Module):
@@ -262,12 +273,14 @@ class AutoEncoder(nn.Module):
         return AutoEncoderOutput(self.decode(z), z)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Pictures from pictures, ``(B, C, H, W)`` both; always in eval mode, without gradients. Raises as a VAE's."""
+        """Images from images, ``(B, C, H, W)`` both, clamped to [0, 1]; in eval mode, without gradients.
+
+        Raises as a VAE's.
+        """
         with eval_mode(self):
             check_input(self, x)
             check_unit_range("x", x)
-            recon_params = self.decode(self.encode(x))
-            return recon_params if self.likelihood is None else self.likelihood.mean(recon_params)
+            return image_of(self.likelihood, self.decode(self.encode(x)))
 
 
 def _corrupt(model: VAE | AutoEncoder, x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -49,14 +49,14 @@ class Backend(NamedTuple):
 
 def functions_of(model: Any) -> dict[str, Callable[[Any], Any]]:
     """Each operation as a function of one tensor."""
+    from vaelib.vae import image_of
 
     def encode(x: Any) -> Any:
         code = model.encode(x)
         return code[0] if isinstance(code, tuple) else code
 
     def decode(z: Any) -> Any:
-        recon_params = model.decode(z)
-        return recon_params if model.likelihood is None else model.likelihood.mean(recon_params)
+        return image_of(model.likelihood, model.decode(z))
 
     return {"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))}
 

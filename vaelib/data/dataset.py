@@ -188,4 +188,4 @@ def prepared(images: Tensor, binarize: bool, flip: bool, generator: torch.Genera
 def to_float(images: Tensor, binarize: bool, generator: torch.Generator | None) -> Tensor:
     """8-bit or floating images to float32 in [0, 1], or to draws of zero and one with those probabilities."""
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-    return torch.bernoulli(values, generator=generator) if binarize else values
+    return torch.bernoulli(values.clamp(0, 1), generator=generator) if binarize else values

@@ -46,17 +46,20 @@ def export_onnx(
     graph        inputs               outputs
     ===========  ===================  ======================================================================
     encoder      ``image``            ``mu``, ``logvar``; of an autoencoder ``z``
-    decoder      ``z``                ``mean`` (pictures), ``recon_params`` (raw parameters)
-    vae          ``image``, ``eps``   ``reconstruction`` (pictures), ``mu``, ``logvar``, ``distortion``, ``kl``
-    autoencoder  ``image``            ``reconstruction`` (pictures), ``z``
+    decoder      ``z``                ``mean`` (images), ``recon_params`` (raw parameters)
+    vae          ``image``, ``eps``   ``reconstruction`` (images), ``mu``, ``logvar``, ``distortion``, ``kl``
+    autoencoder  ``image``            ``reconstruction`` (images), ``z``
     prior        ``noise``            ``z``: draws of a prior other than N(0, I), from standard normal noise
     ===========  ===================  ======================================================================
 
-    The batch axis is free. The noise ``eps`` is an input, so a file gives the same answer to the same question;
+    The batch axis is free. The noise ``eps`` is an input, so the graphs are deterministic. ``mean`` and
+    ``reconstruction`` are clamped to [0, 1] as in ``VAE.reconstruct``, the mean within log p(x|z) is not;
     ``distortion`` is -log p(x|z) and ``kl`` is KL(q(z|x) to p(z)), in nats per image, ``(B,)``, at z = mu + sigma eps.
     Every graph is compared with torch at batches 1, 2, 3, 7 and 16, by onnxruntime with its optimisations off and on,
-    and by ``onnx.reference``; a model whose batch norm has seen no data is compared a second time with statistics
-    that are not fresh, because fresh ones hide a faulty fold. The same weights give the same bytes.
+    and by ``onnx.reference``; if batch-norm statistics are still initial, the check is repeated with random ones: a
+    wrong fusion would go unnoticed otherwise. An image's result must not depend on the batch that it is in, which is
+    checked in torch and in onnxruntime; then ``OnnxVAE`` opens the bundle's own bytes, and must give what torch gives,
+    for batches of 1 to 40, cut and whole. The same weights give the same bytes.
 
     Args:
         model: A VAE or autoencoder on any device, in any mode; it is not changed.
@@ -79,10 +82,10 @@ def export_onnx(
         Graph name to output name to :class:`Parity`.
 
     Raises:
-        ExportError: A ``ValueError``: if torch cannot express a graph, or a graph breaks its contract or differs by
-            more than 1e-5 of the pictures' scale, or 1e-4 of an other output's, unless rounding explains it; with
-            ``strict`` also if onnxruntime could run another architecture faster; if int8 loses more than ``max_loss``
-            or is not faster.
+        ExportError: A ``ValueError``: if torch cannot express a graph; if an image's result depends on its batch or a
+            draw; if ``vaelib.runtime`` would not run a graph; if a graph breaks its contract or differs by more than
+            1e-5 of the images' scale, or 1e-4 of an other output's, unless rounding explains it; with ``strict`` also
+            if onnxruntime could run another architecture faster; if int8 loses more than ``max_loss`` or is not faster.
         ValueError: If int8 lacks images to calibrate on, or an argument is out of its range.
         TypeError: If ``model`` is no VAE and no autoencoder.
         MissingExtraError: If onnx, onnxscript or onnxruntime is not installed.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vaelib._checks import ExportError
 from vaelib.export.lowering import lower
 from vaelib.export.sizes import free_sizes
-from vaelib.vae import VAE, AutoEncoder
+from vaelib.vae import VAE, AutoEncoder, image_of
 
 __all__ = ["Graph", "culprit", "graphs_of", "sampler_of", "to_bytes", "with_metadata"]
 
@@ -90,7 +90,7 @@ class _Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         recon_params = self.model.decode(z)
-        return _picture(self.model, recon_params), recon_params.clone()
+        return image_of(self.model.likelihood, recon_params), recon_params.clone()
 
 
 class _Whole(nn.Module):
@@ -104,7 +104,7 @@ class _Whole(nn.Module):
         recon_params = self.vae.decode(z)
         distortion = -self.vae.likelihood.log_prob(image, recon_params)
         kl = self.vae.prior.kl(mu, logvar, z).sum(1)
-        return _picture(self.vae, recon_params), mu, logvar, distortion, kl
+        return image_of(self.vae.likelihood, recon_params), mu, logvar, distortion, kl
 
 
 class _WholeAutoEncoder(nn.Module):
@@ -114,7 +114,7 @@ class _WholeAutoEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         z = _code(self.model, image)
-        return _picture(self.model, self.model.decode(z)), z.clone()
+        return image_of(self.model.likelihood, self.model.decode(z)), z.clone()
 
 
 class _Sampler(nn.Module):
@@ -131,10 +131,6 @@ def _code(model: VAE | AutoEncoder, image: Tensor) -> Any:
     """As ``encode``, but for its check that images have the weights' dtype, which in float16 they have not."""
     code = model.encoder(image)
     return code[0] if isinstance(model, AutoEncoder) and isinstance(code, tuple) else code
-
-
-def _picture(model: VAE | AutoEncoder, recon_params: Tensor) -> Tensor:
-    return recon_params if model.likelihood is None else model.likelihood.mean(recon_params)
 
 
 def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[Graph, Graph, Graph]:

@@ -75,7 +75,7 @@ class OnnxVAE:
         """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``; of an AutoEncoder, to its code ``z``.
 
         Raises:
-            ValueError: If the shape is wrong or a value leaves [0, 1] or is NaN.
+            ValueError: If the shape is wrong, a value leaves [0, 1] or is NaN, or a code is not finite.
             TypeError: If ``images`` is no array of floating point.
         """
         images = self._graphs.images("images", images)
@@ -83,10 +83,10 @@ class OnnxVAE:
         return (code[0], code[1]) if len(code) == 2 else code[0]
 
     def decode(self, z: NDArray[Any]) -> Array:
-        """Latents ``(B, *latent_shape)``, finite floating point, to pictures ``(B, C, H, W)``: p(x|z)'s mean.
+        """Latents ``(B, *latent_shape)``, finite floats, to images ``(B, C, H, W)``: p(x|z)'s mean, clamped to [0, 1].
 
         Raises:
-            ValueError: If the shape is wrong or a value is not finite.
+            ValueError: If the shape is wrong, or a value is not finite, in ``z`` or in the images.
             TypeError: If ``z`` is no array of floating point.
         """
         z = self._graphs.latents("z", z)
@@ -101,12 +101,12 @@ class OnnxVAE:
         return map(self.decode, batches)
 
     def reconstruct(self, images: NDArray[Any]) -> Array:
-        """Pictures from pictures, ``(B, C, H, W)`` both, through z = mu: deterministic. Raises as :meth:`encode`."""
+        """Images from images, ``(B, C, H, W)`` both, through z = mu: deterministic. Raises as :meth:`encode`."""
         code = self.encode(images)
         return self.decode(code[0] if isinstance(code, tuple) else code)
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Array:
-        """Pictures from the prior, ``(num_samples, C, H, W)``; a seed gives the same ones again.
+        """Images from the prior, ``(num_samples, C, H, W)``; a seed gives the same ones again.
 
         Raises:
             ValueError: If the prior is one of the user's own, which has no graph, or an argument is negative.
@@ -137,7 +137,7 @@ class OnnxVAE:
     def score(self, images: NDArray[Any], *, num_samples: int = 1, seed: int = 0) -> Array:
         """The ELBO of each image in nats, ``(B,)``: the lower, the less the model expects such an image.
 
-        The mean over ``num_samples`` draws from the posterior, which depend on ``seed`` and the place in the batch.
+        The mean over ``num_samples`` posterior draws, which depend on ``seed`` and the place in the batch.
         Raises as :meth:`encode`, and a ``ValueError`` of an AutoEncoder, which has no likelihood of images.
 
         References:

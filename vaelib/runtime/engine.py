@@ -62,12 +62,12 @@ class Engine:
             check: Is shown the first input, whole or in parts, before it is computed with, and may raise.
 
         Raises:
-            ModelFileError: If onnxruntime cannot run the graph after all.
+            ModelFileError: If onnxruntime cannot run the graph after all, or it gives other shapes.
         """
         items = next(iter(inputs.values()))
         if 0 < len(items) <= _DIRECT and (self._steady or len(items) == 1) and self._machine.is_cpu:
             check(items)
-            return self._session.call(self._outputs, inputs)
+            return self._session.call(self._outputs, inputs, shapes)
         if len(items) == 0:
             return [np.empty((0, *shapes[name]), np.float32) for name in self._outputs]
         return self._run_planned(inputs, shapes, check, self._plan_for(items))
@@ -105,7 +105,7 @@ class Engine:
         few = {name: values[:_DIRECT] for name, values in inputs.items()}
         for _ in range(2):
             started = time.perf_counter()
-            self._session.call(self._outputs, few)
+            self._session.call(self._outputs, few, shapes)
         seconds = (time.perf_counter() - started) / _DIRECT
         size = min(size_class, max(2 * self._machine.threads, int(_SECONDS_OF_A_BATCH / seconds)))
 
@@ -119,7 +119,7 @@ class Engine:
         items = next(iter(inputs.values()))
         if plan.workers == 1 and len(items) <= plan.chunk and self._machine.is_cpu:
             check(items)
-            return self._session.call(self._outputs, inputs)
+            return self._session.call(self._outputs, inputs, shapes)
         results = {name: np.empty((len(items), *shapes[name]), np.float32) for name in self._outputs}
         self._run_cut(inputs, results, check, plan)
         return list(results.values())
@@ -137,7 +137,8 @@ class Engine:
                     if self._steady:
                         session.fill(given, wanted)
                     else:  # what onnxruntime allocates is aligned alike for every image, a slice of ours is not
-                        for result, values in zip(wanted.values(), session.call(self._outputs, given), strict=True):
+                        found = session.call(self._outputs, given, {name: v.shape[1:] for name, v in wanted.items()})
+                        for result, values in zip(wanted.values(), found, strict=True):
                             result[:] = values
             except BaseException:
                 calls.clear()

@@ -14,6 +14,7 @@ from vaelib.runtime.bundle import Bundle, shapes_of
 from vaelib.runtime.engine import Check, Engine
 from vaelib.runtime.inputs import Array, finite_check, floats
 from vaelib.runtime.machine import Machine
+from vaelib.runtime.outputs import finite, shown
 
 __all__ = ["Graphs"]
 
@@ -93,13 +94,18 @@ class Graphs:
         return z
 
     def run(self, part: str, inputs: Mapping[str, Array], check: Check) -> list[Array]:
-        """The outputs of ``part`` that anybody asks for, for any number of items."""
+        """The outputs of ``part`` that anybody asks for, for any number of items; images are clamped to [0, 1].
+
+        Raises:
+            ValueError: If a value is not finite.
+        """
         shapes = self._shapes
         if self.multiple is not None and part != "prior":
             height, width = next(iter(inputs.values())).shape[2:]
             scale = self.multiple if part == "decoder" else 1
             shapes = shapes_of(self.metadata, (height * scale, width * scale))
-        return self.engine(part).run(inputs, shapes, check)
+        results = self.engine(part).run(inputs, shapes, check)
+        return [shown(part, values) if part == "decoder" else finite(part, values) for values in results]
 
     def draws_of_prior(self, num_samples: int, generator: np.random.Generator) -> Array:
         """Latents, ``(num_samples, *latent_shape)``.

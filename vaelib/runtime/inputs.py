@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from vaelib._checks import check_finite, check_int, check_int_tuple, check_shape, check_unit_range
 
-__all__ = ["Array", "finite_check", "floats", "interpolated", "range_check", "traversed"]
+__all__ = ["BITS_OF_ONE", "FEW", "Array", "finite_check", "floats", "interpolated", "range_check", "traversed"]
 
 Array = NDArray[np.float32]
 
 _FLOAT32 = np.dtype(np.float32)
-_BITS_OF_ONE = 0x3F800000
-_FEW = 8192
+BITS_OF_ONE = 0x3F800000
+"""As whole numbers the bits of the floats in [0, 1] are those up to one's; NaN and all signs lie above."""
+FEW = 8192
+"""Of so many values the sum of squares is sooner known than whether each is finite; beyond, BLAS wakes threads."""
 
 
 def floats(name: str, values: Any) -> Array:
@@ -40,9 +42,8 @@ def range_check(name: str, whole: Array) -> Any:
     """A function that raises unless the part of ``whole`` that it is given lies in [0, 1]."""
 
     def check(part: Array) -> None:
-        # As whole numbers the bits of the floats in [0, 1] are those up to one's; NaN and all signs lie above.
         bits = part.view(np.uint32)
-        if bits.item(bits.argmax()) > _BITS_OF_ONE and not (part.min() >= 0 and part.max() <= 1):  # -0.0 is fine
+        if bits.item(bits.argmax()) > BITS_OF_ONE and not (part.min() >= 0 and part.max() <= 1):  # -0.0 is fine
             check_unit_range(name, whole)
 
     return check
@@ -52,8 +53,7 @@ def finite_check(name: str, whole: Array) -> Any:
     """A function that raises unless the part of ``whole`` that it is given is finite."""
 
     def check(part: Array) -> None:
-        # Of few values the sum of squares is sooner known; beyond, BLAS would wake threads of its own.
-        if not (part.size <= _FEW and math.isfinite(np.vdot(part, part))) and not np.isfinite(part).all():
+        if not (part.size <= FEW and math.isfinite(np.vdot(part, part))) and not np.isfinite(part).all():
             check_finite(name, whole)
 
     return check

@@ -87,16 +87,26 @@ class Session:
         self._part, self._session = part, session
         self.inputs = [value.name for value in session.get_inputs()]
 
-    def call(self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    def call(
+        self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]], shapes: Mapping[str, tuple[int, ...]]
+    ) -> list[NDArray[np.float32]]:
         """The outputs, in memory of onnxruntime's.
 
         Raises:
-            ModelFileError: If the graph cannot be run.
+            ModelFileError: If the graph cannot be run, or an output has another shape than ``shapes`` says of one item.
         """
         try:
-            return self._session.run(outputs, inputs)
+            results: list[NDArray[np.float32]] = self._session.run(outputs, inputs)
         except Exception as error:  # as above
             raise self._cannot_run(error) from error
+        items = len(next(iter(inputs.values())))
+        for name, values in zip(outputs, results, strict=True):
+            if values.shape != (items, *shapes[name]):
+                raise ModelFileError(
+                    f"{self._part}.onnx must give `{name}` of shape {(items, *shapes[name])} for {items} items, got"
+                    f" {values.shape}."
+                )
+        return results
 
     def fill(self, inputs: Mapping[str, NDArray[np.float32]], results: Mapping[str, NDArray[np.float32]]) -> None:
         """Write the outputs into ``results``, without a copy between; all are C-contiguous and of the graph's shapes.

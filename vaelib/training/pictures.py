@@ -13,7 +13,7 @@ from torch import Tensor
 from vaelib import plots
 from vaelib._checks import check_int
 from vaelib.training.history import curves
-from vaelib.vae import VAE, AutoEncoder, eval_mode
+from vaelib.vae import VAE, AutoEncoder, eval_mode, image_of
 
 __all__ = ["CollapseWarning", "Pictures"]
 
@@ -134,7 +134,7 @@ def traversals(model: VAE, x: Tensor, rows: int = 10) -> Tensor:
 
 def _decoded(model: VAE, z: Tensor) -> Tensor:
     with eval_mode(model):
-        return model.likelihood.mean(model.decode(z))
+        return image_of(model.likelihood, model.decode(z))
 
 
 def _file(out: Path, folder: str, name: str) -> Path:
