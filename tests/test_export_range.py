@@ -120,15 +120,15 @@ def break_weights(value):
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e30])
-@pytest.mark.parametrize("part", ["encoder", "decoder"])
-def test_values_that_are_not_finite_are_an_error_that_names_the_graph(changed, part, value):
+@pytest.mark.parametrize(
+    ("part", "call", "shape"),
+    [("encoder", OnnxVAE.reconstruct, IMAGE), ("encoder", OnnxVAE.encode, IMAGE), ("decoder", OnnxVAE.decode, (3,))],
+)
+def test_values_that_are_not_finite_are_an_error_that_names_the_graph(changed, part, call, shape, value):
     model = changed(break_weights(value), part)
     for size in (1, 40):
         with pytest.raises(ValueError, match=rf"{part}\.onnx gives values that are not finite \(NaN or infinite\)"):
-            if part == "encoder":
-                model.reconstruct(np.full((size, *IMAGE), 0.5, np.float32))
-            else:
-                model.decode(np.full((size, 3), 0.5, np.float32))
+            call(model, np.full((size, *shape), 0.5, np.float32))
 
 
 def ask(app, path, body):
