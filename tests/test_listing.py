@@ -552,3 +552,30 @@ def header(kind, size=0, name="x.png"):
     entry = tarfile.TarInfo(name)
     entry.type, entry.size = kind, size
     return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def test_frames_and_value_ranges_are_the_same_in_both(tmp_path):
+    pages = [Image.new("L", (6, 4), 100 + page) for page in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    write_folder(tmp_path, {"b.png": 110})
+    for open_set in (load, stream):
+        with pytest.raises(vl.DataError, match="`frames` must be 'first' or 'all' for .*a.tif, which holds 3 frames"):
+            open_set(tmp_path, "all")
+        assert values(open_set(tmp_path, "all", frames="first")) == [100, 110]
+        assert values(open_set(tmp_path, "all", frames="all")) == [100, 101, 102, 110]
+        assert values(open_set(tmp_path, "all", frames="first", value_range=(0, 200))) == [128, 140]
+        with pytest.raises(ValueError, match="`frames` must be one of 'first', 'all', None, got 'last'"):
+            open_set(tmp_path, "all", frames="last")
+
+
+def test_folders_that_cannot_be_listed_are_reported(tmp_path, monkeypatch):
+    write_folder(tmp_path, {"a/1.png": 100, "b/1.png": 101})
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    assert len(opened(load, tmp_path, r"1 folders that cannot be listed \(b: Permission denied\)")) == 1

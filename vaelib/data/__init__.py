@@ -44,7 +44,8 @@ def load(
             ``"cifar10"``, ``"svhn"``, ``"celeba"``) below the folder named by the environment variable
             ``VAELIB_DATA``; ``"dynamic_mnist"`` or ``"static_mnist"``, as papers on likelihoods use it: binarised
             28x28, 50,000 images to train, 10,000 for ``"val"``, 10,000 to test; or the path of a folder of
-            pictures, a ``.npy``, ``.npz`` or ``.pt`` file, a WebDataset ``.tar`` shard, or a folder of them.
+            images, a ``.npy``, ``.npz`` or ``.pt`` file, a WebDataset ``.tar`` shard, or a folder of them. Files that
+            cannot be read are skipped, and a warning reports how many and which.
         split: ``"train"``, ``"val"``, ``"test"``, or ``"all"`` of them. A set with splits of its own (:func:`splits`)
             keeps them: a named set, a folder with subfolders such as ``train`` and ``val``, shards in such
             subfolders or with such words in their names, arrays with such endings. Of any other path a fixed
@@ -67,7 +68,9 @@ def load(
         seed: Of ``shapes`` and of static binarisation, which so is not the file of Larochelle & Murray (2011).
 
     Returns:
-        An :class:`ImageDataset`.
+        An :class:`ImageDataset`; ``labels`` and ``class_names`` are those of class folders, or of the ``.cls``,
+        ``.json`` or ``.txt`` entries of shards, with the same numbers in every split. Images have three channels if any
+        image of any split is coloured.
 
     Raises:
         FileNotFoundError: If there is nothing of that name, with what to do about it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -144,6 +145,7 @@ def with_channels(picture: Tensor, channels: int) -> Tensor:
     return picture.expand(channels, -1, -1)
 
 
+@functools.cache
 def available_formats() -> tuple[str, ...]:
     """Formats that are read, by PIL's names."""
     if not set(_FORMATS) <= set(Image.OPEN):

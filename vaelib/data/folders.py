@@ -33,14 +33,17 @@ _SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 
 def suffix_of(name: str) -> str:
     """The suffix in lower case, with what stands before a compression's: ``".png"``, ``".tar.gz"``."""
-    stem, suffix = os.path.splitext(name.rpartition("/")[2])
-    before = os.path.splitext(stem)[1] if suffix.lower() in (".gz", ".bz2", ".xz", ".zst") else ""
-    return (before + suffix).lower()
+    base = name[name.rfind("/") + 1 :].lower()
+    stem, dot, last = base.rpartition(".")
+    if not stem:
+        return ""
+    before = stem[stem.rfind(".") :] if last in ("gz", "bz2", "xz", "zst") and "." in stem else ""
+    return before + dot + last
 
 
 def is_hidden(name: str) -> bool:
     """Whether a path leads through anything that an operating system hides, or made for itself."""
-    return any(part.startswith(".") or part in _SYSTEM_FOLDERS for part in name.split("/"))
+    return name.startswith(".") or "/." in name or any(folder in name.split("/") for folder in _SYSTEM_FOLDERS)
 
 
 def walk(root: Path, skipped: Skipped) -> Iterator[str]:

@@ -112,7 +112,7 @@ def list_images(path: Path, split: str, *, value_range: ValueRange | None = None
     all_headers = [header for found in headers for header in found]
     size, sizes = _common_size(entries, all_headers)
     listing = Listing(
-        files=[str(source.root / file) for file in source.files],
+        files=[os.path.join(source.root, file) for file in source.files],
         places=_places(source.entries, headers),
         labels=labels,
         class_names=tuple(class_names),
@@ -169,11 +169,11 @@ def _places(entries: Sequence[Entry], headers: Sequence[Sequence[Header]]) -> np
 
 
 def _headers(source: Source, entry: Entry, value_range: ValueRange | None, frames: str | None) -> list[Header]:
-    name = f"{source.root / source.files[entry.file]}" if entry.size < 0 else f"{source.root / entry.name}"
     try:
-        with open(source.root / source.files[entry.file], "rb", buffering=0) as file:
+        with open(os.path.join(source.root, source.files[entry.file]), "rb", buffering=0) as file:
             part = Part(file, entry.offset, os.fstat(file.fileno()).st_size if entry.size < 0 else entry.size)
             if part.size:
+                name = os.path.join(source.root, entry.name)
                 return read_headers(name, io.BufferedReader(part), value_range=value_range, frames=frames)
             source.skipped.add("empty", entry.name)
     except UNREADABLE as error:

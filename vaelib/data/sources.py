@@ -71,14 +71,17 @@ def _in_shards(path: Path, shards: Sequence[str], skipped: Skipped) -> Source:
     entries = shard_entries(root, shards, skipped)
     inner = [entry.name[len(shards[entry.file]) :].lstrip("/") for entry in entries]
     by_shard = [None if path.is_file() else shard_split(shard) for shard in shards]
-    if any(by_shard):
-        # A shard of a split may repeat its name as the first folder inside.
-        for number, (entry, name) in enumerate(zip(entries, inner, strict=True)):
-            folder, _, rest = name.partition("/")
-            split = by_shard[entry.file]
-            inner[number] = f"{split}/{rest if canonical_split(folder) == split else name}" if split else name
-    else:
-        inner = _below_common_folder(inner)
+    if not any(by_shard):
+        return _divided(path, shards, entries, _below_common_folder(inner), skipped)
+    # A shard of a split may repeat its name as the first folder inside.
+    splits = [by_shard[entry.file] for entry in entries]
+    for number, name in enumerate(inner):
+        folder, _, rest = name.partition("/")
+        if rest and splits[number] == canonical_split(folder):
+            inner[number] = rest
+    inner = [
+        f"{split}/{name}" if split else name for split, name in zip(splits, _below_common_folder(inner), strict=True)
+    ]
     return _divided(path, shards, entries, inner, skipped)
 
 

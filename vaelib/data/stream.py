@@ -103,6 +103,8 @@ class ImageStream(Dataset[Tensor]):
         workers: See :func:`stream`.
 
     Attributes:
+        files: Paths of the image files or shards.
+        places: ``(N,)`` records: number of the file, offset in it, bytes from there or -1 for all, and frame.
         labels: Class of each image, ``(N,)`` int64, or None.
         class_names: Names of the classes, by their number.
     """
@@ -118,6 +120,7 @@ class ImageStream(Dataset[Tensor]):
         workers: int = 2,
     ) -> None:
         self.listing, self.image_shape = listing, (listing.channels, *size)
+        self.files, self.places = listing.files, listing.places
         self.labels, self.class_names = listing.labels, listing.class_names
         self.dynamic, self.flip, self.transform, self.workers = dynamic, flip, transform, workers
         self.device = torch.device("cpu")
@@ -128,7 +131,7 @@ class ImageStream(Dataset[Tensor]):
         return len(self.listing)
 
     def __repr__(self) -> str:
-        return f"ImageStream({len(self)} images in {len(self.listing.files)} files, {self.image_shape})"
+        return f"ImageStream({len(self)} images in {len(self.files)} files, {self.image_shape})"
 
     def __getitem__(self, index: int) -> Tensor:
         """One image, uint8 (or what ``transform`` returns), of the stream's shape."""
