@@ -8,6 +8,7 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib.data import ImageDataset, load, read_pictures, shapes
+from vaelib.data.derive import binarized
 from vaelib.data.shapes import FACTOR_SIZES, render
 
 
@@ -51,6 +52,31 @@ def test_dynamic_binarisation_is_anew_each_time_and_static_is_not():
         assert drawn.mean().item() == pytest.approx(64 / 255, abs=0.03)
     one, other = (dynamic.batch(slice(None), generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(one, other)
+
+
+def test_static_binarisation_is_one_fixed_draw_for_the_whole_set(tmp_path):
+    """An image has the same pixels in its split and in "all"; the splits share no noise; probabilities are right."""
+    random = np.random.default_rng(0)
+    images = random.integers(96, 160, (300, 12, 12), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", images)
+    whole, train, test = (load(tmp_path / "a.npy", s, binarize="static").images for s in ("all", "train", "test"))
+    of_test = load(tmp_path / "a.npy", "test").images
+    places = [int((torch.from_numpy(images)[:, None] == image).flatten(1).all(1).nonzero()) for image in of_test]
+    assert torch.equal(whole[places], test)
+    rest = [place for place in range(300) if place not in places]
+    assert torch.equal(whole[rest], train)
+    assert set(whole.unique().tolist()) == {0, 255}
+    white = whole.double().mean(0) / 255
+    expected = torch.from_numpy(images).double().mean(0) / 255
+    assert ((white - expected).abs() < 5 * 0.5 / 300**0.5).all()
+    # One generator for each split, seeded alike, gave the first images of both the same uniform numbers.
+    agree = (train[:30] == test[:30]).double().mean().item()
+    assert agree == pytest.approx(0.5, abs=5 * 0.5 / (30 * 144) ** 0.5)
+    as_floats = vl.data.ImageDataset(torch.from_numpy(images)[:, None] / 255)
+    assert torch.equal(binarized(as_floats, "static").images, whole)
+    assert not torch.equal(load(tmp_path / "a.npy", "all", binarize="static", seed=1).images, whole)
+    ends = vl.data.ImageDataset(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).repeat(1, 1, 50, 50))
+    assert torch.equal(binarized(ends, "static").images, ends.images)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +424,8 @@ def test_the_protocols_of_papers_on_likelihoods(mnist_root):
         assert all(images.dynamic == how for images in sets.values())
         assert set(sets["val"].batch(slice(50)).unique().tolist()) == {0.0, 1.0}
     assert torch.equal(load("dynamic_mnist", "val").images, whole.images[50_000:])
-    assert torch.equal(load("static_mnist", "val").images, load("static_mnist", "val").images)
+    parts = torch.cat([load("static_mnist", split).images for split in ("train", "val", "test")])
+    assert torch.equal(load("static_mnist", "all").images, parts)
 
 
 def test_protocols_say_what_they_are():

@@ -16,6 +16,7 @@ from vaelib.evaluation import (
     interventions,
     mig,
     modularity,
+    modularity_chance,
     predictors,
     sap,
 )
@@ -107,6 +108,26 @@ def test_modularity_by_hand():
     expected = 1 - (min(of_a, of_b) / max(of_a, of_b)) ** 2
     codes = torch.stack([total, total], 1).float()
     assert modularity(codes, factors, num_resamples=2).value == pytest.approx(expected)
+
+
+def test_modularity_of_noise_is_its_chance_level_and_not_0():
+    """shapes' own factors: the published score of codes of pure noise, which a reader would take for a good one."""
+    factors = vl.data.shapes(2000, image_size=8, seed=0).factors
+    noise = torch.randn(2000, 10)
+    found = modularity(noise, factors, generator=seeded())
+    assert 0.6 < found.value < 0.8
+    chance = modularity_chance(noise, factors, generator=seeded(1))
+    assert found.value == pytest.approx(chance.value, abs=4 * chance.standard_error)
+    again = [modularity(torch.randn(2000, 10), factors, num_resamples=2).value for _ in range(20)]
+    assert torch.tensor(again).std().item() == pytest.approx(chance.standard_error, rel=0.5)
+    told = factors.float() + 0.01 * noise[:, :5]
+    assert modularity(told, factors).value > modularity_chance(told, factors).value + 0.15
+    for wrong, error, match in (
+        ({"num_permutations": 1}, ValueError, "`num_permutations` must be >= 2, got 1"),
+        ({"num_permutations": 2.0}, TypeError, "`num_permutations` must be an int"),
+    ):
+        with pytest.raises(error, match=match):
+            modularity_chance(noise, factors, **wrong)
 
 
 def test_sap_by_hand():

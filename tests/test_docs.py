@@ -30,7 +30,7 @@ NO_SOURCE = {
     "constant", "cosine", "encode", "soft_bound", "sum_per_image", "gaussian_log_prob", "laplace_log_prob",
     "bernoulli_log_prob", "Bernoulli", "Laplace", "StandardNormal", "LearnedGaussian", "reconstruction_loss", "Elbo",
     "Reconstruction", "elbo", "per_image_terms", "anomaly", "disentanglement", "features_of", "fidelity",
-    "at_levels", "check_levels", "compare", "unit_of",
+    "at_levels", "check_levels", "compare", "modularity_chance", "unit_of",
 }  # fmt: skip
 """Definitions of textbooks, sums and means, and what runs others that have their source."""
 NO_EXAMPLE = {"ImageStream", "Run", "describe"}

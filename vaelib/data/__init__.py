@@ -52,8 +52,9 @@ def load(
             random tenth is the test split.
         image_size: Height and width, one number for a square. Pictures are cropped around their centre to
             this aspect ratio and resized bilinearly. None keeps the size, which then must be the same for all.
-        binarize: ``"static"`` draws black or white pixels once, with ``seed``; ``"dynamic"`` draws them
-            anew each time an image is used; None keeps grey values.
+        binarize: ``"static"`` is one fixed draw of black or white pixels by ``seed`` for the whole set: an image has
+            the same pixels in its split and in ``"all"``, and different images share no noise; ``"dynamic"`` draws
+            them again each time an image is used; None keeps grey values.
         flip: Mirror images left to right at random, anew each time one is used: for training images.
         value_range: The values of black and white in files of your own, such as ``(0, 4095)``: mapped linearly to 0
             and 1, and an error if a value lies outside. None reads what is beyond doubt, and raises an error where it
@@ -65,7 +66,8 @@ def load(
         images_key: Name of the images in a ``.npz`` or ``.pt`` file of several arrays; without the split, if the file
             has one in its names. None takes ``images``, ``image``, ``imgs``, ``x``, ``data`` or ``arr_0``.
         download: Let torchvision fetch a named set that is missing.
-        seed: Of ``shapes`` and of static binarisation, which so is not the file of Larochelle & Murray (2011).
+        seed: Seed of ``shapes`` and of static binarisation, whose draw is not that of Larochelle & Murray (2011):
+            published numbers are of other pixels than those of ``"static_mnist"``.
 
     Returns:
         An :class:`ImageDataset`; ``labels`` and ``class_names`` are those of class folders, or of the ``.cls``,

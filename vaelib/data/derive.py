@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,14 +41,24 @@ def resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
 
 
 def binarized(dataset: ImageDataset, how: str | None, *, seed: int = 0) -> ImageDataset:
-    """Black and white: ``"static"``, drawn once with ``seed``; ``"dynamic"``, per use; None, as it is."""
+    """Black and white: ``"static"``, one fixed draw of ``seed``; ``"dynamic"``, per use; None, as it is."""
     check_choice("binarize", how, ("static", "dynamic", None))
     if how == "static":
-        generator = torch.Generator().manual_seed(seed)
         # In pieces, since a float copy of a large 8-bit set would not fit.
-        drawn = [to_float(piece, True, generator).to(torch.uint8) * 255 for piece in dataset.images.split(4096)]
-        return dataset.replace(torch.cat(drawn))
+        return dataset.replace(torch.cat([_drawn_once(piece, seed) for piece in dataset.images.split(256)]))
     return dataset.replace(dataset.images, dynamic=how == "dynamic")
+
+
+def _drawn_once(images: Tensor, seed: int) -> Tensor:
+    """Black or white pixels, uint8, with the images' values as probabilities.
+
+    The noise of an image follows from its own values and the seed: an image has the same pixels in every split and
+    subset, and no two different images share noise.
+    """
+    grey = to_float(images, False, None).cpu().numpy()
+    noise = (hashlib.shake_128(b"%d " % seed + image.tobytes()).digest(4 * image.size) for image in grey)
+    uniform = np.frombuffer(b"".join(noise), "<u4").reshape(grey.shape)
+    return torch.from_numpy(uniform < grey.astype(np.float64) * 2**32).to(torch.uint8) * 255
 
 
 def holdout(count: int, split: str) -> Tensor:

@@ -4,7 +4,7 @@ from vaelib.evaluation.anomaly import AnomalyReport, AnomalyScores, anomaly, ano
 from vaelib.evaluation.bound import BoundEstimate, Estimate, elbo, per_image_terms, unit_of
 from vaelib.evaluation.codes import encode
 from vaelib.evaluation.comparison import Comparison, compare
-from vaelib.evaluation.disentanglement import DisentanglementReport, disentanglement, mig, modularity
+from vaelib.evaluation.disentanglement import DisentanglementReport, disentanglement, mig, modularity, modularity_chance
 from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
 from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
 from vaelib.evaluation.latents import LatentReport, latents
@@ -43,6 +43,7 @@ __all__ = [
     "log_likelihood",
     "mig",
     "modularity",
+    "modularity_chance",
     "per_image_terms",
     "precision_recall",
     "reconstruction_quality",
