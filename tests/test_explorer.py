@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,43 @@ def post(client, call, values, **options):
 def numbers(answer):
     assert answer.status_code == 200, answer.text
     return np.frombuffer(answer.content, "<f4")
+
+
+def test_the_card_is_the_bundles_own_file(bundle, model, tmp_path, data):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    content = (bundle / "README.md").read_bytes()
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    card = copy / "README.md"
+
+    def linked(to):
+        card.unlink()
+        card.symlink_to(to)
+
+    shutil.copy(bundle / "README.md", tmp_path / "same")
+    cases = [
+        (lambda: card.write_bytes(content + b"<script>"), vl.ModelFileError, "README.md is not the file that manifest"),
+        (
+            lambda: card.write_bytes(b"x" * (2**20 + 1)),
+            vl.ModelFileError,
+            "must have at most 1048576 bytes, got 1048577",
+        ),
+        (lambda: linked(secret), vl.ModelFileError, "must be a file of the bundle's own, got a link to .*secret"),
+        (lambda: linked(tmp_path / "same"), vl.ModelFileError, "must be a file of the bundle's own, got a link"),
+        (card.unlink, FileNotFoundError, r"there is no .*README\.md"),
+        (lambda: os.mkfifo(card), FileNotFoundError, r"there is no .*README\.md"),
+    ]
+    for change, error, match in cases:
+        change()
+        with pytest.raises(error, match=match):
+            build_scene(copy, model, data)
+    card.unlink()
+    card.write_bytes(b"\xff")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["README.md"] = {"bytes": 1, "sha256": hashlib.sha256(b"\xff").hexdigest()}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(vl.ModelFileError, match=r"README\.md is no text in UTF-8"):
+        build_scene(copy, model, data)
 
 
 def test_latents_are_sorted_by_what_they_tell_and_dead_ones_are_marked(model, data, scene):
@@ -150,22 +188,22 @@ def plain():
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2])
-def test_one_and_two_latents_are_their_own_map(tmp_path, plain, latent_dim):
-    scene = build_scene(tmp_path, Plain((latent_dim,)), plain)
+def test_one_and_two_latents_are_their_own_map(bundle, plain, latent_dim):
+    scene = build_scene(bundle, Plain((latent_dim,)), plain)
     assert [plane["name"] for plane in scene.facts["planes"]] == ["latents"]
     assert scene.facts["planes"][0]["explained"] == pytest.approx(1)
     assert np.abs(scene.arrays["bases"][0]).sum() == latent_dim
     assert not scene.arrays["origins"].any()
-    assert scene.facts["card"] == ""
+    assert scene.facts["card"] == (bundle / "README.md").read_text()
 
 
-def test_maps_of_latents_with_a_prior_that_has_no_kl_per_latent(tmp_path, plain):
+def test_maps_of_latents_with_a_prior_that_has_no_kl_per_latent(bundle, plain):
     model = Plain((2, 2, 4), prior="MixtureOfGaussians")
     with pytest.raises(
         ValueError, match="`data` must be given: of the prior MixtureOfGaussians the bundle has no sampler"
     ):
-        build_scene(tmp_path, model)
-    scene = build_scene(tmp_path, model, plain)
+        build_scene(bundle, model)
+    scene = build_scene(bundle, model, plain)
     assert scene.facts["measure"] == "KL to a Gaussian fitted to all posteriors, nats"
     mu = plain.images.reshape(30, 16).astype(np.float64)
     fitted = torch.distributions.Normal(torch.tensor(mu.mean(0)), torch.tensor(mu.var(0) + np.exp(-2)).sqrt())
@@ -193,11 +231,11 @@ def test_the_page_draws_from_a_prior_that_has_a_graph(tmp_path):
         assert post(client, "prior", noise[:, :4]).status_code == 400
 
 
-def test_autoencoders_have_no_elbo(tmp_path, plain):
+def test_autoencoders_have_no_elbo(bundle, plain):
     model = Plain((5,), kind="AutoEncoder", prior="none")
     with pytest.raises(ValueError, match="of the prior none the bundle has no sampler"):
-        build_scene(tmp_path, model)
-    scene = build_scene(tmp_path, model, plain)
+        build_scene(bundle, model)
+    scene = build_scene(bundle, model, plain)
     assert set(scene.arrays) == {"mu", "origins", "bases"}
     assert scene.facts["measure"] == "variance"
     with testclient.TestClient(application(model, scene, PORT), base_url=f"http://127.0.0.1:{PORT}") as client:

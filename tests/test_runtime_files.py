@@ -215,6 +215,10 @@ def test_a_graph_that_fails_only_when_it_runs(changed):
         ("spatial_multiple", "0", "its `spatial_multiple` is 0"),
         ("spatial_multiple", "4", "only a latent map can have a `spatial_multiple`"),
         ("opset", '"18"', "its `opset` is '18'"),
+        ("noise_size", "1000", "its `noise_size` is 1000, for a latent of 2 numbers and `extra_noise` None"),
+        ("noise_size", "1", "its `noise_size` is 1, for a latent of 2 numbers"),
+        ("extra_noise", "-1", "its `extra_noise` is -1"),
+        ("extra_noise", "1000000", "its `extra_noise` is 1000000"),
         ("validation", "[]", r"its `validation` is \[\]"),
         ("config", "1", "its `config` is 1"),
         ("prior", None, "was not exported by vaelib: no prior in its metadata"),
@@ -236,6 +240,20 @@ def test_another_prior_has_no_samples(changed):
 
     with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has"):
         changed(change).sample(1)
+
+
+def test_noise_is_that_of_the_latent_and_of_what_the_prior_adds(changed):
+    def say(noise, extra):
+        def change(proto):
+            before = {entry.key: entry.value for entry in proto.metadata_props}
+            helper.set_model_props(proto, before | {"vaelib.noise_size": noise, "vaelib.extra_noise": extra})
+
+        return change
+
+    assert changed(say("5", "3")).metadata["noise_size"] == 5
+    for noise, extra in (("4", "3"), ("6", "3"), ("4", "null")):
+        with pytest.raises(vl.ModelFileError, match=f"its `noise_size` is {noise}, for a latent of 2 numbers"):
+            changed(say(noise, extra))
 
 
 @pytest.mark.parametrize(

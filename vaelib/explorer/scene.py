@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vaelib._checks import check_shape
 from vaelib.runtime import OnnxVAE
+from vaelib.runtime.bundle import Bundle
 
 __all__ = ["DRAWS", "Array", "Data", "Scene", "build_scene", "terms"]
 
@@ -61,7 +62,9 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
             stand in for them.
 
     Raises:
-        ValueError: If the pictures do not fit the model; or if there are none, and the model cannot draw any.
+        ValueError: If the images do not fit the model; or if there are none, and the model cannot draw any.
+        ModelFileError: A ``ValueError``: if the bundle's card is a link or not the file that its manifest describes.
+        FileNotFoundError: If there is no card.
     """
     metadata = model.metadata
     shown = data or _stand_in(model)
@@ -81,7 +84,7 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
     named = ("kind", "image_shape", "latent_shape", "likelihood", "prior", "noise_size", "precision", "version")
     facts = {name: metadata[name] for name in named} | {
         "name": Path(bundle).resolve().name,
-        "card": _card(Path(bundle)),
+        "card": Bundle(bundle).card(),
         "data": {"name": shown.name, "count": len(images), "given": data is not None},
         "labels": None if shown.labels is None else shown.labels[: len(images)],
         "latents": latents[:_SHOWN_LATENTS],
@@ -104,11 +107,6 @@ def _stand_in(model: OnnxVAE) -> Data:
     if prior != "StandardNormal" and model.metadata["noise_size"] is None:
         raise ValueError(f"`data` must be given: of the prior {prior} the bundle has no sampler.")
     return Data("samples of the model", model.sample(_STAND_INS, seed=0), None)
-
-
-def _card(bundle: Path) -> str:
-    path = bundle / "README.md"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _latents(metadata: dict[str, Any], mu: Array, logvar: Array) -> tuple[list[dict[str, Any]], str]:

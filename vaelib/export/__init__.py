@@ -114,7 +114,7 @@ def export_onnx(
             raise MissingExtraError("ONNX export", "onnx")
     from vaelib.export import bundle
     from vaelib.export.card import card
-    from vaelib.export.graphs import graphs_of, sampler_of, to_bytes, with_metadata
+    from vaelib.export.graphs import graphs_of, noise_of, sampler_of, to_bytes, with_metadata
     from vaelib.export.independence import check_independence
     from vaelib.export.lint import lint
     from vaelib.export.precision import LIMITS, check_calibration, halved, quantized
@@ -130,7 +130,7 @@ def export_onnx(
     facts = bundle.facts_of(exported, opset) | {"precision": precision}
     graphs: Any = graphs_of(exported, dynamic_size=dynamic_size)
     sampler = sampler_of(exported)
-    facts |= {"spatial_multiple": graphs[0].multiple, "noise_size": sampler and sampler.inputs["noise"][0]}
+    facts |= {"spatial_multiple": graphs[0].multiple, **noise_of(exported)}
     for graph in (*graphs, *filter(None, [sampler])):
         check_independence(graph)
     if _has_fresh_statistics(exported):

@@ -18,7 +18,7 @@ from vaelib.export.lowering import lower
 from vaelib.export.sizes import free_sizes
 from vaelib.vae import VAE, AutoEncoder, image_of
 
-__all__ = ["Graph", "culprit", "graphs_of", "sampler_of", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "culprit", "graphs_of", "noise_of", "sampler_of", "to_bytes", "with_metadata"]
 
 
 class Graph(NamedTuple):
@@ -157,11 +157,17 @@ def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[
 
 def sampler_of(model: VAE | AutoEncoder) -> Graph | None:
     """From noise to draws of the prior, if it can; None for N(0, I), of which noise is a draw."""
+    size = noise_of(model)["noise_size"]
+    return None if size is None else Graph("prior", _Sampler(model.prior), {"noise": (size,)}, {"z": "raw"})
+
+
+def noise_of(model: VAE | AutoEncoder) -> dict[str, int | None]:
+    """How many standard normal numbers the prior makes a draw from, and how many of them beside the latent's."""
     prior: Any = getattr(model, "prior", None)
     if not hasattr(prior, "from_noise"):
-        return None
-    size = math.prod(model.latent_shape) + prior.extra_noise
-    return Graph("prior", _Sampler(prior), {"noise": (size,)}, {"z": "raw"})
+        return {"noise_size": None, "extra_noise": None}
+    extra = int(prior.extra_noise)
+    return {"noise_size": math.prod(model.latent_shape) + extra, "extra_noise": extra}
 
 
 @torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away

@@ -1,4 +1,4 @@
-"""A bundle on disk: its manifest, and its graphs as bytes that the manifest vouches for and the rules let through."""
+"""A bundle on disk: its manifest, its card, and its graphs as bytes that are verified by the manifest and the rules."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ __all__ = ["MAX_FILE_BYTES", "SCHEMA", "Bundle", "Part", "shapes_of"]
 SCHEMA = "2"
 MAX_FILE_BYTES = 2**31
 """Of one file; ONNX itself cannot hold more without external data."""
+CARD_NAME = "README.md"
 _MAX_MANIFEST_BYTES = 2**20
+_MAX_CARD_BYTES = 2**20
 _MAX_EXTENT = 2**16
+_MAX_EXTRA_NOISE = 1024
+"""Numbers that a prior draws beside those of the latent, such as the one that picks a component of a mixture."""
 _MAX_VALUES = 2**28
 _KINDS = ("VAE", "AutoEncoder")
 
@@ -66,7 +70,7 @@ class Bundle:
             ModelFileError: If it is not the file of the manifest, or not a graph that vaelib exports.
         """
         path = self._existing(f"{part}.onnx")
-        content = self._vouched(path)
+        content = self._verified(path)
         try:
             model = parse(content, MODEL)
             metadata = _metadata({entry["key"]: entry["value"] for entry in model["metadata_props"]}, str(path))
@@ -78,13 +82,30 @@ class Bundle:
             raise ModelFileError(f"{path} cannot be run by vaelib: {error}.") from error
         return Part(content, metadata, is_steady(model))
 
+    def card(self) -> str:
+        """The model card, ``README.md``.
+
+        Raises:
+            FileNotFoundError: If the file is missing.
+            ModelFileError: If it is a link, too large, not the file of the manifest, or no text in UTF-8.
+        """
+        path = self._existing(CARD_NAME)
+        if path.is_symlink():
+            raise ModelFileError(f"{path} must be a file of the bundle's own, got a link to {path.resolve()}.")
+        if path.stat().st_size > _MAX_CARD_BYTES:
+            raise ModelFileError(f"{path} must have at most {_MAX_CARD_BYTES} bytes, got {path.stat().st_size}.")
+        try:
+            return self._verified(path).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelFileError(f"{path} is no text in UTF-8: {error}.") from error
+
     def _existing(self, name: str) -> Path:
         path = self.directory / name
         if not path.is_file():
             raise FileNotFoundError(f"`directory` must be a bundle of vaelib's; there is no {path}.")
         return path
 
-    def _vouched(self, path: Path) -> bytes:
+    def _verified(self, path: Path) -> bytes:
         entry = self._files.get(path.name)
         if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
             raise ModelFileError(f"{self.directory / 'manifest.json'} does not say what {path.name} is.")
@@ -121,6 +142,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "latent_shape": _extents,
     "spatial_multiple": lambda value: value is None or (type(value) is int and 1 <= value <= _MAX_EXTENT),
     "noise_size": lambda value: value is None or (type(value) is int and 1 <= value <= _MAX_VALUES),
+    "extra_noise": lambda value: value is None or (type(value) is int and 0 <= value <= _MAX_EXTRA_NOISE),
     "opset": lambda value: type(value) is int and 1 <= value <= 100,
     "validation": lambda value: isinstance(value, dict),
     "config": lambda value: value is None or isinstance(value, dict),
@@ -129,6 +151,7 @@ _TEXTS = ("schema", "version", "kind", "part", "likelihood", "prior", "precision
 
 
 def _metadata(found: dict[str, str], path: str) -> dict[str, Any]:
+    found = {"vaelib.extra_noise": "null", **found}  # of version 0.1, whose priors have one number more or none
     missing = [name for name in (*_TEXTS, *_RULES) if f"vaelib.{name}" not in found]
     if missing:
         raise ModelFileError(f"{path} was not exported by vaelib: no {', '.join(missing)} in its metadata.")
@@ -142,6 +165,12 @@ def _metadata(found: dict[str, str], path: str) -> dict[str, Any]:
         metadata[name] = value
     if metadata["spatial_multiple"] is not None and len(metadata["latent_shape"]) != 3:
         raise ModelFileError(f"{path} was not exported by vaelib: only a latent map can have a `spatial_multiple`.")
+    noise, extra, size = metadata["noise_size"], metadata["extra_noise"], math.prod(metadata["latent_shape"])
+    if noise is not None and noise not in ([size, size + 1] if extra is None else [size + extra]):
+        raise ModelFileError(
+            f"{path} was not exported by vaelib: its `noise_size` is {noise}, for a latent of {size} numbers and"
+            f" `extra_noise` {extra}."
+        )
     return metadata
 
 
