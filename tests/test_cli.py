@@ -32,6 +32,7 @@ def run_json(capsys, *arguments):
 
 def test_train_leaves_a_whole_run(run):
     assert sorted(os.listdir(run)) == [
+        ".vaelib-lock",
         ".vaelib-outputs.json",
         "best",
         "checkpoints",

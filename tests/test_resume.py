@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 
 import numpy as np
@@ -22,6 +23,8 @@ from vaelib._files import claim
 from vaelib.serialization import describe
 from vaelib.training import recipe
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
+from vaelib.training.fingerprint import differences, fingerprint
+from vaelib.training.lock import locked
 
 
 def model_of(seed=0, **kwargs):
@@ -35,8 +38,14 @@ def weights(model):
 
 def trainer_of(directory, *callbacks, **kwargs):
     options = {"max_epochs": 3, "batch_size": 10, "output_dir": directory} | kwargs
-    parts = [vl.Checkpoints(every=3, keep_last=3), vl.EMA(0.9), vl.EarlyStopping(patience=9)]
+    parts = [vl.Checkpoints(every=3, keep_last=3), vl.Pictures(every=99), vl.EMA(0.9), vl.EarlyStopping(patience=9)]
     return vl.Trainer(callbacks=[*parts, *callbacks], **options)
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """They take a third of a run as small as these; tests/test_callbacks.py draws them."""
+    monkeypatch.setattr("vaelib.plots.save_curves", lambda *_: None)
 
 
 class Crash(Exception):
@@ -101,7 +110,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("step", [2, 8, 12, 18])
+@pytest.mark.parametrize("step", [2, 8, 18])
 def test_resuming_is_bitwise_the_run_that_never_stopped(source, step, tmp_path, shards):
     """With dropout, corruption, binarisation, flips, averaged weights; crashes within and between epochs."""
     val = vl.data.shapes(20, image_size=8, seed=1)
@@ -251,6 +260,188 @@ def test_a_longer_run_is_compiled_if_the_one_so_far_was(tmp_path, monkeypatch):
     assert len(small_run(tmp_path, resume=True, max_epochs=4)[1]) == 4
 
 
+def images_like(x, count=1):
+    """Other images of the same number and shape: ``count`` pixels differ."""
+    other = x.clone()
+    other[-1].flatten()[:count] = 255 - other[-1].flatten()[:count]
+    return other
+
+
+def loader_of(x, **kwargs):
+    return torch.utils.data.DataLoader(x / 255, 5, shuffle=True, **kwargs)
+
+
+OTHER_IMAGES = {
+    "one pixel": (lambda x: x, images_like, "got others: contents [0-9a-f]{16} there, [0-9a-f]{16} here"),
+    "dtype": (lambda x: x, lambda x: x / 255, "got others: dtype torch.uint8 there, torch.float32 here; contents"),
+    "flipped": (lambda x: x, lambda x: vl.data.ImageDataset(x, flip=True), "got others: flip False there, True here"),
+    "loader of more": (loader_of, lambda x: loader_of(x[:18]), "images 20 there, 18 here"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_IMAGES)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_other_images_are_refused(name, split, tmp_path):
+    x, (first, second, match) = vl.data.shapes(20, image_size=8).images, OTHER_IMAGES[name]
+
+    def run(source, **kwargs):
+        data = {"train": x, "val": x, split: source(x)}
+        trainer = vl.Trainer(max_epochs=2, batch_size=5, output_dir=tmp_path, callbacks=[vl.Pictures(every=9)])
+        return trainer.fit(model_of(), **data, progress=False, **kwargs)
+
+    run(first)
+    with pytest.raises(ValueError, match=rf"`{split}` must be the images that .*step_0000000008 was trained.*{match}"):
+        run(second, resume=True)
+    assert len(run(first, resume=True)) == 2
+
+
+def test_images_of_a_stream_are_known_by_their_files(tmp_path):
+    def write(folder, value=7, name="d.png"):
+        folder.mkdir()
+        for place in ("a.png", "b.png", "c.png", name):
+            Image.new("L", (8, 8), value).save(folder / place)
+            value = 99 if place == "c.png" else value
+        return vl.data.stream(folder, "all", workers=0)
+
+    whole = fingerprint(write(tmp_path / "a"))
+    assert fingerprint(write(tmp_path / "moved")) == whole
+    for folder, arguments in (("other name", {"name": "e.png"}), ("other size", {"value": 0})):
+        (tmp_path / folder).mkdir()
+        other = write(tmp_path / folder / "x", **arguments)
+        if folder == "other size":
+            Image.effect_noise((8, 8), 50).save(tmp_path / folder / "x" / "d.png")
+        assert differences(whole, fingerprint(other)) == [
+            f"files {whole['files']} there, {fingerprint(other)['files']} here"
+        ]
+
+
+def test_a_large_set_is_known_by_evenly_spaced_images(monkeypatch):
+    x = vl.data.shapes(20, image_size=8).images
+    monkeypatch.setattr("vaelib.training.fingerprint._MOST_BYTES", 8 * 64)  # every third image
+    marks = [fingerprint(vl.data.ImageDataset(images)) for images in (x, images_like(x), images_like(x[:19]))]
+    assert marks[0] == marks[1] and marks[0]["contents"] != marks[2]["contents"]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_first_batch_of_a_loader_that_is_another_is_reported(shuffled, tmp_path, caplog):
+    def run(pixels, **kwargs):
+        x = images_like(vl.data.shapes(20, image_size=8).images, pixels) / 255
+        trainer = vl.Trainer(max_epochs=1, output_dir=tmp_path, callbacks=[vl.Pictures(every=9)])
+        trainer.fit(model_of(), torch.utils.data.DataLoader(x, 20, shuffle=shuffled), progress=False, **kwargs)
+
+    run(0)
+    run(0, resume=True)
+    assert "first batch" not in caplog.text
+    run(1, resume=True)
+    assert "The first batch of `train` is not the one that" in caplog.text
+
+
+def test_images_of_version_0_1_are_not_compared_but_val_stays(tmp_path, caplog):
+    small_run(tmp_path)
+    path, state = newest_checkpoint(tmp_path)
+    del state["recipe"]["images"]
+    write_checkpoint(path, state)
+    assert len(small_run(tmp_path, resume=True)[1]) == 3
+    assert "step_0000000012 is of version 0.1, which did not note its images" in caplog.text
+    x = vl.data.shapes(20, image_size=8).images
+    parts = [vl.Pictures(every=99), vl.EMA(0.9), vl.EarlyStopping(patience=9)]
+    trainer = vl.Trainer(max_epochs=3, batch_size=5, output_dir=tmp_path, callbacks=parts)
+    torch.manual_seed(0)
+    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), dropout=0.2)
+    with pytest.raises(ValueError, match="`val` must be given as in .*step_0000000012"):
+        trainer.fit(model, x, resume=True, progress=False)
+
+
+OTHER_OBJECTIVES = {
+    "free bits": (
+        lambda: vl.Elbo(free_bits=0.1),
+        vl.Elbo,
+        r"`free_bits` of the objective must be 0.1 as in .*, got 0.0",
+    ),
+    "gamma": (
+        lambda: vl.FactorVae(2, gamma=2.0),
+        lambda: vl.FactorVae(2),
+        "`gamma` of the objective must be 2.0 as in",
+    ),
+    "beta": (vl.Elbo, lambda: vl.Elbo(beta=4.0), "`beta` must be 1 at step 4 as in .*step_0000000004, got 4"),
+    "capacity": (
+        lambda: vl.Elbo(capacity=vl.linear_warmup(6)),
+        lambda: vl.Elbo(capacity=vl.linear_warmup(12)),
+        "`capacity` must be 0.5 at step 4 as in .*, got 0.25",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_OBJECTIVES)
+def test_other_weights_of_the_objective_are_refused(name, tmp_path):
+    first, second, match = OTHER_OBJECTIVES[name]
+    with pytest.raises(vl.TrainingInterrupted):
+        small_run(tmp_path, StopAt(4), objective=first)
+    with pytest.raises(ValueError, match=match):
+        small_run(tmp_path, StopAt(), objective=second, resume=True)
+    assert len(small_run(tmp_path, StopAt(), objective=first, resume=True)[1]) == 3
+
+
+def test_a_schedule_that_follows_the_length_of_the_run_is_reported(tmp_path, caplog):
+    small_run(tmp_path, objective=lambda: vl.Elbo(beta=vl.linear_warmup(12)))
+    small_run(tmp_path, objective=lambda: vl.Elbo(beta=vl.linear_warmup(16)), resume=True, max_epochs=4)
+    assert "`beta` was 0.916667 at step 12 of" in caplog.text and "and is 0.6875 there in this run" in caplog.text
+
+
+HOLDER = """
+import fcntl, sys, time
+stream = open(sys.argv[1] + "/.vaelib-lock", "w")
+fcntl.flock(stream, fcntl.LOCK_EX)
+stream.write("%s %s" % (__import__("os").getpid(), __import__("socket").gethostname()))
+stream.flush()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the holder of the lock uses flock")
+def test_a_directory_in_which_another_process_trains_is_refused(tmp_path):
+    small_run(tmp_path)
+    before = sorted(os.listdir(tmp_path / "checkpoints"))
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        for resume in (True, False):
+            with pytest.raises(BlockingIOError, match=rf"`output_dir` .* is in use: process {holder.pid} on .* trains"):
+                small_run(tmp_path, resume=resume, max_epochs=4)
+        assert sorted(os.listdir(tmp_path / "checkpoints")) == before
+        holder.kill()
+    assert len(small_run(tmp_path, resume=True, max_epochs=4)[1]) == 4  # the lock died with its process
+
+
+def test_a_directory_in_which_a_thread_trains_is_refused(tmp_path):
+    entered, done = threading.Event(), threading.Event()
+
+    def hold():
+        with locked(tmp_path), locked(tmp_path):
+            entered.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait()
+    try:
+        with pytest.raises(BlockingIOError, match=f"is in use: process {os.getpid()} on"):
+            small_run(tmp_path)
+    finally:
+        done.set()
+        thread.join()
+    small_run(tmp_path)
+
+
+def test_where_locks_do_not_work_a_run_warns_and_starts(tmp_path, monkeypatch, caplog):
+    def fails(self, *arguments, **kwargs):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", fails)
+    assert len(small_run(tmp_path)[1]) == 3
+    assert "cannot be locked ([Errno 37] No locks available): take care" in caplog.text
+
+
 def test_a_finished_run_has_nothing_left_to_do_and_may_be_prolonged(tmp_path):
     model = model_of()
     history = trainer_of(tmp_path / "run", lr_schedule="constant").fit(model, dataset(), dataset(), progress=False)
@@ -319,6 +510,14 @@ def test_keep_last_and_leftovers(tmp_path):
             vl.Checkpoints(**{name: 0})
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """The directory and the last weights of a run that nothing stopped."""
+    directory, model = tmp_path_factory.mktemp("finished") / "run", model_of()
+    trainer_of(directory).fit(model, dataset(), dataset(), progress=False)
+    return directory, weights(model)
+
+
 def tear(path, how):
     tensors, state = path / "tensors.safetensors", path / "state.json"
     if how == "short tensors":
@@ -354,16 +553,16 @@ def tear(path, how):
         "binary",
     ],
 )
-def test_a_torn_or_foreign_checkpoint_is_named_and_the_one_before_is_used(how, tmp_path, caplog):
-    whole = model_of()
-    trainer_of(tmp_path / "run").fit(whole, dataset(), dataset(), progress=False)
+def test_a_torn_or_foreign_checkpoint_is_named_and_the_one_before_is_used(how, finished_run, tmp_path, caplog):
+    finished, whole = finished_run
+    shutil.copytree(finished, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "step_0000000018"
     tear(newest, how)
     with pytest.raises(vl.ModelFileError, match="step_0000000018 is (torn|foreign|torn or foreign)"):
         read_checkpoint(newest)
     model = model_of(seed=4)
     trainer_of(tmp_path / "run").fit(model, dataset(), dataset(), resume=True, progress=False)
-    assert torch.equal(weights(model), weights(whole))
+    assert torch.equal(weights(model), whole)
     assert "step_0000000018 is" in caplog.text and "The one before it is used" in caplog.text
 
 

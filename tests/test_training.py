@@ -123,7 +123,7 @@ def test_files_of_a_run(images, tmp_path):
     history = fit(model, images, images, max_epochs=3, output_dir=tmp_path / "run")
     run = tmp_path / "run"
     pictures = ["reconstructions", "samples", "traversals"]
-    files = [".vaelib-outputs.json", "best", "checkpoints", "curves.png", "history.csv", "last"]
+    files = [".vaelib-lock", ".vaelib-outputs.json", "best", "checkpoints", "curves.png", "history.csv", "last"]
     assert sorted(os.listdir(run)) == sorted([*files, *pictures])
     with (run / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,6 +135,7 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
 
     from vaelib.training import TrainingInterrupted
     from vaelib.training.hardware import is_main_process
+    from vaelib.training.lock import locked
     from vaelib.training.recipe import OUTPUTS
 
     main, out = is_main_process(), options["out"]
@@ -147,14 +149,15 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
     trainer = _make_trainer(options)
     writable_directory("--out", out)
     record = _record(options, train_images.image_shape)
-    if main and not options["resume"]:
-        check_claimed("--out", out, (RECORD_NAME, *OUTPUTS))
-        claim(out, (RECORD_NAME, *OUTPUTS))
-        write_record(out, record)
     try:
-        history = trainer.fit(
-            model, train_images, test_images, resume=options["resume"], progress=main and not json_output
-        )
+        with locked(out) if main else nullcontext():  # before anything of a run that is under way is changed
+            if main and not options["resume"]:
+                check_claimed("--out", out, (RECORD_NAME, *OUTPUTS))
+                claim(out, (RECORD_NAME, *OUTPUTS))
+                write_record(out, record)
+            history = trainer.fit(
+                model, train_images, test_images, resume=options["resume"], progress=main and not json_output
+            )
     except TrainingInterrupted:
         if main:
             write_record(out, record)

@@ -21,9 +21,11 @@ from vaelib.serialization import describe, save
 from vaelib.training import randomness
 from vaelib.training.batches import Indexed, IndexedBatches, LoaderBatches, Share
 from vaelib.training.checkpoints import Checkpoints
+from vaelib.training.fingerprint import fingerprint, fingerprint_of_loader
 from vaelib.training.hardware import compiled, compiles, make_accelerator, tuned
 from vaelib.training.history import EpochRecord, Means, write_csv
 from vaelib.training.interruption import Interruption, TrainingInterrupted
+from vaelib.training.lock import locked
 from vaelib.training.optimization import Optimization
 from vaelib.training.pictures import CollapseWarning, Pictures
 from vaelib.training.progress import ProgressReport
@@ -50,7 +52,8 @@ class Fit:
         self.objective = trainer.objective or (Reconstruction() if isinstance(model, AutoEncoder) else Elbo())
         self.module = ObjectiveModule(model, self.objective)
         share = Share(self.accelerator.process_index, self.accelerator.num_processes, trainer.accumulate)
-        self.train, self.val = (_source(n, d, model, self.device) for n, d in (("train", train), ("val", val)))
+        sources = {name: _source(name, data, model) for name, data in (("train", train), ("val", val))}
+        self.train, self.val = (_moved(data, self.device) for data in sources.values())
         self.batches = (
             IndexedBatches(self.train, trainer.batch_size, share, trainer.seed, self.device)
             if isinstance(self.train, Indexed)
@@ -61,11 +64,18 @@ class Fit:
         if trainer.output_dir is not None:
             describe(model)
             self.output_dir = writable_directory("output_dir", trainer.output_dir)
+        self.marks = {} if self.output_dir is None else {name: _marks(data) for name, data in sources.items()}
         self.callbacks = _callbacks(trainer)
         self.checkpoints = next((part for part in self.callbacks if isinstance(part, Checkpoints)), None)
 
     def run(self, resume: bool, progress: bool) -> list[EpochRecord]:
         """Train from the start or from a checkpoint to the end."""
+        if self.output_dir is None or not self.accelerator.is_main_process:
+            return self._run(resume, progress)
+        with locked(self.output_dir):
+            return self._run(resume, progress)
+
+    def _run(self, resume: bool, progress: bool) -> list[EpochRecord]:
         found = checkpoint_to_resume(self.output_dir, resume, self.accelerator)
         if found is not None and self.trainer.compile is None:  # a longer run is compiled if the one so far was
             self.compiled = found[1]["recipe"]["compile"]
@@ -208,8 +218,8 @@ def _started(fit: Fit) -> Run:
     return run
 
 
-def _source(name: str, data: Any, model: nn.Module, device: torch.device) -> Any:
-    """In-memory images move to the device once and for all, if they fit; streams and loaders stay what they are."""
+def _source(name: str, data: Any, model: nn.Module) -> Any:
+    """Images by number, of the model's shape, or somebody else's loader."""
     if isinstance(data, Tensor):
         data = ImageDataset(data)
     if not isinstance(data, Indexed):
@@ -222,20 +232,36 @@ def _source(name: str, data: Any, model: nn.Module, device: torch.device) -> Any
             f"`{name}` must have images of the model's shape {wanted}, got {tuple(data.image_shape)};"
             " vaelib.data.load(..., image_size=...) resizes."
         )
-    images = getattr(data, "images", None)
+    return data
+
+
+def _moved(data: Any, device: torch.device) -> Any:
+    """In-memory images move to the device once and for all, if they fit; streams and loaders stay what they are."""
+    images = getattr(data, "images", None) if isinstance(data, Indexed) else None
     if images is None or (device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2):
         return data
-    moved: Any = data
-    return moved.to(device)
+    return data.to(device)
+
+
+def _marks(data: Any) -> dict[str, Any] | None:
+    """What a checkpoint keeps of the images, to refuse others."""
+    if data is None or isinstance(data, Indexed):
+        return None if data is None else fingerprint(data)
+    return fingerprint_of_loader(data, _examples(data, torch.device("cpu")))
 
 
 def _examples(data: Any, device: torch.device) -> Tensor:
     """The first images, with fixed draws of their own."""
     with randomness.isolated(device):
-        torch.manual_seed(0)
+        set_seed(0)
         if isinstance(data, Indexed):
             return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device))
-        return next(as_batches(data, _EXAMPLES))[:_EXAMPLES].to(device)
+        generator = getattr(data, "generator", None)
+        state = None if generator is None else generator.get_state()
+        first = next(as_batches(data, _EXAMPLES))[:_EXAMPLES].to(device)
+        if generator is not None:
+            generator.set_state(state)
+        return first
 
 
 def _write_models(run: Run, output: Path) -> None:

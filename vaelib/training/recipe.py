@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,8 @@ from accelerate import Accelerator
 from vaelib._files import check_claimed, claim
 from vaelib.serialization import describe
 from vaelib.training.checkpoints import newest_checkpoint
-from vaelib.training.run import Run
+from vaelib.training.fingerprint import FIRST_BATCH, differences
+from vaelib.training.run import Run, scheduled
 
 if TYPE_CHECKING:
     from vaelib.training.fit import Fit
@@ -19,6 +22,8 @@ __all__ = ["OUTPUTS", "check_recipe", "checkpoint_to_resume", "recipe_of"]
 
 OUTPUTS = ("best", "checkpoints", "curves.png", "history.csv", "last", "reconstructions", "samples", "traversals")
 """What a run writes into its ``output_dir``."""
+
+_logger = logging.getLogger("vaelib.training")
 
 
 def checkpoint_to_resume(
@@ -50,6 +55,7 @@ def recipe_of(fit: Fit) -> dict[str, Any]:
     return {name: getattr(trainer, name) for name in names} | {
         "model": None if fit.output_dir is None else describe(fit.model),
         "objective": type(fit.objective).__name__,
+        "objective_arguments": _plain_arguments(fit.objective),
         "lr_schedule": trainer.lr_schedule if isinstance(trainer.lr_schedule, str) else "callable",
         "optimizer": trainer.optimizer if isinstance(trainer.optimizer, str) else "callable",
         "compile": fit.compiled,
@@ -57,21 +63,74 @@ def recipe_of(fit: Fit) -> dict[str, Any]:
         "callbacks": [type(callback).__name__ for callback in fit.callbacks],
         "steps_per_epoch": len(fit.batches),
         "num_images": getattr(fit.batches, "num_images", None),
+        "images": fit.marks,
     }
 
 
 def check_recipe(run: Run, path: Path, state: dict[str, Any]) -> None:
     """Raise ``ValueError`` if the checkpoint ``state`` at ``path`` is of another run."""
     kept = state["recipe"]
-    for name, value in run.recipe.items():
+    asked = {name: value for name, value in run.recipe.items() if name not in ("images", "objective_arguments")}
+    for name, value in asked.items():
         if _given(kept[name]) != _given(value):
             raise ValueError(
                 f"`{name}` must be {kept[name]!r} as in {path}, got {value!r};"
                 " give another `output_dir` for another run."
             )
+    _check_objective(run, path, state)
+    _check_images(run, path, state)
     begun = -(-state["step"] // run.steps_per_epoch)
     if begun > run.max_epochs:
         raise ValueError(f"`max_epochs` must be >= {begun}, the epochs begun in {path}, got {run.max_epochs}.")
+
+
+def _plain_arguments(objective: Any) -> dict[str, Any]:
+    """Arguments of its constructor that it keeps by their names, as vaelib's classes do, if they are plain values."""
+    kept = vars(objective) if hasattr(objective, "__dict__") else {}
+    names = [name for name in inspect.signature(type(objective)).parameters if name in kept]
+    return {name: kept[name] for name in names if isinstance(kept[name], bool | int | float | str)}
+
+
+def _check_objective(run: Run, path: Path, state: dict[str, Any]) -> None:
+    """Raise ``ValueError`` if a weight of the objective is another; of a longer run a schedule may be, with a word."""
+    kept = state["recipe"].get("objective_arguments", {})
+    for name, value in run.recipe["objective_arguments"].items():
+        if kept.get(name, value) != value:
+            raise ValueError(f"`{name}` of the objective must be {kept[name]!r} as in {path}, got {value!r}.")
+    now = scheduled(run.objective, state["step"])
+    for name, before in state.get("scheduled", {}).items():
+        if now.get(name, before) == before:
+            continue
+        if state["max_epochs"] == run.max_epochs:
+            raise ValueError(
+                f"`{name}` must be {before:.6g} at step {state['step']} as in {path}, got {now[name]:.6g}."
+            )
+        if run.accelerator.is_main_process:
+            message = "`%s` was %.6g at step %s of %s, and is %.6g there in this run, whose length is another."
+            _logger.warning(message, name, before, state["step"], path, now[name])
+
+
+def _check_images(run: Run, path: Path, state: dict[str, Any]) -> None:
+    """Raise ``ValueError`` if ``train`` or ``val`` are other images than in the checkpoint."""
+    level = logging.WARNING if run.accelerator.is_main_process else logging.DEBUG
+    kept = state["recipe"].get("images")
+    if kept is None:
+        _logger.log(level, "%s is of version 0.1, which did not note its images: they are not compared.", path)
+        history = state["history"]
+        kept = {"val": {} if history[0]["val"] else None} if history else {}
+    for name, marks in run.recipe["images"].items():
+        before = kept.get(name, marks)
+        if (before is None) != (marks is None):
+            raise ValueError(f"`{name}` must be {'None' if before is None else 'given'} as in {path}.")
+        differ = differences(before or {}, marks or {})
+        if any(not entry.startswith(FIRST_BATCH) for entry in differ):
+            raise ValueError(
+                f"`{name}` must be the images that {path} was trained with, got others: {'; '.join(differ)}."
+                " Give another `output_dir` for another run."
+            )
+        if differ:
+            message = "The first batch of `%s` is not the one that %s began with: other images, or draws of their own."
+            _logger.log(level, message, name, path)
 
 
 def _given(described: Any) -> Any:

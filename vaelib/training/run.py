@@ -131,6 +131,8 @@ class Run:
         """Everything that must be as it was for the run to go on as if never stopped."""
         return {
             "step": self.step,
+            "max_epochs": self.max_epochs,
+            "scheduled": scheduled(self.objective, self.step),
             "seconds": self.seconds,
             "stop_reason": self.stop_reason,
             "history": [record.state_dict() for record in self.history],
@@ -155,6 +157,12 @@ class Run:
         self.optimization.load_state_dict(state["optimization"])
         random = {name: values[rank] for name, values in state["random"].items()}
         randomness.restore(random, self.accelerator.device)
+
+
+def scheduled(objective: Any, step: int) -> dict[str, float]:
+    """Values of the objective's schedules in the last of ``step`` steps, or in the first."""
+    schedules = {name: getattr(objective, name, None) for name in ("beta", "capacity")}
+    return {name: float(schedule(max(step - 1, 0))) for name, schedule in schedules.items() if callable(schedule)}
 
 
 def _names_of_terms(run: Run) -> tuple[str, ...]:

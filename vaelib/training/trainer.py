@@ -142,11 +142,12 @@ class Trainer:
             One :class:`EpochRecord` per epoch.
 
         Raises:
-            ValueError: If images and model do not fit, there is no image, or a checkpoint is of another recipe.
+            ValueError: If images and model do not fit, there is no image, or a checkpoint is of another recipe or of
+                other images.
             TrainingError: A ``ValueError``: if the loss or too many gradients are not finite.
             FileExistsError: If ``output_dir`` has checkpoints and ``resume`` is false, or holds files or folders of
                 the names that a run writes and no run has written them.
-            OSError: If ``output_dir`` cannot be written.
+            OSError: If ``output_dir`` cannot be written; a ``BlockingIOError`` if another process trains into it.
             TypeError: If ``output_dir`` is given and a class of the model is not known to :func:`vaelib.save`.
             TrainingInterrupted: A ``SystemExit`` with code 130 or 143: after SIGINT or SIGTERM, the step finished and
                 a checkpoint written. Without ``output_dir`` signals act as always.

@@ -1,0 +1,72 @@
+"""What tells one set of images from another, small enough for every checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaelib.data import ImageStream
+
+__all__ = ["FIRST_BATCH", "differences", "fingerprint", "fingerprint_of_loader"]
+
+FIRST_BATCH = "first batch"
+_MOST_BYTES = 2**28  # of images that are hashed: a quarter of a second
+_MOST_FILES = 1000  # whose size is asked for, since a network file system answers slowly
+
+
+def fingerprint(data: Any) -> dict[str, Any]:
+    """Of images that can be had by number: how many, of what shape, and a hash.
+
+    In memory the hash is of all bytes up to 256 MiB, of larger sets of evenly spaced images. Of a stream it is of the
+    names of its files, the places of images in shards, and the sizes of up to 1,000 evenly spaced files.
+    """
+    marks: dict[str, Any] = {"images": len(data), "image_shape": list(data.image_shape)}
+    marks |= {name: getattr(data, name) for name in ("dynamic", "flip") if hasattr(data, name)}
+    if isinstance(data, ImageStream):
+        return marks | {"files": _hash_of_files(data)}
+    images = getattr(data, "images", None)
+    if not isinstance(images, Tensor):
+        return marks
+    return marks | {"dtype": str(images.dtype), "contents": _hash_of(images)}
+
+
+def fingerprint_of_loader(loader: Any, first: Tensor) -> dict[str, Any]:
+    """Of somebody else's loader, whose ``first`` batch need not be the same each time."""
+    marks: dict[str, Any] = {"batches": len(loader), "image_shape": list(first.shape[1:]), "dtype": str(first.dtype)}
+    if hasattr(getattr(loader, "dataset", None), "__len__"):
+        marks["images"] = len(loader.dataset)
+    return marks | {FIRST_BATCH: _hash_of(first)}
+
+
+def differences(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Names of the marks that both have and that differ, with their values."""
+    return [
+        f"{name} {kept[name]} there, {value} here"
+        for name, value in found.items()
+        if name in kept and kept[name] != value
+    ]
+
+
+def _hash_of(images: Tensor) -> str:
+    digest = hashlib.sha256()
+    stride = -(-images.nbytes // _MOST_BYTES) or 1
+    for piece in images[::stride].split(1024):
+        digest.update(piece.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _hash_of_files(data: ImageStream) -> str:
+    places = data.listing.places
+    digest = hashlib.sha256(places.tobytes())
+    files = [data.listing.files[number] for number in np.unique(places["file"])]
+    root = os.path.commonpath([os.path.dirname(file) for file in files])
+    for file in files:
+        digest.update(os.path.relpath(file, root).encode(errors="surrogateescape") + b"\0")
+    for file in files[:: -(-len(files) // _MOST_FILES)]:
+        digest.update(b"%d\0" % os.path.getsize(file))
+    return digest.hexdigest()[:16]
