@@ -214,7 +214,7 @@ def test_pipes_are_not_opened(tmp_path):
         decode_picture(tmp_path / "a.png", None)
     with pytest.raises(vl.DataError, match="is not a regular file, but a folder"):
         decode_picture(tmp_path, None)
-    with pytest.raises(vl.DataError, match=r"There is no image in .*1 pipes, sockets or devices"):
+    with pytest.raises(vl.DataError, match=r"There is no image in .*1 pipe, socket or device"):
         vl.data.load(tmp_path)
 
 

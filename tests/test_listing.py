@@ -160,6 +160,7 @@ def linked_folders(root):
     write_folder(root / "set", {"dogs/3.png": 103})
     (root / "set" / "cats").symlink_to(root / "far" / "cats")
     (root / "set" / "dogs" / "up").symlink_to(root / "set")
+    (root / "set" / "top").symlink_to(root)
     (root / "set" / "4.png").symlink_to(root / "nowhere")
     return root / "set"
 
@@ -233,15 +234,15 @@ SOURCES = {
     "a label is missing": Case(
         shard_of(("1.png", 101), ("1.cls", b"1"), ("2.png", 102)),
         [101, 102],
-        warning=r"has no labels, since 1 images \(a.tar/2.png\) of 2 have no .cls",
+        warning=r"has no labels, since 1 image \(a.tar/2.png\) of 2 have no .cls",
     ),
     "masks": Case(
         shard_of(("1.png", 101), ("1.mask.png", 0), ("2.mask.png", 0), ("2.png", 102), ("3.mask.png", 0)),
         [101, 102],
-        warning=r"3 further fields of samples \(a.tar/1.mask.png, a.tar/2.mask.png, a.tar/3.mask.png\)",
+        warning=r"3 further fields of a sample \(a.tar/1.mask.png, a.tar/2.mask.png, a.tar/3.mask.png\)",
     ),
     "masks in a folder": Case(
-        files_of({"1.png": 101, "1.mask.png": 0}), [101], warning=r"1 further fields of samples \(1.mask.png\)"
+        files_of({"1.png": 101, "1.mask.png": 0}), [101], warning=r"1 further field of a sample \(1.mask.png\)"
     ),
     "two suffixes": Case(
         shard_of(("1.png", 0), ("1.jpg", 101), ("2.jpg", 102), ("2.png", 0)),
@@ -284,12 +285,12 @@ SOURCES = {
         [101, 102, 103],
         [0, 0, 1],
         "cats dogs",
-        r"1 broken links \(4.png\); 1 linked folders that are listed already \(dogs/up\)",
+        r"1 broken link \(4.png\); 2 linked folders listed already \(top, dogs/up\)",
     ),
     "special files": Case(
         special_files,
         [101],
-        warning=r"3 pipes, sockets or devices \(3.png, 3.tar, 7.png\); 1 empty folders \(6.png\);"
+        warning=r"3 pipes, sockets or devices \(3.png, 3.tar, 7.png\); 1 empty folder \(6.png\);"
         r" 1 empty \(2.png\); 2 unreadable \(4.png",
     ),
     "links in a shard": Case(
@@ -306,12 +307,12 @@ SOURCES = {
     "images beside shards": Case(
         lambda root: write_folder(shard_of(("1.png", 101))(root).parent, {"preview.png": 50}),
         [101],
-        warning=r"1 images beside tar shards \(preview.png\)",
+        warning=r"1 image beside tar shards \(preview.png\)",
     ),
     "shards among images": Case(
         lambda root: write_folder(write_shard(root / "set/old/a.tar", [("1.png", 50)]).parent.parent, {"1.png": 101}),
         [101],
-        warning=r"1 tar shards among images \(old/a.tar\)",
+        warning=r"1 tar shard among images \(old/a.tar\)",
     ),
 }
 
@@ -375,8 +376,10 @@ def test_a_stream_whose_disk_is_gone_ends(tmp_path):
     images = stream(tmp_path, "all")
     for file in tmp_path.iterdir():
         file.unlink()
-    with pytest.raises(vl.DataError, match=r"100 images in a row cannot be read: .*0.png.*No such file"):
+    with pytest.raises(vl.DataError, match=r"^100 images in a row cannot be read: .*0.png.*No such file"):
         images[0]
+    with pytest.raises(vl.DataError, match=r"^100 images in a row cannot be read: .*0.png.*No such file"):
+        next(images.replace(workers=1).batches(2))
 
 
 @pytest.mark.parametrize("open_set", [load, stream])
@@ -578,4 +581,4 @@ def test_folders_that_cannot_be_listed_are_reported(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr("os.scandir", refuse)
-    assert len(opened(load, tmp_path, r"1 folders that cannot be listed \(b: Permission denied\)")) == 1
+    assert len(opened(load, tmp_path, r"1 folder that cannot be listed \(b: Permission denied\)")) == 1

@@ -111,6 +111,9 @@ def test_colour_follows_all_images(tmp_path):
 def test_wrong_streams(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match="`path` must be a folder of images, or of .tar shards"):
         vl.data.stream(tmp_path / "nowhere")
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(ValueError, match=r"or of .tar shards, or one shard, got .*a.npy'. Arrays are read by `load`"):
+        vl.data.stream(tmp_path / "a.npy")
     with pytest.raises(ValueError, match="`split` must be 'train', 'test' or 'all' for"):
         vl.data.stream(folder, "val")
     with pytest.raises(ValueError, match="`binarize` must be one of 'dynamic', None, got 'static'"):

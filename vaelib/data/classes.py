@@ -34,7 +34,7 @@ def labels_of(path: Path, entries: Sequence[Entry], folders: Sequence[str | None
         missing = Skipped()
         for entry, label in zip(entries, labels, strict=True):
             if label is None:
-                missing.add("images", entry.name)
+                missing.add("image{s}", entry.name)
         if len(missing) < len(entries):
             warnings.warn(f"{path} has no labels, since {missing} of {len(entries)} have no {source}.", stacklevel=4)
             break

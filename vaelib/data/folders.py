@@ -48,7 +48,8 @@ def is_hidden(name: str) -> bool:
 
 def walk(root: Path, skipped: Skipped) -> Iterator[str]:
     """Regular files below ``root``, by their path from it. Linked folders come last, and no folder comes twice."""
-    seen: set[tuple[int, int]] = set()
+    # What a link upwards leads to holds the set itself, and anything else.
+    seen = {(above.st_dev, above.st_ino) for above in map(os.stat, root.resolve().parents)}
     folders, linked = [""], list[str]()
     while folders or linked:
         folder = folders.pop() if folders else linked.pop(0)
@@ -56,14 +57,14 @@ def walk(root: Path, skipped: Skipped) -> Iterator[str]:
             status = os.stat(root / folder)
             entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
         except OSError as error:
-            skipped.add("folders that cannot be listed", f"{folder}: {error.strerror}")
+            skipped.add("folder{s} that cannot be listed", f"{folder}: {error.strerror}")
             continue
         if (status.st_dev, status.st_ino) in seen:
-            skipped.add("linked folders that are listed already", folder)
+            skipped.add("linked folder{s} listed already", folder)
             continue
         seen.add((status.st_dev, status.st_ino))
         if not entries and suffix_of(folder) in PICTURE_SUFFIXES:
-            skipped.add("empty folders", folder)
+            skipped.add("empty folder{s}", folder)
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             kind = _kind(entry)
@@ -83,8 +84,8 @@ def _kind(entry: os.DirEntry[str]) -> str:
             return "file"
         entry.stat()
     except OSError:
-        return "broken links"
-    return "pipes, sockets or devices"
+        return "broken link{s}"
+    return "pipe{s}, socket{s} or device{s}"
 
 
 def without_hidden(names: Iterable[str], skipped: Skipped) -> Iterator[str]:

@@ -58,7 +58,7 @@ def without_fields(entries: Sequence[Entry], skipped: Skipped) -> list[Entry]:
     kept = []
     for entry, (_, field) in zip(entries, parts, strict=True):
         if field in fields:
-            skipped.add("further fields of samples", entry.name)
+            skipped.add("further field{s} of a sample", entry.name)
         else:
             kept.append(entry)
     return kept
@@ -78,7 +78,7 @@ def _one_of_a_stem(entries: Iterable[Entry], skipped: Skipped) -> Iterator[Entry
     for candidates in by_stem.values():
         first, *others = sorted(candidates, key=lambda entry: PICTURE_SUFFIXES.index(suffix_of(entry.name)))
         for other in others:
-            skipped.add("second images of a sample", other.name)
+            skipped.add("second image{s} of a sample", other.name)
         yield first
 
 
@@ -117,7 +117,7 @@ def _is_wanted(member: Member, inner: str, name: str, skipped: Skipped) -> bool:
     if is_hidden(inner):
         reason = "hidden"
     elif member.kind != "file":
-        reason = "links or devices"
+        reason = "link{s} or device{s}"
     elif suffix in OTHER_IMAGES:
         reason = "of a kind that is not read"
     if is_image and reason:

@@ -17,7 +17,7 @@ class Skipped:
         self._counts: dict[str, int] = {}
 
     def add(self, reason: str, name: str) -> None:
-        """Count one more; ``reason`` stands after the number, such as ``"empty"``."""
+        """Count one more; ``reason`` stands after the number, such as ``"empty"`` or ``"broken link{s}"``."""
         self._counts[reason] = self._counts.get(reason, 0) + 1
         names = self._names.setdefault(reason, [])
         if len(names) < _SHOWN:
@@ -31,7 +31,7 @@ class Skipped:
         for reason, count in self._counts.items():
             names = self._names[reason]
             more = f" and {count - len(names)} more" if count > len(names) else ""
-            parts.append(f"{count} {reason} ({', '.join(names)}{more})")
+            parts.append(f"{count} {reason.format(s='s' if count > 1 else '')} ({', '.join(names)}{more})")
         return "; ".join(parts)
 
     def warn(self, source: object) -> None:

@@ -45,7 +45,7 @@ def find_images(path: Path) -> Source:
         on_top = any("/" not in shard or canonical_split(shard.partition("/")[0]) for shard in shards)
         beside = images if shards and (on_top or not images) else shards
         for name in beside:
-            skipped.add("images beside tar shards" if beside is images else "tar shards among images", name)
+            skipped.add("image{s} beside tar shards" if beside is images else "tar shard{s} among images", name)
         source = _in_shards(path, shards, skipped) if beside is images else _in_folders(path, images, skipped)
     if not source.entries:
         seen = f"; skipped: {skipped}" if len(skipped) else ""

@@ -85,7 +85,14 @@ def stream(
     check_choice("frames", frames, ("first", "all", None))
     check_int("workers", workers, minimum=0)
     if not path.exists():
-        raise FileNotFoundError(f"`path` must be a folder of images, or of .tar shards, got {str(path)!r}.")
+        raise FileNotFoundError(
+            f"`path` must be a folder of images, or of .tar shards, got {str(path)!r}. Named sets are read by `load`."
+        )
+    if not path.is_dir() and not (path.suffix.lower() == ".tar" and path.is_file()):
+        raise ValueError(
+            f"`path` must be a folder of images, or of .tar shards, or one shard, got {str(path)!r}. Arrays are read by"
+            " `load`."
+        )
     listing = list_images(path, split, value_range=check_value_range(value_range), frames=frames)
     size = listing.common_size() if image_size is None else height_and_width(image_size)
     return ImageStream(listing, size, dynamic=binarize == "dynamic", flip=flip, transform=transform, workers=workers)
@@ -151,8 +158,10 @@ class ImageStream(Dataset[Tensor]):
             pin_memory=torch.device(device).type == "cuda",
             generator=torch.Generator().manual_seed(seed),
         )
-        for images, unreadable in loader:
+        for images, unreadable, error in loader:
             self._report(unreadable)
+            if error is not None:
+                raise error
             yield prepared(images.to(device, non_blocking=True), self.dynamic, self.flip, None)
 
     def batches(
@@ -201,15 +210,23 @@ class ImageStream(Dataset[Tensor]):
                 warnings.warn(f"An image cannot be read, and the next one takes its place: {image}.", stacklevel=3)
 
 
-class _Reported(Dataset[tuple[Tensor, list[str]]]):
+_Read = tuple[Tensor, list[str], DataError | None]
+
+
+class _Reported(Dataset[_Read]):
     """A stream with what could not be read, which workers cannot report themselves."""
 
     def __init__(self, images: ImageStream) -> None:
         self._images = images
 
-    def __getitem__(self, index: int) -> tuple[Tensor, list[str]]:
-        return self._images._image(index)
+    def __getitem__(self, index: int) -> _Read:
+        try:
+            return *self._images._image(index), None
+        except DataError as error:  # raised in a worker, its message would be a traceback
+            return torch.empty(0), [], error
 
 
-def _collated(items: Sequence[tuple[Tensor, list[str]]]) -> tuple[Tensor, list[str]]:
-    return torch.stack([image for image, _ in items]), [name for _, unreadable in items for name in unreadable]
+def _collated(items: Sequence[_Read]) -> _Read:
+    error = next((error for _, _, error in items if error is not None), None)
+    images = torch.empty(0) if error else torch.stack([image for image, _, _ in items])
+    return images, [name for _, unreadable, _ in items for name in unreadable], error
