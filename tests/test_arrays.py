@@ -45,6 +45,7 @@ def test_labels_become_class_numbers(labels, numbers, names):
         ({"labels": torch.tensor([0.0, 1.0, 1.7])}, ValueError, "`labels` must be whole numbers, got 1.7 at 2"),
         ({"labels": torch.tensor([0.0, float("inf"), 1.0])}, ValueError, "must be whole numbers, got inf at 1"),
         ({"labels": torch.zeros(3, dtype=torch.complex64)}, TypeError, "class numbers or names, got dtype complex"),
+        ({"labels": np.ma.masked_equal([0, 1, 2], 1)}, ValueError, "a value for every image, got a masked array"),
         ({"labels": [None, 1, 2]}, TypeError, "must be class numbers or names, got dtype object"),
         ({"labels": torch.tensor([0, -1, 2])}, ValueError, "`labels` must be class numbers from 0, got -1"),
         ({"labels": np.array([0, 1, 2**64 - 1], np.uint64)}, ValueError, "numbers from 0, got 18446744073709551615"),
@@ -63,6 +64,20 @@ def test_labels_become_class_numbers(labels, numbers, names):
 def test_wrong_labels(arguments, error, match):
     with pytest.raises(error, match=match):
         ImageDataset(IMAGES, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "match"),
+    [
+        (IMAGES.to_sparse(), "`images` must be a dense tensor .* that is sparse"),
+        (IMAGES.to("meta"), "`images` must be a dense tensor .* on the meta device, without values"),
+        (IMAGES.to(torch.float8_e5m2), "`images` must be a dense tensor .* of dtype torch.float8_e5m2"),
+        (IMAGES.to(torch.complex64), "`images` must be a tensor, uint8 or floating point .* got torch.complex64"),
+    ],
+)
+def test_unusual_images(images, match):
+    with pytest.raises(TypeError, match=match):
+        ImageDataset(images)
 
 
 def test_class_names_are_shown():
@@ -497,3 +512,11 @@ def test_pipes_are_not_opened(tmp_path, suffix):
     os.mkfifo(tmp_path / f"a.{suffix}")
     with pytest.raises(vl.DataError, match="is not a regular file, but a pipe, socket or device"):
         load(tmp_path / f"a.{suffix}")
+
+
+def test_views_of_one_tensor_are_each_mapped_once(tmp_path):
+    both = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8).repeat(4, 1, 1, 1)
+    torch.save({"x_train": both, "x_test": both[:2]}, tmp_path / "a.pt")
+    images = load(tmp_path / "a.pt", "all", value_range=(0, 63)).images
+    np.testing.assert_allclose(images[0, 0].flatten(), np.arange(64) * 255 / 63, atol=0.5)
+    assert (images == images[0]).all()

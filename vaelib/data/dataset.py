@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vaelib._checks import DataError, check_int, check_shape, check_unit_range
+from vaelib.data.guard import check_plain_tensor
 from vaelib.data.labels import class_labels, class_names_of
 
 __all__ = ["ImageDataset", "even_parts", "prepared", "to_float"]
@@ -155,6 +156,7 @@ def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"`images` must be a tensor, uint8 or floating point in [0, 1], got {got}.")
+    check_plain_tensor("images", images)
     check_shape("images", images.shape, ("N", "C", "H", "W"))
     if images.numel() == 0:
         raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")

@@ -66,6 +66,10 @@ def _array(labels: Any) -> np.ndarray:
     if isinstance(labels, Tensor):
         labels = labels.detach().cpu()
         labels = labels.double() if labels.is_floating_point() else labels
+    if isinstance(labels, np.ma.MaskedArray) and np.ma.is_masked(labels):
+        raise ValueError(
+            "`labels` must have a value for every image, got a masked array: fill it or leave these images out."
+        )
     return np.asarray(labels)
 
 
