@@ -500,7 +500,7 @@ def test_only_the_files_of_a_page_are_replaced(bundle, model, scene, tmp_path, m
 
 def test_the_command_writes_a_page_of_named_data(bundle, tmp_path, capsys):
     pictures = np.random.default_rng(0).integers(0, 256, (30, 8, 6), np.uint8)
-    np.savez(tmp_path / "pictures.npz", images=pictures, labels=np.arange(30))
+    np.savez(tmp_path / "pictures.npz", images=pictures, labels=[f"class{i:02d}" for i in range(30)])
     page = tmp_path / "page"
     options = ["--data", str(tmp_path / "pictures.npz"), "--split", "all", "--num", "20", "--static", str(page)]
     assert main(["explore", str(bundle), *options]) == 0
@@ -509,6 +509,7 @@ def test_the_command_writes_a_page_of_named_data(bundle, tmp_path, capsys):
     assert facts["data"] == {"name": "pictures.npz, all", "count": 20, "given": True}
     mu = np.frombuffer((page / "scene.bin").read_bytes(), "<f4")[: 20 * 4].reshape(20, 4)
     labels = facts["labels"]
+    assert facts["class_names"][12] == "class12"
     assert len(set(labels)) == 20 and labels != sorted(labels)  # a random choice, each with its own label
     expected = OnnxVAE(bundle).encode(pictures[labels][:, None].astype(np.float32) / 255)[0]
     np.testing.assert_allclose(mu, expected, atol=1e-6)

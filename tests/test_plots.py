@@ -42,6 +42,10 @@ def test_curves_and_embeddings(tmp_path):
     for dims in (1, 2, 7):
         plots.save_embedding(torch.randn(30, dims), torch.arange(30) % 3, tmp_path / "embedding.png")
     plots.save_embedding(torch.randn(30, 2), None, tmp_path / "plain.png")
+    points = torch.randn(30, 2)
+    plots.save_embedding(points, torch.arange(30) % 2, tmp_path / "numbers.png")
+    plots.save_embedding(points, torch.arange(30) % 2, tmp_path / "names.png", class_names=("cat", "dog"))
+    assert (tmp_path / "numbers.png").read_bytes() != (tmp_path / "names.png").read_bytes()
     assert size(tmp_path / "curves.png")[0] == 960
     with pytest.raises(ValueError, match=r"`points` must have shape \(N, D\)"):
         plots.save_embedding(torch.randn(30), None, tmp_path / "no.png")

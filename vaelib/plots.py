@@ -94,13 +94,15 @@ def save_curves(curves: Mapping[str, Sequence[float]], path: str | Path, *, ylab
     _save(figure, path)
 
 
-def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path) -> None:
+def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path, *, class_names: Sequence[str] = ()) -> None:
     """Latents as points in a plane, coloured by label; more than two dimensions by their two principal components.
 
     Args:
         points: ``(N, D)`` with D >= 1.
         labels: ``(N,)`` integers, or None.
         path: The PNG file.
+        class_names: Names of the classes, by their number, such as :attr:`ImageDataset.class_names`; shown beside the
+            colours.
 
     Raises:
         ValueError: If shapes disagree.
@@ -116,7 +118,9 @@ def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path) -> N
     plane = principal_plane(points)
     drawn = axes.scatter(*plane.T.numpy(), c=labels, cmap="tab10" if labels is not None else None, s=4, linewidths=0)
     if labels is not None:
-        figure.colorbar(drawn, ax=axes, label="label")
+        bar = figure.colorbar(drawn, ax=axes, label="label")
+        if class_names:
+            bar.set_ticks(range(len(class_names)), labels=class_names)
     axes.set(xlabel="first component", ylabel="second component")
     _save(figure, path)
 

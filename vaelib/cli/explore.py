@@ -79,4 +79,4 @@ def _pictures(model: Any, data: str, split: str, num: int) -> Data:
     images = load(data, split, image_size=model.image_shape[1:])
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:num]
     labels = None if images.labels is None else images.labels[chosen].tolist()
-    return Data(f"{Path(data).name}, {split}", images.batch(chosen).numpy(), labels)
+    return Data(f"{Path(data).name}, {split}", images.batch(chosen).numpy(), labels, images.class_names)

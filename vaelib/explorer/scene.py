@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ class Data(NamedTuple):
     images: Array
     """``(N, C, H, W)`` in [0, 1]."""
     labels: list[int] | None
+    class_names: Sequence[str] = ()
+    """By the number that is the label."""
 
 
 class Scene(NamedTuple):
@@ -87,6 +90,7 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
         "card": Bundle(bundle).card(),
         "data": {"name": shown.name, "count": len(images), "given": data is not None},
         "labels": None if shown.labels is None else shown.labels[: len(images)],
+        "class_names": list(shown.class_names),
         "latents": latents[:_SHOWN_LATENTS],
         "measure": measure,
         "planes": planes,

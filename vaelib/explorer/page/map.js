@@ -90,6 +90,8 @@ export function mountMap(scene, model, point) {
     lens.style.top = `${100 * Math.max(0, Math.min(0.76, y > 0.5 ? y - 0.3 : y + 0.06))}%`;
   }
 
+  const className = (label) => scene.class_names?.[label] ?? label;
+
   function read() {
     const { axes } = scene.planes[$("plane").selectedIndex];
     const place = plane.on(point.z);
@@ -99,7 +101,7 @@ export function mountMap(scene, model, point) {
     if (scene.labels) {
       const far = ([u, v]) => (u - place[0]) ** 2 + (v - place[1]) ** 2;
       const nearest = places.reduce((best, other, n) => (far(other) < far(places[best]) ? n : best), 0);
-      words.push(`nearest on the map: label ${scene.labels[nearest]}`);
+      words.push(`nearest on the map: label ${className(scene.labels[nearest])}`);
     }
     $("readout").textContent = words.join(" · ");
   }
@@ -145,7 +147,7 @@ export function mountMap(scene, model, point) {
     const labels = [...new Set(scene.labels ?? [])].sort((a, b) => a - b);
     $("legend").replaceChildren(
       ...labels.map((label) => {
-        const button = Object.assign(document.createElement("button"), { type: "button", textContent: label });
+        const button = Object.assign(document.createElement("button"), { type: "button", textContent: className(label) });
         button.style.setProperty("--colour", colour(label));
         button.setAttribute("aria-pressed", false);
         button.addEventListener("click", () => {
