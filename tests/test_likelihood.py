@@ -363,6 +363,57 @@ def test_at_the_exact_posterior_these_gradients_vanish(truth, gradient):
     assert shift.grad.abs().item() > 1e-3
 
 
+def encoder_gradients(truth, num_samples, shift, stretch, repetitions=4, images=400):
+    """Mean gradients of shift and log variance, (plain, stl, dreg), and the errors of these means."""
+    vae = truth.vae(0.0, stretch)
+    exact, offset = vae.encoder, torch.zeros(2, dtype=torch.float64, requires_grad=True)
+
+    class Off(torch.nn.Module):
+        def forward(self, x):
+            mu, logvar = exact(x)
+            return mu + shift + offset[0], logvar + offset[1]
+
+    vae.encoder = Off()
+    means, errors = [], []
+    for kind in ("plain", "stl", "dreg"):
+        found = []
+        for seed in range(repetitions):
+            torch.manual_seed(seed)
+            loss = vl.Iwae(num_samples, gradient=kind)(vae, truth.sample(images)).loss
+            found.append(torch.autograd.grad(loss, offset)[0])
+        means.append(torch.stack(found).mean(0))
+        errors.append(torch.stack(found).std(0) / repetitions**0.5)
+    return means, errors
+
+
+def test_stl_of_many_draws_is_another_gradient(truth):
+    """With K = 50 more than ten times the bound's, which DReG has; with one draw the same."""
+    (plain, stl, dreg), (of_plain, _, of_dreg) = encoder_gradients(truth, 50, 0.1, 1.3)
+    assert (stl / dreg > 20).all()
+    assert ((plain - dreg).abs() < 5 * (of_plain + of_dreg)).all()
+    (_, stl, dreg), _ = encoder_gradients(truth, 1, 0.1, 1.3)
+    torch.testing.assert_close(stl, dreg)
+
+
+@pytest.mark.slow
+def test_the_table_of_stl(truth):
+    """Prints what the docstring of Iwae says."""
+    print(
+        "\n| K | shift | variance | STL / DReG, of the shift | of the log variance |\n| --- | --- | --- | --- | --- |"
+    )
+    for num_samples in (1, 2, 5, 10, 50, 200):
+        for shift, stretch in ((0.1, 1.0), (0.3, 1.0), (0.0, 0.7), (0.1, 1.3)):
+            (_, stl, dreg), _ = encoder_gradients(truth, num_samples, shift, stretch, images=2000)
+            of_shift, of_variance = (stl / dreg).tolist()
+            if shift == 0.0:
+                of_shift = math.nan  # both are 0
+            if num_samples == 1 and stretch == 1.0:
+                of_variance = math.nan
+            print(f"| {num_samples} | {shift} | {stretch} | {of_shift:.1f} | {of_variance:.1f} |")
+            for ratio in (of_shift, of_variance):
+                assert math.isnan(ratio) or 0.9 < ratio < 1.3 * num_samples
+
+
 def test_iwae_takes_its_arguments():
     for arguments, words in (
         ({"num_samples": 0}, "`num_samples` must be >= 1"),
