@@ -575,6 +575,30 @@ def test_states_of_every_kind_survive(tmp_path):
     assert torch.equal(read["b"][1]["c"], shared) and read["d"] == 3
 
 
+def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
+    """Its state has no checksum, its tensors have a hash."""
+    state = {"step": 3, "a": torch.rand(3), "b": {0: [1, None]}}
+    write_checkpoint(tmp_path / "step_0000000003", state)
+    path = tmp_path / "step_0000000003" / "state.json"
+    content = json.loads(path.read_text())
+    old = {"format": "vaelib-checkpoint-1", "sha256": content["tensors_sha256"], "state": content["state"]}
+    path.write_text(json.dumps(old))
+    read = read_checkpoint(path.parent)
+    assert read["step"] == 3 and read["b"] == {0: [1, None]} and torch.equal(read["a"], state["a"])
+    for change, match in (
+        ({"sha256": None}, "holds no state"),
+        ({"state": 3}, "holds no state"),
+        ({"state": {"pears": []}}, "torn or foreign: 'pairs'"),
+        ({"state": {"pairs": [[1]]}}, "torn or foreign: not enough values"),
+        ({"state": {"tensor": ["a"]}}, "torn or foreign: unhashable"),
+        ({"sha256": "0"}, "its SHA-256 is not that of the file that was saved"),
+        ({"format": "vaelib-checkpoint-9"}, "must have the format 'vaelib-checkpoint-2', got 'vaelib-checkpoint-9'"),
+    ):
+        path.write_text(json.dumps(old | change))
+        with pytest.raises(vl.ModelFileError, match=match):
+            read_checkpoint(path.parent)
+
+
 FULL = """
 import resource, sys, torch, vaelib as vl
 torch.manual_seed(0)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib._weights import sealed
+from vaelib._weights import read_tensors, sealed, write_tensors
 from vaelib.serialization import describe
 
 
@@ -74,6 +74,9 @@ def test_models_that_cannot_be_saved_write_nothing(tmp_path):
 
     with pytest.raises(TypeError, match="`Odd.width` must be a number, string, boolean, None or module"):
         describe(Odd(object()))
+    assert not target.exists()
+    with pytest.raises(vl.ModelFileError, match="must have at most 1048576 bytes, got"):
+        vl.save(Odd("x" * 2**20), target)
     assert not target.exists()
 
 
@@ -178,6 +181,171 @@ def test_configs_that_are_no_json(saved):
     (saved / "config.json").write_text('{"format": "vaelib-model-1", "model": 3}')
     with pytest.raises(vl.ModelFileError, match="describes no model"):
         vl.load(saved)
+
+
+SMALL = r"larger by far than the weights that are there for it"
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "match"),
+    [
+        (("encoder", "hidden_channels"), [10**9], SMALL),
+        (("encoder", "hidden_channels"), [2] * 50_000, SMALL),
+        (("encoder", "hidden_channels"), [4096] * 40, SMALL),
+        (("encoder", "hidden_channels"), [10**18, 10**18], "does not describe a ConvEncoder"),
+        (("encoder", "hidden_channels"), [10**400], "does not describe a ConvEncoder"),
+        (("encoder", "hidden_channels"), "4", "`hidden_channels` must be a sequence of ints, got '4'"),
+        (("encoder", "image_shape"), [1, 10**9, 10**9], "does not describe a ConvEncoder"),
+        (("encoder", "residual_blocks"), 10**9, SMALL),
+        (("encoder", "kernel_size"), 10**5, SMALL),
+        (("encoder", "latent_dim"), 1e12, "`latent_dim` must be an int, got 1000000000000.0"),
+        (("encoder", "dropout"), float("nan"), "`dropout` must be"),
+        (("decoder", "stride"), 10**9, "does not fit config.json beside it: .*size mismatch"),
+        (("prior",), {"class": "MixtureOfGaussians", "latent_shape": [3], "num_components": 10**12}, SMALL),
+        (("prior",), {"class": "VampPrior", "image_shape": [1, 8, 8], "num_components": 10**9}, SMALL),
+        (("likelihood",), [[[]]], "does not describe a VAE: `likelihood` must be an nn.Module"),
+        (("encoder",), [1] * 10_000, r"`encoder` must be an nn.Module object, got \[1, 1.{5,600}$"),
+        (("encoder", "hidden_channels"), [["deep"]], "does not describe a ConvEncoder"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_they_are_built(saved, where, value, match):
+    """Not by memory that runs out, nor after minutes."""
+
+    def change(config):
+        part = config["model"]
+        for key in where[:-1]:
+            part = part[key]
+        part[where[-1]] = value
+
+    changed(saved, change)
+    with pytest.raises(vl.ModelFileError, match=f"(?s){match}"):
+        vl.load(saved)
+
+
+@pytest.mark.parametrize("latents", [3_000, 100_000])
+def test_masks_of_a_flow_count(saved, latents):
+    """They are as large as the square of the latents, which no weight is."""
+    pytest.importorskip("zuko")
+    flow = {"class": "FlowPosterior", "latent_shape": [latents], "num_transforms": 9, "hidden_features": [8]}
+    changed(saved, lambda config: config["model"].update(posterior=flow))
+    with pytest.raises(vl.ModelFileError, match=f"does not describe a FlowPosterior: .*{SMALL}"):
+        vl.load(saved)
+
+
+def test_a_flow_of_many_latents_is_loaded(tmp_path):
+    flow = pytest.importorskip("zuko") and vl.FlowPosterior((300,), 2, (4,))
+    vl.save(flow, tmp_path)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(flow.state_dict().values(), vl.load(tmp_path).state_dict().values(), strict=True)
+    )
+
+
+def test_large_and_deep_configs_are_not_parsed(saved):
+    (saved / "config.json").write_text("[" * 10_000 + "]" * 10_000)
+    with pytest.raises(vl.ModelFileError, match="is no JSON: nested too deeply"):
+        vl.load(saved)
+    (saved / "config.json").write_text(" " * 2**21)
+    with pytest.raises(vl.ModelFileError, match="must have at most 1048576 bytes, got 2097152"):
+        vl.load(saved)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_is_no_regular_file_is_not_opened(saved, name):
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(vl.ModelFileError, match=f"{name} must be a regular file"):
+        vl.load(saved)
+    (saved / name).unlink()
+    (saved / name).symlink_to("/dev/zero")
+    with pytest.raises(vl.ModelFileError, match=f"{name} must be a regular file"):
+        vl.load(saved)
+
+
+def test_links_to_files_are_read(saved):
+    """As caches of models have them."""
+    for name in ("config.json", "model.safetensors"):
+        (saved / name).rename(saved / f"blob of {name}")
+        (saved / name).symlink_to(saved / f"blob of {name}")
+    assert isinstance(vl.load(saved), vl.VAE)
+
+
+def test_a_config_that_is_reformatted_is_the_same_and_one_that_is_edited_is_refused(saved):
+    path = saved / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config, indent=8, sort_keys=True))
+    assert vl.load(saved).encoder.dropout == 0.0
+    config["model"]["encoder"]["dropout"] = 0.5
+    path.write_text(json.dumps(config))
+    with pytest.raises(vl.ModelFileError, match="was changed after it was saved: its checksum does not fit. Save the"):
+        vl.load(saved)
+
+
+def test_version_0_1_is_loaded(saved, as_version_0_1):
+    expected = vl.load(saved)
+    as_version_0_1(saved)
+    config = json.loads((saved / "config.json").read_text())
+    del config["model"]["posterior"]  # which the first files do not have
+    (saved / "config.json").write_text(json.dumps(config))
+    loaded = vl.load(saved)
+    assert describe(loaded) == describe(expected)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), expected.parameters(), strict=True))
+    del config["model"]["likelihood"]
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(vl.ModelFileError, match="does not describe a VAE: its `likelihood` is missing"):
+        vl.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"encoder.head.1.bias": torch.float16},
+            "must have weights of one dtype among .*, got torch.float16, torch.flo",
+        ),
+        ({"encoder.head.1.bias": torch.int32}, "must hold `encoder.head.1.bias` as torch.float32, got torch.int32"),
+        ({"encoder.stages.1.num_batches_tracked": torch.float32}, "num_batches_tracked` as torch.int64, got torch.flo"),
+        ({"*": torch.float8_e4m3fn}, "must have weights of one dtype among torch.float32, .*, got torch.float8_e4m3fn"),
+    ],
+)
+def test_weights_of_another_dtype_are_refused_at_the_door(saved, changes, match, as_version_0_1):
+    """Of files without a checksum; with one, they are what was saved."""
+    as_version_0_1(saved)
+    path = saved / "model.safetensors"
+    tensors = read_tensors(path, None)
+    whole = changes.pop("*", None)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() or name in changes:
+            tensors[name] = tensor.to(changes.get(name, whole or tensor.dtype))
+    write_tensors(path, tensors)
+    with pytest.raises(vl.ModelFileError, match=match):
+        vl.load(saved)
+
+
+def test_a_half_model_is_half_again_and_says_what_it_wants(tmp_path):
+    vl.save(vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,)).half(), tmp_path)
+    loaded = vl.load(tmp_path)
+    with pytest.raises(
+        TypeError, match="`x` must have the dtype of the model's weights, torch.float16, got torch.float32"
+    ):
+        loaded.reconstruct(torch.rand(2, 1, 8, 8))
+    assert loaded.float().reconstruct(torch.rand(2, 1, 8, 8)).dtype == torch.float32
+
+
+def test_a_class_of_ones_own_has_its_defaults_where_an_older_file_lacks_an_argument(tmp_path):
+    @vl.register
+    class Grown(nn.Module):
+        def __init__(self, width, depth=2):
+            super().__init__()
+            self.width, self.depth = width, depth
+
+    vl.save(Grown(3, 5), tmp_path)
+    changed(tmp_path, lambda config: config["model"].pop("depth"))
+    assert vl.load(tmp_path).depth == 2
+    changed(tmp_path, lambda config: config["model"].pop("width"))
+    with pytest.raises(vl.ModelFileError, match="does not describe a Grown: .*missing.*'width'"):
+        vl.load(tmp_path)
 
 
 def test_a_failed_save_leaves_the_old_model(saved, monkeypatch):

@@ -14,7 +14,7 @@ __all__ = ["Budget", "BudgetError"]
 
 # The masks of a flow have a size quadratic in its latents, its weights one that is linear.
 _ELEMENTS, _MORE_ELEMENTS = 256, 2**25
-_TENSORS, _MORE_TENSORS = 64, 10_000
+_TENSORS, _MORE_TENSORS = 64, 2_000
 
 
 class BudgetError(ValueError):

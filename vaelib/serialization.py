@@ -67,7 +67,8 @@ def register(cls: M) -> M:
     """Class decorator: let :func:`save` and :func:`load` know an ``nn.Module`` of yours by its name.
 
     The class must keep each constructor argument as an attribute of the same name, and each must be a module, a
-    number, a string, a boolean, None, or a sequence or string-keyed mapping of those.
+    number, a string, a boolean, None, or a sequence or string-keyed mapping of those. An argument that you add later
+    needs a default, which models saved before then get.
 
     Raises:
         ValueError: If another class of that name is known already.
@@ -130,6 +131,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
 
     Raises:
         TypeError: If the model holds a class that is not known.
+        ModelFileError: A ``ValueError``: if the description of the model has more than 1 MiB.
         FileExistsError: An ``OSError``: if the directory holds a ``config.json`` that is not vaelib's or was changed
             since, or a ``model.safetensors`` without a ``config.json`` of vaelib's.
         OSError: If the directory cannot be written.
@@ -150,6 +152,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
             raise OSError(f"{path / WEIGHTS_NAME} could not be written: {error}.") from error
         content = {"format": FORMAT, "weights_sha256": sha256, "model": description}
         (staging / CONFIG_NAME).write_text(sealed(content))
+        _read_config(staging / CONFIG_NAME)  # what is too large or deep to be read is not kept
 
 
 def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
