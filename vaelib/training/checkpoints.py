@@ -107,7 +107,8 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise ModelFileError(f"{path} must have the format {FORMAT!r}, got {content.get('format')!r:.80}.")
     elif not is_sealed(content):
         raise ModelFileError(f"{path} was changed after it was written: its checksum does not fit.")
-    if not isinstance(content["tensors_sha256"], str) or not isinstance(content.get("state"), dict):
+    state = content.get("state")
+    if not isinstance(content["tensors_sha256"], str) or not isinstance(state, dict) or "pairs" not in state:
         raise ModelFileError(f"{path} holds no state.")
     return content
 
