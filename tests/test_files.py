@@ -119,12 +119,9 @@ GRAPHS = [{"encoder.onnx": b"0", "vae.onnx": b"0"}, {"encoder.onnx": b"1", "prio
 
 
 def bundle_is(directory, number):
-    """Or half replaced, which its reader refuses by the hashes of the manifest."""
     bundle = Bundle(directory)
-    try:
-        return [bundle._vouched(directory / name) for name in bundle._files] == list(GRAPHS[number].values())
-    except (vl.ModelFileError, FileNotFoundError):
-        return (directory / ".vaelib-pending-manifest.json").is_dir()
+    contents = {name: bundle._verified(bundle._existing(name)) for name in bundle._files}
+    return contents == GRAPHS[number]
 
 
 # How to write the old (0) and the new (1), whether what is there is one of them, and the files of the new.

@@ -101,6 +101,10 @@ class Bundle:
 
     def _existing(self, name: str) -> Path:
         path = self.directory / name
+        pending = (
+            self.directory / ".vaelib-pending-manifest.json" / name
+        )  # of an export that was killed after it was done
+        path = pending if pending.is_file() else path
         if not path.is_file():
             raise FileNotFoundError(f"`directory` must be a bundle of vaelib's; there is no {path}.")
         return path
