@@ -127,8 +127,21 @@ def test_a_range_is_decided_over_the_whole_set(tmp_path):
         vl.data.load(tmp_path, "all")
     with pytest.raises(vl.DataError, match="`value_range` must be given for `paths`"):
         vl.data.read_pictures([dark])
+    images = vl.data.read_pictures([dark], value_range=[0, 900])
+    assert images.unique().tolist() == [255]
+    assert torch.equal(vl.data.load(tmp_path, "all", value_range=(0, 900)).images, images)
+    assert torch.equal(vl.data.stream(tmp_path, "all", value_range=(0, 900), workers=0)[0], images[0])
     saved(tmp_path / "1.png", np.full((2, 2), 60_000, np.uint16))
     assert vl.data.load(tmp_path, "all").images[:, 0, 0, 0].tolist() == [3, 234]
+
+
+def test_a_few_deep_images_among_many_are_checked(tmp_path):
+    for i in range(300):
+        saved(tmp_path / f"{i:03d}.png", np.full((2, 2), 128, np.uint8))
+    saved(tmp_path / "150.png", np.full((2, 2), 900, np.uint16))
+    for read in (vl.data.load, vl.data.stream):
+        with pytest.raises(vl.DataError, match="16-bit images have no value above 900 of 65535"):
+            read(tmp_path, "all")
 
 
 def test_masks_need_a_range(tmp_path):
@@ -157,6 +170,20 @@ def test_frames_and_pages_are_asked_for(tmp_path, name):
     levels = [decoded.image.float().mean().item() for decoded in decode(name, path, frames="all")]
     assert levels == pytest.approx([60, 120, 180], abs=2)
     assert decode_picture(path, None, frames="first").float().mean().item() == pytest.approx(60, abs=2)
+
+
+def test_frames_of_a_folder(tmp_path):
+    animation(tmp_path / "a.gif")
+    Image.new("L", (6, 4), 240).save(tmp_path / "b.png")
+    for read in (vl.data.load, vl.data.stream):
+        with pytest.raises(vl.DataError, match=r"`frames` must be 'first' or 'all' for .*a\.gif"):
+            read(tmp_path, "all")
+        with pytest.raises(ValueError, match="`frames` must be one of 'first', 'all', None, got 'last'"):
+            read(tmp_path, "all", frames="last")
+        assert [len(read(tmp_path, "all", frames=frames)) for frames in ("first", "all")] == [2, 4]
+    assert len(vl.data.read_pictures([tmp_path / "a.gif"], frames="all")) == 3
+    with pytest.raises(vl.DataError, match="`frames` must be 'first' or 'all'"):
+        vl.data.read_pictures([tmp_path / "a.gif"])
 
 
 def test_a_phones_jpeg_with_a_preview_is_one_image(tmp_path):

@@ -418,8 +418,8 @@ def test_headers_tell_what_the_decoder_gives(kind, mode):
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"exif": exif} if kind in ("PNG", "JPEG", "TIFF", "WEBP", "AVIF") else {}))
     whole = buffer.getvalue()
-    decoded = decode("it", io.BytesIO(whole))[0].image
-    assert read_headers("it", io.BytesIO(whole)) == [tuple(decoded.shape)]
+    decoded = decode("it", io.BytesIO(whole))[0]
+    assert read_headers("it", io.BytesIO(whole)) == [(*decoded.image.shape, decoded.bits)]
     for length in (len(whole) - 30, len(whole) // 2):
         with pytest.raises(UnreadableImage):
             read_headers("it", io.BytesIO(whole[:length]))

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from vaelib._checks import DataError
@@ -25,6 +25,7 @@ __all__ = [
     "Decoded",
     "UnreadableImage",
     "available_formats",
+    "bits_of",
     "check_levels",
     "check_range",
     "decode",
@@ -40,6 +41,9 @@ PICTURE_SUFFIXES = (
 )
 # Asked by name, whatever the suffix: EPS in a file named .png would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "AVIF", "JPEG2000", "TIFF", "PPM", "GIF")
+
+
+_PIECE = 2**20  # pixels
 
 
 class UnreadableImage(DataError):
@@ -168,10 +172,11 @@ def frames_of(name: str, opened: Image.Image, frames: str | None) -> Iterator[Im
 
 def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value_range: ValueRange | None) -> Decoded:
     check_pixels(opened.size)  # again, since pages may differ
-    bits, stated = _bits(opened), _stated_white(opened)
+    bits, stated = bits_of(opened), _stated_white(opened)
     if value_range is None:
         check_range(name, opened)
-    picture = ImageOps.exif_transpose(opened)
+    turned = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    picture = ImageOps.exif_transpose(opened) if turned else opened  # else it would copy
     is_deep = picture.mode == "F" or picture.mode.startswith("I")
     values = np.asarray(picture) if is_deep else _eight_bits(picture)
     white = 2 ** (bits or 8) - 1
@@ -194,7 +199,7 @@ def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value
 
 def check_range(name: str, opened: Image.Image) -> None:
     """Raise :class:`DataError` if an open image is of a mode whose black and white are not agreed."""
-    if _bits(opened) is None:
+    if bits_of(opened) is None:
         kind = "floating-point" if opened.mode == "F" else "32-bit or signed"
         raise DataError(f"`value_range` must be given for {name}: {kind} images have no agreed range.")
 
@@ -205,11 +210,20 @@ def _channels_first(pixels: np.ndarray, size: tuple[int, int] | None) -> Tensor:
 
 
 def _eight_bits(picture: Image.Image) -> np.ndarray:
-    """Grey ``(H, W)`` or colours ``(H, W, 3)``, on white."""
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+    """Grey ``(H, W)`` or colours ``(H, W, 3)``, on white; by rows, since PIL's copies of a large image add up."""
+    picture.load()
+    is_clear = picture.has_transparency_data
+    mode = "L" if picture.mode in ("1", "L") and not is_clear else "RGB"
+    width, height = picture.size
+    pixels = np.empty((height, width) if mode == "L" else (height, width, 3), np.uint8)
+    rows = -(-_PIECE // width)
+    for top in range(0, height, rows):
+        piece = picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
+        if is_clear:
+            piece = piece.convert("RGBA")
+            piece = Image.alpha_composite(Image.new("RGBA", piece.size, "white"), piece)
+        pixels[top : top + rows] = np.asarray(piece if piece.mode == mode else piece.convert(mode))
+    return pixels
 
 
 def _stated_white(opened: Image.Image) -> int | None:
@@ -221,7 +235,7 @@ def _stated_white(opened: Image.Image) -> int | None:
     return stated or (65_535 if opened.mode == "I" else 255)
 
 
-def _bits(opened: Image.Image) -> int | None:
+def bits_of(opened: Image.Image) -> int | None:
     """Bits per channel whose range is agreed, 8 or 16; None if there is no agreed range."""
     if opened.mode.startswith("I;16"):
         return 16

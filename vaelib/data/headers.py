@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 from PIL import ExifTags, Image
 
 from vaelib._checks import DataError
-from vaelib.data.decode import available_formats, check_range, frames_of, unreadable
+from vaelib.data.decode import available_formats, bits_of, check_range, frames_of, unreadable
 from vaelib.data.guard import check_pixels
 from vaelib.data.ranges import ValueRange
 
@@ -26,6 +26,8 @@ class Header(NamedTuple):
     channels: int
     height: int
     width: int
+    bits: int
+    """8 or 16 per channel, where their range is agreed."""
 
 
 class Part(io.RawIOBase):
@@ -97,7 +99,7 @@ def _header(name: str, image: Any, value_range: ValueRange | None) -> Header:
     width, height = (image.tag_v2[tag] for tag in (256, 257)) if image.format == "TIFF" else image.size
     if _orientation(image) in _TURNED:
         width, height = height, width
-    return Header(1 if is_deep or is_grey else 3, height, width)
+    return Header(1 if is_deep or is_grey else 3, height, width, bits_of(image) or 8)
 
 
 def _orientation(image: Any) -> int:

@@ -123,7 +123,7 @@ def list_images(path: Path, split: str, *, value_range: ValueRange | None = None
         frames=frames,
     )
     if value_range is None:
-        _check_levels(path, listing)
+        _check_levels(path, listing, np.array([header.bits for header in all_headers]))
     if split == "all":
         return listing
     if not any(source.splits):
@@ -144,13 +144,15 @@ def _warn_of_deeper_splits(path: Path, source: Source) -> None:
         )
 
 
-def _check_levels(path: Path, listing: Listing) -> None:
-    """Raise ``DataError`` if a ``value_range`` is likely to be needed: a few images tell that it is not, else all."""
-    few = np.linspace(0, len(listing) - 1, min(len(listing), _FEW)).astype(int)
-    try:
-        check_levels(str(path), _decoded(listing, few))
-    except DataError:
-        check_levels(str(path), _decoded(listing, range(len(listing))))
+def _check_levels(path: Path, listing: Listing, bits: np.ndarray) -> None:
+    """Raise ``DataError`` if images of 8 or 16 bits are likely to need a ``value_range``: a few can tell, else all."""
+    for depth in np.unique(bits):
+        every = (bits == depth).nonzero()[0]
+        few = every[np.linspace(0, len(every) - 1, min(len(every), _FEW)).astype(int)]
+        try:
+            check_levels(str(path), _decoded(listing, few))
+        except DataError:
+            check_levels(str(path), _decoded(listing, every))
 
 
 def _decoded(listing: Listing, indices: Iterable[int]) -> Iterator[Decoded]:
@@ -182,9 +184,9 @@ def _headers(source: Source, entry: Entry, value_range: ValueRange | None, frame
 
 
 def _common_size(entries: Sequence[Entry], headers: Sequence[Header]) -> tuple[tuple[int, int] | None, str]:
-    first = headers[0][1:]
+    first = headers[0][1:3]
     for entry, header in zip(entries, headers, strict=True):
-        if header[1:] != first:
-            one, other = (f"{height}x{width}" for height, width in (first, header[1:]))
+        if header[1:3] != first:
+            one, other = (f"{height}x{width}" for height, width in (first, header[1:3]))
             return None, f"{readable(entries[0].name)} is {one}, {readable(entry.name)} is {other}"
     return first, ""

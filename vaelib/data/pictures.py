@@ -14,14 +14,19 @@ from vaelib.data.dataset import ImageDataset
 from vaelib.data.decode import UNREADABLE, Decoded, check_levels, decode, with_channels
 from vaelib.data.guard import check_memory
 from vaelib.data.listing import list_images
-from vaelib.data.ranges import ValueRange
+from vaelib.data.ranges import ValueRange, check_value_range
 from vaelib.data.skipped import Skipped
 
 __all__ = ["load_images", "read_pictures"]
 
 
 def read_pictures(
-    paths: Sequence[str | Path], *, image_size: tuple[int, int] | None = None, channels: int | None = None
+    paths: Sequence[str | Path],
+    *,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    value_range: Sequence[float] | None = None,
+    frames: str | None = None,
 ) -> Tensor:
     """Read picture files of any size and mode.
 
@@ -29,12 +34,15 @@ def read_pictures(
         paths: The files.
         image_size: Height and width to crop and resize to; None if all pictures have one size.
         channels: 1 for grey, 3 for colour; None for colour if any picture has it.
+        value_range: See :func:`vaelib.data.load`.
+        frames: See :func:`vaelib.data.load`.
 
     Returns:
         uint8 ``(N, C, H, W)``, in order.
 
     Raises:
-        DataError: A ``ValueError`` that names the first file that is no picture, or sizes that differ.
+        DataError: A ``ValueError`` that names the first file that is no picture, or sizes that differ, or the
+            argument that files need, such as ``value_range``.
         FileNotFoundError: If a file is missing.
 
     Examples:
@@ -46,17 +54,21 @@ def read_pictures(
         torch.Size([1, 1, 16, 16])
     """
     check_choice("channels", channels, (None, 1, 3))
+    check_choice("frames", frames, ("first", "all", None))
+    levels = check_value_range(value_range)
     if not paths:
         raise ValueError("`paths` must name at least one picture, got none.")
     pictures: list[tuple[str, Decoded]] = []
     for path in paths:
         try:
-            pictures += [(str(path), image) for image in decode(str(path), path, image_size)]
+            found = decode(str(path), path, image_size, value_range=levels, frames=frames)
+            pictures += [(str(path), image) for image in found]
         except UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(f"There is no picture at {path}.") from error
             raise DataError(f"{path} is not a readable picture: {error}") from error
-    check_levels("`paths`", (decoded for _, decoded in pictures))
+    if levels is None:
+        check_levels("`paths`", (decoded for _, decoded in pictures))
     return _stack(pictures, channels)
 
 

@@ -54,12 +54,16 @@ def as_images(name: str, values: np.ndarray, value_range: ValueRange | None) -> 
     if is_eight_bits:
         return _looked_up(name, values, given)
     if not is_float and given in (_EIGHT_BITS, _UNIT):
-        return _in_pieces(name, values, given, levels, np.dtype(np.uint8))
+        return levels(name, values, given)
     return _in_pieces(name, values, given, _scaled, np.dtype(np.float32))
 
 
 def levels(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """Values mapped linearly from ``value_range`` to 0 to 255, uint8; values outside of it are an error."""
+    return _in_pieces(name, values, value_range, _levels, np.dtype(np.uint8))
+
+
+def _levels(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     return np.rint(_scaled(name, values, value_range) * 255).astype(np.uint8)
 
 
@@ -145,7 +149,7 @@ def _in_pieces(
     convert: Callable[[str, np.ndarray, ValueRange], np.ndarray],
     dtype: np.dtype,
 ) -> np.ndarray:
-    """Image by image: a copy in float64 of a large set would not fit."""
+    """A few images, or rows of one, at a time: a copy in float64 of all would not fit."""
     check_memory(name, math.prod(values.shape) * dtype.itemsize, "give fewer images")
     result = np.empty(values.shape, dtype)
     for i in range(0, len(values), 256):
