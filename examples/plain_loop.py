@@ -7,7 +7,8 @@
     python examples/plain_loop.py --epochs 8
 
 `vl.elbo_loss` takes tensors and knows no model; a schedule is a function of the step; the data set cuts its own
-batches; `vl.evaluation` wants any model and any images. Prints nats per test image after each epoch.
+batches; `vl.evaluation` wants any model and any images. Prints nats per validation image after each epoch, and per test
+image at the end.
 """
 
 import argparse
@@ -30,13 +31,13 @@ def main():
 
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    train, test = train.to(device), test.to(device)
+    train, val = (part.to(device) for part in vl.data.hold_out(train))
     generator = torch.Generator(device).manual_seed(0)
     vae = vl.conv_vae(train.image_shape, latent_dim=10).to(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=2e-3)
     beta = vl.linear_warmup(100)
 
-    print(f"{'epoch':>5}{'ELBO':>20}{'reconstruction':>20}{'KL':>18}   nats per test image")
+    print(f"{'epoch':>5}{'ELBO':>20}{'reconstruction':>20}{'KL':>18}   nats per validation image")
     step = 0
     for epoch in range(1, arguments.epochs + 1):
         vae.train()
@@ -47,8 +48,10 @@ def main():
             terms.loss.backward()
             optimizer.step()
             step += 1
-        result = vl.evaluation.elbo(vae, test, generator=generator)
+        result = vl.evaluation.elbo(vae, val, generator=generator)
         print(f"{epoch:5}{result.elbo!s:>20}{result.reconstruction!s:>20}{result.kl!s:>18}")
+    result = vl.evaluation.elbo(vae, test, generator=generator)
+    print(f"{'test':>5}{result.elbo!s:>20}{result.reconstruction!s:>20}{result.kl!s:>18}")
     vl.save(vae, arguments.out)
 
 

@@ -18,7 +18,7 @@ SHORT = ("--epochs", "2", "--batch-size", "16", "--latent-dim", "4", "--seed", "
 def run(tmp_path_factory):
     """A short run of `vaelib train` on an array of its own."""
     root = tmp_path_factory.mktemp("cli")
-    data = vl.data.shapes(80, image_size=12)
+    data = vl.data.shapes(88, image_size=12)  # 72 to train on, 8 to validate on, 8 to test on
     np.savez(root / "data.npz", images=data.images.numpy(), labels=data.labels.numpy())
     arguments = ["train", "--data", str(root / "data.npz"), *SHORT]
     assert main([*arguments, "--out", str(root / "run"), "--json"]) == 0

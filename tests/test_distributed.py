@@ -167,7 +167,7 @@ def test_vaelib_train_under_torchrun(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     result = subprocess.run(launcher + program, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("nats per test image after 1 epochs") == 1
+    assert result.stdout.count("nats per validation image after 1 epochs") == 1
     assert vl.load(tmp_path / "run").image_shape == (1, 8, 8)
     state = json.loads(next((tmp_path / "run" / "checkpoints").iterdir()).joinpath("state.json").read_text())
     assert ["processes", 2] in dict(state["state"]["pairs"])["recipe"]["pairs"]

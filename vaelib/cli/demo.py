@@ -24,7 +24,7 @@ BATCH = 64
 
 def demo(
     out: Annotated[Path, typer.Option(help="Directory of everything that the demo writes.")] = Path("demo"),
-    epochs: Annotated[int, typer.Option(help="Passes over the 10,000 training pictures.", min=1)] = 8,
+    epochs: Annotated[int, typer.Option(help="Passes over the 9,000 training images.", min=1)] = 8,
     seed: Seed = 0,
 ) -> None:
     """Train a small VAE on built-in pictures, measure it, export it to ONNX, prove and time the export."""
@@ -44,6 +44,7 @@ def demo(
     from vaelib.training.recipe import OUTPUTS
 
     train, test = (data.load("shapes", split, image_size=32) for split in ("train", "test"))
+    train, val = data.hold_out(train)
     torch.manual_seed(seed)
     model = presets.conv_vae(train.image_shape, latent_dim=10)
     untrained = evaluation.elbo(model, test, generator=torch.Generator().manual_seed(seed))
@@ -52,7 +53,7 @@ def demo(
     claim(out, names)
     write_record(out, {"data": "shapes", "image_size": [32, 32], "binarize": None, "epochs": epochs, "seed": seed})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)  # of an earlier demo
-    history = Trainer(max_epochs=epochs, seed=seed, output_dir=out).fit(model, train, test)
+    history = Trainer(max_epochs=epochs, seed=seed, output_dir=out).fit(model, train, val)
     model = serialization.load(out)
     trained = evaluation.elbo(model, test, generator=torch.Generator().manual_seed(seed))
 

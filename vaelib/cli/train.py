@@ -15,6 +15,11 @@ from vaelib.cli.common import RECORD_NAME, Download, Json, Seed, print_json, rea
 
 __all__ = ["train"]
 
+_VALIDATION = {
+    "val": "the split `val`",
+    "held out": "a fixed random tenth of the training images",
+    "test": "the split `test`, since version 0.1 began the run so",
+}
 Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
 
 
@@ -112,7 +117,8 @@ def train(
 ) -> None:
     """Train a VAE on images, and keep its best and last weights, its history, checkpoints and pictures.
 
-    Validation, and so the choice of the best weights, is on the test split, as in the tutorial.
+    Validation, and so the choice of the best weights, is on the `val` split of data that have one, else on a fixed
+    random tenth of the training images. The test split is left to `vaelib evaluate`.
     """
     options = dict(context.params)
     out = out or Path("runs") / Path(data).stem
@@ -122,6 +128,7 @@ def train(
             raise FileNotFoundError(f"`--resume` needs a run in --out, and {out} holds none.")
         given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
         options |= {name: value for name, value in record.items() if name in options and name not in given}
+        options["validation"] = record.get("validation", "test")  # as version 0.1 did
     elif options["preset"] == "article":
         if likelihood is not None or latent_dim is not None:
             raise ValueError("`--likelihood` and `--latent-dim` are fixed by `--preset article`; give neither.")
@@ -141,7 +148,9 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
     main, out = is_main_process(), options["out"]
     if main and not options["resume"] and (out / "history.csv").exists():
         raise FileExistsError(f"`--out` must not hold a run already, got {out}; give another, or --resume it.")
-    train_images, test_images = (_images(options, split) for split in ("train", "test"))
+    train_images, val_images = _train_and_val(options)
+    if main and not json_output:
+        typer.echo(f"Validation on {len(val_images):,} images: {_VALIDATION[options['validation']]}.", err=True)
     torch.manual_seed(options["seed"])
     model = _make_model(
         options["preset"], options["likelihood"] or "bernoulli", options["latent_dim"], train_images.image_shape
@@ -156,7 +165,7 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
                 claim(out, (RECORD_NAME, *OUTPUTS))
                 write_record(out, record)
             history = trainer.fit(
-                model, train_images, test_images, resume=options["resume"], progress=main and not json_output
+                model, train_images, val_images, resume=options["resume"], progress=main and not json_output
             )
     except TrainingInterrupted:
         if main:
@@ -171,7 +180,7 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
         print_json({"out": str(out), "epochs": epochs, "train": final.train._asdict(), "val": final.val._asdict()})
     else:
         typer.echo(
-            f"{final.val.reconstruction + final.val.kl:.2f} nats per test image after {epochs} epochs."
+            f"{final.val.reconstruction + final.val.kl:.2f} nats per validation image after {epochs} epochs."
             f" The run is in {out}. Next: vaelib evaluate {out}"
         )
 
@@ -184,6 +193,17 @@ def _record(options: dict[str, Any], image_shape: tuple[int, ...]) -> dict[str, 
     left_out = ("out", "resume", "json_output", "download")
     kept = {name: value for name, value in options.items() if name not in left_out}
     return kept | {"data": data, "image_size": list(image_shape[1:])}
+
+
+def _train_and_val(options: dict[str, Any]) -> tuple[Any, Any]:
+    """The images to train on and those to validate on; ``validation`` among the options says which those are."""
+    from vaelib.data import hold_out, splits
+
+    options.setdefault("validation", "val" if "val" in splits(options["data"]) else "held out")
+    train = _images(options, "train")
+    if options["validation"] == "held out":
+        return hold_out(train)
+    return train, _images(options, options["validation"])
 
 
 def _images(options: dict[str, Any], split: str) -> Any:

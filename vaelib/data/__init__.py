@@ -17,8 +17,9 @@ from vaelib.data.shapes import shapes
 from vaelib.data.sources import path_splits
 from vaelib.data.split_names import SPLITS
 from vaelib.data.stream import ImageStream, stream
+from vaelib.data.validation import hold_out
 
-__all__ = ["ImageDataset", "ImageStream", "load", "read_pictures", "shapes", "splits", "stream"]
+__all__ = ["ImageDataset", "ImageStream", "hold_out", "load", "read_pictures", "shapes", "splits", "stream"]
 
 BUILT_IN = ("shapes", *NAMES, *PROTOCOLS)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -173,6 +174,11 @@ class ImageStream(Dataset[Tensor]):
         plain = self.replace(dynamic=False, flip=False)
         for images in plain.fetch((order[a:b] for a, b in even_parts(len(self), batch_size)), self.device):
             yield prepared(images, self.dynamic, self.flip, generator)
+
+    def subset(self, indices: Tensor | slice) -> ImageStream:
+        """The stream of the images at ``indices``, with their labels."""
+        listing = self.listing.subset(np.arange(len(self))[indices])
+        return self.replace(listing=listing, labels=listing.labels)
 
     def to(self, device: torch.device | str) -> ImageStream:
         """The same stream with its batches on ``device``."""
