@@ -148,8 +148,8 @@ def test_encode_writes_the_embedding(run, tmp_path, capsys):
     assert main(["encode", str(run), "--split", "all", "--out", str(tmp_path / "e.npz"), "--plot"]) == 0
     with np.load(tmp_path / "e.npz") as arrays:
         assert {name: arrays[name].shape for name in arrays} == {
-            "mu": (80, 4),
-            "logvar": (80, 4),
+            "mu": (88, 4),
+            "logvar": (88, 4),
             "labels": (80,),
         }
         with torch.no_grad():
