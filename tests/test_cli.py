@@ -150,7 +150,7 @@ def test_encode_writes_the_embedding(run, tmp_path, capsys):
         assert {name: arrays[name].shape for name in arrays} == {
             "mu": (88, 4),
             "logvar": (88, 4),
-            "labels": (80,),
+            "labels": (88,),
         }
         with torch.no_grad():
             expected = vl.load(run).encode(
@@ -158,7 +158,7 @@ def test_encode_writes_the_embedding(run, tmp_path, capsys):
             )
         np.testing.assert_allclose(arrays["mu"], expected[0].numpy(), rtol=1e-4, atol=1e-5)
     assert (tmp_path / "e.png").exists()
-    assert "80 images written" in capsys.readouterr().out
+    assert "88 images written" in capsys.readouterr().out
     assert main(["encode", str(run), "--data", "shapes", "--out", str(tmp_path / "s.npz")]) == 0
     with np.load(tmp_path / "s.npz") as arrays:
         assert arrays["factors"].shape == (2000, 5)
