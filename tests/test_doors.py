@@ -1,8 +1,16 @@
 """The public doors: wrong types and values are errors that name the argument, the rule and the value."""
 
+import inspect
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Integral, Real
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import vaelib as vl
@@ -47,7 +55,7 @@ class Half(nn.Module):
 
 X, Z = torch.rand(2, *IMAGE), torch.zeros(2, LATENT)
 CODE = torch.zeros(2, LATENT)
-VAE, AUTOENCODER = small_vae(), small_autoencoder()
+VAE, AUTOENCODER = small_vae().eval(), small_autoencoder().eval()
 MODELS = [
     (lambda: VAE(None), TypeError, "`x` must be a torch.Tensor, got None"),
     (lambda: VAE([[0.5]]), TypeError, r"`x` must be a torch.Tensor, got \[\[0.5\]\]"),
@@ -156,3 +164,330 @@ def test_a_likelihood_says_whether_it_is_a_density():
 
     with pytest.raises(TypeError, match="`likelihood` must have an `is_density`, True or False, Silent has not"):
         small_vae(likelihood=Silent())
+
+
+# Every parameter of every public callable is given every odd value: either it is taken, and then it is of the annotated
+# type, or the error is one of these, and names the argument.
+REFUSALS = (ValueError, TypeError, FileNotFoundError, vl.VaelibError)
+FLAT, FACTORS = torch.rand(24, 3), torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4))
+
+
+def odd_values():
+    meta = torch.zeros(2, *IMAGE, device="meta")
+    yield from (None, ..., True, np.bool_(False), 0, -1, 10**20, 10**5000, 1.5, -0.5, float("nan"), float("inf"), 1j)
+    yield from (
+        Fraction(1, 3),
+        Decimal("0.5"),
+        np.float32(0.5),
+        np.int64(2),
+        np.float64("nan"),
+        "",
+        "odd",
+        "\0",
+        b"abc",
+    )
+    yield from (
+        bytearray(b"ab"),
+        memoryview(b"ab"),
+        [],
+        (),
+        [1, 2],
+        ["a"],
+        [None],
+        {},
+        {1},
+        {"a": 1},
+        object(),
+        len,
+        int,
+    )
+    yield from (lambda: None, range(3), iter([]), Path("nowhere"), np.zeros(3), np.array(1.0), np.array(["a"], object))
+    yield from (torch.zeros(0), torch.ones(2, 3), torch.ones(()), torch.ones(2, *IMAGE, dtype=torch.uint8), meta)
+    yield from (
+        torch.full((2, *IMAGE), torch.nan),
+        torch.ones(2, *IMAGE, dtype=torch.complex64),
+        torch.eye(3).to_sparse(),
+    )
+    yield from (
+        torch.ones(2, *IMAGE).double(),
+        torch.ones(2, 3, dtype=torch.bool),
+        nn.ReLU(),
+        nn.ReLU,
+        vl.VAE,
+        ZeroRepr(),
+    )
+
+
+class ZeroRepr:
+    """Shown by an error as it is."""
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+def factor_codes():
+    return {"codes": FLAT, "factors": FACTORS, "generator": None, "num_resamples": 2}
+
+
+def doors(place):
+    """Name to a callable and arguments that it takes."""
+    image, latent = {"image_shape": IMAGE}, {"latent_shape": (LATENT,)}
+    recon = {"x": X, "recon_params": X}
+    gaussian = {"mu": Z, "logvar": Z}
+    bundle = place / "bundle"
+    scores = ("mig", "modularity", "sap", "dci", "beta_vae_score", "factor_vae_score")
+    data = {"model": VAE, "data": X}
+    found = {
+        "VAE": (vl.VAE, {"encoder": VAE.encoder, "decoder": VAE.decoder}),
+        "AutoEncoder": (vl.AutoEncoder, {"encoder": VAE.encoder, "decoder": VAE.decoder}),
+        **{f"VAE.{name}": (getattr(VAE, name), {"x": X}) for name in ("forward", "encode", "infer", "reconstruct")},
+        "VAE.decode": (VAE.decode, {"z": Z}),
+        "VAE.draw": (VAE.draw, gaussian),
+        "VAE.sample": (VAE.sample, {"num_samples": 2}),
+        **{
+            f"AutoEncoder.{n}": (getattr(AUTOENCODER, n), {"x": X})
+            for n in ("forward", "encode", "infer", "reconstruct")
+        },
+        "AutoEncoder.decode": (AUTOENCODER.decode, {"z": Z}),
+        "conv_vae": (vl.conv_vae, {**image, "hidden_channels": (2,), "latent_dim": 2}),
+        "article_vae": (vl.presets.article_vae, {}),
+        "ConvEncoder": (vl.ConvEncoder, {**image, "latent_dim": 2, "hidden_channels": (2,)}),
+        "ConvDecoder": (vl.ConvDecoder, {**image, "latent_dim": 2, "hidden_channels": (2,)}),
+        "FlowPosterior": (vl.FlowPosterior, {**latent, "hidden_features": (2,), "num_transforms": 1}),
+        "FlowPrior": (vl.FlowPrior, {**latent, "hidden_features": (2,), "num_transforms": 1}),
+        "LearnedGaussian": (vl.LearnedGaussian, latent),
+        "MixtureOfGaussians": (vl.MixtureOfGaussians, {**latent, "num_components": 2}),
+        "VampPrior": (vl.VampPrior, {**image, "num_components": 2}),
+        "fit_prior": (
+            vl.fit_prior,
+            {"prior": vl.LearnedGaussian((2,)), "z": Z, "num_steps": 1, "batch_size": 2},
+        ),
+        **{name: (getattr(vl, name), {}) for name in ("Gaussian", "Laplace", "DiscretizedLogistic")},
+        **{name: (getattr(vl, name), {}) for name in ("GaussianNoise", "SaltAndPepper", "Masking")},
+        **{f"{name}()": (getattr(vl, name)(), {"x": X}) for name in ("GaussianNoise", "SaltAndPepper", "Masking")},
+        "constant": (vl.constant, {"value": 1.0}),
+        "cyclical": (vl.cyclical, {"period": 2}),
+        **{
+            name: (getattr(vl, name), {"steps": 3})
+            for name in ("cosine", "linear_warmup", "one_cycle", "warmup_cosine")
+        },
+        "bits_per_dim": (vl.bits_per_dim, {"nats": FLAT[0], **image}),
+        "bernoulli_log_prob": (vl.functional.bernoulli_log_prob, {"x": X, "logits": X}),
+        "continuous_bernoulli_log_prob": (vl.functional.continuous_bernoulli_log_prob, {"x": X, "logits": X}),
+        "discretized_logistic_log_prob": (
+            vl.functional.discretized_logistic_log_prob,
+            {"x": X, "mean": X, "log_scale": X},
+        ),
+        "gaussian_log_prob": (vl.functional.gaussian_log_prob, {"x": X, "mean": X, "log_sigma": X}),
+        "laplace_log_prob": (vl.functional.laplace_log_prob, {"x": X, "mean": X, "log_scale": X}),
+        "kl_standard_normal": (vl.kl_standard_normal, gaussian),
+        "reparameterize": (vl.reparameterize, gaussian),
+        "soft_bound": (vl.functional.soft_bound, {"raw": Z, "limit": 1.0}),
+        "sum_per_image": (vl.functional.sum_per_image, {"values": X}),
+        "elbo_loss": (vl.elbo_loss, {**recon, **gaussian, "z": Z}),
+        "reconstruction_loss": (vl.reconstruction_loss, recon),
+        "mmd": (vl.mmd, {"x": Z, "y": Z}),
+        "iwae_bound": (vl.iwae_bound, {"log_weights": FLAT}),
+        "kl_split": (vl.kl_split, {**gaussian, "z": Z, "num_images": 5}),
+        "dip_penalty": (vl.dip_penalty, {**gaussian, "lambda_od": 1.0, "lambda_d": 1.0}),
+        "permute_latents": (vl.objectives.permute_latents, {"z": Z}),
+        "ImageDataset": (vl.data.ImageDataset, {"images": X}),
+        "ImageDataset.batches": (lambda **given: list(vl.data.ImageDataset(X).batches(**given)), {"batch_size": 2}),
+        "load": (vl.load, {"directory": place / "model"}),
+        "save": (vl.save, {"model": VAE, "directory": place / "saved"}),
+        "describe": (vl.serialization.describe, {"module": VAE}),
+        "register": (vl.register, {"cls": Half}),
+        "data.load": (vl.data.load, {"name_or_path": place / "images.npy", "split": "all"}),
+        "data.splits": (vl.data.splits, {"name_or_path": place / "images.npy"}),
+        "data.shapes": (vl.data.shapes, {"num_images": 2, "image_size": 8}),
+        "data.stream": (vl.data.stream, {"path": place / "images", "image_size": 8}),
+        "data.read_pictures": (vl.data.read_pictures, {"paths": [place / "images" / "0.png"]}),
+        "save_grid": (vl.plots.save_grid, {"images": X, "path": place / "grid.png"}),
+        "save_pairs": (vl.plots.save_pairs, {"originals": X, "reconstructions": X, "path": place / "pairs.png"}),
+        "save_curves": (vl.plots.save_curves, {"curves": {"a": [1.0]}, "path": place / "curves.png"}),
+        "save_embedding": (vl.plots.save_embedding, {"points": FLAT, "labels": None, "path": place / "plane.png"}),
+        **{f"evaluation.{name}": (getattr(vl.evaluation, name), factor_codes()) for name in scores},
+        **{
+            f"evaluation.{name}": (getattr(vl.evaluation, name), {**data, **extra})
+            for name, extra in {
+                "elbo": {},
+                "encode": {},
+                "latents": {},
+                "anomaly_scores": {},
+                "log_likelihood": {"num_samples": 2, "progress": False},
+                "reconstruction_quality": {},
+            }.items()
+        },
+        "evaluation.anomaly": (vl.evaluation.anomaly, {"model": VAE, "normal": X, "anomalous": X}),
+        "evaluation.auroc": (vl.evaluation.auroc, {"normal": FLAT[0], "anomalous": FLAT[1]}),
+        "evaluation.fid": (vl.evaluation.fid, {"real": FLAT, "generated": FLAT}),
+        "evaluation.kid": (vl.evaluation.kid, {"real": FLAT, "generated": FLAT}),
+        "evaluation.precision_recall": (vl.evaluation.precision_recall, {"real": FLAT, "generated": FLAT}),
+        "evaluation.features_of": (vl.evaluation.features_of, {"extractor": nn.Flatten(), "data": X}),
+        "evaluation.fidelity": (
+            vl.evaluation.fidelity,
+            {"extractor": nn.Flatten(), "real": torch.rand(20, *IMAGE), "generated": torch.rand(20, *IMAGE)},
+        ),
+        "evaluation.per_image_terms": (
+            vl.evaluation.per_image_terms,
+            {"model": VAE, "batches": [X], "objective": vl.Elbo()},
+        ),
+        "evaluation.disentanglement": (
+            vl.evaluation.disentanglement,
+            {"model": VAE, "data": torch.rand(24, *IMAGE), "factors": FACTORS, "num_resamples": 2},
+        ),
+        "BetaTcVae": (vl.BetaTcVae, {"num_images": 5}),
+        "FactorVae": (vl.FactorVae, {"latent_dim": 2, "hidden_features": (4,)}),
+        "Iwae": (vl.Iwae, {"num_samples": 2}),
+        "Rae": (vl.Rae, {"beta": 1.0, "weight": 1.0}),
+        **{name: (getattr(vl, name), {}) for name in ("DipVae", "Elbo", "InfoVae", "Wae", "Reconstruction")},
+        **{name: (getattr(vl, name), {}) for name in ("EMA", "Checkpoints", "CollapseWarning", "EarlyStopping")},
+        "Pictures": (vl.Pictures, {}),
+        "Trackers": (vl.Trackers, {}),
+        "Trainer": (vl.Trainer, {}),
+        "export_onnx": (vl.export_onnx, {"model": VAE, "directory": bundle}),
+        "OnnxVAE": (vl.runtime.OnnxVAE, {"directory": bundle}),
+    }
+    for name, objective in (
+        ("Elbo", vl.Elbo()),
+        ("Iwae", vl.Iwae(2)),
+        ("DipVae", vl.DipVae()),
+        ("InfoVae", vl.InfoVae()),
+    ):
+        found[f"{name}()"] = (objective, {"model": VAE, "x": X})
+    found["BetaTcVae()"] = (vl.BetaTcVae(5), {"model": VAE, "x": X})
+    found["FactorVae()"] = (vl.FactorVae(2, hidden_features=(4,)), {"model": VAE, "x": X})
+    for name, objective in (("Wae", vl.Wae()), ("Reconstruction", vl.Reconstruction()), ("Rae", vl.Rae(1.0, 1.0))):
+        found[f"{name}()"] = (objective, {"model": AUTOENCODER, "x": X})
+    for likelihood in (vl.Bernoulli(), vl.ContinuousBernoulli(), vl.Gaussian(), vl.Laplace("learned")):
+        name = type(likelihood).__name__
+        found[f"{name}.log_prob"] = (likelihood.log_prob, recon)
+        found[f"{name}.mean"] = (likelihood.mean, {"recon_params": X})
+        found[f"{name}.sample"] = (likelihood.sample, {"recon_params": X})
+    for prior in (vl.StandardNormal(), vl.LearnedGaussian((2,)), vl.MixtureOfGaussians((2,), 3)):
+        name = type(prior).__name__
+        found[f"{name}.log_prob"] = (prior.log_prob, {"z": Z})
+        found[f"{name}.kl"] = (prior.kl, {**gaussian, "z": Z})
+        found[f"{name}.sample"] = (prior.sample, {"num_samples": 2, **latent})
+    return found
+
+
+def fits(annotation, value):
+    """Whether a value is of one of the types that an annotation names; of a type that is not known here, it is."""
+    kinds = {
+        "int": Integral,
+        "float": Real,
+        "str": str,
+        "bool": bool,
+        "None": type(None),
+        "Tensor": torch.Tensor,
+        "Path": Path,
+        "torch.Generator": torch.Generator,
+        "torch.device": torch.device,
+        "Mapping": Mapping,
+        "Sequence": Sequence,
+        "Collection": Collection,
+        "Iterable": Iterable,
+        "BatchSource": vl.data.ImageDataset,
+        **dict.fromkeys(("nn.Module", "Likelihood", "Prior", "VAE", "AutoEncoder"), nn.Module),
+    }
+    names = [part.strip().split("[")[0] for part in annotation.split("|")]
+    if any(name not in kinds for name in names):
+        return callable(value) or any(name in kinds and isinstance(value, kinds[name]) for name in names)
+    if isinstance(value, bool | np.bool_):
+        return "bool" in names
+    if isinstance(value, str | bytes | bytearray | memoryview):
+        return "str" in names and isinstance(value, str)
+    return any(isinstance(value, kinds[name]) for name in names)
+
+
+def fault(call, arguments, parameter, value):
+    """None, or what is wrong with how a callable takes one odd value."""
+    annotation = str(inspect.signature(call).parameters[parameter].annotation)
+    fitting = fits(annotation, value)
+    try:
+        call(**{**arguments, parameter: value})
+    except REFUSALS as error:
+        message = str(error)
+        if fitting and callable(value):
+            return None  # as below: it was called
+        named = "`" in message if fitting else f"`{parameter}" in message or f"`--{parameter}" in message
+        if not named:
+            return f"unnamed {type(error).__name__}: {message[:200]}"
+        return f"long: {len(message)}" if len(message) > 1000 else None
+    except Exception as error:
+        if fitting and callable(value):
+            return None  # it was called, and that is its own error
+        return f"raw {type(error).__name__}: {str(error)[:200]}"
+    return None if fitting else f"taken, though not {annotation}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Files that doors open."""
+    root = tmp_path_factory.mktemp("doors")
+    pictures = np.random.default_rng(0).integers(0, 256, (10, 8, 8), np.uint8)
+    np.save(root / "images.npy", pictures)
+    (root / "images").mkdir()
+    for index in range(4):
+        Image.fromarray(pictures[index]).save(root / "images" / f"{index}.png")
+    vl.save(VAE, root / "model")
+    return root
+
+
+def trials(place, values, skipped=()):
+    """What is wrong where a door is given an odd value, and how many doors and values were tried."""
+    faults, count, tried = [], 0, set()
+    for name, (call, arguments) in doors(place).items():
+        if name in skipped:
+            continue
+        call(**arguments)
+        for parameter in inspect.signature(call).parameters:
+            if parameter in ("args", "kwargs", "names", "given") or (parameter == "step" and name.endswith("()")):
+                continue  # arguments without a name; and objectives without a schedule do not look at `step`
+            tried.add((name, parameter))
+            for value in values():
+                count += 1
+                if (found := fault(call, arguments, parameter, value)) is not None:
+                    faults.append(f"{name}({parameter}={type(value).__name__}): {found}")
+    return faults, count, tried
+
+
+PENDING = (
+    "ImageDataset",
+    "load",
+    "save",
+    "describe",
+    "register",
+    "data.load",
+    "data.splits",
+    "data.stream",
+    "data.read_pictures",
+    "CollapseWarning",
+    "Trackers",
+    "Trainer",
+)
+LONG = ("export_onnx", "OnnxVAE", "evaluation.dci", "evaluation.disentanglement", "save_curves", "save_embedding")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_door_names_the_argument_that_it_refuses(place, monkeypatch):
+    monkeypatch.chdir(place)
+
+    def values():
+        yield from (None, "odd", True, -1, 1j, [], object(), np.zeros(3), nn.ReLU)
+
+    faults, count, tried = trials(place, values, skipped=LONG + PENDING)
+    assert faults == []
+    assert len(tried) > 200
+    assert count == 9 * len(tried)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_odd_value_at_every_door(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    faults, count, tried = trials(place, odd_values, skipped=("export_onnx", "OnnxVAE", *PENDING))
+    with capsys.disabled():
+        print(f"{len(tried)} parameters of public callables were given {count} odd values")
+    assert faults == []

@@ -1,5 +1,6 @@
 """Distances between sets of pictures: closed forms, hand values, laws, and torchmetrics as an oracle."""
 
+import functools
 import math
 import sys
 
@@ -9,6 +10,7 @@ from torch import nn
 
 import vaelib as vl
 from vaelib.evaluation import Estimate, features_of, fid, fidelity, kid, precision_recall, reconstruction_quality
+from vaelib.evaluation.fidelity import _halves
 
 
 def seeded(seed=0):
@@ -206,13 +208,91 @@ def test_precision_and_recall_by_hand():
     real = torch.tensor([[0.0], [1.0], [2.0], [9.0]])
     generated = torch.tensor([[0.5], [1.0], [16.0], [18.0]])
     found = precision_recall(real, generated, num_neighbors=1)
-    assert found.precision == pytest.approx((3 / 4, math.sqrt(1 / 4) / 2))  # 16 lies 7 from 9, 18 does not
-    assert found.recall == pytest.approx((2 / 4, math.sqrt(1 / 3) / 2))  # 2 lies 1 from 1, 9 far from all
+    assert found.precision.value == 3 / 4  # 16 lies 7 from 9, 18 does not
+    assert found.recall.value == 2 / 4  # 2 lies 1 from 1, 9 far from all
+    assert precision_recall(real, generated[:3], num_neighbors=1).recall.standard_error == math.inf  # a half is one
+
+
+def test_the_errors_are_the_spread_of_what_halves_give():
+    """Each half with neighbours of its own, by the function itself."""
+    real, generated = normal(30, 2), normal(40, 2, seed=1) + 0.8
+    found = precision_recall(real, generated, num_neighbors=2)
+    random = torch.Generator().manual_seed(0)
+    sides = [_halves(len(features), random)[1:] for features in (real, generated)]
+    assert [side.sum(1).unique().tolist() for side in sides] == [[15], [20]]
+    halves = [precision_recall(real[a], generated[b], num_neighbors=2) for a, b in zip(*sides, strict=True)]
+    for name in ("precision", "recall"):
+        values = torch.tensor([getattr(half, name).value for half in halves], dtype=torch.float64)
+        assert getattr(found, name).standard_error == pytest.approx(values.std().item())
+
+
+def covered(world, sizes, repetitions):
+    """How often +-2 errors hold the mean over repetitions: (precision, recall), for our errors and a share's own."""
+    found = [precision_recall(*world(*sizes, seed)) for seed in range(repetitions)]
+    values, errors = torch.tensor(found, dtype=torch.float64).unbind(2)
+    off = (values - values.mean(0)).abs()
+    of_share = (values * (1 - values) / torch.tensor(sizes[::-1])).sqrt()
+    return values.mean(0), *((off <= 2 * e).double().mean(0) for e in (errors, of_share))
+
+
+def shifted(n, m, seed, latents=2):
+    return normal(n, latents, seed), normal(m, latents, seed + 10_000) + torch.tensor([2.0] + [0.0] * (latents - 1))
+
+
+def test_the_errors_of_precision_and_recall_cover():
+    """Where the error of a share, over pictures taken as independent, covers half of the times."""
+    _, ours, of_share = covered(shifted, (100, 100), 120)
+    assert (ours > 0.84).all()
+    assert (of_share < 0.7).all()
+
+
+@pytest.mark.slow
+def test_the_table_of_coverage():
+    """Prints the table of docs/results.md: 200 repetitions each, real and generated sets of these sizes."""
+
+    def modes(n, m, seed, latents):
+        random = torch.Generator().manual_seed(seed)
+        centres = 3 * normal(5, latents, seed=99)
+        real = centres[torch.randint(5, (n,), generator=random)] + 0.5 * normal(n, latents, seed + 5000)
+        generated = centres[torch.randint(3, (m,), generator=random)] + 0.7 * normal(m, latents, seed + 10_000)
+        return real, generated
+
+    def curve(n, m, seed, latents):
+        """Noisy points of one curve, the generated ones of its first three quarters."""
+
+        def points(count, end, seed):
+            turn = 6.3 * end * torch.rand(count, 1, generator=seeded(seed), dtype=torch.float64)
+            return torch.sin(turn * torch.arange(1, latents + 1).log1p()) + 0.05 * normal(count, latents, seed + 5000)
+
+        return points(n, 1.0, seed), points(m, 0.75, seed + 10_000)
+
+    worlds = {
+        "the same": lambda n, m, seed, latents: (normal(n, latents, seed), normal(m, latents, seed + 10_000)),
+        "shifted by 2": shifted,
+        "narrower, 0.6": lambda n, m, seed, latents: (
+            normal(n, latents, seed),
+            0.6 * normal(m, latents, seed + 10_000),
+        ),
+        "3 of 5 modes": modes,
+        "3/4 of a curve": curve,
+    }
+    print("\n| sets | features | sizes | precision, recall | +-2 errors cover | with the error of a share |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    every = []
+    for name, world in worlds.items():
+        for latents, sizes in ((2, (100, 100)), (8, (100, 100)), (8, (400, 200))):
+            made = functools.partial(world, latents=latents)
+            mean, ours, of_share = covered(made, sizes, 200)
+            values = [", ".join(f"{x:.2f}" for x in pair.tolist()) for pair in (mean, ours, of_share)]
+            print(f"| {name} | {latents} | {sizes[0]}, {sizes[1]} | {' | '.join(values)} |")
+            every += [c for m, c in zip(mean.tolist(), ours.tolist(), strict=True) if 0.05 < m < 0.95]
+    assert min(every) > 0.8
+    assert 0.9 < sum(every) / len(every) < 0.99
 
 
 def test_the_same_set_and_sets_apart():
     x = normal(50)
-    assert precision_recall(x, x) == ((1.0, 0.0), (1.0, 0.0))
+    assert [share.value for share in precision_recall(x, x)] == [1.0, 1.0]
     assert precision_recall(x, x + 100) == ((0.0, 0.0), (0.0, 0.0))
 
 

@@ -308,7 +308,7 @@ def test_a_wasserstein_autoencoder_takes_one_image():
 
 
 def test_objectives_name_the_model_they_need(objective):
-    with pytest.raises(TypeError, match="needs a model with a prior, such as a VAE, got AutoEncoder"):
+    with pytest.raises(TypeError, match="`model` must have a prior, as a VAE has, for .*; got AutoEncoder"):
         objective(autoencoder_of(), torch.rand(2, 1, 8, 8))
     with pytest.raises(TypeError, match="`Rae` needs an autoencoder, whose codes are points, got VAE"):
         vl.Rae(0.1, 0.1)(model_of(), torch.rand(2, 1, 8, 8))

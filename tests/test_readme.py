@@ -1,8 +1,11 @@
 """README's own code, run as it stands in an empty directory."""
 
+import json
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,10 +90,72 @@ def test_the_results_are_those_of_the_scripts(table):
 
 def test_the_nats_are_those_of_the_scripts():
     table = runpy.run_path(str(Path(__file__).parent.parent / "examples/reproduce/table.py"))
-    rows = re.findall(r"^\| `(\w+)` .*\| (\S+ \+- \S+) \| ([\d,]+) \| (\S+) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` [^|]*\| `(.*?)` \| (\S+ \+- \S+) \| ([\d,]+) \| (.*?) \|$", README, re.MULTILINE)
     assert [row for row, *_ in rows] == [row for row in table["ROWS"] if table["there"](row)]
-    for row, nll, draws, published in rows:
+    for row, flags, nll, draws, published in rows:
         found = table["read"](row)
+        assert flags == found["flags"]
         assert nll == f"{found['nll']:.2f} +- {found['standard_error']:.2f}"
         assert (draws, found["num_images"]) == (f"{found['num_samples']:,}", 10_000)
-        assert published == f"{found['published']:.2f}"
+        assert published == table["published"](found)
+        assert ("static" in published) == ("static" in found["source"])
+
+
+REPRODUCE = Path(__file__).parent.parent / "examples/reproduce"
+RESULTS = sorted((REPRODUCE / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_the_flags_of_a_result_give_its_settings(path, monkeypatch):
+    """The script's defaults and these flags, as the script reads them: epochs, samples, precision, seed, images."""
+    found = json.loads(path.read_text())
+    monkeypatch.setattr(sys, "argv", [f"{path.stem}.py", *found["flags"].split()])
+    monkeypatch.syspath_prepend(REPRODUCE)
+    name, epochs = re.search(r'options\("(\w+)", epochs=(\d+)\)', (REPRODUCE / f"{path.stem}.py").read_text()).groups()
+    options = runpy.run_path(str(REPRODUCE / "protocol.py"))["options"](name, int(epochs))
+    assert (name, options.epochs, options.seed) == (found["row"], found["epochs"], found["seed"])
+    if "nll" in found:
+        assert (options.samples, options.precision) == (found["num_samples"], found["precision"])
+        assert (options.images, found["num_images"]) == (None, 10_000)
+
+
+def git(directory, *words):
+    return subprocess.run(["git", *words], cwd=directory, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_names_commits_that_exist(path):
+    if git(REPRODUCE, "rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("no repository with its history")
+    found = json.loads(path.read_text())
+    named = [found[name] for name in ("commit", "recorded_by") if found.get(name)]
+    assert named
+    for commit in named:
+        assert git(REPRODUCE, "merge-base", "--is-ancestor", commit, "HEAD").returncode == 0
+
+
+def test_a_result_says_which_code_it_is_of(tmp_path, monkeypatch):
+    """The commit, and whatever differs from it; results themselves do not count."""
+    monkeypatch.syspath_prepend(REPRODUCE)
+    code_of = runpy.run_path(str(REPRODUCE / "protocol.py"))["code_of"]
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert code_of(tmp_path) == {"commit": None, "changed_files": None}
+    (tmp_path / "results").mkdir()
+    for name in ("a.py", "b.py", "results/row.json"):
+        (tmp_path / name).write_text("1\n")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "first")
+    head = git(tmp_path, "rev-parse", "HEAD").stdout.strip()
+    assert len(head) == 40
+    assert code_of(tmp_path) == {"commit": head, "changed_files": []}
+    for name in ("b.py", "results/row.json"):
+        (tmp_path / name).write_text("2\n")
+    assert code_of(tmp_path) == {"commit": head, "changed_files": ["b.py"]}
+
+
+def test_the_reader_knows_no_goal():
+    """Results stand beside published figures, not beside what somebody wanted."""
+    root = Path(__file__).parent.parent
+    for path in [root / "README.md", *(root / "docs").rglob("*.md")]:
+        assert not re.search(r"\bgoals?\b.{0,20}\b(met|missed|were|was|is)\b", path.read_text(), re.DOTALL), path

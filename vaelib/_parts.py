@@ -9,14 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_images, check_int_tuple, check_module, check_shape, check_tensor, shown
+from vaelib._checks import (
+    check_finite,
+    check_generator,
+    check_images,
+    check_int_tuple,
+    check_module,
+    check_one_device,
+    check_shape,
+    check_tensor,
+    shown,
+)
 
 __all__ = [
     "agreed_shape",
     "check_code",
     "check_modules",
     "check_param_channels",
+    "check_pixels",
     "check_posterior",
+    "check_raw_params",
     "check_recon_params",
 ]
 
@@ -127,3 +139,27 @@ def _check_returned(name: str, value: Any, given: Tensor, shape: Sequence[int]) 
     # While a graph is being captured the size of a batch is a symbol, which a comparison would make a constant.
     batch = "B" if torch.compiler.is_compiling() else len(given)
     check_shape(name, value.shape, (batch, *shape))
+
+
+def check_pixels(likelihood: Any, x: Any, recon_params: Any) -> None:
+    """Raise unless ``x`` is a batch of images and ``recon_params`` are their parameters under ``likelihood``."""
+    check_tensor("x", x)
+    check_shape("x", x.shape, ("B", "C", "H", "W"))
+    check_tensor("recon_params", recon_params)
+    expected = (x.shape[0], likelihood.param_channels(x.shape[1]), *x.shape[2:])
+    check_shape("recon_params", recon_params.shape, expected)
+    check_one_device(x=x, recon_params=recon_params)
+
+
+def check_raw_params(recon_params: Any, generator: object = None, *, a_channel: int = 1, draws: bool = False) -> None:
+    """Raise unless it is a batch of raw parameters, ``(B, K, H, W)`` with K a multiple of what a channel needs.
+
+    Those that pixels are drawn from must be finite.
+    """
+    check_tensor("recon_params", recon_params)
+    check_shape("recon_params", recon_params.shape, ("B", "K", "H", "W"))
+    if recon_params.shape[1] % a_channel:
+        raise ValueError(f"`recon_params` must have {a_channel} values a channel, got {recon_params.shape[1]} in all.")
+    check_generator(generator)
+    if draws and recon_params.device.type == "cpu":  # where looking at values costs no waiting
+        check_finite("recon_params", recon_params.detach())

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_float
+from vaelib._checks import check_batch, check_float, check_generator
 
 __all__ = ["GaussianNoise", "Masking", "SaltAndPepper"]
 
@@ -32,6 +32,7 @@ class GaussianNoise(nn.Module):
 
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """``(B, C, H, W)`` in [0, 1] to the same."""
+        _check(x, generator)
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return (x + self.std * noise).clamp(0, 1)
 
@@ -85,5 +86,11 @@ class Masking(nn.Module):
 
 
 def _uniform_per_pixel(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    _check(x, generator)
     shape = (x.shape[0], 1, *x.shape[2:])
     return torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def _check(x: Tensor, generator: torch.Generator | None) -> None:
+    check_batch("x", x)
+    check_generator(generator)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaelib import functional
-from vaelib._checks import check_choice, check_float, check_shape, check_unit_range
+from vaelib._checks import check_choice, check_float, check_unit_range
+from vaelib._parts import check_pixels, check_raw_params
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Gaussian", "Laplace", "Likelihood"]
 
@@ -41,11 +42,6 @@ class Likelihood(Protocol):
 
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """One draw of x, shape ``(B, C, H, W)``."""
-
-
-def _check_params(likelihood: Likelihood, x: Tensor, recon_params: Tensor) -> None:
-    expected = (x.shape[0], likelihood.param_channels(x.shape[1]), *x.shape[2:])
-    check_shape("recon_params", recon_params.shape, expected)
 
 
 def _check_support(x: Tensor, *, eight_bit: bool = False) -> None:
@@ -80,16 +76,18 @@ class Bernoulli(nn.Module):
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
         """Log p(x|z) in nats, ``(B,)``; ``ValueError`` for values of ``x`` outside [0, 1]."""
-        _check_params(self, x, recon_params)
+        check_pixels(self, x, recon_params)
         _check_support(x)
         return functional.bernoulli_log_prob(x, recon_params)
 
     def mean(self, recon_params: Tensor) -> Tensor:
         """Probabilities in [0, 1], shape ``(B, C, H, W)``."""
+        check_raw_params(recon_params)
         return torch.sigmoid(recon_params)
 
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Zeros and ones, shape ``(B, C, H, W)``."""
+        check_raw_params(recon_params, generator, draws=True)
         return torch.bernoulli(torch.sigmoid(recon_params), generator=generator)
 
 
@@ -112,12 +110,13 @@ class ContinuousBernoulli(nn.Module):
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
         """Log p(x|z) in nats, ``(B,)``; ``ValueError`` for values of ``x`` outside [0, 1]."""
-        _check_params(self, x, recon_params)
+        check_pixels(self, x, recon_params)
         _check_support(x)
         return functional.continuous_bernoulli_log_prob(x, recon_params)
 
     def mean(self, recon_params: Tensor) -> Tensor:
         """E[x|z] in (0, 1): 1 / (1 - exp(-l)) - 1 / l in the logit l, shape ``(B, C, H, W)``."""
+        check_raw_params(recon_params)
         near_zero = recon_params.abs() < 0.5  # where the two terms of the exact form would cancel
         safe = torch.where(near_zero, torch.ones_like(recon_params), recon_params)
         exact = torch.sigmoid(safe) / torch.tanh(safe / 2) - 1 / safe
@@ -127,6 +126,7 @@ class ContinuousBernoulli(nn.Module):
 
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw in [0, 1] by the inverse distribution function, shape ``(B, C, H, W)``."""
+        check_raw_params(recon_params, generator, draws=True)
         uniform = _uniform_like(recon_params, generator)
         near_zero = recon_params.abs() < 1e-3
         logits = torch.where(near_zero, torch.ones_like(recon_params), recon_params)
@@ -158,7 +158,8 @@ class _LocationScale(nn.Module):
         """``channels`` locations, and as many raw log scales if they are per pixel."""
         return 2 * channels if self.source == "per_pixel" else channels
 
-    def _location_and_log_scale(self, recon_params: Tensor) -> tuple[Tensor, Tensor]:
+    def _location_and_log_scale(self, recon_params: Tensor, generator: object = None) -> tuple[Tensor, Tensor]:
+        check_raw_params(recon_params, generator, a_channel=self.param_channels(1))
         if self.source == "per_pixel":
             location, raw = recon_params.chunk(2, dim=1)
             return location, functional.soft_bound(raw, _LOG_SCALE_LIMIT)
@@ -198,11 +199,11 @@ class Gaussian(_LocationScale):
 
     def __init__(self, sigma: float | str = "learned") -> None:
         super().__init__("sigma", sigma, ("learned", "per_pixel", "optimal"))
-        self.sigma = sigma
+        self.sigma = sigma if isinstance(sigma, str) else float(sigma)
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
         """Log density in nats, ``(B,)``."""
-        _check_params(self, x, recon_params)
+        check_pixels(self, x, recon_params)
         mean, log_sigma = self._location_and_log_scale(recon_params)
         if self.source == "optimal" and self.training:
             log_sigma = self._track_optimum((x - mean).square().mean().clamp(min=_SMALLEST_SCALE**2).log() / 2)
@@ -214,7 +215,7 @@ class Gaussian(_LocationScale):
 
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw, any real values, shape ``(B, C, H, W)``."""
-        mean, log_sigma = self._location_and_log_scale(recon_params)
+        mean, log_sigma = self._location_and_log_scale(recon_params, generator)
         eps = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + log_sigma.exp() * eps
 
@@ -236,11 +237,11 @@ class Laplace(_LocationScale):
 
     def __init__(self, scale: float | str = "learned") -> None:
         super().__init__("scale", scale, ("learned", "per_pixel", "optimal"))
-        self.scale = scale
+        self.scale = scale if isinstance(scale, str) else float(scale)
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
         """Log density in nats, ``(B,)``."""
-        _check_params(self, x, recon_params)
+        check_pixels(self, x, recon_params)
         mean, log_scale = self._location_and_log_scale(recon_params)
         if self.source == "optimal" and self.training:
             log_scale = self._track_optimum((x - mean).abs().mean().clamp(min=_SMALLEST_SCALE).log())
@@ -252,7 +253,7 @@ class Laplace(_LocationScale):
 
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw, any real values, shape ``(B, C, H, W)``."""
-        mean, log_scale = self._location_and_log_scale(recon_params)
+        mean, log_scale = self._location_and_log_scale(recon_params, generator)
         centred = _uniform_like(mean, generator) - 0.5
         return mean - log_scale.exp() * centred.sign() * torch.log1p(-2 * centred.abs())
 
@@ -276,11 +277,11 @@ class DiscretizedLogistic(_LocationScale):
 
     def __init__(self, scale: float | str = "per_pixel") -> None:
         super().__init__("scale", scale, ("per_pixel", "learned"))
-        self.scale = scale
+        self.scale = scale if isinstance(scale, str) else float(scale)
 
     def log_prob(self, x: Tensor, recon_params: Tensor) -> Tensor:
         """Log probability in nats, ``(B,)``; ``ValueError`` for values of ``x`` that are no k / 255, on the CPU."""
-        _check_params(self, x, recon_params)
+        check_pixels(self, x, recon_params)
         _check_support(x, eight_bit=True)
         location, log_scale = self._location_and_log_scale(recon_params)
         return functional.discretized_logistic_log_prob(x, location, log_scale)
@@ -293,6 +294,6 @@ class DiscretizedLogistic(_LocationScale):
 
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw k / 255, shape ``(B, C, H, W)``."""
-        location, log_scale = self._location_and_log_scale(recon_params)
+        location, log_scale = self._location_and_log_scale(recon_params, generator)
         draw = location + log_scale.exp() * torch.logit(_uniform_like(location, generator))
         return (draw * 255).round().clamp(0, 255) / 255

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaelib._checks import MissingExtraError, check_finite, check_shape
+from vaelib._checks import (
+    MissingExtraError,
+    check_finite,
+    check_has_values,
+    check_int,
+    check_path,
+    check_shape,
+    check_tensor,
+    check_type,
+)
 from vaelib._files import written_whole
 
 __all__ = ["save_curves", "save_embedding", "save_grid", "save_pairs"]
@@ -34,8 +43,12 @@ def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
     """
     from torchvision.utils import save_image
 
+    check_tensor("images", images)
+    check_has_values("images", images)
     check_shape("images", images.shape, ("N", "C", "H", "W"))
     check_finite("images", images)
+    check_int("columns", columns)
+    check_path(path)
     shown = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
     with written_whole(path) as temporary:
         save_image(shown.clamp(0, 1), temporary, nrow=columns, format="png")
@@ -59,7 +72,16 @@ def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, 
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     save_pairs(x, vl.conv_vae((1, 8, 8), 2).reconstruct(x), f"{directory}/pairs.png")
     """
+    check_tensor("originals", originals)
+    check_tensor("reconstructions", reconstructions)
+    check_has_values("originals", originals)
+    check_has_values("reconstructions", reconstructions)
+    check_shape("originals", originals.shape, ("N", "C", "H", "W"))
     check_shape("reconstructions", reconstructions.shape, originals.shape)
+    columns = check_int("columns", columns)
+    check_path(path)
+    if len(originals) == 0:
+        raise ValueError("`originals` must hold at least one image, got none.")
     columns = min(columns, len(originals))
     missing = -len(originals) % columns
     filled = [
@@ -85,6 +107,11 @@ def save_curves(curves: Mapping[str, Sequence[float]], path: str | Path, *, ylab
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     save_curves({"train": [50.0, 40.0], "val": [52.0, 45.0]}, f"{directory}/curves.png")
     """
+    check_type("curves", curves, Mapping, "a mapping from labels to values")
+    for label, values in curves.items():
+        check_type(f"curves[{label!r}]", values, Collection, "one number per epoch")
+    check_type("ylabel", ylabel, str)
+    check_path(path)
     figure, axes = _figure((6.4, 4.0))
     for label, values in curves.items():
         axes.plot(range(1, len(values) + 1), values, label=label, marker="o", markersize=3)
@@ -113,7 +140,13 @@ def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path, *, c
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     save_embedding(torch.randn(50, 5), torch.arange(50) % 3, f"{directory}/map.png")
     """
+    check_tensor("points", points)
     check_shape("points", points.shape, ("N", "D"))
+    check_finite("points", points)
+    if labels is not None:
+        check_tensor("labels", labels, floating=False)
+        check_shape("labels", labels.shape, (len(points),))
+    check_path(path)
     figure, axes = _figure((6.4, 6.0))
     plane = principal_plane(points)
     drawn = axes.scatter(*plane.T.numpy(), c=labels, cmap="tab10" if labels is not None else None, s=4, linewidths=0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import MissingExtraError, check_int, check_int_tuple, check_shape
+from vaelib._checks import MissingExtraError, check_int, check_int_tuple, check_shape, check_tensor
 
 __all__ = ["FlowPosterior"]
 
@@ -71,7 +71,9 @@ class FlowPosterior(nn.Module):
 
     def forward(self, z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
         """A draw of N(mu, exp(logvar)), ``(B, *latent_shape)``, to z of that shape and ``log |dz/d draw|``."""
-        check_shape("z", z.shape, ("B", *self.latent_shape))
+        for name, values in (("z", z), ("mu", mu), ("logvar", logvar)):
+            check_tensor(name, values)
+            check_shape(name, values.shape, ("B", *self.latent_shape))
         context = torch.cat([mu.flatten(1), logvar.flatten(1)], dim=1)
         flat, log_det = z.flatten(1), z.new_zeros(len(z))
         for transform in self.transforms:

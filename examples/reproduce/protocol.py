@@ -1,6 +1,7 @@
 """What the rows share: binarised MNIST, training, the estimate of log p(x), and one JSON per row.
 
-`python examples/reproduce/ROW.py` trains a row and writes `results/ROW.json` beside it; `--quick` sees that it runs.
+`python examples/reproduce/ROW.py FLAGS` trains a row and writes `results/ROW.json` beside it, with the flags that were
+given; `--quick` sees that it runs.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -31,6 +33,7 @@ def options(row, epochs):
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints; a stopped run goes on")
     parser.add_argument("--quick", action="store_true", help="200 images, one epoch, 20 samples: to see that it runs")
     arguments = parser.parse_args()
+    arguments.code = code_of(RESULTS.parent)  # of what runs: HEAD may move before the result is written
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
@@ -46,8 +49,19 @@ def mnist(arguments):
     return [*sets[:2], sets[2].subset(slice(arguments.images))]
 
 
-def reproduce(row, vae, objective, arguments, published, source, **recipe):
-    """Train, estimate -log p(x) of the test images, and keep both."""
+def code_of(directory):
+    """The commit that is checked out and the tracked files that differ from it; None where there is no repository."""
+
+    def git(*words):
+        found = subprocess.run(["git", *words], cwd=directory, capture_output=True, text=True)
+        return found.stdout.splitlines() if found.returncode == 0 else None
+
+    commit, changed = git("rev-parse", "HEAD"), git("diff", "--name-only", "HEAD", "--", ":(exclude)*results/*.json")
+    return {"commit": commit[0] if commit else None, "changed_files": changed}
+
+
+def reproduce(row, vae, objective, arguments, published, source, published_on="dynamic", **recipe):
+    """Train, estimate -log p(x) of the test images, and keep both; ``published_on``: how that MNIST was binarised."""
     train, val, test = mnist(arguments)
     trainer = vl.Trainer(
         objective,
@@ -75,11 +89,14 @@ def reproduce(row, vae, objective, arguments, published, source, **recipe):
             "num_images": found.num_images,
             "num_samples": found.num_samples,
             "effective_samples": found.effective_samples,
+            "monte_carlo_error": found.monte_carlo_error,
+            "bias": found.bias,
             "elbo": found.elbo.value,
             "kl": looked.kl.value,
             "active_units": looked.active_units,
             "latents": looked.in_words(),
             "published": published,
+            "published_on": published_on,
             "source": source,
             "precision": arguments.precision,
             "parameters": sum(parameter.numel() for parameter in vae.parameters()),
@@ -92,15 +109,15 @@ def reproduce(row, vae, objective, arguments, published, source, **recipe):
 
 
 def write(row, arguments, figures):
-    """One JSON per row, with seed, hardware and date; printed, and kept unless it was a quick run."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, capture_output=True, text=True)
+    """One JSON per row, with flags, code, seed, hardware and date; printed, and kept unless it was a quick run."""
     result = {
         "row": row,
+        "flags": " ".join(sys.argv[1:]),
         **figures,
         "seed": arguments.seed,
         "hardware": f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores, {platform.machine()}",
         "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
+        **arguments.code,
         "date": datetime.date.today().isoformat(),
     }
     text = json.dumps(result, indent=1)

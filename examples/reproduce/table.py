@@ -28,9 +28,15 @@ def there(row):
     return (RESULTS / f"{row}.json").exists()
 
 
+def published(found):
+    """Binarised dynamically, as these rows are, or else with the word."""
+    return f"{found['published']:.2f}" + ("" if found["published_on"] == "dynamic" else f" ({found['published_on']})")
+
+
 def nats():
     header = (
         "",
+        "flags",
         "-log p(x)",
         "draws",
         "effective draws",
@@ -46,11 +52,12 @@ def nats():
         [
             (
                 f"[{title}](../examples/reproduce/{row}.py)",
+                f"`{r['flags']}`",
                 f"**{r['nll']:.2f}** +- {r['standard_error']:.2f}",
                 f"{r['num_samples']:,}",
                 f"{r['effective_samples']:.0f}",
                 f"{-r['elbo']:.2f}",
-                f"{r['published']:.2f}",
+                published(r),
                 r["active_units"],
                 r["epochs"],
                 f"{r['seconds_to_train'] / 3600:.1f}",

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_finite, check_shape
+from vaelib._checks import check_finite, check_shape, check_tensor
 from vaelib.evaluation.bound import Estimate, per_image_terms
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_data, check_vae
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
@@ -131,6 +131,8 @@ def anomaly(
         >>> report.num_normal, 0 <= report.negative_elbo.value <= 1
         (10, True)
     """
+    check_data("normal", normal)
+    check_data("anomalous", anomalous)
     inside, outside = (
         anomaly_scores(model, data, background=background, batch_size=batch_size, generator=generator)
         for data in (normal, anomalous)
@@ -165,6 +167,7 @@ def auroc(normal: Tensor, anomalous: Tensor) -> Estimate:
         DeLong et al. (1988), https://doi.org/10.2307/2531595
     """
     for name, scores in (("normal", normal), ("anomalous", anomalous)):
+        check_tensor(name, scores, floating=False)
         check_shape(name, scores.shape, ("N",))
         check_finite(name, scores)
         if len(scores) < 2:

@@ -9,8 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import DataError
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae, device_of
+from vaelib._checks import (
+    DataError,
+    check_callable,
+    check_generator,
+    check_has_values,
+    check_int,
+    check_module,
+    check_tensor,
+)
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_data, check_vae, device_of
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
 from vaelib.objectives import Elbo, Objective
@@ -100,10 +108,17 @@ def per_image_terms(
         >>> terms.kl.shape
         torch.Size([5])
     """
+    check_module("model", model)
+    check_data("batches", batches)
+    check_callable("objective", objective)
+    check_int("step", step, 0)
+    check_generator(generator)
     device = device_of(model)
     collected, sizes = [], []
     with eval_mode(model):
         for batch in batches:
+            check_tensor("batches", batch, floating=False)
+            check_has_values("batches", batch)
             terms = objective(model, batch.to(device), step=step, generator=generator)
             collected.append(terms)
             sizes.append(len(batch))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelib._checks import MissingExtraError, check_finite, check_int, check_shape
+from vaelib._checks import MissingExtraError, check_finite, check_generator, check_int, check_shape, check_tensor
 from vaelib.evaluation.bound import Estimate
 
 __all__ = ["bootstrapped", "checked", "halves", "scikit_learn"]
@@ -17,6 +17,8 @@ __all__ = ["bootstrapped", "checked", "halves", "scikit_learn"]
 
 def checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     """Codes in float64 and factors in int64, on the CPU."""
+    check_tensor("codes", codes)
+    check_tensor("factors", factors, floating=False)
     check_shape("codes", codes.shape, ("N", "D"))
     check_shape("factors", factors.shape, (len(codes), "F"))
     check_finite("codes", codes)
@@ -48,6 +50,7 @@ def bootstrapped(
     generator: torch.Generator | None,
 ) -> list[Estimate]:
     """Scores of all images in a random order; errors from resampling each half of them, which so stay apart."""
+    check_generator(generator)
     order = torch.randperm(len(codes), generator=generator)
     codes, factors = codes[order], factors[order]
     found = score(codes, factors)

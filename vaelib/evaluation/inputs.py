@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import DataError, check_int, check_unit_range
+from vaelib._checks import DataError, check_generator, check_int, check_tensor, check_unit_range, shown
 from vaelib.vae import VAE
 
-__all__ = ["BatchSource", "as_batches", "batches_for", "check_vae", "device_of"]
+__all__ = ["BatchSource", "as_batches", "batches_for", "check_data", "check_vae", "device_of"]
 
 
 @runtime_checkable
@@ -39,10 +39,12 @@ def as_batches(
     Raises:
         TypeError: If something else is yielded.
     """
-    check_int("batch_size", batch_size)
+    batch_size = check_int("batch_size", batch_size)
+    check_generator(generator)
     if isinstance(data, BatchSource):
         yield from data.batches(batch_size, shuffle=shuffle, generator=generator)
         return
+    check_data("data", data)
     for batch in data.split(batch_size) if isinstance(data, Tensor) else data:
         images = batch[0] if isinstance(batch, list | tuple) else batch
         if not isinstance(images, Tensor):
@@ -50,6 +52,7 @@ def as_batches(
                 "`data` must be images, an ImageDataset, or yield batches of images, alone or first of a tuple;"
                 f" got {type(images).__name__} from {type(data).__name__}."
             )
+        check_tensor("data", images, floating=False)
         check_unit_range("x", images)  # an ImageDataset has been checked when it was made
         yield images
 
@@ -70,6 +73,7 @@ def batches_for(
         TypeError: If ``data`` are no images.
     """
     device, empty = device_of(model), True
+    check_generator(generator)
     if isinstance(data, BatchSource):
         data = data.to(device)
     if generator is not None:
@@ -82,6 +86,19 @@ def batches_for(
             yield images.to(device)
     if empty:
         raise DataError("`data` must hold at least one image, got none.")
+
+
+def check_data(name: str, data: object) -> None:
+    """Raise ``TypeError`` unless ``data`` may hold images: it can be iterated, and is no text, mapping or scalar."""
+    is_scalar = getattr(data, "ndim", 1) == 0
+    if (
+        is_scalar
+        or isinstance(data, str | bytes | bytearray | memoryview | Mapping | type)
+        or not isinstance(data, Iterable)
+    ):
+        raise TypeError(f"`{name}` must be images, an ImageDataset, or batches of images, got {shown(data)}.")
+    if isinstance(data, Tensor):
+        check_tensor(name, data, floating=False)
 
 
 def device_of(model: nn.Module) -> torch.device:

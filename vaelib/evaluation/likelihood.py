@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vaelib._checks import check_int
+from vaelib._checks import check_bool, check_int
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae
 from vaelib.evaluation.values import ImageValues, check_model_finite
@@ -118,8 +118,9 @@ def log_likelihood(
         https://arxiv.org/abs/1401.4082
     """
     check_vae("model", model)
-    check_int("num_samples", num_samples)
-    check_int("batch_size", batch_size)
+    check_bool("progress", progress)
+    num_samples = check_int("num_samples", num_samples)
+    batch_size = check_int("batch_size", batch_size)
     columns: tuple[list[float], ...] = tuple([] for _ in OfImages._fields)  # tensors among large ones would
     at_a_time = max(1, batch_size // num_samples)  # fragment the memory
     seen = ImageValues(model.likelihood)

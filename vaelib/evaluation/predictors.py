@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vaelib._checks import check_int_tuple, check_tensor
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.factors import bootstrapped, checked, halves, scikit_learn
 
@@ -165,7 +166,10 @@ def _balanced_accuracies(codes: Tensor, factor: Tensor) -> Tensor:
 
 def _kinds(factors: Tensor, categorical: Collection[int]) -> list[bool]:
     """Whether each factor is categorical."""
-    count = factors.shape[-1]
-    if not set(categorical) <= set(range(count)):
-        raise ValueError(f"`categorical` must be indices of the {count} factors, got {sorted(categorical)}.")
-    return [index in categorical for index in range(count)]
+    check_tensor("factors", factors, floating=False)
+    count = factors.shape[-1] if factors.ndim else 0
+    given = tuple(categorical) if isinstance(categorical, Set) else categorical
+    indices = check_int_tuple("categorical", given, minimum=0)
+    if not set(indices) <= set(range(count)):
+        raise ValueError(f"`categorical` must be indices of the {count} factors, got {sorted(indices)}.")
+    return [index in indices for index in range(count)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vaelib._checks import check_choice, check_int, check_int_tuple, check_latent, check_shape
+from vaelib._checks import check_choice, check_int, check_int_tuple, check_latent, check_shape, check_tensor
 from vaelib._geometry import plan
 from vaelib.networks.blocks import UPSAMPLES, Blocks
 from vaelib.networks.encoder import check_map_size
@@ -77,7 +77,7 @@ class ConvDecoder(nn.Module):
         )
         check_choice("upsample", upsample, UPSAMPLES)
 
-        stages = plan(self.image_shape[1:], len(self.hidden_channels), kernel_size, stride)[::-1]
+        stages = plan(self.image_shape[1:], len(self.hidden_channels), self.kernel_size, self.stride)[::-1]
         smallest = stages[0].small if stages else self.image_shape[1:]
         widths = (*self.hidden_channels, self.param_channels)
         self.stem = _stem(self.latent_shape, widths[0], smallest)
@@ -92,6 +92,7 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """``(B, *latent_shape)`` to raw parameters ``(B, param_channels, H, W)``."""
+        check_tensor("z", z)
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return self.stages(self.stem(z))
 

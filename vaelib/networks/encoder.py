@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vaelib._checks import check_images, check_int_tuple, check_latent
+from vaelib._checks import check_images, check_int_tuple, check_latent, check_tensor
 from vaelib._geometry import plan
 from vaelib.functional import soft_bound
 from vaelib.networks.blocks import Blocks
@@ -70,7 +70,7 @@ class ConvEncoder(nn.Module):
         self.hidden_channels = check_int_tuple("hidden_channels", hidden_channels)
         style = Blocks.checked(kernel_size, stride, norm, activation, dropout, residual_blocks)
         self.kernel_size, self.stride, self.norm, self.activation, self.dropout, self.residual_blocks = style
-        stages = plan(self.image_shape[1:], len(self.hidden_channels), kernel_size, stride)
+        stages = plan(self.image_shape[1:], len(self.hidden_channels), self.kernel_size, self.stride)
         layers: list[nn.Module] = []
         channels = self.image_shape[0]
         for width, stage in zip(self.hidden_channels, stages, strict=True):
@@ -82,6 +82,7 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""
+        check_tensor("x", x, floating=False)
         check_images("x", x, self.image_shape, floating=x.is_floating_point())
         mu, logvar = self.head(self.stages(x)).chunk(2, dim=1)
         return mu, soft_bound(logvar, LOGVAR_LIMIT)

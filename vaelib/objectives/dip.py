@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float, check_has_prior, check_shape
+from vaelib._checks import check_batch, check_choice, check_float, check_has_prior
 from vaelib.objectives.elbo import elbo_loss
 from vaelib.posteriors import check_gaussian
+from vaelib.priors.base import check_moments
 
 __all__ = ["DipTerms", "DipVae", "dip_penalty"]
 
@@ -52,10 +53,13 @@ def dip_penalty(mu: Tensor, logvar: Tensor | None = None, *, lambda_od: float, l
     References:
         Kumar et al. (2018), equations 6 and 7. https://arxiv.org/abs/1711.00848
     """
+    check_batch("mu", mu)
+    lambda_od = check_float("lambda_od", lambda_od, 0.0)
+    lambda_d = check_float("lambda_d", lambda_d, 0.0)
     centred = (mu - mu.mean(0)).flatten(1)
     covariance = centred.T @ centred / len(mu)
     if logvar is not None:
-        check_shape("logvar", logvar.shape, mu.shape)
+        check_moments(mu, logvar)
         covariance = covariance + logvar.exp().flatten(1).mean(0).diag()
     diagonal = covariance.diagonal()
     off_diagonal = covariance - diagonal.diag()

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float, check_has_prior, check_shape
+from vaelib._checks import (
+    check_batch,
+    check_choice,
+    check_float,
+    check_has_code,
+    check_has_prior,
+    check_module,
+    check_one_device,
+    check_shape,
+)
 from vaelib.objectives.elbo import elbo_loss, reconstruction_loss
 from vaelib.priors import Prior, StandardNormal
 
@@ -71,7 +80,10 @@ def mmd(x: Tensor, y: Tensor, *, kernel: str = "imq", scale: float = 1.0) -> Ten
         auto-encoders, section 4, https://arxiv.org/abs/1711.01558
     """
     check_choice("kernel", kernel, _KERNELS)
-    check_float("scale", scale, 0.0, above=True)
+    scale = check_float("scale", scale, 0.0, above=True)
+    check_batch("x", x)
+    check_batch("y", y)
+    check_one_device(x=x, y=y)
     check_shape("y", y.shape, ("m", *x.shape[1:]))
     if min(len(x), len(y)) < 2:
         raise ValueError(f"`x` and `y` must hold at least 2 samples each, got {len(x)} and {len(y)}.")
@@ -156,12 +168,14 @@ class Wae:
         self, weight: float = 10.0, *, prior: Prior | None = None, kernel: str = "imq", scale: float = 1.0
     ) -> None:
         self.weight = check_float("weight", weight, 0.0)
+        check_module("prior", prior, "sample", optional=True)
         self.prior: Prior = prior or StandardNormal()
         check_choice("kernel", kernel, _KERNELS)
         self.kernel, self.scale = kernel, check_float("scale", scale, 0.0, above=True)
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> WaeTerms:
         """Terms of one batch."""
+        check_has_code("Wae", model)
         out = model(x, generator=generator)
         loss, reconstruction = reconstruction_loss(x, out.recon_params, likelihood=model.likelihood)
         with torch.no_grad():

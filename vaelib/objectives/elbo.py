@@ -13,10 +13,21 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_float, check_has_prior, check_shape
+from vaelib._checks import (
+    check_batch,
+    check_callable,
+    check_float,
+    check_has_code,
+    check_has_prior,
+    check_module,
+    check_one_device,
+    check_shape,
+    check_tensor,
+)
 from vaelib.functional import sum_per_image
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal
+from vaelib.priors.base import check_moments
 from vaelib.schedules import Schedule, constant
 
 __all__ = [
@@ -109,13 +120,15 @@ def elbo_loss(
         ``free_bits``: Kingma et al. (2016), section C.8, https://arxiv.org/abs/1606.04934; ``capacity``: Burgess et al.
         (2018), where ``beta`` is called gamma, https://arxiv.org/abs/1804.03599
     """
-    check_float("beta", beta, 0.0)
-    check_float("free_bits", free_bits, 0.0)
-    check_shape("logvar", logvar.shape, mu.shape)
+    beta = check_float("beta", beta, 0.0)
+    free_bits = check_float("free_bits", free_bits, 0.0)
+    check_module("likelihood", likelihood, "log_prob", optional=True)
+    check_module("prior", prior, "kl" if log_q is None else "log_prob", optional=True)
+    check_batch("x", x)
+    check_moments(mu, logvar, z)
     check_shape("mu", mu.shape, (x.shape[0], *("..." for _ in mu.shape[1:])))
-    if z is not None:
-        check_shape("z", z.shape, mu.shape)
     if log_q is not None:
+        check_tensor("log_q", log_q)
         check_shape("log_q", log_q.shape, x.shape[:1])
     reconstruction = -(likelihood or Bernoulli()).log_prob(x, recon_params)
     prior = prior or StandardNormal()
@@ -153,6 +166,10 @@ def reconstruction_loss(
         >>> reconstruction_loss(torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)).loss
         tensor(16.)
     """
+    check_module("likelihood", likelihood, "log_prob", optional=True)
+    check_batch("x", x)
+    check_tensor("recon_params", recon_params)
+    check_one_device(x=x, recon_params=recon_params)
     if likelihood is None:
         check_shape("recon_params", recon_params.shape, x.shape)
         reconstruction = sum_per_image((x - recon_params).square())
@@ -190,6 +207,8 @@ class Elbo:
         self.capacity: Schedule | None = None
         if capacity is not None:
             self.capacity = capacity if callable(capacity) else constant(check_float("capacity", capacity, 0.0))
+        if extra is not None:
+            check_callable("extra", extra, "callable, `(x, pictures) -> (B,)`")
         self.extra = extra
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> ElboTerms:
@@ -226,5 +245,6 @@ class Reconstruction:
         self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
     ) -> ReconstructionTerms:
         """Terms of one batch."""
+        check_has_code("Reconstruction", model)
         out = model(x, generator=generator)
         return reconstruction_loss(x, out.recon_params, likelihood=model.likelihood)

@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaelib._checks import check_float, check_has_prior, check_int, check_int_tuple
+from vaelib._checks import (
+    check_batch,
+    check_float,
+    check_generator,
+    check_has_prior,
+    check_int,
+    check_int_tuple,
+    check_shape,
+)
 from vaelib.objectives.elbo import elbo_loss
 from vaelib.objectives.frozen import frozen
 
@@ -51,6 +59,9 @@ def permute_latents(z: Tensor, *, generator: torch.Generator | None = None) -> T
     References:
         Kim & Mnih (2018), Disentangling by Factorising, algorithm 1. https://arxiv.org/abs/1802.05983
     """
+    check_batch("z", z)
+    check_shape("z", z.shape, ("B", "D"))
+    check_generator(generator)
     return z.gather(0, torch.rand(z.shape, generator=generator, device=z.device).argsort(0))
 
 
@@ -89,9 +100,9 @@ class FactorVae(nn.Module):
         self.gamma = check_float("gamma", gamma, 0.0)
         self.hidden_features = check_int_tuple("hidden_features", hidden_features)
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise((latent_dim, *self.hidden_features)):
+        for before, after in itertools.pairwise((self.latent_dim, *self.hidden_features)):
             layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
-        self.discriminator = nn.Sequential(*layers, nn.Linear((latent_dim, *self.hidden_features)[-1], 1))
+        self.discriminator = nn.Sequential(*layers, nn.Linear((self.latent_dim, *self.hidden_features)[-1], 1))
 
     def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> FactorTerms:
         """Terms of one batch."""

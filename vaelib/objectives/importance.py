@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float, check_has_prior, check_int
+from vaelib._checks import check_batch, check_bool, check_choice, check_float, check_has_prior, check_int
 from vaelib.functional import gaussian_log_prob, reparameterize
 from vaelib.objectives.frozen import frozen
 from vaelib.posteriors import check_gaussian
@@ -46,6 +46,7 @@ def iwae_bound(log_weights: Tensor) -> Tensor:
     References:
         Burda et al. (2016), Importance weighted autoencoders, equation 8. https://arxiv.org/abs/1509.00519
     """
+    check_batch("log_weights", log_weights)
     return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
@@ -99,6 +100,7 @@ class Iwae:
         self.num_samples = check_int("num_samples", num_samples)
         self.num_groups = check_int("num_groups", num_groups)
         self.elbo_weight = check_float("elbo_weight", elbo_weight, 0.0, 1.0)
+        check_bool("pool_decoder", pool_decoder)
         check_choice("gradient", gradient, ("plain", "stl", "dreg"))
         if gradient == "dreg" and elbo_weight > 0.0:
             raise ValueError("`gradient` 'dreg' is that of a bound alone: `elbo_weight` must be 0.")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float
+from vaelib._checks import check_choice, check_float, check_has_code
 from vaelib.functional import sum_per_image
 from vaelib.objectives.elbo import reconstruction_loss
 
@@ -61,6 +61,7 @@ class Rae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> RaeTerms:
         """Terms of one batch."""
+        check_has_code("Rae", model)
         if hasattr(model, "prior"):
             raise TypeError(f"`Rae` needs an autoencoder, whose codes are points, got {type(model).__name__}.")
         z = model.infer(x, generator=generator)

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_choice, check_float, check_has_prior, check_int, check_shape
+from vaelib._checks import (
+    check_batch,
+    check_choice,
+    check_float,
+    check_has_prior,
+    check_int,
+    check_module,
+    check_one_device,
+    check_shape,
+    check_tensor,
+)
 from vaelib.posteriors import check_gaussian
 from vaelib.priors import Prior, StandardNormal
 from vaelib.schedules import Schedule, constant
@@ -93,8 +103,12 @@ def kl_split(
     """
     check_int("num_images", num_images)
     check_choice("estimator", estimator, _ESTIMATORS)
-    check_shape("mu", mu.shape, z.shape)
-    check_shape("logvar", logvar.shape, z.shape)
+    check_module("prior", prior, "log_prob", optional=True)
+    check_batch("z", z)
+    for name, values in (("mu", mu), ("logvar", logvar)):
+        check_tensor(name, values)
+        check_shape(name, values.shape, z.shape)
+        check_one_device(**{"z": z, name: values})
     log_p = (prior or StandardNormal()).log_prob(z)
     z, mu, logvar = (values.flatten(1) for values in (z, mu, logvar))
     distance = (z[:, None] - mu).square() * torch.exp(-logvar)

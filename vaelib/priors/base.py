@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib import functional
-from vaelib._checks import check_shape
+from vaelib._checks import check_batch, check_draws, check_one_device, check_shape, check_tensor
 
 __all__ = ["Prior", "PriorFromNoise", "StandardNormal"]
 
@@ -58,6 +58,7 @@ class PriorFromNoise(nn.Module):
         """
         if z is None:
             raise ValueError(f"`z` must be given: the KL to {type(self).__name__} has no closed form.")
+        check_moments(mu, logvar, z)
         return (functional.gaussian_log_prob(z, mu, 0.5 * logvar) - self.log_prob(z))[:, None]
 
     def sample(
@@ -69,11 +70,23 @@ class PriorFromNoise(nn.Module):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
-        check_shape("latent_shape", tuple(latent_shape), getattr(self, "latent_shape", tuple(latent_shape)))
+        shape = check_draws(num_samples, latent_shape, generator, device)
+        if getattr(self, "latent_shape", shape) != shape:
+            raise ValueError(f"`latent_shape` must be {self.latent_shape}, got {shape}.")
         weights = next(self.parameters())
         shape = (num_samples, math.prod(latent_shape) + self.extra_noise)
         noise = torch.randn(shape, generator=generator, device=weights.device, dtype=weights.dtype)
         return self.from_noise(noise).to(device)
+
+
+def check_moments(mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> None:
+    """Raise unless ``mu`` is ``(B, ...)`` and the others, ``z`` if it is given, have its shape and device."""
+    check_batch("mu", mu)
+    others = {"logvar": logvar} if z is None else {"logvar": logvar, "z": z}
+    for name, values in others.items():
+        check_tensor(name, values)
+        check_shape(name, values.shape, mu.shape)
+        check_one_device(**{"mu": mu, name: values})
 
 
 class StandardNormal(nn.Module):
@@ -89,10 +102,12 @@ class StandardNormal(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_batch("z", z)
         return functional.sum_per_image(-0.5 * (z.square() + math.log(2 * math.pi)))
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """KL in nats per latent, ``(B, D)``, in closed form; ``z`` is not needed."""
+        check_moments(mu, logvar, z)
         return functional.kl_standard_normal(mu, logvar, per_latent=True)
 
     def sample(
@@ -104,4 +119,5 @@ class StandardNormal(nn.Module):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        check_draws(num_samples, latent_shape, generator, device)
         return torch.randn((num_samples, *latent_shape), generator=generator, device=device)

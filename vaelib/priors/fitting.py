@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, check_finite, check_float, check_int
+from vaelib._checks import DataError, check_batch, check_finite, check_float, check_generator, check_int, check_module
 
 __all__ = ["fit_prior"]
 
@@ -55,6 +55,9 @@ def fit_prior(
         Ghosh et al. (2020), From variational to deterministic autoencoders, section 4.
         https://arxiv.org/abs/1903.12436
     """
+    check_module("prior", prior, "log_prob")
+    check_batch("z", z)
+    check_generator(generator)
     check_int("num_steps", num_steps)
     check_int("batch_size", batch_size)
     check_float("learning_rate", learning_rate, 0.0, above=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vaelib._checks import MissingExtraError, check_choice, check_int, check_int_tuple, check_shape
+from vaelib._checks import MissingExtraError, check_choice, check_int, check_int_tuple, check_shape, check_tensor
 from vaelib.priors.base import PriorFromNoise
 
 __all__ = ["FlowPrior"]
@@ -64,6 +64,7 @@ class FlowPrior(PriorFromNoise):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_tensor("z", z)
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return self.flow().log_prob(z.flatten(1))
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vaelib import functional
-from vaelib._checks import check_finite, check_int, check_int_tuple, check_shape
-from vaelib.priors.base import PriorFromNoise
+from vaelib._checks import check_finite, check_int, check_int_tuple, check_shape, check_tensor
+from vaelib.priors.base import PriorFromNoise, check_moments
 
 __all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
 
@@ -41,11 +41,13 @@ class LearnedGaussian(PriorFromNoise):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_tensor("z", z)
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return functional.gaussian_log_prob(z, self.mu, 0.5 * _bounded(self.logvar))
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """KL in nats per latent, ``(B, D)``, in closed form: that of the standard normal in units of this one."""
+        check_moments(mu, logvar, z)
         check_shape("mu", mu.shape, ("B", *self.latent_shape))
         own = _bounded(self.logvar)
         scaled = (mu - self.mu) * (-0.5 * own).exp()
@@ -81,12 +83,13 @@ class MixtureOfGaussians(PriorFromNoise):
         super().__init__()
         self.latent_shape = check_int_tuple("latent_shape", latent_shape)
         self.num_components = check_int("num_components", num_components)
-        self.logits = nn.Parameter(torch.zeros(num_components))
-        self.mu = nn.Parameter(torch.randn(num_components, *self.latent_shape))
-        self.logvar = nn.Parameter(torch.zeros(num_components, *self.latent_shape))
+        self.logits = nn.Parameter(torch.zeros(self.num_components))
+        self.mu = nn.Parameter(torch.randn(self.num_components, *self.latent_shape))
+        self.logvar = nn.Parameter(torch.zeros(self.num_components, *self.latent_shape))
 
     def start_from(self, z: Tensor) -> MixtureOfGaussians:
         """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with their variance; K >= 2."""
+        check_tensor("z", z)
         check_shape("z", z.shape, (check_int("num_components", self.num_components, 2), *self.latent_shape))
         check_finite("z", z)
         with torch.no_grad():
@@ -96,6 +99,7 @@ class MixtureOfGaussians(PriorFromNoise):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_tensor("z", z)
         check_shape("z", z.shape, ("B", *self.latent_shape))
         return mixture_log_prob(z, self.logits.log_softmax(0), self.mu, _bounded(self.logvar))
 

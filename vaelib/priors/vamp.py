@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_unit_range
+from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_tensor, check_unit_range
 from vaelib.priors.base import PriorFromNoise
 from vaelib.priors.gaussians import mixture_from_noise, mixture_log_prob
 
@@ -44,12 +44,13 @@ class VampPrior(PriorFromNoise):
         super().__init__()
         self.image_shape = check_int_tuple("image_shape", image_shape, length=3)
         self.num_components = check_int("num_components", num_components)
-        self.pseudo_logits = nn.Parameter(0.05 * torch.randn(num_components, *self.image_shape))
+        self.pseudo_logits = nn.Parameter(0.05 * torch.randn(self.num_components, *self.image_shape))
         self._model: tuple[Any, ...] = ()
         self._fixed: tuple[Tensor, Tensor] | None = None
 
     def start_from(self, images: Tensor) -> VampPrior:
         """Let pseudo-inputs be ``images``, ``(K, C, H, W)`` in [0, 1], such as pictures of the training set."""
+        check_tensor("images", images, floating=False)
         check_images("images", images, self.image_shape, floating=images.is_floating_point())
         check_unit_range("images", images)
         if len(images) != self.num_components:
@@ -78,6 +79,7 @@ class VampPrior(PriorFromNoise):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         mu, logvar = self._components()
+        check_tensor("z", z)
         check_shape("z", z.shape, ("B", *mu.shape[1:]))
         log_weights = z.new_full((self.num_components,), -math.log(self.num_components))
         return mixture_log_prob(z, log_weights, mu, logvar)

@@ -1,9 +1,4 @@
-r"""Pure tensor maths of variational autoencoders: per image, in nats.
-
-Shapes: ``B`` batch, ``C`` channels, ``H`` ``W`` image, ``D`` latent. Every log-probability is summed
-over all axes but the first and has shape ``(B,)``; nothing here averages over pixels, knows a model,
-or draws noise without being given the chance to use the caller's generator.
-"""
+"""Densities and probabilities of pixels, and bits per dimension."""
 
 from __future__ import annotations
 
@@ -14,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaelib._checks import check_int
+from vaelib._checks import check_int, check_int_tuple, check_like, check_shape, check_tensor
+from vaelib.functional.gaussian import sum_per_image
 
 __all__ = [
     "at_levels",
@@ -23,111 +19,8 @@ __all__ = [
     "check_levels",
     "continuous_bernoulli_log_prob",
     "discretized_logistic_log_prob",
-    "gaussian_log_prob",
-    "kl_standard_normal",
     "laplace_log_prob",
-    "reparameterize",
-    "soft_bound",
-    "sum_per_image",
 ]
-
-
-def sum_per_image(values: Tensor) -> Tensor:
-    """Sum over every axis but the first: ``(B, ...)`` to ``(B,)``.
-
-    Examples:
-        >>> sum_per_image(torch.ones(2, 3, 4))
-        tensor([12., 12.])
-    """
-    return values.flatten(1).sum(1)
-
-
-def soft_bound(raw: Tensor, limit: float) -> Tensor:
-    """Squeeze any real number into (-limit, limit), leaving the inner half exactly as it is.
-
-    The identity for ``|raw| <= limit / 2``; beyond, a smooth curve towards the limit whose slope
-    falls only quadratically, so that gradients come back from far outside. The encoders bound ``logvar``
-    at 20, where ``exp`` is 5e8, so that their posteriors cannot overflow.
-
-    Args:
-        raw: Any shape, finite.
-        limit: > 0.
-
-    Returns:
-        The shape of ``raw``.
-
-    Examples:
-        >>> soft_bound(torch.tensor([-5.0, 0.3, 30.0, 1e9]), limit=20.0)
-        tensor([-5.0000,  0.3000, 16.6667, 20.0000])
-    """
-    inner = raw.clamp(-limit / 2, limit / 2)
-    excess = (raw - inner) / (limit / 2)
-    return inner + limit / 2 * excess / (1 + excess.abs())
-
-
-def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Draw z = mu + exp(logvar / 2) * eps with eps from N(0, I).
-
-    Args:
-        mu: Posterior mean, shape ``(B, *latent_shape)``.
-        logvar: Posterior log variance, the same shape.
-        generator: Source of eps; torch's global one if None.
-
-    Returns:
-        z, the same shape, differentiable in ``mu`` and ``logvar``.
-
-    Examples:
-        >>> reparameterize(torch.full((2, 3), 5.0), torch.full((2, 3), -40.0)).round()
-        tensor([[5., 5., 5.],
-                [5., 5., 5.]])
-
-    References:
-        Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.4.
-        https://arxiv.org/abs/1312.6114
-    """
-    eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-    return mu + (0.5 * logvar).exp() * eps
-
-
-def kl_standard_normal(mu: Tensor, logvar: Tensor, *, per_latent: bool = False) -> Tensor:
-    """KL(N(mu, exp(logvar)) to N(0, I)) in nats, in closed form.
-
-    Args:
-        mu: Posterior mean, shape ``(B, *latent_shape)``.
-        logvar: Posterior log variance, the same shape.
-        per_latent: Keep the latents apart.
-
-    Returns:
-        Shape ``(B,)``, or ``(B, D)`` with ``per_latent``, where a latent map is flattened.
-
-    Examples:
-        >>> kl_standard_normal(torch.ones(1, 4), torch.zeros(1, 4))  # 1/2 a latent
-        tensor([2.])
-
-    References:
-        Kingma & Welling (2014), Appendix B. https://arxiv.org/abs/1312.6114
-    """
-    kl = 0.5 * (mu.square() + torch.expm1(logvar) - logvar).flatten(1)
-    return kl if per_latent else kl.sum(1)
-
-
-def gaussian_log_prob(x: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """Log density of independent Gaussians, in nats.
-
-    Args:
-        x: Shape ``(B, ...)``, any real values.
-        mean: Shape of ``x``.
-        log_sigma: Log standard deviation, broadcastable to ``x``.
-
-    Returns:
-        Shape ``(B,)``.
-
-    Examples:
-        >>> gaussian_log_prob(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2))  # -ln(2 pi)
-        tensor([-1.8379])
-    """
-    scaled = (x - mean) * torch.exp(-log_sigma)
-    return sum_per_image(-0.5 * scaled.square() - log_sigma - 0.5 * math.log(2 * math.pi))
 
 
 def laplace_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
@@ -145,6 +38,7 @@ def laplace_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
         >>> laplace_log_prob(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))  # -ln 2
         tensor([-0.6931])
     """
+    check_like("x", x, mean=mean, log_scale=log_scale)
     return sum_per_image(-(x - mean).abs() * torch.exp(-log_scale) - log_scale - math.log(2.0))
 
 
@@ -166,6 +60,8 @@ def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
         >>> bernoulli_log_prob(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))  # -4 ln 2
         tensor([-2.7726])
     """
+    check_like("x", x, logits=logits)
+    check_shape("logits", logits.shape, x.shape)
     return sum_per_image(-F.binary_cross_entropy_with_logits(logits, x, reduction="none"))
 
 
@@ -188,6 +84,7 @@ def continuous_bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
     References:
         Loaiza-Ganem & Cunningham (2019), The continuous Bernoulli. https://arxiv.org/abs/1907.06845
     """
+    check_like("x", x, logits=logits)
     near_zero = logits.abs() < 1e-2
     safe = torch.where(near_zero, torch.ones_like(logits), logits)
     exact = torch.log(safe / torch.tanh(safe / 2))
@@ -220,6 +117,7 @@ def discretized_logistic_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) ->
         Kingma et al. (2016), Improving Variational Inference with IAF, section 5.2.
         https://arxiv.org/abs/1606.04934
     """
+    check_like("x", x, mean=mean, log_scale=log_scale)
     half_bin = 0.5 / 255
     inverse_scale = torch.exp(-log_scale)
     upper = (x - mean + half_bin) * inverse_scale
@@ -295,5 +193,7 @@ def bits_per_dim(nats: Tensor, image_shape: Sequence[int], *, levels: int | None
     References:
         Theis et al. (2016), A note on the evaluation of generative models, section 3.1. https://arxiv.org/abs/1511.01844
     """
-    bits = nats / (math.prod(image_shape) * math.log(2.0))
+    check_tensor("nats", nats)
+    pixels = math.prod(check_int_tuple("image_shape", image_shape))
+    bits = nats / (pixels * math.log(2.0))
     return bits if levels is None else bits + math.log2(check_int("levels", levels, 2))

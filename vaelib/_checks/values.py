@@ -1,8 +1,7 @@
-"""The one place that words argument and shape errors.
+"""Checks of numbers, choices, shapes, and of the values of arrays.
 
 Pure Python: arrays are only asked for ``shape``, ``dtype``, ``min()`` and ``max()``, so the torch
-side and the torch-free :mod:`vaelib.runtime` say the same things in the same words. Only the three checks that
-are of torch alone import it: :func:`check_tensor`, :func:`check_generator` and :func:`check_module`.
+side and the torch-free :mod:`vaelib.runtime` say the same things in the same words.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import math
 import reprlib
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 LARGEST_INT = 2**63 - 1
@@ -22,33 +22,6 @@ _ROUNDING = 1e-5
 1/400 of an 8-bit level is seen by nobody. A bicubic overshoot, 1.001, is no rounding."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
-
-
-class VaelibError(Exception):
-    """Base class of the errors that are vaelib's own; each also is a built-in exception."""
-
-
-class ModelFileError(VaelibError, ValueError):
-    """A file of a model directory or bundle is torn, foreign, or does not fit its config."""
-
-
-class ExportError(VaelibError, ValueError):
-    """An ONNX graph was refused: it breaks its contract or differs from the torch model."""
-
-
-class DataError(VaelibError, ValueError):
-    """A data set is unreadable, empty, or not what its name promises."""
-
-
-class TrainingError(VaelibError, ValueError):
-    """Training cannot go on: the loss is no longer finite."""
-
-
-class MissingExtraError(VaelibError, ImportError):
-    """A feature needs an optional dependency that is not installed."""
-
-    def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs an optional dependency: pip install 'vaelib[{extra}]'.")
 
 
 def shown(value: object) -> str:
@@ -70,34 +43,18 @@ def check_type(name: str, value: object, kind: Any, wanted: str | None = None) -
         raise TypeError(f"`{name}` must be {wanted or 'a ' + kind.__name__}, got {shown(value)}.")
 
 
-def check_tensor(name: str, value: Any, *, floating: bool = True) -> None:
-    """Raise ``TypeError`` unless ``value`` is a dense torch tensor, by default a floating-point one."""
-    import torch
-
-    check_type(name, value, torch.Tensor, "a torch.Tensor")
-    if value.layout is not torch.strided or value.is_nested:
-        raise TypeError(f"`{name}` must be a dense tensor, got layout {value.layout}.")
-    if floating and not value.is_floating_point():
-        raise TypeError(f"`{name}` must be floating point, got dtype {value.dtype}.")
+def check_callable(name: str, value: object, wanted: str = "callable") -> None:
+    """Raise ``TypeError`` unless ``value`` can be called and is no class, which would be called for an object."""
+    if not callable(value) or isinstance(value, type):
+        hint = f" Give an object: {value.__name__}(...)." if isinstance(value, type) else ""
+        raise TypeError(f"`{name}` must be {wanted}, got {shown(value)}.{hint}")
 
 
-def check_generator(generator: object, name: str = "generator") -> None:
-    """Raise ``TypeError`` unless it is a ``torch.Generator`` or None."""
-    import torch
-
-    check_type(name, generator, torch.Generator | None, "a torch.Generator or None")
-
-
-def check_module(name: str, value: object, *methods: str, optional: bool = False) -> None:
-    """Raise ``TypeError`` unless ``value`` is an ``nn.Module`` that has the methods, or None if that is allowed."""
-    from torch import nn
-
-    if optional and value is None:
-        return
-    check_type(name, value, nn.Module, "an nn.Module object")
-    missing = [f"`{method}`" for method in methods if not callable(getattr(value, method, None))]
-    if missing:
-        raise TypeError(f"`{name}` must have the methods {', '.join(missing)}, {type(value).__name__} has not.")
+def check_path(path: Any, name: str = "path") -> None:
+    """Raise unless it is the path of something: a ``str`` or ``Path`` that is not empty."""
+    check_type(name, path, str | Path, "a str or a Path")
+    if not str(path) or "\0" in str(path):
+        raise ValueError(f"`{name}` must be the path of a file or directory, got {shown(path)}.")
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
@@ -166,11 +123,21 @@ def check_shape(name: str, shape: Sequence[int], expected: Sequence[int | str]) 
         raise ValueError(f"`{name}` must have shape ({wanted}), got {tuple(shape)}.")
 
 
+def check_has_values(name: str, values: Any) -> None:
+    """Raise ``ValueError`` for a tensor that is a shape only."""
+    if getattr(values, "is_meta", False):
+        raise ValueError(f"`{name}` must hold values, got a tensor on the device meta, which has none.")
+
+
+def _range_of(name: str, values: Any) -> tuple[float, float]:
+    """The least and the largest value of an array or tensor; ``(0, 0)`` of none."""
+    check_has_values(name, values)
+    return (float(values.min()), float(values.max())) if math.prod(values.shape) else (0.0, 0.0)
+
+
 def check_unit_range(name: str, values: Any) -> None:
     """Raise ``ValueError`` unless every value of an array or tensor lies in [0, 1], up to rounding; NaN does not."""
-    if math.prod(values.shape) == 0:
-        return
-    low, high = float(values.min()), float(values.max())
+    low, high = _range_of(name, values)
     if not (low >= -_ROUNDING and high <= 1.0 + _ROUNDING):
         hint = " Divide 8-bit images by 255." if low >= 0 and high > 2 else ""
         raise ValueError(f"`{name}` must have values in [0, 1], got [{low:g}, {high:g}].{hint}")
@@ -178,9 +145,7 @@ def check_unit_range(name: str, values: Any) -> None:
 
 def check_finite(name: str, values: Any) -> None:
     """Raise ``ValueError`` if an array or tensor holds NaN or an infinity."""
-    if math.prod(values.shape) == 0:
-        return
-    low, high = float(values.min()), float(values.max())
+    low, high = _range_of(name, values)
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"`{name}` must be finite, got values in [{low:g}, {high:g}].")
 
@@ -193,12 +158,6 @@ def check_images(name: str, images: Any, image_shape: Sequence[int], *, floating
             f"`{name}` must be floating point with values in [0, 1], got dtype {images.dtype}."
             " Divide 8-bit images by 255."
         )
-
-
-def check_has_prior(name: str, model: object) -> None:
-    """Raise ``TypeError`` unless ``model`` has a prior, as a VAE has."""
-    if not hasattr(model, "prior"):
-        raise TypeError(f"`{name}` needs a model with a prior, such as a VAE, got {type(model).__name__}.")
 
 
 def check_latent(
