@@ -465,6 +465,16 @@ def test_what_lies_beside_two_splits_is_counted(tmp_path):
         assert values(images) == [101, 102]
 
 
+def test_a_split_without_labels_takes_none_from_the_others(tmp_path):
+    write_folder(tmp_path, {"train/dog/1.png": 101, "train/cat/2.png": 102, "val/dog/1.png": 103, "test/1.png": 104})
+    for open_set in (load, stream):
+        assert open_set(tmp_path, "train").labels.tolist() == [0, 1]
+        assert open_set(tmp_path, "val").labels.tolist() == [1]
+        assert open_set(tmp_path, "val").class_names == ("cat", "dog")
+        assert open_set(tmp_path, "test").labels is None
+        assert opened(open_set, tmp_path, r"1 image \(test/1.png\) of 4 have no class folder").labels is None
+
+
 def test_splits_inside_a_shard_and_below_a_folder(tmp_path):
     path = write_shard(tmp_path / "a.tar", [("set/train/cat/1.png", 101), ("set/val/cat/1.png", 102)])
     assert splits(path) == ("train", "val")

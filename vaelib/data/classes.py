@@ -15,10 +15,18 @@ from vaelib.data.skipped import Skipped
 __all__ = ["labels_of"]
 
 
-def labels_of(path: Path, entries: Sequence[Entry], folders: Sequence[str | None]) -> tuple[Tensor | None, list[str]]:
-    """One label for each image, and the names of the classes unless the labels are numbers.
+def labels_of(
+    path: Path, entries: Sequence[Entry], folders: Sequence[str | None], wanted: Sequence[int]
+) -> tuple[Tensor | None, list[str]]:
+    """One label for each wanted image, and the names of all classes unless the labels are numbers.
 
-    The first source is taken that has one for every image: entries ``.cls``, ``.json``, ``.txt``, or folders.
+    The first source is taken that labels every wanted image: entries ``.cls``, ``.json``, ``.txt``, or folders.
+
+    Args:
+        path: What messages call the source.
+        entries: All images, of every split: a class has the same number in each.
+        folders: The class folder of each.
+        wanted: Numbers of those that labels are wanted of.
     """
     sources: dict[str, list[int | str | None]] = {"class folder": list(folders)}
     if entries[0].labels:
@@ -27,16 +35,15 @@ def labels_of(path: Path, entries: Sequence[Entry], folders: Sequence[str | None
     if _are_captions(sources.get(".txt", [])):
         del sources[".txt"]
     for labels in sources.values():
-        known = [label for label in labels if label is not None]
-        if len(known) == len(entries):
-            return _numbered(known)
+        if all(labels[number] is not None for number in wanted):
+            return _numbered(labels, wanted)
     for source, labels in sources.items():
         missing = Skipped()
-        for entry, label in zip(entries, labels, strict=True):
-            if label is None:
-                missing.add("image{s}", entry.name)
-        if len(missing) < len(entries):
-            warnings.warn(f"{path} has no labels, since {missing} of {len(entries)} have no {source}.", stacklevel=4)
+        for number in wanted:
+            if labels[number] is None:
+                missing.add("image{s}", entries[number].name)
+        if len(missing) < len(wanted):
+            warnings.warn(f"{path} has no labels, since {missing} of {len(wanted)} have no {source}.", stacklevel=4)
             break
     return None, []
 
@@ -47,11 +54,11 @@ def _are_captions(texts: Sequence[int | str | None]) -> bool:
     return 2 * len(different) > len(texts) and any(" " in str(text) for text in different)
 
 
-def _numbered(labels: Sequence[int | str]) -> tuple[Tensor, list[str]]:
-    numbers = [label for label in labels if isinstance(label, int)]
-    if len(numbers) == len(labels):
-        return torch.tensor(numbers), []
-    names = {str(label) for label in labels}
+def _numbered(labels: Sequence[int | str | None], wanted: Sequence[int]) -> tuple[Tensor, list[str]]:
+    chosen = [labels[number] for number in wanted]
+    if all(label is None or isinstance(label, int) for label in labels):
+        return torch.tensor(chosen), []
+    names = {str(label) for label in labels if label is not None}
     ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     number_of = {name: number for number, name in enumerate(ordered)}
-    return torch.tensor([number_of[str(label)] for label in labels]), ordered
+    return torch.tensor([number_of[str(label)] for label in chosen]), ordered

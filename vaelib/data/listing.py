@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -100,20 +101,27 @@ def list_images(path: Path, split: str, *, value_range: ValueRange | None = None
     """
     source = find_images(path)
     check_split(path, split, in_order(source.splits))
-    headers = [_headers(source, entry, value_range, frames) for entry in source.entries]
+    shared: dict[tuple[Header, ...], tuple[Header, ...]] = {}  # most images have the header of another one
+    found = (tuple(_headers(source, entry, value_range, frames)) for entry in source.entries)
+    headers = [shared.setdefault(each, each) for each in found]
     # One number for each image: a file of several frames comes several times.
-    numbers = [number for number, found in enumerate(headers) for _ in found]
+    numbers = np.repeat(np.arange(len(headers)), [len(each) for each in headers]).tolist()
     if not numbers:
         raise DataError(f"No image in {path} could be read: {source.skipped}.")
     source.skipped.warn(path)
     _warn_of_deeper_splits(path, source)
     entries = [source.entries[number] for number in numbers]
-    labels, class_names = labels_of(path, entries, [source.classes[number] for number in numbers])
-    all_headers = [header for found in headers for header in found]
+    has_splits = any(source.splits) and split != "all"
+    wanted = [i for i, number in enumerate(numbers) if not has_splits or source.splits[number] == split]
+    if not wanted:
+        raise DataError(f"No image of the split {split!r} of {path} could be read: {source.skipped}.")
+    labels, class_names = labels_of(path, entries, [source.classes[number] for number in numbers], wanted)
+    all_headers = list(itertools.chain.from_iterable(headers))
     size, sizes = _common_size(entries, all_headers)
+    places = _places(source.entries, headers)
     listing = Listing(
         files=[os.path.join(source.root, file) for file in source.files],
-        places=_places(source.entries, headers),
+        places=places[wanted],
         labels=labels,
         class_names=tuple(class_names),
         channels=max(header.channels for header in all_headers),
@@ -123,19 +131,14 @@ def list_images(path: Path, split: str, *, value_range: ValueRange | None = None
         frames=frames,
     )
     if value_range is None:
-        _check_levels(path, listing, np.array([header.bits for header in all_headers]))
-    if split == "all":
+        _check_levels(path, replace(listing, places=places), np.array([header.bits for header in all_headers]))
+    if has_splits or split == "all":
         return listing
-    if not any(source.splits):
-        return listing.subset(holdout(len(listing), split).numpy())
-    wanted = np.array([source.splits[number] == split for number in numbers])
-    if not wanted.any():
-        raise DataError(f"No image of the split {split!r} of {path} could be read: {source.skipped}.")
-    return listing.subset(wanted.nonzero()[0])
+    return listing.subset(holdout(len(listing), split).numpy())
 
 
 def _warn_of_deeper_splits(path: Path, source: Source) -> None:
-    folders = {"/".join(folders[:2]) for entry in source.entries if len(folders := entry.name.split("/")) > 2}
+    folders = {"/".join(entry.name.split("/")[:2]) for entry in source.entries if entry.name.count("/") > 1}
     deeper = sorted(folder for folder in folders if canonical_split(folder.partition("/")[2]))
     if deeper and not any(source.splits):
         warnings.warn(

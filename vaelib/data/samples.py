@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,25 +52,35 @@ def without_fields(entries: Sequence[Entry], skipped: Skipped) -> list[Entry]:
 
     A name is one of a field if any image of that name stands beside the image that it belongs to.
     """
-    parts = [key_and_field(entry.name) for entry in entries]
-    whole = {key for key, field in parts if not field}
-    fields = {field for key, field in parts if field and key in whole}
+    dotted = {number: key_and_field(entry.name) for number, entry in enumerate(entries) if _has_dots(entry.name)}
+    parts = {number: (key, field) for number, (key, field) in dotted.items() if field}
+    if not parts:
+        return list(entries)
+    others = (key_and_field(entry.name)[0] for number, entry in enumerate(entries) if number not in parts)
+    whole = {key for key, _ in parts.values()}.intersection(others)
+    fields = {field for key, field in parts.values() if key in whole}
     kept = []
-    for entry, (_, field) in zip(entries, parts, strict=True):
-        if field in fields:
+    for number, entry in enumerate(entries):
+        if number in parts and parts[number][1] in fields:
             skipped.add("further field{s} of a sample", entry.name)
         else:
             kept.append(entry)
     return kept
 
 
+def _has_dots(name: str) -> bool:
+    return name.count(".", name.rfind("/") + 1) > 1
+
+
 def shard_entries(root: Path, shards: Sequence[str], skipped: Skipped) -> list[Entry]:
     """The images of shards in order, one of each sample, with the labels that the sample's other entries hold."""
-    entries = [entry for number, shard in enumerate(shards) for entry in _entries(root / shard, shard, number, skipped)]
-    return list(_one_of_a_stem(without_fields(entries, skipped), skipped))
+    entries: list[Entry] = []
+    for number, shard in enumerate(shards):
+        entries += _one_of_a_stem(_entries(root / shard, shard, number, skipped), skipped)
+    return without_fields(entries, skipped)
 
 
-def _one_of_a_stem(entries: Iterable[Entry], skipped: Skipped) -> Iterator[Entry]:
+def _one_of_a_stem(entries: Sequence[Entry], skipped: Skipped) -> Iterator[Entry]:
     """Of ``a.jpg`` and ``a.png`` in one sample, that of the first suffix in ``PICTURE_SUFFIXES``."""
     by_stem: dict[str, list[Entry]] = {}
     for entry in entries:

@@ -51,17 +51,18 @@ def shard_split(shard: str) -> str | None:
     """The split that a word of a shard's folder or name means, as in ``val/0.tar`` and ``train-000.tar``."""
     *folders, name = shard.split("/")
     words = [*folders[:1], *re.split(r"[-_. ]", name)]
-    return next((split for word in words if (split := canonical_split(word)) is not None), None)
+    return next((canonical_split(word) for word in words if canonical_split(word) is not None), None)
 
 
 def split_by_folder(path: Path, names: Sequence[str]) -> list[str | None]:
     """The split of every file by its first folder below ``path``."""
-    folders = {folder: canonical_split(folder) for name in names for folder, slash, _ in [name.partition("/")] if slash}
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    splits = {folder: canonical_split(folder) for folder in sorted(folders)}
     by_split: dict[str, str] = {}
-    for folder, split in sorted(folders.items()):
+    for folder, split in splits.items():
         if split is not None and by_split.setdefault(split, folder) != folder:
             raise DataError(f"{path} must have one folder for each split, got {by_split[split]} and {folder}.")
-    return [folders.get(name.partition("/")[0]) if "/" in name else None for name in names]
+    return [splits[name.partition("/")[0]] if "/" in name else None for name in names]
 
 
 def inside_splits(path: Path, names: Sequence[str], splits: Sequence[str | None], skipped: Skipped) -> list[int]:
