@@ -124,22 +124,21 @@ def export_onnx(
 
     images: Any = check_calibration(model, calibration) if precision == "int8" else None
     path = bundle.bundle_directory(directory)
-    exported: Any = copy.deepcopy(model).cpu().float().eval()
-    if hasattr(getattr(exported, "prior", None), "fix"):
-        exported.prior.fix()
+    exported = _copied(model)
     facts = bundle.facts_of(exported, opset) | {"precision": precision}
     graphs: Any = graphs_of(exported, dynamic_size=dynamic_size)
     sampler = sampler_of(exported)
     facts |= {"spatial_multiple": graphs[0].multiple, **noise_of(exported)}
     for graph in (*graphs, *filter(None, [sampler])):
         check_independence(graph)
-    if _has_fresh_statistics(exported):
+    contents, parity = {}, {}
+    for graph in graphs:
+        contents[graph.part] = to_bytes(graph, opset)
+        parity[graph.part] = compare(contents[graph.part], graph)
+    if _has_initial_statistics(exported):
         whole = graphs[-1]  # it has every fold in it
-        worn = whole._replace(module=_with_worn_statistics(whole.module))
-        compare(to_bytes(worn, opset), worn)
-
-    contents = {graph.part: to_bytes(graph, opset) for graph in graphs}
-    parity = {graph.part: compare(contents[graph.part], graph) for graph in graphs}
+        changed = whole._replace(module=_with_random_statistics(whole.module))
+        compare(to_bytes(changed, opset), changed)
     judgement = None
     if precision != "fp32":
         if precision == "fp16":
@@ -181,23 +180,47 @@ def _check_evaluation(evaluation: Mapping[str, Any]) -> None:
             )
 
 
+def _copied(model: VAE | AutoEncoder) -> Any:
+    """The copy that is exported: on the CPU, in float32 and eval mode, its prior fixed.
+
+    Raises:
+        ExportError: If it cannot be copied or moved, or does not hold dense numbers.
+    """
+    try:
+        exported: Any = copy.deepcopy(model).cpu().float().eval()
+    except Exception as error:  # a part of a user's own may raise anything
+        hint = ""
+        if "weight_norm" in str(error):
+            hint = " Take torch.nn.utils.parametrizations.weight_norm, or call remove_weight_norm first."
+        reason = str(error).strip().partition("\n")[0].partition(".  ")[0].rstrip(".!")
+        raise ExportError(f"`model` must be one that can be copied to the CPU: {reason:.200}.{hint}") from error
+    for name, values in exported.state_dict().items():
+        if not isinstance(values, Tensor) or values.layout != torch.strided:
+            raise ExportError(
+                f"`model` must hold dense tensors, got {getattr(values, 'layout', type(values))} in `{name}`."
+            )
+    if hasattr(getattr(exported, "prior", None), "fix"):
+        exported.prior.fix()
+    return exported
+
+
 def _batch_norms(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
 
 
-def _has_fresh_statistics(model: nn.Module) -> bool:
+def _has_initial_statistics(model: nn.Module) -> bool:
     return any(norm.num_batches_tracked == 0 for norm in _batch_norms(model))
 
 
-def _with_worn_statistics(model: nn.Module) -> nn.Module:
+def _with_random_statistics(model: nn.Module) -> nn.Module:
     """A copy whose batch norms look as if they had been trained."""
-    worn = copy.deepcopy(model)
+    changed = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for norm in _batch_norms(worn):
+        for norm in _batch_norms(changed):
             norm.running_mean.normal_(0.0, 0.5, generator=generator)
             norm.running_var.uniform_(0.5, 2.0, generator=generator)
             if norm.affine:
                 norm.weight.uniform_(0.5, 1.5, generator=generator)
                 norm.bias.normal_(0.0, 0.5, generator=generator)
-    return worn
+    return changed

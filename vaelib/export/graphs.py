@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 
 from vaelib._checks import ExportError
 from vaelib.export.lowering import lower
+from vaelib.export.quiet import quiet, reason_of
 from vaelib.export.sizes import free_sizes
 from vaelib.vae import VAE, AutoEncoder, image_of
 
-__all__ = ["Graph", "culprit", "graphs_of", "noise_of", "sampler_of", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "culprit", "graphs_of", "lowest_ir_version", "noise_of", "sampler_of", "to_bytes", "with_metadata"]
 
 
 class Graph(NamedTuple):
@@ -166,7 +166,7 @@ def noise_of(model: VAE | AutoEncoder) -> dict[str, int | None]:
     prior: Any = getattr(model, "prior", None)
     if not hasattr(prior, "from_noise"):
         return {"noise_size": None, "extra_noise": None}
-    extra = int(prior.extra_noise)
+    extra = int(getattr(prior, "extra_noise", 0))
     return {"noise_size": math.prod(model.latent_shape) + extra, "extra_noise": extra}
 
 
@@ -181,9 +181,7 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
     shapes = graph.inputs if graph.multiple is None else graph.larger()
     example = tuple(torch.full((2, *shape), 0.5) for shape in shapes.values())
     try:
-        with warnings.catch_warnings():
-            # Of what the exporter says of itself nothing concerns the graph, which is checked as a whole afterwards.
-            warnings.simplefilter("ignore")
+        with quiet():
             program: Any = torch.onnx.export(
                 graph.module.eval(),
                 example,
@@ -195,16 +193,22 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
                 custom_translation_table=_TRANSLATIONS,
                 verbose=False,
             )
-        lower(program.model)
+            lower(program.model)
     except Exception as error:  # torch wraps whatever went wrong in exporter errors of many kinds
-        raise ExportError(f"torch could not export {culprit(graph)}: {error}") from error
+        raise ExportError(f"torch could not export {culprit(graph)}: {reason_of(error)}") from error
     RemoveUnusedNodesPass()(program.model)
     ClearMetadataAndDocStringPass()(program.model)
     proto = program.model_proto
     for value in (*proto.graph.input, *proto.graph.output):
         del value.metadata_props[:]
     proto.producer_name, proto.producer_version = "vaelib", ""
+    proto.ir_version = lowest_ir_version(proto)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def lowest_ir_version(proto: onnx.ModelProto) -> int:
+    """The oldest version of the file format that has the model's operator sets, for the sake of older runtimes."""
+    return int(onnx.helper.find_min_ir_version_for(proto.opset_import))
 
 
 def culprit(graph: Graph) -> str:

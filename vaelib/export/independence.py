@@ -120,7 +120,7 @@ class _Calls:
 def _recorded(root: nn.Module) -> Iterator[_Calls]:
     calls, handles = _Calls(), []
     for module in root.modules():
-        if module is not root:
+        if module is not root and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
             handles += [module.register_forward_pre_hook(calls.enter), module.register_forward_hook(calls.end)]
     try:
         yield calls

@@ -16,7 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError, check_images, check_unit_range
-from vaelib.export.graphs import Graph
+from vaelib.export.graphs import Graph, lowest_ir_version
 from vaelib.export.speed import images_per_second
 from vaelib.export.validation import Limit, session
 from vaelib.vae import VAE, AutoEncoder
@@ -162,6 +162,7 @@ def quantized_graph(content: bytes, calibration: Arrays) -> bytes:
         )
         quantized_model = onnx.load(path)
     quantized_model.producer_name, quantized_model.producer_version = "vaelib", ""
+    quantized_model.ir_version = lowest_ir_version(quantized_model)
     return bytes(quantized_model.SerializeToString(deterministic=True))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from vaelib._checks import ExportError
+from vaelib.export.quiet import reason_of
 from vaelib.vae import VAE, AutoEncoder
 
 __all__ = ["free_sizes"]
@@ -47,7 +48,9 @@ def _check_at(model: VAE | AutoEncoder, multiple: int, rows: int, columns: int) 
             code = code[0] if isinstance(code, tuple) else code
             picture = model.decode(code)
     except (RuntimeError, ValueError) as error:
-        raise ExportError(f"`dynamic_size` needs a model for every size, this one fails at {size}: {error}") from error
+        raise ExportError(
+            f"`dynamic_size` needs a model for every size, this one fails at {size}: {reason_of(error)}"
+        ) from error
     if code.shape[2:] != (rows, columns) or picture.shape[2:] != size:
         raise ExportError(
             f"`dynamic_size` needs a model for every size, but images of {size} give a latent map of"

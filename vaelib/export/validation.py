@@ -17,6 +17,7 @@ from torch import Tensor
 from vaelib._checks import ExportError
 from vaelib.export import Parity
 from vaelib.export.graphs import Graph, culprit
+from vaelib.export.quiet import reason_of
 from vaelib.runtime.graph import GraphError, check_rules
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
 
@@ -82,9 +83,7 @@ def compare(
         inputs = drawn_inputs(shapes, batch, generator)
         expected = answers_of_torch(graph, inputs)
         arrays = {name: value.numpy() for name, value in inputs.items()}
-        answers: dict[str, Any] = {name: opened.run(None, arrays) for name, opened in sessions.items()}
-        if batch == _ONE_BY_ONE:
-            answers |= {f"{name}, one by one": _one_by_one(opened, arrays) for name, opened in sessions.items()}
+        answers = _by_onnxruntime(sessions, arrays, graph)
         if reference is not None and batch == 2:
             answers["onnx.reference"] = _by_reference(reference, arrays)
         for evaluator, got in answers.items():
@@ -107,6 +106,19 @@ def compare(
     return worst
 
 
+def _by_onnxruntime(
+    sessions: Mapping[str, onnxruntime.InferenceSession], arrays: Mapping[str, Any], graph: Graph
+) -> dict[str, Any]:
+    """The outputs of each session; of one batch also those of its items, one by one."""
+    try:
+        answers: dict[str, Any] = {name: opened.run(None, dict(arrays)) for name, opened in sessions.items()}
+        if len(next(iter(arrays.values()))) == _ONE_BY_ONE:
+            answers |= {f"{name}, one by one": _one_by_one(opened, arrays) for name, opened in sessions.items()}
+    except Exception as error:  # as in `session`
+        raise ExportError(f"onnxruntime cannot run {culprit(graph)}: {reason_of(error)}") from error
+    return answers
+
+
 def _one_by_one(opened: onnxruntime.InferenceSession, arrays: Mapping[str, Any]) -> list[Any]:
     """The outputs of each item by itself, put together."""
     items = range(len(next(iter(arrays.values()))))
@@ -119,7 +131,9 @@ def _by_reference(reference: ReferenceEvaluator, arrays: dict[str, Any]) -> Any:
         with np.errstate(all="ignore"):  # it computes both branches of a Where
             return reference.run(None, arrays)
     except Exception as error:  # whatever numpy says of an operator
-        raise ExportError(f"onnx.reference cannot run the graph, so there is no third opinion: {error}") from error
+        raise ExportError(
+            f"onnx.reference cannot run the graph, so there is no third opinion: {reason_of(error)}"
+        ) from error
 
 
 def check_contract(content: bytes, graph: Graph) -> None:
@@ -132,8 +146,8 @@ def check_contract(content: bytes, graph: Graph) -> None:
     """
     try:
         onnx.checker.check_model(content, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"onnx.checker refuses the graph: {error}") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"onnx.checker refuses the graph: {reason_of(error)}") from error
     proto = onnx.load_model_from_string(content)
     for kind, values, names in (
         ("inputs", proto.graph.input, tuple(graph.inputs)),
@@ -166,7 +180,10 @@ def session(
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        raise ExportError(f"onnxruntime cannot open the graph: {reason_of(error)}") from error
 
 
 def answers_of_torch(graph: Graph, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
