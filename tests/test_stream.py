@@ -108,6 +108,14 @@ def test_colour_follows_all_images(tmp_path):
     assert "2 images in 2 files" in repr(stream)
 
 
+def test_a_part_of_a_stream(folder):
+    images = vl.data.stream(folder, "all", workers=0)
+    part = images.subset(torch.tensor([3, 20]))
+    assert torch.equal(all_of(part), all_of(images)[[3, 20]])
+    assert part.labels.tolist() == images.labels[[3, 20]].tolist() and part.class_names == images.class_names
+    assert len(part.places) == 2 and len(part.files) == len(images.files) == 25
+
+
 def test_wrong_streams(tmp_path, folder):
     with pytest.raises(FileNotFoundError, match="`path` must be a folder of images, or of .tar shards"):
         vl.data.stream(tmp_path / "nowhere")

@@ -109,12 +109,6 @@ class ImageStream(Dataset[Tensor]):
         flip: See :func:`stream`.
         transform: See :func:`stream`.
         workers: See :func:`stream`.
-
-    Attributes:
-        files: Paths of the image files or shards.
-        places: ``(N,)`` records: number of the file, offset in it, bytes from there or -1 for all, and frame.
-        labels: Class of each image, ``(N,)`` int64, or None.
-        class_names: Names of the classes, by their number.
     """
 
     def __init__(
@@ -128,12 +122,30 @@ class ImageStream(Dataset[Tensor]):
         workers: int = 2,
     ) -> None:
         self.listing, self.image_shape = listing, (listing.channels, *size)
-        self.files, self.places = listing.files, listing.places
-        self.labels, self.class_names = listing.labels, listing.class_names
         self.dynamic, self.flip, self.transform, self.workers = dynamic, flip, transform, workers
         self.device = torch.device("cpu")
         self._epoch_seed = 0
         self._reported: set[str] = set()
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the image files, or of the shards."""
+        return self.listing.files
+
+    @property
+    def places(self) -> np.ndarray:
+        """``(N,)`` records: number of the file, offset in it, bytes from there or -1 for all, and frame."""
+        return self.listing.places
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Class of each image, ``(N,)`` int64, or None."""
+        return self.listing.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by their number."""
+        return self.listing.class_names
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -177,8 +189,7 @@ class ImageStream(Dataset[Tensor]):
 
     def subset(self, indices: Tensor | slice) -> ImageStream:
         """The stream of the images at ``indices``, with their labels."""
-        listing = self.listing.subset(np.arange(len(self))[indices])
-        return self.replace(listing=listing, labels=listing.labels)
+        return self.replace(listing=self.listing.subset(np.arange(len(self))[indices]))
 
     def to(self, device: torch.device | str) -> ImageStream:
         """The same stream with its batches on ``device``."""
