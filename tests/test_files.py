@@ -29,6 +29,7 @@ from vaelib._files import (
     written_whole,
 )
 from vaelib._weights import write_tensors
+from vaelib.cli import main
 from vaelib.export.bundle import write_bundle
 from vaelib.runtime.bundle import Bundle
 from vaelib.serialization import describe
@@ -375,6 +376,29 @@ def test_a_run_does_not_write_over_what_it_did_not_write(name, tmp_path):
         with pytest.raises(FileExistsError, match=f"`output_dir` must not hold .* holds {name}"):
             vl.Trainer(output_dir=tmp_path).fit(OLD, torch.rand(4, 1, 8, 8), resume=resume, progress=False)
     assert not os.listdir(tmp_path / name) and {*os.listdir(tmp_path)} <= {name, ".vaelib-lock"}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("train", "run.json"), ("train", "best"), ("demo", "checkpoints"), ("demo", "samples.png"), ("demo", "run.json")],
+)
+def test_commands_do_not_write_over_what_they_did_not_write(command, name, tmp_path, capsys):
+    (tmp_path / name).write_text("{}")
+    assert main([command, "--out", str(tmp_path)]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "`--out` must not hold files or folders that vaelib did not write" in error and f"holds {name}." in error
+    assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_text() == "{}"
+
+
+def test_a_link_in_the_place_of_pending_files_is_not_followed(tmp_path):
+    vl.save(OLD, tmp_path / "model")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    (tmp_path / "model" / ".vaelib-pending-config.json").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="vaelib-pending"):
+        vl.save(NEW, tmp_path / "model")
+    assert os.listdir(tmp_path / "mine") == ["notes.txt"]
+    assert same_model(vl.load(tmp_path / "model"), OLD)
 
 
 def test_checkpoints_of_other_names_or_with_other_files_are_not_removed(tmp_path):

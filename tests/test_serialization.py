@@ -80,6 +80,19 @@ def test_models_that_cannot_be_saved_write_nothing(tmp_path):
     assert not target.exists()
 
 
+def test_tied_weights_are_refused(tmp_path):
+    @vl.register
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.b.weight = self.a.weight
+
+    with pytest.raises(ValueError, match=r"Weights that share memory cannot be saved: .*a\.weight"):
+        vl.save(Tied(), tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="`directory` must be a directory that can be written"):

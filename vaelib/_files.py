@@ -240,7 +240,7 @@ def _pending(directory: Path, manifest: str) -> Path:
 def _finish(directory: Path, manifest: str, listed: Callable[[Path], Listed | None]) -> None:
     """Move committed files to their places, the manifest last: until then it lists what there is to remove."""
     pending = _pending(directory, manifest)
-    if not pending.is_dir():
+    if pending.is_symlink() or not pending.is_dir():
         return
     old, new = listed(directory / manifest) or {}, listed(pending / manifest)
     for name in () if new is None else old.keys() - new.keys():

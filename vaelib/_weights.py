@@ -28,11 +28,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
     Raises:
         OSError: If it cannot be written, such as on a full disk.
+        ValueError: If two tensors share memory: they would be two after loading.
     """
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    except RuntimeError as error:
+        raise ValueError(f"Weights that share memory cannot be saved: {str(error).strip().splitlines()[0]}") from error
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -131,7 +131,7 @@ def save(model: nn.Module, directory: str | Path) -> None:
 
     Raises:
         TypeError: If the model holds a class that is not known.
-        ModelFileError: A ``ValueError``: if the description of the model has more than 1 MiB.
+        ValueError: If weights share memory, or the description of the model has more than 1 MiB.
         FileExistsError: An ``OSError``: if the directory holds a ``config.json`` that is not vaelib's or was changed
             since, or a ``model.safetensors`` without a ``config.json`` of vaelib's.
         OSError: If the directory cannot be written.

@@ -43,14 +43,14 @@ def demo(
     from vaelib.training.history import curves
     from vaelib.training.recipe import OUTPUTS
 
+    names = (RECORD_NAME, "reconstructions.png", "samples.png", *OUTPUTS)
+    check_claimed("--out", out, names)
+    claim(out, names)
     train, test = (data.load("shapes", split, image_size=32) for split in ("train", "test"))
     train, val = data.hold_out(train)
     torch.manual_seed(seed)
     model = presets.conv_vae(train.image_shape, latent_dim=10)
     untrained = evaluation.elbo(model, test, generator=torch.Generator().manual_seed(seed))
-    names = (RECORD_NAME, "reconstructions.png", "samples.png", *OUTPUTS)
-    check_claimed("--out", out, names)
-    claim(out, names)
     write_record(out, {"data": "shapes", "image_size": [32, 32], "binarize": None, "epochs": epochs, "seed": seed})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)  # of an earlier demo
     history = Trainer(max_epochs=epochs, seed=seed, output_dir=out).fit(model, train, val)

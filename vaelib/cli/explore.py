@@ -33,7 +33,10 @@ def explore(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
     static: Annotated[
         Path | None,
-        typer.Option(help="Serve nothing; write the page here, for any web host.", show_default=False),
+        typer.Option(
+            help="Serve nothing; write the page here, for any web host. New, empty, or with such a page.",
+            show_default=False,
+        ),
     ] = None,
     onnxruntime_web: Annotated[
         Path | None,

@@ -148,6 +148,8 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
     main, out = is_main_process(), options["out"]
     if main and not options["resume"] and (out / "history.csv").exists():
         raise FileExistsError(f"`--out` must not hold a run already, got {out}; give another, or --resume it.")
+    if main and not options["resume"]:
+        check_claimed("--out", out, (RECORD_NAME, *OUTPUTS))
     train_images, val_images = _train_and_val(options)
     if main and not json_output:
         typer.echo(f"Validation on {len(val_images):,} images: {_VALIDATION[options['validation']]}.", err=True)
@@ -161,7 +163,6 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
     try:
         with locked(out) if main else nullcontext():  # before anything of a run that is under way is changed
             if main and not options["resume"]:
-                check_claimed("--out", out, (RECORD_NAME, *OUTPUTS))
                 claim(out, (RECORD_NAME, *OUTPUTS))
                 write_record(out, record)
             history = trainer.fit(

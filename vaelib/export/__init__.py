@@ -89,7 +89,8 @@ def export_onnx(
         ValueError: If int8 lacks images to calibrate on, or an argument is out of its range.
         TypeError: If ``model`` is no VAE and no autoencoder.
         MissingExtraError: If onnx, onnxscript or onnxruntime is not installed.
-        OSError: If the directory cannot be written, or holds a README.md that is not a bundle's.
+        OSError: If the directory cannot be written, or holds files in the place of the bundle's that no manifest in it
+            lists or that were changed since, which it names (``FileExistsError``).
 
     Examples:
         >>> import tempfile, vaelib as vl
