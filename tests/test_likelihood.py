@@ -88,10 +88,29 @@ def test_effective_draws_and_the_warning(truth_in_range):
 def test_half_a_nat_too_low_is_not_said_without_a_warning(truth_in_range):
     """12 effective draws of 1,000 of a posterior that is too narrow: the old threshold, 10, was passed in silence."""
     x = truth_in_range.sample(200).clamp(0, 1)
-    with pytest.warns(UserWarning, match=r"effective draws \(want 50\), so log p\(x\) is underestimated"):
+    with pytest.warns(UserWarning, match=r"effective draws \(want 50\), 5% fewer than .* so log p\(x\) is under"):
         found = log_likelihood(truth_in_range.vae(stretch=0.17), x, num_samples=1000, batch_size=20_000)
     assert 10 < found.effective_samples < 25
     assert found.log_likelihood.value < truth_in_range.log_prob(x).mean().item() - 0.4
+
+
+def test_a_tenth_of_the_images_with_few_draws_is_enough_for_a_warning(truth_in_range):
+    """A median says nothing about them, and their bias is in the mean."""
+    x = truth_in_range.sample(50).clamp(0, 1)
+    vae = truth_in_range.vae()
+    exact, hard = vae.encoder, x[:5].flatten(1)
+
+    class OffForSome(torch.nn.Module):
+        def forward(self, x):
+            mu, logvar = exact(x)
+            is_hard = (x.flatten(1)[:, None] == hard).all(2).any(1, keepdim=True)
+            return mu + 0.7 * is_hard, logvar
+
+    vae.encoder = OffForSome()
+    with pytest.warns(UserWarning, match=r"5% fewer than [1-9]\.\d \(want 10\), so log p\(x\) is underestimated"):
+        found = log_likelihood(vae, x, num_samples=200, batch_size=10_000)
+    assert found.effective_samples == pytest.approx(200)
+    assert found.log_likelihood.value < truth_in_range.log_prob(x).mean().item() - 0.1
 
 
 @pytest.mark.parametrize(("shift", "stretch"), [(0.2, 1.0), (0.0, 0.7), (0.1, 1.5)])
