@@ -482,8 +482,11 @@ def test_splits_inside_a_shard_and_below_a_folder(tmp_path):
         assert values(open_set(path, "val")) == [102]
         assert open_set(path, "val").class_names == ("cat",)
     write_folder(tmp_path / "b", {"set/train/1.png": 101, "set/test/1.png": 102})
-    with pytest.warns(UserWarning, match="set/test.* are no splits of .*: only folders directly below the path are"):
+    with pytest.warns(
+        UserWarning, match="set/test.* are no splits of .*: only folders directly below the path are"
+    ) as said:
         assert len(load(tmp_path / "b", "all")) == 2
+    assert said[0].filename == __file__
     path = write_shard(tmp_path / "c" / "train-0.tar", [("train/cat/1.png", 101), ("train/dog/1.png", 102)])
     assert load(path.parent, "train").class_names == ("cat", "dog")
 

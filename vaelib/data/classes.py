@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaelib.data.samples import LABEL_KINDS, Entry
-from vaelib.data.skipped import Skipped
+from vaelib.data.skipped import Skipped, warn
 
 __all__ = ["labels_of"]
 
@@ -43,7 +42,7 @@ def labels_of(
             if labels[number] is None:
                 missing.add("image{s}", entries[number].name)
         if len(missing) < len(wanted):
-            warnings.warn(f"{path} has no labels, since {missing} of {len(wanted)} have no {source}.", stacklevel=4)
+            warn(f"{path} has no labels, since {missing} of {len(wanted)} have no {source}.")
             break
     return None, []
 

@@ -10,7 +10,6 @@ import contextlib
 import io
 import itertools
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from vaelib.data.derive import holdout
 from vaelib.data.headers import Header, Part, read_headers
 from vaelib.data.ranges import ValueRange
 from vaelib.data.samples import Entry
-from vaelib.data.skipped import readable
+from vaelib.data.skipped import readable, warn
 from vaelib.data.sources import Source, find_images
 from vaelib.data.split_names import canonical_split, check_split, in_order
 
@@ -138,13 +137,15 @@ def list_images(path: Path, split: str, *, value_range: ValueRange | None = None
 
 
 def _warn_of_deeper_splits(path: Path, source: Source) -> None:
-    folders = {"/".join(entry.name.split("/")[:2]) for entry in source.entries if entry.name.count("/") > 1}
-    deeper = sorted(folder for folder in folders if canonical_split(folder.partition("/")[2]))
-    if deeper and not any(source.splits):
-        warnings.warn(
-            f"The folders {', '.join(deeper[:5])} are no splits of {path}: only folders directly below the path are.",
-            stacklevel=4,
-        )
+    if any(source.splits):
+        return
+    deeper = set()
+    for folder in {os.path.dirname(entry.name) for entry in source.entries}:
+        parts = folder.split("/")
+        deeper |= {"/".join(parts[: depth + 1]) for depth in range(1, len(parts)) if canonical_split(parts[depth])}
+    if deeper:
+        named = ", ".join(sorted(deeper)[:5])
+        warn(f"The folders {named} are no splits of {path}: only folders directly below the path are.")
 
 
 def _check_levels(path: Path, listing: Listing, bits: np.ndarray) -> None:

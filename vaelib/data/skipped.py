@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
-__all__ = ["Skipped", "readable"]
+__all__ = ["Skipped", "readable", "warn"]
 
 _SHOWN = 5
 
@@ -38,7 +39,15 @@ class Skipped:
         """Report all of them in one warning, if there are any."""
         if len(self):
             files = "file was" if len(self) == 1 else "files were"
-            warnings.warn(f"{len(self)} {files} skipped in {source}: {self}.", stacklevel=5)
+            warn(f"{len(self)} {files} skipped in {source}: {self}.")
+
+
+def warn(message: str) -> None:
+    """Warn with the line of the caller's code that called vaelib, however deep in vaelib the warning arises."""
+    level, frame = 2, sys._getframe(1)  # to warnings, this function is level 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vaelib."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def readable(name: str) -> str:

@@ -7,7 +7,6 @@ and resuming are then those of a set in memory, and the memory needed is that of
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from vaelib.data.decode import UNREADABLE
 from vaelib.data.derive import fit_to_size, height_and_width
 from vaelib.data.listing import Listing, list_images
 from vaelib.data.ranges import check_value_range
+from vaelib.data.skipped import warn
 from vaelib.data.split_names import SPLITS
 
 __all__ = ["ImageStream", "stream"]
@@ -224,7 +224,7 @@ class ImageStream(Dataset[Tensor]):
         for image in unreadable:
             if image not in self._reported:
                 self._reported.add(image)
-                warnings.warn(f"An image cannot be read, and the next one takes its place: {image}.", stacklevel=3)
+                warn(f"An image cannot be read, and the next one takes its place: {image}.")
 
 
 _Read = tuple[Tensor, list[str], DataError | None]
