@@ -66,15 +66,27 @@ def read_record(directory: Path) -> RunRecord:
     return record if isinstance(record, dict) else {}
 
 
-def load_data(directory: Path, model: Any, data: str | None, split: str, *, download: bool) -> ImageDataset:
-    """The images to use a model on: those named, or those of its run, at the model's size."""
+def load_data(
+    directory: Path,
+    model: Any,
+    data: str | None,
+    split: str,
+    *,
+    download: bool,
+    reading: Mapping[str, Any] | None = None,
+) -> ImageDataset:
+    """The images to use a model on: those named, or those of its run, read as then, at the model's size."""
+    from vaelib.cli.reading import reading_of_run
     from vaelib.data import load
 
     record = read_record(directory)
     name = data or record.get("data")
     if name is None:
         raise ValueError(f"`--data` must be given: {directory} does not say what the model was trained on.")
-    return load(name, split, image_size=model.image_shape[1:], binarize=record.get("binarize"), download=download)
+    options = reading_of_run(record, data) | dict(reading or {})
+    return load(
+        name, split, image_size=model.image_shape[1:], binarize=record.get("binarize"), download=download, **options
+    )
 
 
 def print_json(content: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaelib.cli.common import Data, Download, Json, Model, Seed, Split, load_data, print_json, print_table
+from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +20,14 @@ __all__ = ["evaluate", "evaluation_of"]
 
 
 def evaluate(
+    context: typer.Context,
     model: Model,
     data: Data = None,
     split: Split = "test",
+    value_range: ValueRange = None,
+    channels_last: ChannelsLast = None,
+    frames: Frames = None,
+    images_key: ImagesKey = None,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -57,7 +63,8 @@ def evaluate(
     from vaelib import serialization
 
     vae = serialization.load(model)
-    images = load_data(model, vae, data, split, download=download)
+    reading = reading_options(context.params)
+    images = load_data(model, vae, data, split, download=download, reading=reading)
     result = evaluation_of(vae, images, seed, samples, progress=not json_output)
     if compare is not None:
         result |= _comparison(vae, serialization.load(compare), images, seed, samples, progress=not json_output)

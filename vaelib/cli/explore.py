@@ -11,6 +11,7 @@ import typer
 
 from vaelib._checks import MissingExtraError
 from vaelib.cli.common import Split
+from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
 
 if TYPE_CHECKING:
     from vaelib.explorer import Data
@@ -19,6 +20,7 @@ __all__ = ["explore"]
 
 
 def explore(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="What `vaelib export` wrote.", show_default=False)],
     data: Annotated[
         str | None,
@@ -28,6 +30,10 @@ def explore(
         ),
     ] = None,
     split: Split = "test",
+    value_range: ValueRange = None,
+    channels_last: ChannelsLast = None,
+    frames: Frames = None,
+    images_key: ImagesKey = None,
     num: Annotated[int, typer.Option(help="How many of the pictures, drawn at random.", min=2)] = 2000,
     port: Annotated[int, typer.Option(help="On this machine; 0 takes a free one.", min=0, max=65535)] = 8321,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
@@ -56,7 +62,7 @@ def explore(
     if onnxruntime_web is not None and static is None:
         raise ValueError(f"`--onnxruntime-web` needs `--static`, got {onnxruntime_web} alone.")
     model = OnnxVAE(bundle)
-    pictures = None if data is None else _pictures(model, data, split, num)
+    pictures = None if data is None else _pictures(model, data, split, num, reading_options(context.params))
     scene = build_scene(bundle, model, pictures)
     if static is not None:
         write_static(bundle, model, scene, static, onnxruntime_web=onnxruntime_web)
@@ -72,14 +78,14 @@ def explore(
     serve(model, scene, port=port, ready=ready)
 
 
-def _pictures(model: Any, data: str, split: str, num: int) -> Data:
+def _pictures(model: Any, data: str, split: str, num: int, reading: dict[str, Any]) -> Data:
     """A random choice, loaded with torch; the page itself does without."""
     import torch
 
     from vaelib.data import load
     from vaelib.explorer import Data
 
-    images = load(data, split, image_size=model.image_shape[1:])
+    images = load(data, split, image_size=model.image_shape[1:], **reading)
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:num]
     labels = None if images.labels is None else images.labels[chosen].tolist()
     return Data(f"{Path(data).name}, {split}", images.batch(chosen).numpy(), labels, images.class_names)

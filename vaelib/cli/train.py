@@ -12,6 +12,7 @@ import typer
 
 from vaelib._files import check_claimed, claim, writable_directory
 from vaelib.cli.common import RECORD_NAME, Download, Json, Seed, print_json, read_record, write_record
+from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
 
 __all__ = ["train"]
 
@@ -69,6 +70,10 @@ def train(
             show_default=False,
         ),
     ] = None,
+    value_range: ValueRange = None,
+    channels_last: ChannelsLast = None,
+    frames: Frames = None,
+    images_key: ImagesKey = None,
     lr_schedule: Annotated[
         Literal["cosine", "one_cycle", "constant"] | None,
         typer.Option(help="Of the learning rate; the preset's if not given.", show_default=False),
@@ -200,7 +205,8 @@ def _train_and_val(options: dict[str, Any]) -> tuple[Any, Any]:
     """The images to train on and those to validate on; ``validation`` among the options says which those are."""
     from vaelib.data import hold_out, splits
 
-    options.setdefault("validation", "val" if "val" in splits(options["data"]) else "held out")
+    found = splits(options["data"], images_key=options["images_key"])
+    options.setdefault("validation", "val" if "val" in found else "held out")
     train = _images(options, "train")
     if options["validation"] == "held out":
         return hold_out(train)
@@ -213,7 +219,10 @@ def _images(options: dict[str, Any], split: str) -> Any:
     chosen = {name: options[name] for name in ("image_size", "binarize")} | {
         "flip": options["flip"] and split == "train"
     }
+    chosen |= reading_options(options)
     if options["stream"]:
+        if {"channels_last", "images_key"} & set(chosen):
+            raise ValueError("`--channels-last` and `--images-key` are for arrays, which `--stream` does not read.")
         return stream(options["data"], split, **chosen)
     return load(options["data"], split, download=options["download"], **chosen)
 

@@ -110,11 +110,12 @@ def load(
     return dataset.replace(dataset.images, flip=True) if flip else dataset
 
 
-def splits(name_or_path: str | Path) -> tuple[str, ...]:
+def splits(name_or_path: str | Path, *, images_key: str | None = None) -> tuple[str, ...]:
     """Return the official splits of a set of images, without reading the images.
 
     Args:
         name_or_path: A name or a path, as :func:`load` takes it.
+        images_key: See :func:`load`.
 
     Returns:
         Those of ``"train"``, ``"val"`` and ``"test"`` that the set itself has, in this order: by the names of its
@@ -133,7 +134,7 @@ def splits(name_or_path: str | Path) -> tuple[str, ...]:
         return _built_in_splits(str(name_or_path))
     path = _existing(Path(name_or_path))
     if path.suffix in ARRAY_SUFFIXES:
-        return array_splits(path)
+        return array_splits(path, images_key)
     return path_splits(_folder_or_shard(path))
 
 

@@ -1,0 +1,68 @@
+"""Options that say how files are read, in a run and in the commands that follow it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import vaelib as vl
+from vaelib.cli import main
+from vaelib.cli.reading import reading_of_run, reading_options
+
+SHORT = ("--epochs", "1", "--batch-size", "16", "--latent-dim", "2")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on 12-bit images of four bands, which come last, below a name of their own."""
+    root = tmp_path_factory.mktemp("reading")
+    images = np.random.default_rng(0).integers(0, 4096, (40, 8, 8, 4), np.uint16)
+    np.savez(root / "bands.npz", train_scenes=images[:24], val_scenes=images[24:32], test_scenes=images[32:], other=[1])
+    options = ("--value-range", "0,4095", "--channels-last", "--images-key", "scenes")
+    assert (
+        main(["train", "--data", str(root / "bands.npz"), *SHORT, *options, "--out", str(root / "run"), "--json"]) == 0
+    )
+    return root / "run"
+
+
+def test_a_run_keeps_how_its_data_were_read(run, capsys):
+    record = json.loads((run / "run.json").read_text())
+    wanted = {"value_range": [0, 4095], "channels_last": True, "images_key": "scenes"}
+    assert reading_options(record) == reading_of_run(record, record["data"]) == wanted
+    assert reading_of_run(record, "others.npz") == {}
+    assert record["validation"] == "val"
+    model = vl.load(run)
+    assert model.image_shape == (4, 8, 8)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 8
+
+
+def test_other_data_have_their_own_options(run, tmp_path, capsys):
+    np.save(tmp_path / "deep.npy", np.full((10, 4, 8, 8), 900, np.uint16))
+    command = ["evaluate", str(run), "--data", str(tmp_path / "deep.npy"), "--split", "all", "--json"]
+    assert main(command) != 0
+    assert "`value_range` must be given for" in capsys.readouterr().err
+    assert main([*command, "--value-range", "0,1023"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--value-range", "4095"], "must be two numbers such as 0,4095, got '4095'"),
+        (["--value-range", "0,x"], "must be two numbers"),
+        (["--value-range", "1,0"], "the first below the second, got '1,0'"),
+        (["--value-range", "nan,1"], "must be two finite numbers"),
+        (["--value-range", "0,inf"], "must be two finite numbers"),
+        (["--value-range", "-1,1", "--data", "shapes"], "`value_range` must be None for 'shapes'"),
+        (["--frames", "last"], "'last' is not one of"),
+        (["--stream", "--channels-last"], "are for arrays, which `--stream` does not read"),
+        (["--stream", "--images-key", "x"], "are for arrays, which `--stream` does not read"),
+    ],
+)
+def test_wrong_options(tmp_path, capsys, options, match):
+    vl.plots.save_grid(torch.rand(2, 1, 8, 8), tmp_path / "a.png")
+    assert main(["train", "--data", str(tmp_path), *SHORT, "--out", str(tmp_path / "run"), *options]) != 0
+    assert match in " ".join(capsys.readouterr().err.replace("│", " ").split())
