@@ -30,6 +30,7 @@ their hashes.
 {files}
 
 Images are float32 in [0, 1], shape (B, {axes}), the batch of any length.{sizes}
+Those that the graphs give are clamped to [0, 1]; `recon_params` and `distortion` are of values that are not.
 
 ## Model
 
@@ -88,7 +89,7 @@ _VAE_LIMITS = """\
 For pictures like those it was trained on: to compress and compare them, to reconstruct, to interpolate, to draw new
 ones, and to rank how unusual one is by `distortion + kl` (minus the ELBO, in nats: higher is more unusual). Pictures of
 another kind are reconstructed as if they were of its own, and can even have a lower score; a score is no verdict.
-Drawn pictures are means of p(x|z) and look smoother than data."""
+Drawn images are means of p(x|z), clamped to [0, 1], and look smoother than data."""
 _AUTOENCODER_LIMITS = """\
 For pictures like those it was trained on: to compress, compare and reconstruct them. It has no prior: random codes need
 not give pictures, and it has no bound to rank pictures by."""

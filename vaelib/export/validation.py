@@ -137,7 +137,7 @@ def _by_reference(reference: ReferenceEvaluator, arrays: dict[str, Any]) -> Any:
 
 
 def check_contract(content: bytes, graph: Graph) -> None:
-    """Refuse a file with other names, a fixed batch, a random operator, data elsewhere, or what the runtime refuses.
+    """Refuse a file with other names, a fixed batch, or what the runtime refuses, such as random operators.
 
     That comes before anything is run: a division of whole numbers by zero would end the process.
 
@@ -161,11 +161,6 @@ def check_contract(content: bytes, graph: Graph) -> None:
                     f"The batch axis of {value.name!r} must be free, got a fixed one: {culprit(graph)} takes the length"
                     " of a batch as a Python int, as int(x.shape[0]) and len(x) do; take x.shape[0] or -1."
                 )
-    forbidden = {node.op_type for node in proto.graph.node if "Random" in node.op_type or node.op_type == "Dropout"}
-    if forbidden:
-        raise ExportError(f"The graph must be deterministic, got {', '.join(sorted(forbidden))}.")
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto.graph.initializer):
-        raise ExportError("The weights must be inside the file, got external data.")
     try:
         check_rules(parse(content, MODEL))
     except (GraphError, ProtobufError) as error:

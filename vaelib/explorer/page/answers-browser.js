@@ -49,6 +49,11 @@ export async function open(scene) {
   }
 
   const calls = { decode, encode, prior, terms };
+  const answer = async (call, values) => {
+    const found = await calls[call](values);
+    if (!found.every(Number.isFinite)) throw new Error(`The model's ${call} gives values that are not finite.`);
+    return found;
+  };
   let last = Promise.resolve(); // onnxruntime-web runs one thing at a time
-  return (call, values) => (last = last.catch(() => {}).then(() => calls[call](values)));
+  return (call, values) => (last = last.catch(() => {}).then(() => answer(call, values)));
 }
