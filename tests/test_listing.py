@@ -448,6 +448,10 @@ def test_suffixes(tmp_path):
         ({"train-0.tar": WORDS, "1.tar": WORDS}, "train-0.tar is not a readable tar file|1.tar is not a readable"),
         ({"val/1.png": 100, "valid/1.png": 100}, "one folder for each split, got val and valid"),
         ({"Train/1.png": 100, "train/1.png": 100}, "one folder for each split, got Train and train"),
+        (
+            {"a-test-of-train-0.tar": bytes(1024)},
+            "name of a shard must say one split, got train and test in a-test-of-",
+        ),
         ({"train/1.png": 100, "test/1.png": WORDS}, "No image of the split 'test' of .* could be read: 1 unreadable"),
         ({"test/1.png": 1, "test/2.png": 2}, r"`value_range` must be given for .* no value above 2 of 255"),
     ],

@@ -49,9 +49,14 @@ def check_split(path: Path, split: str, splits: tuple[str, ...]) -> None:
 
 def shard_split(shard: str) -> str | None:
     """The split that a word of a shard's folder or name means, as in ``val/0.tar`` and ``train-000.tar``."""
-    *folders, name = shard.split("/")
-    words = [*folders[:1], *re.split(r"[-_. ]", name)]
-    return next((canonical_split(word) for word in words if canonical_split(word) is not None), None)
+    folder, slash, _ = shard.partition("/")
+    if slash and canonical_split(folder) is not None:
+        return canonical_split(folder)
+    words = re.split(r"[-_. ]", shard.rpartition("/")[2])
+    found = in_order(canonical_split(word) for word in words)
+    if len(found) > 1:
+        raise DataError(f"The name of a shard must say one split, got {' and '.join(found)} in {readable(shard)}.")
+    return found[0] if found else None
 
 
 def split_by_folder(path: Path, names: Sequence[str]) -> list[str | None]:
