@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from vaelib._checks import check_float, check_int
 
-__all__ = ["Schedule", "constant", "cosine", "cyclical", "linear_warmup", "one_cycle", "warmup_cosine"]
+__all__ = ["Schedule", "as_schedule", "constant", "cosine", "cyclical", "linear_warmup", "one_cycle", "warmup_cosine"]
 
 Schedule = Callable[[int], float]
 """A training step, counted from 0, to a float."""
@@ -26,6 +27,27 @@ def constant(value: float) -> Schedule:
     """
     value = check_float("value", value)
     return lambda step: value
+
+
+def as_schedule(name: str, value: float | Schedule, minimum: float = 0.0) -> Schedule:
+    """A number as :func:`constant`; a schedule as it is, after one call: what is none is refused where it is given.
+
+    Raises:
+        TypeError: If ``value`` is neither, such as ``linear_warmup`` itself, which is called to make a schedule.
+        ValueError: If it is out of its range.
+    """
+    if not callable(value):
+        return constant(check_float(name, value, minimum))
+    wanted = f"`{name}` must be a number or a schedule, step -> float"
+    called = getattr(value, "__name__", type(value).__name__)
+    try:
+        result: Any = value(1)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{wanted}, got {called}, which raises for step 1: {error}") from error
+    if callable(result):
+        raise TypeError(f"{wanted}, got {called}, which makes one: give {called}(...).")
+    check_float(f"{name}(1)", result, minimum)
+    return value
 
 
 def linear_warmup(steps: int, final: float = 1.0) -> Schedule:

@@ -28,7 +28,7 @@ from vaelib.functional import sum_per_image
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal
 from vaelib.priors.base import check_moments
-from vaelib.schedules import Schedule, constant
+from vaelib.schedules import Schedule, as_schedule
 
 __all__ = [
     "Elbo",
@@ -202,11 +202,9 @@ class Elbo:
         capacity: float | Schedule | None = None,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        self.beta = beta if callable(beta) else constant(check_float("beta", beta, 0.0))
+        self.beta = as_schedule("beta", beta)
         self.free_bits = check_float("free_bits", free_bits, 0.0)
-        self.capacity: Schedule | None = None
-        if capacity is not None:
-            self.capacity = capacity if callable(capacity) else constant(check_float("capacity", capacity, 0.0))
+        self.capacity = None if capacity is None else as_schedule("capacity", capacity)
         if extra is not None:
             check_callable("extra", extra, "callable, `(x, pictures) -> (B,)`")
         self.extra = extra

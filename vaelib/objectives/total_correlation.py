@@ -21,7 +21,7 @@ from vaelib._checks import (
 )
 from vaelib.posteriors import check_gaussian
 from vaelib.priors import Prior, StandardNormal
-from vaelib.schedules import Schedule, constant
+from vaelib.schedules import Schedule, as_schedule
 
 __all__ = ["BetaTcTerms", "BetaTcVae", "KlSplit", "kl_split"]
 
@@ -165,7 +165,7 @@ class BetaTcVae:
         estimator: str = "stratified",
     ) -> None:
         self.num_images = check_int("num_images", num_images)
-        self.beta = beta if callable(beta) else constant(check_float("beta", beta, 0.0))
+        self.beta = as_schedule("beta", beta)
         self.alpha = check_float("alpha", alpha, 0.0)
         self.gamma = check_float("gamma", gamma, 0.0)
         check_choice("estimator", estimator, _ESTIMATORS)

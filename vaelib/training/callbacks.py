@@ -140,6 +140,8 @@ class Trackers:
     def __init__(self, *names: str, project: str = "vaelib") -> None:
         from accelerate.utils import LoggerType
 
+        if not names:
+            raise ValueError(f"`names` must hold at least one of {', '.join(LoggerType.list())}, got none.")
         for name in names:
             if name not in LoggerType.list():
                 raise ValueError(f"`names` must be of {', '.join(LoggerType.list())}, got {name!r}.")

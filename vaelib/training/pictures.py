@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaelib import plots
-from vaelib._checks import check_int
+from vaelib._checks import check_float, check_int
 from vaelib.training.history import curves
 from vaelib.vae import VAE, AutoEncoder, eval_mode, image_of
 
@@ -69,7 +69,10 @@ class CollapseWarning:
     the image. A warning goes to the logger ``vaelib.training`` when more than half of them are, and again when all are.
 
     Args:
-        threshold: In nats.
+        threshold: Nats, at least 0.
+
+    Raises:
+        ValueError: If ``threshold`` is out of its range.
 
     Examples:
         >>> import vaelib as vl
@@ -80,7 +83,7 @@ class CollapseWarning:
     """
 
     def __init__(self, threshold: float = 0.01) -> None:
-        self.threshold = threshold
+        self.threshold = check_float("threshold", threshold, 0.0)
         self._warned = 0.5
 
     def on_epoch(self, run: Any) -> None:
@@ -93,7 +96,7 @@ class CollapseWarning:
         dead = int((kl < self.threshold).sum())
         if len(kl) > 1 and dead / len(kl) > self._warned:
             self._warned = max(dead / len(kl), 1 - 1 / len(kl))
-            _logger.warning("%s", collapse_message(dead, len(kl), run.history[-1].epoch))
+            _logger.warning("%s", collapse_message(dead, len(kl), run.history[-1].epoch, self.threshold))
 
     def state_dict(self) -> dict[str, Any]:
         """What has been said."""
@@ -104,7 +107,7 @@ class CollapseWarning:
         self._warned = state["warned"]
 
 
-def collapse_message(dead: int, latents: int, epoch: int) -> str:
+def collapse_message(dead: int, latents: int, epoch: int, threshold: float) -> str:
     """What it means, and what to try."""
     what = (
         "The posterior has collapsed: the decoder ignores z."
@@ -112,8 +115,8 @@ def collapse_message(dead: int, latents: int, epoch: int) -> str:
         else "Either `latent_dim` is larger than these images need, or the posterior is collapsing."
     )
     return (
-        f"{dead} of {latents} latents carry less than 0.01 nats after epoch {epoch}. {what} To try, one at a time:"
-        " a KL that rises from 0, Elbo(beta=linear_warmup(...)) or cyclical(...); Elbo(free_bits=0.1);"
+        f"{dead} of {latents} latents carry less than {threshold:g} nats after epoch {epoch}. {what} To try, one at a"
+        " time: a KL that rises from 0, Elbo(beta=linear_warmup(...)) or cyclical(...); Elbo(free_bits=0.1);"
         " a smaller beta; a lower learning rate; a smaller `latent_dim` or a weaker decoder."
     )
 

@@ -86,8 +86,8 @@ def check_recipe(run: Run, path: Path, state: dict[str, Any]) -> None:
 
 def _plain_arguments(objective: Any) -> dict[str, Any]:
     """Arguments of its constructor that it keeps by their names, as vaelib's classes do, if they are plain values."""
-    kept = vars(objective) if hasattr(objective, "__dict__") else {}
-    names = [name for name in inspect.signature(type(objective)).parameters if name in kept]
+    kept = getattr(objective, "__dict__", {})
+    names = [name for name in inspect.signature(type(objective)).parameters if name in kept] if kept else []
     return {name: kept[name] for name in names if isinstance(kept[name], bool | int | float | str)}
 
 

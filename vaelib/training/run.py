@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vaelib._checks import TrainingError
+from vaelib._checks import TrainingError, check_shape, check_type, shown
 from vaelib.objectives import Objective
 from vaelib.training import randomness
 from vaelib.training.batches import Piece
@@ -32,6 +32,7 @@ class ObjectiveModule(nn.Module):
     def forward(self, x: Tensor, step: int) -> tuple[Any, Tensor]:
         """The objective's terms of a batch, of which only the loss has a gradient, and their totals."""
         terms = self.objective(self.model, x, step=step)
+        check_result(terms, len(x))
         return type(terms)(terms.loss, *(values.detach() for values in terms[1:])), totals_of(terms, len(x))
 
 
@@ -178,6 +179,16 @@ def _of_all_processes(accelerator: Accelerator, tensors: dict[str, Tensor]) -> d
     if accelerator.num_processes == 1:
         return {name: value[None] for name, value in tensors.items()}
     return {name: accelerator.gather(value[None].to(accelerator.device)) for name, value in tensors.items()}
+
+
+def check_result(terms: Any, num_images: int) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless an objective returned what :class:`Objective` says."""
+    names = getattr(terms, "_fields", ("",))
+    if not isinstance(terms, tuple) or names[0] != "loss":
+        raise TypeError(f"`objective` must return a named tuple whose first term is `loss`, got {shown(terms)}.")
+    for name, value in zip(names, terms, strict=True):
+        check_type(f"objective(...).{name}", value, Tensor, "a tensor")
+        check_shape(f"objective(...).{name}", value.shape, () if name == "loss" else (num_images,))
 
 
 def check_terms(terms: Any, where: str) -> Any:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_choice, check_float, check_int
+from vaelib._checks import check_bool, check_choice, check_float, check_int, check_module, check_type
 from vaelib.data import ImageDataset
 from vaelib.objectives import Objective
-from vaelib.schedules import Schedule, constant, one_cycle, warmup_cosine
+from vaelib.schedules import Schedule, as_schedule, constant, one_cycle, warmup_cosine
+from vaelib.training.arguments import check_callbacks, check_objective, check_output_dir
 from vaelib.training.fit import Fit
 from vaelib.training.flat import flattened
 from vaelib.training.hardware import PRECISIONS
@@ -95,12 +96,17 @@ class Trainer:
         output_dir: str | Path | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
+        check_objective(objective)
         self.objective = objective
         self.max_epochs = check_int("max_epochs", max_epochs)
         self.batch_size = check_int("batch_size", batch_size)
         self.learning_rate = check_float("learning_rate", learning_rate, 0.0, above=True)
-        if not callable(lr_schedule):
+        if callable(lr_schedule):
+            as_schedule("lr_schedule", lr_schedule)
+        else:
             check_choice("lr_schedule", lr_schedule, LR_SCHEDULES)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"`optimizer` must be a class such as torch.optim.SGD, got an object of {type(optimizer)}.")
         if not callable(optimizer):
             check_choice("optimizer", optimizer, OPTIMIZERS)
         self.lr_schedule, self.optimizer = lr_schedule, optimizer
@@ -111,8 +117,11 @@ class Trainer:
         )
         check_choice("precision", precision, (None, *PRECISIONS))
         self.precision, self.compile, self.sync_batch_norm = precision, compile, sync_batch_norm
-        self.seed = check_int("seed", seed, minimum=0)
-        self.output_dir, self.callbacks = output_dir, tuple(callbacks)
+        check_type("compile", compile, bool | None, "True, False or None")
+        check_bool("sync_batch_norm", sync_batch_norm)
+        self.seed = check_int("seed", seed, minimum=0, maximum=2**32 - 1)  # what numpy's generator takes
+        check_output_dir(output_dir)
+        self.output_dir, self.callbacks = output_dir, check_callbacks(callbacks)
 
     def fit(
         self,
@@ -152,6 +161,9 @@ class Trainer:
             TrainingInterrupted: A ``SystemExit`` with code 130 or 143: after SIGINT or SIGTERM, the step finished and
                 a checkpoint written. Without ``output_dir`` signals act as always.
         """
+        check_module("model", model)
+        check_bool("resume", resume)
+        check_bool("progress", progress)
         return Fit(self, model, train, val).run(resume, progress)
 
     def make_optimizer(self, model: nn.Module, graphs: bool = False) -> torch.optim.Optimizer:
@@ -169,4 +181,4 @@ class Trainer:
         """Step to learning rate."""
         named = self.lr_schedule
         factor = LR_SCHEDULES[named](total_steps) if isinstance(named, str) else named
-        return lambda step: self.learning_rate * factor(step)
+        return lambda step: self.learning_rate * check_float(f"lr_schedule({step})", factor(step), 0.0)
