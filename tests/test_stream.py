@@ -110,6 +110,7 @@ def test_colour_follows_all_images(tmp_path):
 
 def test_a_part_of_a_stream(folder):
     images = vl.data.stream(folder, "all", workers=0)
+    assert repr(images) == "ImageStream(25 images in 25 files, (1, 12, 12), 3 classes)"
     part = images.subset(torch.tensor([3, 20]))
     assert torch.equal(all_of(part), all_of(images)[[3, 20]])
     assert part.labels.tolist() == images.labels[[3, 20]].tolist() and part.class_names == images.class_names

@@ -151,7 +151,8 @@ class ImageStream(Dataset[Tensor]):
         return len(self.listing)
 
     def __repr__(self) -> str:
-        return f"ImageStream({len(self)} images in {len(self.files)} files, {self.image_shape})"
+        classes = f", {len(self.class_names)} classes" if self.class_names else ""
+        return f"ImageStream({len(self)} images in {len(self.files)} files, {self.image_shape}{classes})"
 
     def __getitem__(self, index: int) -> Tensor:
         """One image, uint8 (or what ``transform`` returns), of the stream's shape."""
