@@ -282,6 +282,8 @@ def check_judgement(page, model, scene, image):
     assert number(page, "#own-elbo") == pytest.approx(-(distortion + kl), abs=0.11)
     assert number(page, "#own-distortion") == pytest.approx(distortion, abs=0.11)
     assert number(page, "#own-kl") == pytest.approx(kl, abs=0.11)
+    grey = bool(((image > 0) & (image < 1)).any())
+    assert ("a relaxation" in page.inner_text("#own-draws")) == (grey and scene.facts["likelihood"] == "Bernoulli")
     others = scene.arrays["distortion"] + scene.arrays["kl"]
     percent = 100 * (others < distortion + kl).mean()
     assert f"Anomaly rank {percent:.1f}%" in page.inner_text("#own-rank")

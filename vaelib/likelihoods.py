@@ -60,7 +60,7 @@ def _uniform_like(values: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 class Bernoulli(nn.Module):
-    """Binary pixels, or grey ones as probabilities; ``recon_params`` are logits.
+    """Binary pixels, of grey ones a relaxation, not log p(x|z); ``recon_params`` are logits.
 
     Examples:
         >>> x = torch.ones(2, 1, 4, 4)

@@ -137,7 +137,8 @@ class OnnxVAE:
     def score(self, images: NDArray[Any], *, num_samples: int = 1, seed: int = 0) -> Array:
         """The ELBO of each image in nats, ``(B,)``: the lower, the less the model expects such an image.
 
-        The mean over ``num_samples`` posterior draws, which depend on ``seed`` and the place in the batch.
+        The mean over ``num_samples`` posterior draws, which depend on ``seed`` and the place in the batch. Of grey
+        images under a Bernoulli likelihood it is a relaxation and bounds no log p(x).
         Raises as :meth:`encode`, and a ``ValueError`` of an AutoEncoder, which has no likelihood of images.
 
         References:

@@ -31,13 +31,13 @@ export function mountOwn(scene, model, point, map, tabs) {
     sheet(image, scene.image_shape, 1, $("input"));
     sheet(reconstruction, scene.image_shape, 1, $("reconstruction"));
     $("terms").hidden = terms === undefined;
-    if (terms) showTerms(terms);
+    if (terms) showTerms(terms, image);
     showPosterior(posterior);
     map.place(mu);
     await point.move(mu);
   });
 
-  function showTerms({ distortion, kl, error }) {
+  function showTerms({ distortion, kl, error }, image) {
     const negative = distortion + kl;
     $("elbo").textContent = nats(-negative);
     $("distortion").textContent = nats(distortion);
@@ -45,7 +45,10 @@ export function mountOwn(scene, model, point, map, tabs) {
     const share = Math.max(0, Math.min(1, distortion / negative));
     $("split-distortion").style.flexGrow = share;
     $("split-kl").style.flexGrow = 1 - share;
-    $("draws").textContent = `Mean of ${model.draws} draws of z, standard error ${number(error)}.`;
+    const relaxed = scene.likelihood === "Bernoulli" && image.some((value) => value > 0 && value < 1);
+    $("draws").textContent =
+      `Mean of ${model.draws} draws of z, standard error ${number(error)}.` +
+      (relaxed ? " Grey pixels under a Bernoulli: these nats are a relaxation, not log p(x)." : "");
 
     const above = ofData.reduce((count, other) => count + (other < negative), 0);
     const percent = (100 * above) / ofData.length;
