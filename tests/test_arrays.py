@@ -520,3 +520,9 @@ def test_views_of_one_tensor_are_each_mapped_once(tmp_path):
     images = load(tmp_path / "a.pt", "all", value_range=(0, 63)).images
     np.testing.assert_allclose(images[0, 0].flatten(), np.arange(64) * 255 / 63, atol=0.5)
     assert (images == images[0]).all()
+
+
+def test_warnings_name_the_callers_line(tmp_path):
+    with pytest.warns(UserWarning, match="1 is read as white") as caught:
+        from_array(tmp_path, (RAMP % 2).astype(np.uint8))
+    assert [warning.filename for warning in caught] == [__file__]

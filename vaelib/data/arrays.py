@@ -5,7 +5,6 @@ numpy reads without pickle, and ``.pt`` files go through torch's reader of weigh
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from vaelib.data.entries import ARRAY_SUFFIXES, open_entries
 from vaelib.data.guard import check_memory
 from vaelib.data.labels import class_names_of, is_multi_label, is_text
 from vaelib.data.ranges import ValueRange, as_images
+from vaelib.data.skipped import warn
 from vaelib.data.split_names import canonical_split, check_split, in_order
 
 __all__ = ["ARRAY_SUFFIXES", "array_splits", "load_array"]
@@ -71,7 +71,7 @@ def load_array(
         images = as_images(where, images, value_range)
         parts.append(_dataset(path, images, labels.get(names.images), class_names, _factors(entries, names)))
     if len({part.labels is None for part in parts}) > 1:
-        warnings.warn(f"The labels of {path} were skipped, since not every split has them.", stacklevel=4)
+        warn(f"The labels of {path} were skipped, since not every split has them.")
     return concatenated(parts), bool(splits)
 
 
@@ -158,10 +158,7 @@ def _dataset(
     path: Path, images: np.ndarray, labels: Any, class_names: tuple[str, ...], more: dict[str, Any]
 ) -> ImageDataset:
     if labels is not None and is_multi_label(labels):
-        warnings.warn(
-            f"The labels of {path} were skipped: shape {np.shape(labels)} is attributes of an image, not one class.",
-            stacklevel=5,
-        )
+        warn(f"The labels of {path} were skipped: shape {np.shape(labels)} is attributes of an image, not one class.")
         labels = None
     try:
         return ImageDataset(_tensor(images), class_names=class_names, **({"labels": labels} | more))

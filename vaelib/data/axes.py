@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from vaelib._checks import DataError
+from vaelib.data.skipped import warn
 
 __all__ = ["channels_first"]
 
@@ -53,10 +53,7 @@ def _check_grey(name: str, shape: Sequence[int]) -> None:
             f" ({third}, {first}, {second}), or give channels_last=False if it is (N, H, W)."
         )
     if first == 3 and min(second, third) >= 16:
-        warnings.warn(
-            f"{name} of shape {shape} is read as 3 grey images; save one colour image as (1, 3, {second}, {third}).",
-            stacklevel=2,
-        )
+        warn(f"{name} of shape {shape} is read as 3 grey images; save one colour image as (1, 3, {second}, {third}).")
 
 
 def _is_channels_last(name: str, shape: Sequence[int]) -> bool:
@@ -71,10 +68,9 @@ def _is_channels_last(name: str, shape: Sequence[int]) -> bool:
             " False means (N, C, H, W), True (N, H, W, C)."
         )
     if may_be_last and last not in (1, 3):
-        warnings.warn(
+        warn(
             f"{name} of shape {shape} is read as {second}x{third} images of {last} channels, which come last."
-            " Give channels_last=True to confirm it, False for (N, C, H, W).",
-            stacklevel=2,
+            " Give channels_last=True to confirm it, False for (N, C, H, W)."
         )
     return may_be_last
 

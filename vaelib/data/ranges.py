@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vaelib._checks import DataError, check_float
 from vaelib.data.guard import check_memory
+from vaelib.data.skipped import warn
 
 __all__ = ["DARK", "ValueRange", "as_images", "check_value_range", "levels"]
 
@@ -100,16 +100,14 @@ def _probable_range(name: str, values: np.ndarray) -> ValueRange:
     if low == 0 == high:
         return _EIGHT_BITS
     if low >= 0 and high == 1:
-        warnings.warn(
-            f"{name} holds 0 and 1 alone: 1 is read as white. Give value_range=(0, 1) to confirm.", stacklevel=2
-        )
+        warn(f"{name} holds 0 and 1 alone: 1 is read as white. Give value_range=(0, 1) to confirm.")
         return _UNIT
     if values.dtype == np.uint8 and high > DARK:
         return _EIGHT_BITS
     if values.dtype == np.uint16 and high >= 2**15:
         return 0, 2**16 - 1
     if low >= 0 and 127 < high <= 255:
-        warnings.warn(f"{name}: 255 is read as white, {found}. Give value_range=(0, 255) to confirm.", stacklevel=2)
+        warn(f"{name}: 255 is read as white, {found}. Give value_range=(0, 255) to confirm.")
         return _EIGHT_BITS
     bits = math.ceil(math.log2(high + 1)) if high > 0 else 8
     examples = f"(0, {2**bits - 1}) if {high:g} is near white, (0, 255) for 8 bits" if low >= 0 else "(-1000, 2000)"
