@@ -263,3 +263,12 @@ def test_links_lead_to_files(page):
 def test_pictures_are_those_of_the_script():
     for path, content in make_pictures.pictures():
         assert path.read_text() == content, f"run `python docs/make_pictures.py`: {path.name} is out of date"
+
+
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda path: path.stem)
+def test_links_lead_to_headings_that_exist(page):
+    """As GitHub and MyST name them: lower case, no punctuation, a hyphen for a space."""
+    for file, name in re.findall(r"\]\(([\w/.]*\.md)?#([^)]*)\)", page.read_text()):
+        target = page.parent / file if file else page
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+        assert name in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
