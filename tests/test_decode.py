@@ -121,6 +121,39 @@ def test_other_modes(tmp_path):
     assert decode_picture(saved(tmp_path / "la.png", clear), None).unique().tolist() == [255]
 
 
+def tiff(path, bands, extra):
+    """A TIFF of 8-bit bands, the first one or three of which are grey or colours."""
+    pixels = np.full((4, 4, bands), 200, np.uint8).tobytes()
+    grey = bands == 2
+    short = struct.Struct("<HHIHH").pack
+    tags = [(256, 4), (257, 4), (258, 8), (259, 1), (262, 1 if grey else 2), (273, 8), (277, bands), (278, 4)]
+    many = struct.pack(f"<{bands}H", *[8] * bands)
+    at = 8 + len(pixels)
+    entries = []
+    for tag, value in tags:
+        if tag == 258 and bands > 2:
+            entries.append(struct.pack("<HHII", 258, 3, bands, at))
+        elif tag == 258:
+            entries.append(struct.pack("<HHIHH", 258, 3, 2, 8, 8))
+        else:
+            entries.append(short(tag, 3, 1, value, 0))
+    entries += [struct.pack("<HHII", 279, 4, 1, len(pixels)), short(338, 3, 1, extra, 0)]
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", at + len(many)) + pixels + many + directory)
+    return path
+
+
+def test_bands_of_a_tiff_are_not_dropped(tmp_path):
+    saved(tmp_path / "a.png", np.full((4, 4), 200, np.uint8))
+    for bands in (2, 4):
+        assert decode_picture(tiff(tmp_path / "alpha.tif", bands, extra=2), None).shape == (3, 4, 4)
+        tiff(tmp_path / "bands.tif", bands, extra=0)
+        with pytest.raises(UnreadableImage, match=f"it has {bands} bands, of which {bands - 1} would be read"):
+            decode_picture(tmp_path / "bands.tif", None)
+        with pytest.warns(UserWarning, match=f"1 file was skipped .*bands.tif: it has {bands} bands"):
+            assert len(vl.data.load(tmp_path, "all")) == 2
+
+
 def test_a_range_is_decided_over_the_whole_set(tmp_path):
     dark = saved(tmp_path / "0.png", np.full((2, 2), 900, np.uint16))
     with pytest.raises(vl.DataError, match=r"no value above 900 of 65535. Give value_range=\(0, 1023\) if .* 10 bits"):
@@ -184,6 +217,14 @@ def test_frames_of_a_folder(tmp_path):
     assert len(vl.data.read_pictures([tmp_path / "a.gif"], frames="all")) == 3
     with pytest.raises(vl.DataError, match="`frames` must be 'first' or 'all'"):
         vl.data.read_pictures([tmp_path / "a.gif"])
+
+
+def test_many_frames_are_counted_before_they_are_decoded(tmp_path, monkeypatch):
+    path = animation(tmp_path / "a.gif")
+    monkeypatch.setattr("vaelib.data.guard._free_memory", lambda: 80)
+    with pytest.raises(vl.DataError, match="All frames of .*a.gif would take .* of free memory; use the first alone"):
+        decode(str(path), path, frames="all")
+    assert len(decode(str(path), path, frames="first")) == 1
 
 
 def test_a_phones_jpeg_with_a_preview_is_one_image(tmp_path):

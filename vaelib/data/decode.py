@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vaelib._checks import DataError
 from vaelib.data.derive import fit_to_size
-from vaelib.data.guard import check_pixels, regular_file
+from vaelib.data.guard import check_memory, check_pixels, regular_file
 from vaelib.data.ranges import DARK, ValueRange, levels
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "UnreadableImage",
     "available_formats",
     "bits_of",
+    "check_bands",
     "check_levels",
     "check_range",
     "decode",
@@ -104,6 +105,9 @@ def decode(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_pixels` has a lower limit
             with Image.open(source, formats=available_formats()) as opened:
                 check_pixels(opened.size)
+                if frames == "all" and size is None:
+                    values = getattr(opened, "n_frames", 1) * opened.width * opened.height * len(opened.getbands())
+                    check_memory(f"All frames of {name}", values, "use the first alone, or a smaller `image_size`")
                 return [_decoded(name, frame, size, value_range) for frame in frames_of(name, opened, frames)]
     except (FileNotFoundError, DataError):
         raise
@@ -172,6 +176,7 @@ def frames_of(name: str, opened: Image.Image, frames: str | None) -> Iterator[Im
 
 def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value_range: ValueRange | None) -> Decoded:
     check_pixels(opened.size)  # again, since pages may differ
+    check_bands(opened)
     bits, stated = bits_of(opened), _stated_white(opened)
     if value_range is None:
         check_range(name, opened)
@@ -195,6 +200,13 @@ def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value
     if is_deep:
         values = (values.astype(np.uint16) >> 8).astype(np.uint8)
     return Decoded(_channels_first(values, size), bits or 8, peak)
+
+
+def check_bands(opened: Image.Image) -> None:
+    """Raise ``ValueError`` if PIL would drop bands of a TIFF."""
+    samples, known = getattr(opened, "tag_v2", {}).get(277, 1), len(opened.getbands())
+    if samples > known:
+        raise ValueError(f"it has {samples} bands, of which {known} would be read; save an array (N, C, H, W) instead")
 
 
 def check_range(name: str, opened: Image.Image) -> None:
