@@ -79,6 +79,7 @@ def test_train_is_reproducible_and_says_what_comes_next(run, tmp_path, capsys):
         ),
         (["--preset", "article"], lambda m: m.image_shape == (1, 32, 32)),
         (["--image-size", "10", "--learning-rate", "1e-3"], lambda m: m.image_shape == (1, 10, 10)),
+        (["--image-size", "10,14"], lambda m: m.image_shape == (1, 10, 14)),
         (
             ["--lr-schedule", "one_cycle", "--flip", "--ema", "0.9", "--patience", "3", "--clip-norm", "5"],
             lambda m: m.image_shape == (1, 12, 12),
@@ -276,7 +277,7 @@ def test_models_of_other_channels_have_no_picture_files(tmp_path, capsys):
     vl.save(vl.conv_vae((2, 8, 8), 2), tmp_path / "two")
     Image.new("L", (5, 9), 90).save(tmp_path / "b.png")
     assert main(["reconstruct", str(tmp_path / "two"), str(tmp_path / "b.png")]) == 1
-    assert "Picture files have 1 or 3 channels, the model in" in capsys.readouterr().err
+    assert "Image files have 1 or 3 channels, the model in" in capsys.readouterr().err
 
 
 def test_the_demo_says_at_once_what_it_lacks(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,7 @@
-"""Pictures as PNG files: grids, pairs, curves and embeddings. matplotlib is loaded where it draws."""
+"""Image files: grids, pairs, curves and embeddings, in the format of the suffix (.png, .jpg, .webp, .tif).
+
+matplotlib is loaded where it draws.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import (
+    LARGEST_GRID,
     MissingExtraError,
     check_finite,
     check_has_values,
+    check_image_path,
     check_int,
-    check_path,
     check_shape,
     check_tensor,
     check_type,
@@ -30,7 +34,7 @@ def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
     Args:
         images: ``(N, C, H, W)``, clipped to [0, 1] for display; 1 or 3 channels are drawn as they are, of any other
             number the mean.
-        path: The PNG file.
+        path: The file; its suffix, such as ``.png`` or ``.jpg``, is its format.
         columns: Pictures per row.
 
     Raises:
@@ -41,17 +45,22 @@ def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     save_grid(torch.rand(20, 1, 8, 8), f"{directory}/grid.png", columns=10)
     """
-    from torchvision.utils import save_image
+    from PIL import Image
+    from torchvision.utils import make_grid
 
     check_tensor("images", images)
     check_has_values("images", images)
     check_shape("images", images.shape, ("N", "C", "H", "W"))
     check_finite("images", images)
-    check_int("columns", columns)
-    check_path(path)
+    columns = check_int("columns", columns)
+    kind = check_image_path(path)
+    pixels = len(images) * images.shape[2] * images.shape[3]
+    if not 0 < pixels <= LARGEST_GRID:
+        raise ValueError(f"`images` must have between 1 and {LARGEST_GRID} pixels in all, got {pixels}.")
     shown = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
+    grid = make_grid(shown.clamp(0, 1), nrow=columns).mul(255).add_(0.5).to(torch.uint8).permute(1, 2, 0)
     with written_whole(path) as temporary:
-        save_image(shown.clamp(0, 1), temporary, nrow=columns, format="png")
+        Image.fromarray(grid.cpu().numpy()).save(temporary, format=kind, quality=95)
 
 
 def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, columns: int = 10) -> None:
@@ -60,7 +69,7 @@ def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, 
     Args:
         originals: ``(N, C, H, W)`` in [0, 1].
         reconstructions: The same shape.
-        path: The PNG file.
+        path: The file; its suffix, such as ``.png`` or ``.jpg``, is its format.
         columns: Pictures per row.
 
     Raises:
@@ -79,7 +88,7 @@ def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, 
     check_shape("originals", originals.shape, ("N", "C", "H", "W"))
     check_shape("reconstructions", reconstructions.shape, originals.shape)
     columns = check_int("columns", columns)
-    check_path(path)
+    check_image_path(path)
     if len(originals) == 0:
         raise ValueError("`originals` must hold at least one image, got none.")
     columns = min(columns, len(originals))
@@ -96,7 +105,7 @@ def save_curves(curves: Mapping[str, Sequence[float]], path: str | Path, *, ylab
 
     Args:
         curves: Label to one value per epoch.
-        path: The PNG file.
+        path: The file; its suffix, such as ``.png`` or ``.jpg``, is its format.
         ylabel: Of the vertical axis.
 
     Raises:
@@ -111,7 +120,7 @@ def save_curves(curves: Mapping[str, Sequence[float]], path: str | Path, *, ylab
     for label, values in curves.items():
         check_type(f"curves[{label!r}]", values, Collection, "one number per epoch")
     check_type("ylabel", ylabel, str)
-    check_path(path)
+    check_image_path(path)
     figure, axes = _figure((6.4, 4.0))
     for label, values in curves.items():
         axes.plot(range(1, len(values) + 1), values, label=label, marker="o", markersize=3)
@@ -127,7 +136,7 @@ def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path, *, c
     Args:
         points: ``(N, D)`` with D >= 1.
         labels: ``(N,)`` integers, or None.
-        path: The PNG file.
+        path: The file; its suffix, such as ``.png`` or ``.jpg``, is its format.
         class_names: Names of the classes, by their number, such as :attr:`ImageDataset.class_names`; shown beside the
             colours.
 
@@ -146,7 +155,7 @@ def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path, *, c
     if labels is not None:
         check_tensor("labels", labels, floating=False)
         check_shape("labels", labels.shape, (len(points),))
-    check_path(path)
+    check_image_path(path)
     figure, axes = _figure((6.4, 6.0))
     plane = principal_plane(points)
     drawn = axes.scatter(*plane.T.numpy(), c=labels, cmap="tab10" if labels is not None else None, s=4, linewidths=0)
@@ -178,5 +187,6 @@ def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: str | Path) -> None:
+    kind = check_image_path(path)
     with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+        figure.savefig(temporary, dpi=150, format=kind)

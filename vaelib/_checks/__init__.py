@@ -22,6 +22,8 @@ from vaelib._checks.tensors import (
     check_tensor,
 )
 from vaelib._checks.values import (
+    IMAGE_FORMATS,
+    LARGEST_GRID,
     LARGEST_INT,
     LARGEST_TENSOR,
     check_bool,
@@ -30,6 +32,7 @@ from vaelib._checks.values import (
     check_finite,
     check_float,
     check_has_values,
+    check_image_path,
     check_images,
     check_int,
     check_int_tuple,
@@ -42,6 +45,8 @@ from vaelib._checks.values import (
 )
 
 __all__ = [
+    "IMAGE_FORMATS",
+    "LARGEST_GRID",
     "LARGEST_INT",
     "LARGEST_TENSOR",
     "DataError",
@@ -63,6 +68,7 @@ __all__ = [
     "check_has_code",
     "check_has_prior",
     "check_has_values",
+    "check_image_path",
     "check_images",
     "check_int",
     "check_int_tuple",

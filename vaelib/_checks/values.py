@@ -20,6 +20,17 @@ LARGEST_TENSOR = 2**32
 _ROUNDING = 1e-5
 """By how much a value may leave [0, 1]: a resize in float32 sums up to some 100 products, each rounded by 6e-8, and
 1/400 of an 8-bit level is seen by nobody. A bicubic overshoot, 1.001, is no rounding."""
+IMAGE_FORMATS = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+}
+"""Suffix of an image that vaelib writes to the format that Pillow knows it by."""
+LARGEST_GRID = 2**26
+"""Pixels of an image that vaelib draws, 8192 x 8192."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
@@ -55,6 +66,15 @@ def check_path(path: Any, name: str = "path") -> None:
     check_type(name, path, str | Path, "a str or a Path")
     if not str(path) or "\0" in str(path):
         raise ValueError(f"`{name}` must be the path of a file or directory, got {shown(path)}.")
+
+
+def check_image_path(path: Any, name: str = "path") -> str:
+    """The format in which to write an image, by the suffix of its path; an error if there is none for it."""
+    check_path(path, name)
+    suffix = Path(path).suffix.lower()
+    if suffix not in IMAGE_FORMATS:
+        raise ValueError(f"`{name}` must end in {', '.join(IMAGE_FORMATS)}, got {shown(str(path))}.")
+    return IMAGE_FORMATS[suffix]
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:

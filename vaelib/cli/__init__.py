@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from vaelib._checks import VaelibError
-from vaelib.cli import benchmark, demo, evaluate, explore, train, use
+from vaelib.cli import benchmark, demo, evaluate, explore, images, train, use
 
 __all__ = ["app", "main"]
 
@@ -22,9 +22,9 @@ app = typer.Typer(
 for command in (
     train.train,
     evaluate.evaluate,
-    use.reconstruct,
-    use.sample,
-    use.encode,
+    images.reconstruct,
+    images.sample,
+    images.encode,
     use.export,
     explore.explore,
     benchmark.benchmark,

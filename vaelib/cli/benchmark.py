@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vaelib.cli.common import Json, print_json, print_table
+from vaelib.cli.common import Json, a_path, check_model, print_json, print_table
 
 if TYPE_CHECKING:
     from vaelib.benchmark.matrix import Report, Row
@@ -19,7 +19,10 @@ def benchmark(
     model: Annotated[
         Path,
         typer.Argument(
-            help="Directory of a trained model, or of an exported bundle, which torch cannot run.", show_default=False
+            help="Directory of a trained model, or of an exported bundle, which torch cannot run.",
+            show_default=False,
+            parser=a_path,
+            metavar="MODEL_OR_BUNDLE",
         ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer batches and shorter turns.")] = False,
@@ -27,11 +30,13 @@ def benchmark(
         list[str] | None, typer.Option(help="Only this one; may be given several times.", show_default=False)
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of every way to run it; as many as torch takes if not given.", min=1)
+        int | None, typer.Option(help="Of every way to run it; as many as torch takes if not given.", min=1, max=1024)
     ] = None,
     json_output: Json = False,
 ) -> None:
     """Measure the ways to run a model on this machine, side by side, with the accuracy of each."""
+    if _is_model(model):
+        check_model(model)
     from vaelib import serialization
     from vaelib.benchmark.backends import BACKENDS
     from vaelib.benchmark.matrix import measure

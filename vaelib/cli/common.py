@@ -4,28 +4,95 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from vaelib._checks import ModelFileError
-from vaelib._files import written_whole
+from vaelib._checks import LARGEST_INT, ModelFileError, shown
+from vaelib._files import committed, read_json, writable_directory, written_whole
 
 if TYPE_CHECKING:
     from vaelib.data import ImageDataset
 
-__all__ = ["RECORD_NAME", "RunRecord", "load_data", "print_json", "print_table", "read_record", "write_record"]
+__all__ = [
+    "RECORD_NAME",
+    "RunRecord",
+    "check_bundle",
+    "check_model",
+    "load_data",
+    "output_file",
+    "print_json",
+    "print_table",
+    "read_record",
+    "write_record",
+]
 
 RECORD_NAME = "run.json"
+LARGEST_IMAGE = 2**24
+"""Pixels of a size that an option names, 4096 x 4096."""
+_CONFIG_NAME, _MANIFEST_NAME = "config.json", "manifest.json"
+_RECORDED = {"data": str, "binarize": str}
 _WIDEST = 200
+
+
+def a_path(text: str | Path) -> Path:
+    """The path that an option names; the empty one would be the working directory."""
+    if not str(text) or "\0" in str(text):
+        raise typer.BadParameter(f"must be the path of a file or directory, got {str(text)!r}.")
+    return Path(text)
+
+
+def a_name(text: str) -> str:
+    """A name or path that is not empty."""
+    a_path(text)
+    return text
+
+
+class Size(NamedTuple):
+    """Of an image, in pixels."""
+
+    height: int
+    width: int
+
+
+def image_size(text: str) -> Size:
+    """Height and width from ``"28"`` or ``"28,36"``."""
+    sides = str(text).split(",")
+    if not 1 <= len(sides) <= 2 or not all(re.fullmatch(r"\s*[0-9]{1,6}\s*", side) for side in sides):
+        raise typer.BadParameter(f"must be a number of pixels, or height,width such as 28,36, got {text!r}.")
+    height, width = int(sides[0]), int(sides[-1])
+    if not 0 < height * width <= LARGEST_IMAGE:
+        raise typer.BadParameter(f"must be from 1 to {LARGEST_IMAGE} pixels in all (4096 x 4096), got {text!r}.")
+    return Size(height, width)
+
+
+def finite(value: float | None) -> float | None:
+    """A callback that refuses nan and inf."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"must be a finite number, got {value}.")
+    return value
+
+
+def positive(value: float | None) -> float | None:
+    """A callback that refuses what is not above 0, nan and inf too."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"must be a finite number above 0, got {value}.")
+    return value
+
 
 Model = Annotated[
     Path,
-    typer.Argument(help="Directory of a trained model: what `vaelib train --out` wrote.", show_default=False),
+    typer.Argument(
+        help="Directory of a trained model: what `vaelib train --out` wrote.",
+        show_default=False,
+        parser=a_path,
+        metavar="MODEL",
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -34,11 +101,25 @@ Data = Annotated[
         " variable VAELIB_DATA names); or a path: a folder of pictures, a .npy, .npz or .pt file, .tar shards."
         " If not given: the data that the model was trained on.",
         show_default=False,
+        parser=a_name,
+        metavar="NAME_OR_PATH",
+    ),
+]
+ImageSize = Annotated[
+    Size | None,  # typer would take a plain pair for an option with two values
+    typer.Option(
+        help="Resize to this height and width, one number for a square; the data's own size if not given.",
+        show_default=False,
+        parser=image_size,
+        metavar="N or H,W",
     ),
 ]
 Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Which images.")]
 Seed = Annotated[
-    int, typer.Option(help="Of the weights, the order and all draws: the same seed, the same result.", min=0)
+    int,
+    typer.Option(
+        help="Of the weights, the order and all draws: the same seed, the same result.", min=0, max=LARGEST_INT
+    ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a named data set that is missing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output instead of text.")]
@@ -54,16 +135,57 @@ def write_record(directory: Path, record: RunRecord) -> None:
 
 
 def read_record(directory: Path) -> RunRecord:
-    """How the run was made; empty for a model that ``vaelib train`` did not make."""
+    """How the run was made; empty for a model that ``vaelib train`` did not make.
+
+    Raises:
+        ModelFileError: A ``ValueError``: if the record is torn, or its values cannot be those of a run.
+    """
     places = (directory / RECORD_NAME, directory.parent / RECORD_NAME)  # the second for RUN/best and RUN/last
-    path = next((place for place in places if place.is_file()), None)
+    path = next((place for place in places if place.exists()), None)
     if path is None:
         return {}
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path, 2**20)
     except ValueError as error:
-        raise ModelFileError(f"{path} is no JSON: {error}.") from error
-    return record if isinstance(record, dict) else {}
+        raise ModelFileError(f"{error} It is the record of a run; without it, give `--data`.") from error
+    if not isinstance(record, dict):
+        raise ModelFileError(f"{path} must hold a JSON object, got {shown(record)}.")
+    for name, kinds in _RECORDED.items():
+        if not isinstance(record.get(name), kinds | None):
+            raise ModelFileError(f"`{name}` in {path} must be {kinds.__name__} or null, got {shown(record[name])}.")
+    return record
+
+
+def check_model(directory: Path) -> None:
+    """Raise ``FileNotFoundError`` if no model is there, before torch is loaded to find that out."""
+    if any(committed(place, _CONFIG_NAME, _CONFIG_NAME).is_file() for place in (directory, directory / "best")):
+        return
+    hint = "."
+    if (directory / _MANIFEST_NAME).is_file():
+        hint = f": {directory} is an exported bundle, this needs the model that it was exported from."
+    raise FileNotFoundError(
+        f"`MODEL` must hold config.json and model.safetensors; there is no {directory / _CONFIG_NAME}{hint}"
+    )
+
+
+def check_bundle(directory: Path) -> None:
+    """The same of a bundle, before onnxruntime is loaded."""
+    if not (directory / _MANIFEST_NAME).is_file():
+        hint = "."
+        if (directory / _CONFIG_NAME).is_file() or (directory / "best" / _CONFIG_NAME).is_file():
+            hint = f": {directory} is a trained model, export it first with `vaelib export`."
+        raise FileNotFoundError(
+            f"`BUNDLE` must be a bundle of vaelib's; there is no {directory / _MANIFEST_NAME}{hint}"
+        )
+
+
+def output_file(path: Path, suffixes: Collection[str]) -> Path:
+    """``path`` once it is known that a file of that name can be written; its suffix says what it will be."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"`--out` must end in {', '.join(suffixes)}, got {str(path)!r}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"`--out` must be a file, got the directory {path}.")
+    return writable_directory("--out", path.parent) / path.name
 
 
 def load_data(

@@ -15,7 +15,7 @@ import typer
 
 from vaelib._checks import MissingExtraError
 from vaelib._files import check_claimed, claim, writable_directory
-from vaelib.cli.common import RECORD_NAME, Seed, print_table
+from vaelib.cli.common import RECORD_NAME, Seed, a_path, print_table
 
 __all__ = ["demo"]
 
@@ -23,7 +23,9 @@ BATCH = 64
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory of everything that the demo writes.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Directory of everything that the demo writes.", parser=a_path)] = Path(
+        "demo"
+    ),
     epochs: Annotated[int, typer.Option(help="Passes over the 9,000 training images.", min=1)] = 8,
     seed: Seed = 0,
 ) -> None:

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vaelib.cli.common import Data, Download, Json, Model, Seed, Split, load_data, print_json, print_table
+from vaelib.cli.common import (
+    Data,
+    Download,
+    Json,
+    Model,
+    Seed,
+    Split,
+    a_name,
+    a_path,
+    check_model,
+    load_data,
+    print_json,
+    print_table,
+)
 from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
 
 if TYPE_CHECKING:
@@ -34,6 +47,7 @@ def evaluate(
             help="Also estimate log p(x), by so many draws from the posterior of each image; 1000 are usual.",
             show_default=False,
             min=1,
+            max=10_000_000,
         ),
     ] = None,
     against: Annotated[
@@ -42,6 +56,7 @@ def evaluate(
             help="Also how well this other set is told from the data: AUROC of the ELBO and of its first part.",
             show_default=False,
             metavar="NAME_OR_PATH",
+            parser=a_name,
         ),
     ] = None,
     compare: Annotated[
@@ -50,6 +65,7 @@ def evaluate(
             help="Also the difference to this other model, image by image: of log p(x) with --samples, else the ELBO.",
             show_default=False,
             metavar="MODEL",
+            parser=a_path,
         ),
     ] = None,
     disentanglement: Annotated[
@@ -60,16 +76,20 @@ def evaluate(
     json_output: Json = False,
 ) -> None:
     """Measure a model on a data set: nats, latents, reconstructions and more, each with its standard error."""
+    check_model(model)
+    if compare is not None:
+        check_model(compare)
     from vaelib import serialization
 
     vae = serialization.load(model)
     reading = reading_options(context.params)
     images = load_data(model, vae, data, split, download=download, reading=reading)
+    others = None if against is None else load_data(model, vae, against, "test", download=download)
     result = evaluation_of(vae, images, seed, samples, progress=not json_output)
     if compare is not None:
         result |= _comparison(vae, serialization.load(compare), images, seed, samples, progress=not json_output)
-    if against is not None:
-        result |= _anomaly(vae, images, load_data(model, vae, against, "test", download=download), seed)
+    if others is not None:
+        result |= _anomaly(vae, images, others, seed)
     if disentanglement:
         result |= _disentanglement(vae, images, seed)
     if json_output:

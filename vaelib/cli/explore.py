@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaelib._checks import MissingExtraError
-from vaelib.cli.common import Split
+from vaelib.cli.common import Split, a_name, a_path, check_bundle
 from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
 
 if TYPE_CHECKING:
@@ -21,12 +21,16 @@ __all__ = ["explore"]
 
 def explore(
     context: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="What `vaelib export` wrote.", show_default=False)],
+    bundle: Annotated[
+        Path, typer.Argument(help="What `vaelib export` wrote.", show_default=False, parser=a_path, metavar="BUNDLE")
+    ],
     data: Annotated[
         str | None,
         typer.Option(
             help="Pictures for the map: a name or path, as of `vaelib train`. If not given: samples of the model.",
             show_default=False,
+            parser=a_name,
+            metavar="NAME_OR_PATH",
         ),
     ] = None,
     split: Split = "test",
@@ -34,7 +38,7 @@ def explore(
     channels_last: ChannelsLast = None,
     frames: Frames = None,
     images_key: ImagesKey = None,
-    num: Annotated[int, typer.Option(help="How many of the pictures, drawn at random.", min=2)] = 2000,
+    num: Annotated[int, typer.Option(help="How many of the pictures, drawn at random.", min=2, max=1_000_000)] = 2000,
     port: Annotated[int, typer.Option(help="On this machine; 0 takes a free one.", min=0, max=65535)] = 8321,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
     static: Annotated[
@@ -42,6 +46,7 @@ def explore(
         typer.Option(
             help="Serve nothing; write the page here, for any web host. New, empty, or with such a page.",
             show_default=False,
+            parser=a_path,
         ),
     ] = None,
     onnxruntime_web: Annotated[
@@ -49,18 +54,20 @@ def explore(
         typer.Option(
             help="With --static: where `npm install onnxruntime-web` was run. If not given: from a CDN.",
             show_default=False,
+            parser=a_path,
         ),
     ] = None,
 ) -> None:
     """Play with an exported model in the browser; nothing leaves this machine."""
+    if onnxruntime_web is not None and static is None:
+        raise ValueError(f"`--onnxruntime-web` needs `--static`, got {onnxruntime_web} alone.")
+    check_bundle(bundle)
     for package, extra in (("starlette", "explore"), ("uvicorn", "explore"), ("onnxruntime", "onnx")):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("The explorer", extra)
     from vaelib.explorer import build_scene, serve, write_static
     from vaelib.runtime import OnnxVAE
 
-    if onnxruntime_web is not None and static is None:
-        raise ValueError(f"`--onnxruntime-web` needs `--static`, got {onnxruntime_web} alone.")
     model = OnnxVAE(bundle)
     pictures = None if data is None else _pictures(model, data, split, num, reading_options(context.params))
     scene = build_scene(bundle, model, pictures)

@@ -11,7 +11,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vaelib._files import check_claimed, claim, writable_directory
-from vaelib.cli.common import RECORD_NAME, Download, Json, Seed, print_json, read_record, write_record
+from vaelib.cli.common import (
+    RECORD_NAME,
+    Download,
+    ImageSize,
+    Json,
+    Seed,
+    a_name,
+    a_path,
+    finite,
+    positive,
+    print_json,
+    read_record,
+    write_record,
+)
 from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
 
 __all__ = ["train"]
@@ -30,14 +43,17 @@ def train(
         str,
         typer.Option(
             help="shapes, mnist, fashion_mnist, kmnist, cifar10, svhn, celeba (below the folder that the environment"
-            " variable VAELIB_DATA names); or a path: a folder of pictures, a .npy, .npz or .pt file, .tar shards."
+            " variable VAELIB_DATA names); or a path: a folder of pictures, a .npy, .npz or .pt file, .tar shards.",
+            parser=a_name,
+            metavar="NAME_OR_PATH",
         ),
     ] = "shapes",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
     batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = 64,
     seed: Seed = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Directory of the run; runs/NAME if not given.", show_default=False)
+        Path | None,
+        typer.Option(help="Directory of the run; runs/NAME if not given.", show_default=False, parser=a_path),
     ] = None,
     preset: Annotated[
         Literal["conv", "article"],
@@ -46,10 +62,7 @@ def train(
             " (Adam, constant learning rate 1e-3)."
         ),
     ] = "conv",
-    image_size: Annotated[
-        int | None,
-        typer.Option(help="Resize to this height and width; the data's own size if not given.", show_default=False),
-    ] = None,
+    image_size: ImageSize = None,
     latent_dim: Annotated[
         int | None,
         typer.Option(help="Size of the latent vector (preset conv); 32 if not given.", min=1, show_default=False),
@@ -58,10 +71,11 @@ def train(
         Likelihood | None,
         typer.Option(help="p(x|z) (preset conv); bernoulli if not given.", show_default=False),
     ] = None,
-    beta: Annotated[float, typer.Option(help="Weight of the KL; 1 is the ELBO.", min=0)] = 1.0,
+    beta: Annotated[float, typer.Option(help="Weight of the KL; 1 is the ELBO.", min=0, callback=finite)] = 1.0,
     kl_warmup: Annotated[int, typer.Option(help="Steps over which beta rises from 0; 0 for none.", min=0)] = 0,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate; the preset's if not given.", show_default=False)
+        float | None,
+        typer.Option(help="Peak learning rate; the preset's if not given.", show_default=False, callback=positive),
     ] = None,
     binarize: Annotated[
         str | None,
@@ -84,14 +98,21 @@ def train(
     ] = False,
     ema: Annotated[
         float | None,
-        typer.Option(help="Average the weights with this decay, such as 0.999.", min=0, max=1, show_default=False),
+        typer.Option(
+            help="Average the weights with this decay, such as 0.999.",
+            min=0,
+            max=1,
+            show_default=False,
+            callback=finite,
+        ),
     ] = None,
     patience: Annotated[
         int | None,
         typer.Option(help="End after this many epochs without a new best.", min=1, show_default=False),
     ] = None,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Scale larger gradients down to this norm.", show_default=False)
+        float | None,
+        typer.Option(help="Scale larger gradients down to this norm.", show_default=False, callback=positive),
     ] = None,
     accumulate: Annotated[int, typer.Option(help="Cut each batch into pieces, to need less memory.", min=1)] = 1,
     precision: Annotated[
@@ -137,7 +158,7 @@ def train(
     elif options["preset"] == "article":
         if likelihood is not None or latent_dim is not None:
             raise ValueError("`--likelihood` and `--latent-dim` are fixed by `--preset article`; give neither.")
-        options["image_size"] = 32 if image_size is None else image_size
+        options["image_size"] = (32, 32) if image_size is None else image_size
     options["out"] = out
     _train(options, json_output=json_output)
 

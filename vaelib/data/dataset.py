@@ -25,6 +25,7 @@ class ImageDataset(Dataset[Tensor]):
         factors: Ground-truth factors per image as class indices, ``(N, F)`` int64, or None.
         factor_names: Their F names.
         class_names: Names of the classes, by their number; if empty, of labels that are names, these names, sorted.
+        names: Where each image comes from, such as its file; or none.
         dynamic: Draw black or white pixels with the images' values as probabilities, anew in every batch.
         flip: Mirror each image left to right with probability 1/2, anew in every batch.
 
@@ -47,6 +48,7 @@ class ImageDataset(Dataset[Tensor]):
         factors: Tensor | None = None,
         factor_names: Sequence[str] = (),
         class_names: Sequence[str] = (),
+        names: Sequence[str] = (),
         dynamic: bool = False,
         flip: bool = False,
     ) -> None:
@@ -59,6 +61,7 @@ class ImageDataset(Dataset[Tensor]):
             _check_factors(factors, (len(images), len(factor_names)))
         self.images, self.factors = images, factors
         self.factor_names, self.class_names = tuple(factor_names), tuple(class_names)
+        self.names = _checked_names(names, len(images))
         self.dynamic, self.flip = dynamic, flip
 
     @property
@@ -135,6 +138,7 @@ class ImageDataset(Dataset[Tensor]):
             factors=None if self.factors is None else self.factors[indices],
             factor_names=self.factor_names,
             class_names=self.class_names,
+            names=_names_at(self.names, indices),
             dynamic=self.dynamic,
             flip=self.flip,
         )
@@ -147,6 +151,7 @@ class ImageDataset(Dataset[Tensor]):
             factors=self.factors,
             factor_names=self.factor_names,
             class_names=self.class_names,
+            names=self.names,
             dynamic=self.dynamic if dynamic is None else dynamic,
             flip=self.flip if flip is None else flip,
         )
@@ -162,6 +167,18 @@ def _check_images(images: Tensor) -> None:
         raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")
     if images.is_floating_point():
         check_unit_range("images", images)
+
+
+def _checked_names(names: Sequence[str], count: int) -> tuple[str, ...]:
+    if len(names) not in (0, count):
+        raise ValueError(f"`names` must be {count}, one an image, or none, got {len(names)}.")
+    return tuple(names)
+
+
+def _names_at(names: tuple[str, ...], indices: Tensor | slice) -> Sequence[str]:
+    if not names or isinstance(indices, slice):
+        return names[indices] if names else ()
+    return [names[index] for index in torch.arange(len(names))[indices.cpu()].tolist()]
 
 
 def _check_factors(factors: Tensor, shape: tuple[int, int]) -> None:

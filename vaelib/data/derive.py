@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from vaelib._checks import DataError, check_choice, check_int_tuple
 from vaelib.data.dataset import ImageDataset, to_float
+from vaelib.data.guard import check_memory
 
 __all__ = ["binarized", "concatenated", "fit_to_size", "height_and_width", "holdout", "resized"]
 
@@ -36,6 +38,9 @@ def fit_to_size(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
     """All images cropped and resized to ``(height, width)``."""
+    count, channels = dataset.images.shape[:2]
+    taken = count * channels * math.prod(size) * dataset.images.element_size()
+    check_memory(f"{count} images of {size[0]} x {size[1]}", 2 * taken, "use a smaller `image_size`")
     images = fit_to_size(dataset.images, size)
     return dataset.replace(images.clamp(0, 1) if images.is_floating_point() else images)
 
@@ -85,6 +90,7 @@ def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
         factors=joined("factors"),
         factor_names=parts[0].factor_names,
         class_names=parts[0].class_names,
+        names=[name for part in parts for name in part.names] if all(part.names for part in parts) else (),
         dynamic=parts[0].dynamic,
         flip=parts[0].flip,
     )

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from vaelib._checks import DataError, check_choice
 from vaelib.data.dataset import ImageDataset
-from vaelib.data.decode import UNREADABLE, Decoded, check_levels, decode, with_channels
+from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, Decoded, check_levels, decode, with_channels
+from vaelib.data.folders import suffix_of, walk, without_hidden
 from vaelib.data.guard import check_memory
 from vaelib.data.listing import list_images
 from vaelib.data.ranges import ValueRange, check_value_range
 from vaelib.data.skipped import Skipped
 
-__all__ = ["load_images", "read_pictures"]
+__all__ = ["load_images", "read_files", "read_pictures"]
 
 
 def read_pictures(
@@ -101,7 +102,49 @@ def load_images(
         raise DataError(f"No image in {path} could be read: {skipped}.")
     skipped.warn(path)
     labels = None if listing.labels is None else listing.labels[kept]
-    return ImageDataset(images[: len(kept)], labels=labels, class_names=listing.class_names)
+    names = [listing.name(index) for index in kept]
+    return ImageDataset(images[: len(kept)], labels=labels, class_names=listing.class_names, names=names)
+
+
+def read_files(paths: Sequence[str | Path], image_size: tuple[int, int], channels: int) -> tuple[ImageDataset, Skipped]:
+    """Image files, and all those below folders, at one size and with 1 or 3 channels; and what was skipped.
+
+    Raises:
+        FileNotFoundError: If a path that is given does not exist.
+        DataError: A ``ValueError``: if no image can be read.
+    """
+    skipped = Skipped()
+    files = [file for path in paths for file in _files_at(Path(path), skipped)]
+    check_memory(
+        f"{len(files)} images in memory", len(files) * channels * math.prod(image_size), "give fewer at a time"
+    )
+    found: list[tuple[str, Decoded]] = []
+    for file in files:
+        try:
+            (decoded,) = decode(str(file), file, image_size)
+        except (DataError, OSError) as error:
+            skipped.add("unreadable", f"{file}: {error}")
+            continue
+        found.append((str(file), decoded))
+    if not found:
+        raise DataError(f"No image in {', '.join(map(str, paths))} could be read: {skipped or 'there is none'}.")
+    check_levels("these images", (decoded for _, decoded in found))
+    return ImageDataset(_stack(found, channels), names=[name for name, _ in found]), skipped
+
+
+def _files_at(path: Path, skipped: Skipped) -> list[Path]:
+    """A file itself; of a folder the images below it, the rest counted as skipped."""
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or folder {path}.")
+    if not path.is_dir():
+        return [path]
+    files = []
+    for name in without_hidden(sorted(walk(path, skipped)), skipped):
+        if suffix_of(name) in PICTURE_SUFFIXES:
+            files.append(path / name)
+        else:
+            skipped.add("no images by their suffix", f"{path / name}")
+    return files
 
 
 def _stack(pictures: Sequence[tuple[str, Decoded]], channels: int | None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vaelib._checks import check_int, check_int_tuple, check_shape
 from vaelib.data.dataset import ImageDataset
+from vaelib.data.guard import check_memory
 
 __all__ = ["FACTOR_NAMES", "FACTOR_SIZES", "render", "shapes"]
 
@@ -77,6 +78,9 @@ def render(factors: Tensor, image_size: int | Sequence[int] = 32) -> Tensor:
     check_shape("factors", factors.shape, ("N", len(FACTOR_SIZES)))
     if ((factors < 0) | (factors >= torch.tensor(FACTOR_SIZES))).any():
         raise ValueError(f"`factors` must be >= 0 and below {FACTOR_SIZES}, got up to {factors.amax(0).tolist()}.")
+    check_memory(
+        f"{len(factors)} images of {height} x {width}", 2 * len(factors) * height * width, "use a smaller `image_size`"
+    )
     pieces = factors.split(max(1, _CHUNK // (height * width)))
     return torch.cat([_render(piece, height, width) for piece in pieces])
 

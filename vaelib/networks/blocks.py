@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -27,6 +28,26 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {
     "none": None,
 }
 UPSAMPLES = ("transpose", "nearest", "pixel_shuffle")
+
+
+LARGEST_NETWORK = 2**30
+"""Weights of one network, 4 GiB in float32: what needs more is refused before memory is asked for."""
+
+
+def check_network_size(widths: Sequence[int], style: Blocks, linear: int, *, copies: int = 1) -> None:
+    """Raise ``ValueError`` if the convolutions between these widths, and ``linear`` weights besides, are too many.
+
+    A layer that shuffles channels into pixels has ``copies`` of each channel.
+    """
+    area = style.kernel_size**2 * copies
+    convolutions = sum(area * before * after for before, after in itertools.pairwise(widths))
+    residuals = sum(18 * style.residual_blocks * width**2 for width in widths)
+    weights = convolutions + residuals + linear
+    if weights > LARGEST_NETWORK:
+        raise ValueError(
+            f"A network may have {LARGEST_NETWORK:.1e} weights, this would have {weights:.1e}: make `image_shape`,"
+            " `latent_dim`, `latent_shape`, `hidden_channels`, `kernel_size`, `stride` or `residual_blocks` smaller."
+        )
 
 
 class Blocks(NamedTuple):

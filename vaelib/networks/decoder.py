@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vaelib._checks import check_choice, check_int, check_int_tuple, check_latent, check_shape, check_tensor
 from vaelib._geometry import plan
-from vaelib.networks.blocks import UPSAMPLES, Blocks
+from vaelib.networks.blocks import UPSAMPLES, Blocks, check_network_size
 from vaelib.networks.encoder import check_map_size
 
 __all__ = ["ConvDecoder"]
@@ -80,6 +80,9 @@ class ConvDecoder(nn.Module):
         stages = plan(self.image_shape[1:], len(self.hidden_channels), self.kernel_size, self.stride)[::-1]
         smallest = stages[0].small if stages else self.image_shape[1:]
         widths = (*self.hidden_channels, self.param_channels)
+        pixels = math.prod(smallest) if len(self.latent_shape) == 1 else 1
+        copies = self.stride**2 if upsample == "pixel_shuffle" else 1
+        check_network_size(widths, style, self.latent_shape[0] * widths[0] * pixels, copies=copies)
         self.stem = _stem(self.latent_shape, widths[0], smallest)
         layers: list[nn.Module] = [*style.finish(widths[0])] if stages else []
         for i, stage in enumerate(stages):

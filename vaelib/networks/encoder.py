@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from vaelib._checks import check_images, check_int_tuple, check_latent, check_tensor
 from vaelib._geometry import plan
 from vaelib.functional import soft_bound
-from vaelib.networks.blocks import Blocks
+from vaelib.networks.blocks import Blocks, check_network_size
 
 __all__ = ["ConvEncoder"]
 
@@ -71,6 +72,11 @@ class ConvEncoder(nn.Module):
         style = Blocks.checked(kernel_size, stride, norm, activation, dropout, residual_blocks)
         self.kernel_size, self.stride, self.norm, self.activation, self.dropout, self.residual_blocks = style
         stages = plan(self.image_shape[1:], len(self.hidden_channels), self.kernel_size, self.stride)
+        smallest = stages[-1].small if stages else self.image_shape[1:]
+        widths = (self.image_shape[0], *self.hidden_channels)
+        # Of a map the head is a 1x1 convolution, whose weights are those of a linear layer on one pixel.
+        pixels = math.prod(smallest) if len(self.latent_shape) == 1 else 1
+        check_network_size(widths, style, 2 * self.latent_shape[0] * widths[-1] * pixels)
         layers: list[nn.Module] = []
         channels = self.image_shape[0]
         for width, stage in zip(self.hidden_channels, stages, strict=True):
@@ -78,7 +84,7 @@ class ConvEncoder(nn.Module):
             layers += style.residuals(width)
             channels = width
         self.stages = nn.Sequential(*layers)
-        self.head = _head(channels, self.latent_shape, stages[-1].small if stages else self.image_shape[1:])
+        self.head = _head(channels, self.latent_shape, smallest)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""

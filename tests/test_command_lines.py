@@ -1,0 +1,359 @@
+"""Odd command lines: each ends with an exit code and one message that names the option, never with a traceback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vaelib as vl
+from vaelib.cli import main
+
+TRAIN = "train --data a.npy --epochs 1 --batch-size 8 --latent-dim 2 --no-compile"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, what looks like a bundle, data, and broken things, by the names that the table uses."""
+    root = tmp_path_factory.mktemp("lines")
+    vl.save(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), root / "m")
+    for name, content in RECORDS.items():
+        shutil.copytree(root / "m", root / name)
+        (root / name / "run.json").write_text(content)
+    shutil.copytree(root / "m", root / "fifo")
+    os.mkfifo(root / "fifo" / "run.json")
+    vl.save(vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8))), root / "ae")
+    (root / "b").mkdir()
+    (root / "b" / "manifest.json").write_text("{}")
+    (root / "torn").mkdir()
+    (root / "torn" / "config.json").write_text("{")
+    (root / "torn" / "model.safetensors").write_bytes(b"none")
+    np.save(root / "a.npy", np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8))
+    np.save(root / "none.npy", np.zeros((0, 8, 8), np.uint8))
+    (root / "text.txt").write_text("no image")
+    (root / "empty").mkdir()
+    (root / "file").write_text("")
+    (root / "pics" / "deep").mkdir(parents=True)
+    Image.new("L", (9, 12), 200).save(root / "pics" / "one.png")
+    Image.new("RGB", (12, 9), (200, 0, 20)).save(root / "pics" / "deep" / "two.jpg")
+    (root / "pics" / "broken.png").write_bytes(b"\x89PNG no more")
+    (root / "pics" / "notes.txt").write_text("no image")
+    return root
+
+
+RECORDS = {
+    "list": "[1, 2]",
+    "text": "no json",
+    "cut": '{"data": "sha',
+    "nested": "[" * 10_000 + "]" * 10_000,
+    "huge": '{"data": "' + "x" * 2**21 + '"}',
+    "number": '{"data": 7}',
+    "object": '{"data": {"a": 1}}',
+    "binary": '{"data": "shapes", "binarize": [1]}',
+    "often": '{"data": "shapes", "data": "mnist"}',
+    "nul": '{"data": "a\\u0000b"}',
+    "odd": '{"data": "a.npy", "binarize": "sometimes"}',
+    "latin": '{"data": "' + "\udcff".encode("utf-8", "surrogateescape").decode("latin-1") + '"}',
+}
+
+# (command line, exit code, what the message says). Code 2: of one option, before anything is loaded.
+LINES = [
+    ("", 2, "Usage: vaelib"),
+    ("--version", 2, "--version"),
+    ("train --image-size 100000", 2, "'--image-size'"),
+    ("train --image-size 99999999999999999999", 2, "'--image-size'"),
+    ("train --image-size 0", 2, "'--image-size'"),
+    ("train --image-size 28,0", 2, "'--image-size'"),
+    ("train --image-size 28,28,1", 2, "'--image-size'"),
+    ("train --image-size 28x28", 2, "'--image-size'"),
+    ("train --image-size=-28", 2, "'--image-size'"),
+    ("train --image-size 2.5", 2, "'--image-size'"),
+    ("train --image-size ,", 2, "'--image-size'"),
+    ("train --image-size ''", 2, "'--image-size'"),
+    ("train --image-size nan", 2, "'--image-size'"),
+    ("train --image-size ٢٨", 2, "'--image-size'"),
+    ("train --image-size 4096", 1, "10000 images of 4096 x 4096 would take"),
+    ("train --seed -1", 2, "'--seed'"),
+    ("train --seed 99999999999999999999", 2, "'--seed'"),
+    ("train --seed 1.5", 2, "'--seed'"),
+    ("train --epochs 0", 2, "'--epochs'"),
+    ("train --epochs 1e3", 2, "'--epochs'"),
+    ("train --batch-size 0", 2, "'--batch-size'"),
+    ("train --batch-size many", 2, "'--batch-size'"),
+    ("train --latent-dim 0", 2, "'--latent-dim'"),
+    (f"{TRAIN} --latent-dim 99999999999", 1, "`latent_dim`"),
+    ("train --learning-rate nan", 2, "'--learning-rate'"),
+    ("train --learning-rate inf", 2, "'--learning-rate'"),
+    ("train --learning-rate 0", 2, "'--learning-rate'"),
+    ("train --learning-rate -1", 2, "'--learning-rate'"),
+    ("train --beta nan", 2, "'--beta'"),
+    ("train --beta inf", 2, "'--beta'"),
+    ("train --beta -0.1", 2, "'--beta'"),
+    ("train --kl-warmup -1", 2, "'--kl-warmup'"),
+    ("train --ema nan", 2, "'--ema'"),
+    ("train --ema 2", 2, "'--ema'"),
+    ("train --patience 0", 2, "'--patience'"),
+    ("train --clip-norm inf", 2, "'--clip-norm'"),
+    ("train --clip-norm 0", 2, "'--clip-norm'"),
+    ("train --accumulate 0", 2, "'--accumulate'"),
+    (f"{TRAIN} --accumulate 1000", 1, "accumulate"),
+    ("train --checkpoint-every 0", 2, "'--checkpoint-every'"),
+    ("train --keep-last 0", 2, "'--keep-last'"),
+    ("train --precision fp8", 2, "'--precision'"),
+    ("train --lr-schedule linear", 2, "'--lr-schedule'"),
+    ("train --preset conv2", 2, "'--preset'"),
+    (f"{TRAIN} --binarize sometimes", 1, "`binarize`"),
+    ("train --data ''", 2, "'--data'"),
+    ("train --data nowhere", 1, "nowhere"),
+    ("train --data text.txt", 1, "text.txt"),
+    ("train --data empty", 1, "empty"),
+    ("train --data none.npy", 1, "none.npy"),
+    ("train --data /dev/null", 1, "/dev/null"),
+    ("train --data /dev/zero", 1, "/dev/zero"),
+    ("train --data m", 1, "m"),
+    ("train --data s3://bucket/images", 1, "s3:/bucket/images"),
+    (f"train --data {'x' * 5000}", 1, "xxx"),
+    ("train --out ''", 2, "'--out'"),
+    ("train --data a.npy --out /dev/null/x", 1, "`--out` must be a directory that can be written"),
+    ("train --data a.npy --out file", 1, "`--out` must be a directory that can be written"),
+    ("train --resume --out empty", 1, "`--resume` needs a run in --out"),
+    *((f"train --resume --out {name}", 1, "run.json") for name in ("list", "text", "cut", "nested", "huge", "number")),
+    ("train --stream", 1, "shapes"),
+    ("train --nonsense", 2, "--nonsense"),
+    ("train extra", 2, "extra"),
+    ("evaluate", 2, "MODEL"),
+    ("evaluate ''", 2, "MODEL"),
+    ("evaluate nowhere", 1, "`MODEL` must hold config.json"),
+    ("evaluate file", 1, "`MODEL` must hold config.json"),
+    ("evaluate b", 1, "is an exported bundle"),
+    ("evaluate torn", 1, "config.json"),
+    ("evaluate m", 1, "`--data` must be given"),
+    ("evaluate m --data ''", 2, "'--data'"),
+    ("evaluate m --data a.npy --split half", 2, "'--split'"),
+    ("evaluate m --data a.npy --samples 0", 2, "'--samples'"),
+    ("evaluate m --data a.npy --samples 1000000000000", 2, "'--samples'"),
+    ("evaluate m --data a.npy --against ''", 2, "'--against'"),
+    ("evaluate m --data a.npy --against nowhere", 1, "nowhere"),
+    ("evaluate m --data a.npy --compare nowhere", 1, "`MODEL` must hold config.json"),
+    ("evaluate m --data a.npy --compare ''", 2, "'--compare'"),
+    ("evaluate m --data a.npy --disentanglement", 1, "`--disentanglement`"),
+    ("evaluate ae --data a.npy", 1, "`model`"),
+    *((f"evaluate {name}", 1, "run.json") for name in ("list", "text", "cut", "nested", "huge", "number", "object")),
+    *((f"evaluate {name}", 1, "run.json") for name in ("binary", "often", "fifo")),
+    ("evaluate nul", 1, "must be"),
+    ("evaluate odd", 1, "`binarize`"),
+    ("evaluate latin", 1, "must be"),
+    ("reconstruct m", 2, "FILES_OR_FOLDERS"),
+    ("reconstruct m ''", 2, "FILES_OR_FOLDERS"),
+    ("reconstruct m nowhere.png", 1, "there is no nowhere.png"),
+    ("reconstruct m text.txt", 1, "text.txt"),
+    ("reconstruct m empty", 1, "empty"),
+    ("reconstruct m pics --out r.xyz", 1, "`--out` must end in .png"),
+    ("reconstruct m pics --out ''", 2, "'--out'"),
+    ("reconstruct m pics --out .", 1, "`--out` must end in .png"),
+    ("reconstruct m pics --out /dev/null/x.png", 1, "`--out` must be a directory that can be written"),
+    ("reconstruct nowhere pics", 1, "`MODEL` must hold config.json"),
+    ("reconstruct m /dev/null", 1, "/dev/null"),
+    ("sample", 2, "MODEL"),
+    ("sample nowhere", 1, "`MODEL` must hold config.json"),
+    ("sample b", 1, "is an exported bundle"),
+    ("sample ae", 1, "Only a VAE has a prior"),
+    ("sample m --num 0", 2, "'--num'"),
+    ("sample m --num -3", 2, "'--num'"),
+    ("sample m --num 1000000000", 2, "'--num'"),
+    ("sample m --num 60000000", 1, "`--num` must be at most 1048576 for images of 8 x 8"),
+    ("sample m --num 1e9", 2, "'--num'"),
+    ("sample m --seed -1", 2, "'--seed'"),
+    ("sample m --out ''", 2, "'--out'"),
+    ("sample m --out s", 1, "`--out` must end in .png"),
+    ("sample m --out s.xyz", 1, "`--out` must end in .png"),
+    ("sample m --out s.npz", 1, "`--out` must end in .png"),
+    ("sample m --out .png", 1, "`--out` must end in .png"),
+    ("sample m --out /dev/null/x.png", 1, "`--out` must be a directory that can be written"),
+    ("encode m --data a.npy --out ''", 2, "'--out'"),
+    ("encode m --data a.npy --out e.npy", 1, "`--out` must end in .npz"),
+    ("encode m --data a.npy --out empty", 1, "`--out` must end in .npz"),
+    ("encode m --data a.npy --out /dev/null/e.npz", 1, "`--out` must be a directory that can be written"),
+    ("encode m", 1, "`--data` must be given"),
+    ("encode m pics --data a.npy", 1, "`--data` must not be given beside files"),
+    ("encode m nowhere", 1, "there is no nowhere"),
+    ("encode b pics", 1, "is an exported bundle"),
+    ("encode nowhere pics", 1, "`MODEL` must hold config.json"),
+    ("export nowhere", 1, "`MODEL` must hold config.json"),
+    ("export b", 1, "is an exported bundle"),
+    ("export m --opset 17", 2, "'--opset'"),
+    ("export m --opset 99", 2, "'--opset'"),
+    ("export m --precision fp8", 2, "'--precision'"),
+    ("export m --max-loss nan", 2, "'--max-loss'"),
+    ("export m --max-loss -1", 2, "'--max-loss'"),
+    ("export m --out ''", 2, "'--out'"),
+    ("export m --out file", 1, "directory"),
+    ("export m --precision int8", 1, "`--data` must be given"),
+    ("explore", 2, "BUNDLE"),
+    ("explore nowhere", 1, "`BUNDLE` must be a bundle"),
+    ("explore m", 1, "is a trained model, export it first"),
+    ("explore b", 1, "manifest.json"),
+    ("explore b --port 99999", 2, "'--port'"),
+    ("explore b --port -1", 2, "'--port'"),
+    ("explore b --num 1", 2, "'--num'"),
+    ("explore b --num 1000000000", 2, "'--num'"),
+    ("explore b --data ''", 2, "'--data'"),
+    ("explore b --static ''", 2, "'--static'"),
+    ("explore b --onnxruntime-web here", 1, "`--onnxruntime-web` needs `--static`"),
+    ("benchmark nowhere", 1, "`MODEL` must hold config.json"),
+    ("benchmark m --threads 0", 2, "'--threads'"),
+    ("benchmark m --threads 1000000", 2, "'--threads'"),
+    ("benchmark m --backend abacus", 1, "abacus"),
+    ("benchmark ''", 2, "MODEL_OR_BUNDLE"),
+    ("demo --epochs 0", 2, "'--epochs'"),
+    ("demo --out ''", 2, "'--out'"),
+    ("demo --out /dev/null/x", 1, "`--out` must be a directory that can be written"),
+    ("demo --seed -1", 2, "'--seed'"),
+    ("info nowhere", 1, "`MODEL` must hold config.json"),
+    ("info b", 1, "manifest.json"),
+    ("info torn", 1, "config.json"),
+    ("info ''", 2, "MODEL_OR_BUNDLE"),
+]
+
+
+def arguments_of(line):
+    """Words between blanks; two quotes are an empty one."""
+    return [word.replace("''", "") for word in line.split()]
+
+
+@pytest.mark.parametrize(("line", "code", "message"), LINES, ids=[line[:60] or "nothing" for line, _, _ in LINES])
+def test_an_odd_line_is_one_message(line, code, message, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "200")
+    before = sorted(os.listdir(place))
+    found = main(arguments_of(line))
+    captured = capsys.readouterr()
+    assert found == code, captured.err
+    assert message in (captured.err if line else captured.out)
+    assert not line or captured.out == ""
+    assert "Traceback" not in captured.err
+    if code == 1:
+        assert [text[:8] for text in captured.err.splitlines()].count("vaelib: ") == 1
+        assert len(captured.err) < 7_000
+    assert line.startswith(TRAIN) or sorted(os.listdir(place)) == before, "an error leaves nothing behind"
+
+
+def test_there_are_more_than_a_hundred():
+    assert len({line for line, _, _ in LINES}) == len(LINES) > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("s.png", "PNG"),
+        ("s.jpg", "JPEG"),
+        ("s.JPEG", "JPEG"),
+        ("s.webp", "WEBP"),
+        ("s.tif", "TIFF"),
+        ("s.tiff", "TIFF"),
+    ],
+)
+def test_the_suffix_is_the_format(name, kind, place, tmp_path, capsys):
+    assert main(["sample", str(place / "m"), "--num", "3", "--out", str(tmp_path / name)]) == 0
+    with Image.open(tmp_path / name) as image:
+        assert (image.format, image.size) == (kind, (3 * 10 + 2, 12))
+
+
+def test_samples_beyond_one_batch_are_those_of_one(place, tmp_path, monkeypatch, capsys):
+    """Chunks bound the memory; whatever their size, the prior is drawn from in the same order."""
+    files = [tmp_path / name for name in ("a.png", "b.png")]
+    assert main(["sample", str(place / "m"), "--num", "9", "--out", str(files[0])]) == 0
+    generator, vae = torch.Generator().manual_seed(0), vl.load(place / "m")
+    vl.plots.save_grid(
+        torch.cat([vae.sample(4, generator=generator) for _ in range(2)] + [vae.sample(1, generator=generator)]),
+        files[1],
+    )
+    monkeypatch.setattr("vaelib.cli.images._BATCH", 4)
+    assert main(["sample", str(place / "m"), "--num", "9", "--out", str(files[0])]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_reconstruct_takes_folders_and_reports_what_it_skips(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    line = ["reconstruct", "m", "pics", "text.txt", "--out", str(tmp_path / "r.jpg")]
+    with pytest.warns(UserWarning, match=r"3 files were skipped in pics, text\.txt: 1 no images by their suffix"):
+        assert main([*line, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["pictures"]) == ["pics/deep/two.jpg", "pics/one.png"]
+    assert result["skipped"] == 3
+    with Image.open(tmp_path / "r.jpg") as image:
+        assert image.format == "JPEG"
+    with pytest.warns(UserWarning, match=r"2 unreadable \(pics/broken\.png: .*, text\.txt: not an image"):
+        assert main(line) == 0
+
+
+def test_encode_takes_folders_and_writes_the_names_beside_the_codes(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    with pytest.warns(UserWarning, match=r"pics/notes\.txt.*pics/broken\.png"):
+        assert main(["encode", "m", "pics", "pics/one.png", "--out", str(tmp_path / "e.npz")]) == 0
+    with np.load(tmp_path / "e.npz") as arrays:
+        assert arrays["names"].tolist() == ["pics/deep/two.jpg", "pics/one.png", "pics/one.png"]
+        mu = arrays["mu"]
+    np.testing.assert_array_equal(mu[1], mu[2])
+    images = vl.data.read_pictures(["pics/deep/two.jpg", "pics/one.png"], image_size=(8, 8), channels=1)
+    expected, _ = vl.evaluation.encode(vl.load("m"), images.float() / 255)
+    np.testing.assert_allclose(mu[:2], expected.numpy(), atol=1e-6)
+
+
+def test_encode_keeps_labels_and_class_names_of_a_set(place, tmp_path, monkeypatch, capsys):
+    for name, count in (("cat", 3), ("dog", 2)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("L", (8, 8), 100 + 50 * index).save(tmp_path / "set" / name / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["encode", str(place / "m"), "--data", "set", "--split", "all", "--out", "e.npz"]) == 0
+    with np.load(tmp_path / "e.npz") as arrays:
+        assert arrays["class_names"].tolist() == ["cat", "dog"]
+        assert arrays["labels"].tolist() == [0, 0, 0, 1, 1]
+        assert arrays["names"].tolist() == [f"set/{name}" for name in CATS_AND_DOGS]
+    assert main(["encode", str(place / "m"), "--data", "set", "--split", "test", "--out", "e.npz"]) == 0
+    with np.load(tmp_path / "e.npz") as arrays:
+        (index,) = vl.data.derive.holdout(5, "test").tolist()
+        assert arrays["names"].tolist() == [f"set/{CATS_AND_DOGS[index]}"]
+
+
+CATS_AND_DOGS = ["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png"]
+BEFORE_TORCH = [line for line, code, _ in LINES if code == 2] + [
+    "train --resume --out nowhere",
+    "train --preset article --latent-dim 5",
+    "evaluate nowhere",
+    "evaluate b --data a.npy",
+    "evaluate m --data a.npy --compare nowhere",
+    "reconstruct m nowhere.png",
+    "reconstruct m pics --out r.xyz",
+    "sample nowhere",
+    "sample m --out s.xyz",
+    "sample m --out /dev/null/x.png",
+    "encode m pics --out e.npy",
+    "encode m pics --data a.npy",
+    "export b",
+    "explore m",
+    "explore nowhere",
+    "benchmark nowhere",
+    "demo --out /dev/null/x",
+    "info nowhere",
+]
+
+
+def test_arguments_are_checked_before_torch_is_imported(place):
+    """All lines in one process, which at the end has loaded neither torch nor onnxruntime."""
+    lines = [arguments_of(line) for line in BEFORE_TORCH]
+    code = (
+        "import sys; from vaelib.cli import main\n"
+        f"codes = [main(line) for line in {lines!r}]\n"
+        "loaded = [name for name in ('torch', 'onnxruntime', 'PIL', 'numpy') if name in sys.modules]\n"
+        "sys.exit(f'{loaded} {codes}' if loaded or 0 in codes else 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(vl.__file__))}
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
