@@ -2,12 +2,14 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset, TensorDataset
 
 import vaelib as vl
 from vaelib import evaluation
-from vaelib.evaluation.inputs import batches_for
+from vaelib.evaluation.inputs import batches_for, opened
 
 X = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -70,9 +72,118 @@ def test_what_holds_no_images(name):
     for nothing in (X[:0], [], [X[:0]]):
         with pytest.raises(vl.DataError, match="`data` must hold at least one image, got none"):
             MEASURES[name](vae_of(), nothing)
-    for wrong, words in (([{"image": X}], "got dict from list"), ("runs/first", "got 'runs/first'")):
+    for wrong, words in (([{"label": X}], "got dict with the keys label"), ("runs/first", "got 'runs/first'")):
         with pytest.raises(TypeError, match=f"`data` must be images, an ImageDataset, or .*batches.*{words}"):
             MEASURES[name](vae_of(), wrong)
+
+
+WHOLE = {
+    "8-bit numpy": lambda x: (x * 255).byte().numpy(),
+    "8-bit tensor": lambda x: (x * 255).byte(),
+    "numpy": lambda x: x.numpy(),
+    "float64 numpy": lambda x: x.double().numpy(),
+    "big-endian": lambda x: x.numpy().astype(">f4"),
+    "backwards": lambda x: x.flip(0).numpy()[::-1],
+    "TensorDataset": lambda x: TensorDataset(x, torch.arange(len(x))),
+    "8-bit TensorDataset": lambda x: TensorDataset((x * 255).byte()),
+    "Subset of TensorDataset": lambda x: Subset(TensorDataset(torch.cat([x, x])), range(len(x))),
+    "Subset of a set": lambda x: Subset(vl.data.ImageDataset(torch.cat([x, x])), list(range(len(x)))),
+    "Subset of Subset": lambda x: Subset(Subset(vl.data.ImageDataset(x), range(len(x))), range(len(x))),
+}
+BATCHES = {
+    "numpy": lambda x: x.numpy(),
+    "8-bit numpy": lambda x: (x * 255).byte().numpy(),
+    "8-bit": lambda x: (x * 255).byte(),
+    "tuple": lambda x: ((x * 255).byte(), torch.zeros(len(x))),
+    "list of numpy": lambda x: [x.numpy(), 1],
+    "image": lambda x: {"label": 1, "image": x},
+    "pixel_values": lambda x: {"pixel_values": (x * 255).byte().numpy(), "labels": 1},
+    "img": lambda x: {"img": x},
+}
+LEVELS = (X * 255).byte().float() / 255
+
+
+def images_seen(use, data):
+    """The images that the encoder was given, sorted, each once."""
+    vae = vae_of()
+    vae.encoder = Seen(vae.encoder)
+    use(vae, data)
+    assert {images.dtype for images in vae.encoder.images} == {torch.float32}
+    seen = torch.cat(vae.encoder.images).flatten(1).unique(dim=0)
+    return seen[seen.any(1)]  # black ones are of no test, but trained on beside `val`
+
+
+USES = {
+    "elbo": lambda vae, data: evaluation.elbo(vae, data, batch_size=3),
+    "train": lambda vae, data: vl.Trainer(max_epochs=1, batch_size=3).fit(vae, data, progress=False),
+    "val": lambda vae, data: vl.Trainer(max_epochs=1).fit(vae, [torch.zeros(3, 1, 8, 8)], data, progress=False),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_holder_gives_the_same_images(use):
+    expected = LEVELS.flatten(1).unique(dim=0)
+    for name, holder in WHOLE.items():
+        assert torch.equal(images_seen(USES[use], holder(LEVELS)), expected), name
+    for name, batch in BATCHES.items():
+        assert torch.equal(images_seen(USES[use], [batch(LEVELS[:3]), batch(LEVELS[3:])]), expected), name
+
+
+def test_a_mapped_array_is_read_where_it_is(tmp_path):
+    np.save(tmp_path / "x.npy", X.numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+        assert opened("data", mapped).data_ptr() == mapped.ctypes.data
+        assert len(images_seen(USES["elbo"], mapped)) == 7
+
+
+class Items(torch.utils.data.Dataset):
+    """Single images by number."""
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        return X[index]
+
+
+BITS = torch.ones(4, 1, 8, 8, dtype=torch.uint8)
+WRONG = {
+    "int64": (X.numpy().astype(np.int64), TypeError, "must be uint8, or floating point in .*, got dtype int64"),
+    "no channels": (X[:, 0].numpy(), ValueError, r"must have shape \(N, C, H, W\), got \(7, 8, 8\)"),
+    "objects": (np.array([None] * 3), TypeError, "must be uint8, or floating point in .*, got dtype object"),
+    "bool": (X.numpy() > 0.5, TypeError, "must be uint8, or floating point in .*, got dtype bool"),
+    "masked": (np.ma.masked_array(X.numpy(), X.numpy() > 0.5), TypeError, "in .0, 1., got a masked array"),
+    "0 and 1": (
+        BITS,
+        ValueError,
+        "must be clear about its range, got 8-bit values of 0 and 1: give floats, or 0 and 255",
+    ),
+    "numpy 0 and 1": (BITS.numpy(), ValueError, "must be clear about its range"),
+    "batches of 0 and 1": ([BITS], ValueError, "must be clear about its range"),
+    "a Dataset": (Items(), TypeError, "got Items, a Dataset of single images: give torch.utils.data.DataLoader"),
+    "a Subset of it": (Subset(Items(), [1, 2]), TypeError, "got Items, a Dataset of single images"),
+    "no key": (
+        [{"label": X}],
+        TypeError,
+        "batches with one of the keys image, images, .* got dict with the keys label",
+    ),
+    "two keys": ([{"image": X, "img": X}], TypeError, "one of the keys .* got dict with the keys image, img"),
+    "no keys": ([{}], TypeError, "one of the keys .* got dict with the keys none"),
+    "text": ([{"image": "a.png"}], TypeError, "got str in dict"),
+    "out of range": ([X.numpy() * 300], ValueError, r"must have values in \[0, 1\]"),
+    "a number": (3, TypeError, "must be images, an ImageDataset, or batches of images, got 3"),
+    "a name": ("mnist", TypeError, "must be images, an ImageDataset, or batches of images, got 'mnist'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_are_no_images_is_refused_alike(name):
+    data, error, match = WRONG[name]
+    for use in USES.values():
+        with pytest.raises(error, match=match):
+            use(vae_of(), data)
 
 
 def broken(part, weight):

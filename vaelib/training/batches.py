@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from vaelib._checks import check_unit_range
 from vaelib.data.dataset import even_parts
+from vaelib.evaluation.inputs import images_of_batch
 from vaelib.training import randomness
 
 __all__ = ["Indexed", "IndexedBatches", "LoaderBatches", "Piece", "Share"]
@@ -133,8 +133,7 @@ class LoaderBatches:
         if start:
             randomness.restore(now["random"], self._device)
         for batch in batches:
-            images = batch[0] if isinstance(batch, list | tuple) else batch
-            check_unit_range("x", images)
+            images = images_of_batch("train", batch)
             yield [Piece(images.to(self._device, non_blocking=True), 1.0)]
 
     def _capture(self) -> dict[str, Any]:

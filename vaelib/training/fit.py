@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vaelib._files import writable_directory
 from vaelib.data import ImageDataset
-from vaelib.evaluation.inputs import as_batches
+from vaelib.evaluation.inputs import as_batches, check_data, opened
 from vaelib.functional import check_levels
 from vaelib.likelihoods import DiscretizedLogistic
 from vaelib.objectives import Elbo, Reconstruction
@@ -220,10 +220,14 @@ def _started(fit: Fit) -> Run:
 
 def _source(name: str, data: Any, model: nn.Module) -> Any:
     """Images by number, of the model's shape, or somebody else's loader."""
+    if data is None and name == "val":
+        return None
+    data = opened(name, data)
     if isinstance(data, Tensor):
         data = ImageDataset(data)
     if not isinstance(data, Indexed):
-        if data is not None and iter(data) is data:
+        check_data(name, data)
+        if iter(data) is data:
             raise TypeError(f"`{name}` must be images, or a loader that can be passed over again, got an iterator.")
         return data
     wanted = tuple(getattr(model, "image_shape", data.image_shape))

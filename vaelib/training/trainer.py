@@ -139,9 +139,11 @@ class Trainer:
 
         Args:
             model: A :class:`VAE`, an :class:`AutoEncoder`, or whatever the objective runs.
-            train: Images ``(N, C, H, W)``, an :class:`ImageDataset` (kept on the training device if it fits), a stream
-                (:func:`vaelib.data.stream`), or a loader that yields batches (or tuples that begin with one). A loader
-                brings its own batch size and order.
+            train: Images ``(N, C, H, W)``, a tensor or numpy array, 8-bit or floats in [0, 1]; an
+                :class:`ImageDataset` (kept on the training device if it fits); a stream (:func:`vaelib.data.stream`);
+                a ``TensorDataset`` whose first tensor is images, or a ``Subset`` of these; or a loader that yields
+                batches, tuples that begin with one, or dicts with one under ``image``, ``images``, ``pixel_values``,
+                ``img`` or ``x``. A loader brings its own batch size and order.
             val: The same; evaluated after each epoch with the same draws each time, and with the values that schedules
                 have at the last step of the run. A warning reports schedules that still change there.
             resume: Go on from the newest checkpoint in ``output_dir`` that can be read; from the start if none is.
@@ -157,7 +159,8 @@ class Trainer:
             FileExistsError: If ``output_dir`` has checkpoints and ``resume`` is false, or holds files or folders of
                 the names that a run writes and no run has written them.
             OSError: If ``output_dir`` cannot be written; a ``BlockingIOError`` if another process trains into it.
-            TypeError: If ``output_dir`` is given and a class of the model is not known to :func:`vaelib.save`.
+            TypeError: If ``train`` or ``val`` hold no images, or ``output_dir`` is given and a class of the model is
+                not known to :func:`vaelib.save`.
             TrainingInterrupted: A ``SystemExit`` with code 130 or 143: after SIGINT or SIGTERM, the step finished and
                 a checkpoint written. Without ``output_dir`` signals act as always.
         """
