@@ -96,6 +96,7 @@ def test_what_torch_said_is_kept_as_the_cause(tmp_path):
     assert "torch.export" in str(caught.value.__cause__)
 
 
+@pytest.mark.slow
 def test_hooks_shared_weights_and_spectral_norm_are_exported(tmp_path):
     layer = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(1, 1, 3, padding="same")), nn.Conv2d(1, 1, 1))
     layer[1].register_forward_hook(lambda module, inputs, output: 2 * output)

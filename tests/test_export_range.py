@@ -12,6 +12,8 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 import vaelib as vl
+from vaelib.cli import main
+from vaelib.data.dataset import to_float
 from vaelib.explorer import application, build_scene
 from vaelib.runtime import OnnxVAE
 from vaelib.vae import image_of
@@ -52,6 +54,18 @@ def test_what_a_person_sees_is_in_range_and_can_be_given_back(likelihood):
         torch.testing.assert_close(image_of(likelihood, recon_params), mean.clamp(0, 1), rtol=0, atol=0)
 
 
+def test_the_rounding_of_a_resize_is_no_error():
+    x = torch.full((2, *IMAGE), 1.0000001)
+    x[0] = -1e-7
+    for likelihood in LIKELIHOODS[:-1]:
+        vae = network(likelihood)
+        vae.reconstruct(x)
+        assert vae.likelihood.log_prob(x, vae(x).recon_params).isfinite().all()
+    assert torch.equal(to_float(x, True, None)[:, 0, 0, 0], torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got"):
+        vae.reconstruct(x * 1.001)
+
+
 @pytest.fixture(scope="module", params=["Gaussian", "AutoEncoder"])
 def exported(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported")
@@ -64,7 +78,7 @@ def draws(model):
     return np.random.default_rng(0).standard_normal((40, 3), dtype=np.float32) * 3
 
 
-def test_the_bundle_gives_the_same_images_and_takes_them_back(exported):
+def test_the_bundle_gives_the_same_images_and_takes_them_back(exported, tmp_path):
     model, directory = exported
     opened = OnnxVAE(directory, threads=1)
     z = draws(opened)
@@ -79,6 +93,7 @@ def test_the_bundle_gives_the_same_images_and_takes_them_back(exported):
         opened.encode(opened.sample(5, seed=0))
         assert build_scene(directory, opened).arrays["mu"].shape == (512, 3)
         assert np.isfinite(opened.score(images)).all()
+        assert main(["explore", str(directory), "--static", str(tmp_path / "page")]) == 0
 
 
 @pytest.fixture

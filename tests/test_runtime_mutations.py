@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 import vaelib as vl
 
@@ -83,15 +85,39 @@ for seed in range(first, last):
 """
 
 
+class RecurrentEncoder(nn.Module):
+    """With operators that the runtime took in when it began to run all of the standard domain."""
+
+    image_shape, latent_shape = (1, 8, 8), (2,)
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.linear = nn.LSTM(8, 3, batch_first=True, bidirectional=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        rows = torch.einsum("bij,bkj->bik", x.squeeze(1), (8 * x).floor().squeeze(1))
+        patches = nn.functional.fold(nn.functional.unfold(x, 2, stride=2), (8, 8), 2, stride=2).squeeze(1)
+        found = self.linear(self.lstm(rows + patches)[0]).topk(2, 1).values.mean(1)
+        return found.chunk(2, 1)
+
+
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def bundle(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("bundle")
-    vl.export_onnx(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), directory)
+    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
+    vl.export_onnx(vl.VAE(RecurrentEncoder(), vae.decoder) if request.param == "recurrent" else vae, directory)
     return directory
 
 
 @pytest.mark.parametrize(
-    ("first", "last"), [(0, 40), pytest.param(40, 540, marks=pytest.mark.slow)], ids=["a few", "500"]
+    ("bundle", "first", "last"),
+    [
+        ("plain", 0, 40),
+        pytest.param("plain", 40, 540, marks=pytest.mark.slow),
+        pytest.param("recurrent", 0, 500, marks=pytest.mark.slow),
+    ],
+    ids=["a few", "500", "500 of other operators"],
+    indirect=["bundle"],
 )
 def test_mutations(bundle, first, last):
     result = subprocess.run(
