@@ -80,6 +80,13 @@ def test_unusual_images(images, match):
         ImageDataset(images)
 
 
+def test_8_bit_images_of_0_and_1_are_said():
+    with pytest.warns(
+        UserWarning, match="`images` holds 8-bit values of 0 and 1 alone.* multiply by 255 if 1 is white"
+    ):
+        ImageDataset(torch.eye(4, dtype=torch.uint8)[None, None])
+
+
 def test_class_names_are_shown():
     assert "classes cat, dog" in repr(ImageDataset(IMAGES, labels=["dog", "cat", "dog"]))
     many = ImageDataset(torch.zeros(12, 1, 2, 2), labels=[f"{i:02d}" for i in range(12)])
@@ -174,7 +181,7 @@ def from_array(path, values, split="all", **options):
         (RAMP.astype(np.uint8), None, RAMP / 255),
         (RAMP.astype(np.uint8), (0, 63), RAMP / 63),
         ((RAMP % 2).astype(np.uint8), (0, 1), RAMP % 2),
-        ((RAMP % 2).astype(np.uint8), (0, 255), RAMP % 2 / 255),
+        ((RAMP % 8).astype(np.uint8), (0, 255), RAMP % 8 / 255),
         ((RAMP % 2).astype(np.int64), (0, 1), RAMP % 2),
         ((RAMP % 8).astype(np.uint8), (0, 7), RAMP % 8 / 7),
         ((RAMP % 2).astype(bool), None, RAMP % 2),

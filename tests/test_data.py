@@ -341,11 +341,13 @@ def png(color):
 
 def test_shards(tmp_path):
     for name, count in (("train-000", 3), ("train-001", 2), ("test-000", 2)):
-        samples = [(f"{i}.{end}", png(i) if end == "png" else b"7\n") for i in range(count) for end in ("cls", "png")]
+        samples = [
+            (f"{i}.{end}", png(9 * i) if end == "png" else b"7\n") for i in range(count) for end in ("cls", "png")
+        ]
         shard(tmp_path / f"{name}.tar", samples)
     train, test = load(tmp_path, "train"), load(tmp_path, "test", image_size=3)
     assert train.images.shape == (5, 3, 4, 6)
-    assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1]
+    assert train.images[:, 0, 0, 0].tolist() == [0, 9, 18, 0, 9]
     assert train.labels.tolist() == [7] * 5
     assert test.images.shape == (2, 3, 3, 3)
     assert len(load(tmp_path, "all")) == 7
@@ -357,7 +359,7 @@ def test_shards(tmp_path):
 
 
 def test_broken_shards(tmp_path):
-    shard(tmp_path / "a.tar", [("0.png", png(1)), ("1.png", b"broken")])
+    shard(tmp_path / "a.tar", [("0.png", png(9)), ("1.png", b"broken")])
     with pytest.warns(UserWarning, match=r"1 file was skipped in .*a\.tar: 1 unreadable \(a\.tar/1\.png"):
         assert len(load(tmp_path / "a.tar", "all")) == 1
     (tmp_path / "torn.tar").write_bytes(b"not a tar file at all" * 100)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from vaelib._checks import DataError, check_int, check_shape, check_unit_range
 from vaelib.data.guard import check_plain_tensor
 from vaelib.data.labels import class_labels, class_names_of
+from vaelib.data.skipped import warn
 
 __all__ = ["ImageDataset", "even_parts", "prepared", "to_float"]
 
@@ -167,6 +168,8 @@ def _check_images(images: Tensor) -> None:
         raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")
     if images.is_floating_point():
         check_unit_range("images", images)
+    elif images[:64].max() == 1 and images.max() == 1:
+        warn("`images` holds 8-bit values of 0 and 1 alone, black and almost black; multiply by 255 if 1 is white.")
 
 
 def _checked_names(names: Sequence[str], count: int) -> tuple[str, ...]:
