@@ -340,6 +340,7 @@ def test_load_and_stream_are_one_reader(tmp_path, source):
         assert images.class_names == tuple(class_names.split())
         assert (None if images.labels is None else images.labels.tolist()) == labels
     assert loaded.image_shape == streamed.image_shape == (1, 4, 6)
+    assert len(set(loaded.names)) == len(loaded) and all(Path(name).is_relative_to(tmp_path) for name in loaded.names)
     if len(loaded) > 2:
         for split in ("train", "test"):
             parts = [opened(open_set, path, warning, split) for open_set in (load, stream)]
@@ -482,6 +483,7 @@ def test_a_split_without_labels_takes_none_from_the_others(tmp_path):
 def test_splits_inside_a_shard_and_below_a_folder(tmp_path):
     path = write_shard(tmp_path / "a.tar", [("set/train/cat/1.png", 101), ("set/val/cat/1.png", 102)])
     assert splits(path) == ("train", "val")
+    assert load(path, "val").names == (f"{path}/set/val/cat/1.png",)
     for open_set in (load, stream):
         assert values(open_set(path, "val")) == [102]
         assert open_set(path, "val").class_names == ("cat",)

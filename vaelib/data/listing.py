@@ -54,6 +54,8 @@ class Listing:
     """Two images of different sizes, in words."""
     value_range: ValueRange | None
     frames: str | None
+    names: list[str]
+    """Path of each image, that of a shard's entry going on from the shard's; empty if they were not asked for."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -78,6 +80,8 @@ class Listing:
 
     def name(self, index: int) -> str:
         """Where one image is."""
+        if self.names:
+            return self.names[index]
         file, offset, length, _ = self.places[index]
         return self.files[file] if length < 0 else f"{self.files[file]} at byte {offset}"
 
@@ -90,13 +94,17 @@ class Listing:
     def subset(self, indices: np.ndarray) -> Listing:
         """The images at ``indices``."""
         labels = None if self.labels is None else self.labels[torch.from_numpy(indices)]
-        return replace(self, places=self.places[indices], labels=labels)
+        names = [self.names[index] for index in indices.tolist()] if self.names else []
+        return replace(self, places=self.places[indices], labels=labels, names=names)
 
 
-def list_images(path: Path, split: str, *, value_range: ValueRange | None = None, frames: str | None = None) -> Listing:
+def list_images(
+    path: Path, split: str, *, value_range: ValueRange | None = None, frames: str | None = None, named: bool = False
+) -> Listing:
     """The images of a split of a folder, of a ``.tar`` shard, or of a folder of shards, as far as headers can be read.
 
     Channels, common size and classes are those of all splits together. What is skipped is reported in a warning.
+    Names of the images are kept only if ``named``: of millions they take more memory than all else.
     """
     source = find_images(path)
     check_split(path, split, in_order(source.splits))
@@ -128,9 +136,12 @@ def list_images(path: Path, split: str, *, value_range: ValueRange | None = None
         sizes=sizes,
         value_range=value_range,
         frames=frames,
+        names=[os.path.join(source.root, entries[i].name) for i in wanted] if named else [],
     )
     if value_range is None:
-        _check_levels(path, replace(listing, places=places), np.array([header.bits for header in all_headers]))
+        _check_levels(
+            path, replace(listing, places=places, names=[]), np.array([header.bits for header in all_headers])
+        )
     if has_splits or split == "all":
         return listing
     return listing.subset(holdout(len(listing), split).numpy())

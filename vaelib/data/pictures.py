@@ -82,7 +82,7 @@ def load_images(
     frames: str | None = None,
 ) -> ImageDataset:
     """The images of a split of a folder or of shards in memory."""
-    listing = list_images(path, split, value_range=value_range, frames=frames)
+    listing = list_images(path, split, value_range=value_range, frames=frames, named=True)
     height, width = size or listing.common_size()
     shape = (len(listing), listing.channels, height, width)
     check_memory(f"{path} in memory", math.prod(shape), "use `vaelib.data.stream`, or a smaller `image_size`")
