@@ -19,10 +19,13 @@ def places(tmp_path_factory):
 
 
 def test_options_reach_the_card_and_findings_are_printed(places, tmp_path, capsys):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "prior.onnx").write_bytes(b"mine")  # neither looked at nor removed
     options = ["--data", str(places / "pictures.npy"), "--split", "all", "--evaluate", "--speed", "--opset", "20"]
     assert main(["export", str(places / "model"), "--out", str(tmp_path / "b"), *options]) == 0
     output = capsys.readouterr().out
     assert "Not at onnxruntime's fastest: decoder: 1 ConvTranspose in plain order" in output
+    assert (tmp_path / "b" / "prior.onnx").read_bytes() == b"mine"
     card = (tmp_path / "b" / "README.md").read_text()
     assert "opset 20" in card
     assert "data: pictures.npy, all" in card

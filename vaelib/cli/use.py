@@ -92,7 +92,8 @@ def export(
         calibration=calibration,
         max_loss=max_loss,
     )
-    findings = [str(finding) for finding in lint({path.name: path.read_bytes() for path in out.glob("*.onnx")})]
+    graphs = {f"{part}.onnx": (out / f"{part}.onnx").read_bytes() for part in parity}
+    findings = [str(finding) for finding in lint(graphs)]
     if json_output:
         figures = {part: {name: p._asdict() for name, p in outputs.items()} for part, outputs in parity.items()}
         print_json(figures | {"lint": findings})
