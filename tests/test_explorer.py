@@ -5,8 +5,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anyio
@@ -412,7 +415,6 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "tor
 
 
 def test_a_taken_port_is_told(bundle, capsys):
-    import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -517,7 +519,7 @@ def test_the_command_writes_a_page_of_named_data(bundle, tmp_path, capsys):
 
 def test_the_command_refuses(bundle, tmp_path, capsys, monkeypatch):
     assert main(["explore", str(tmp_path)]) == 1
-    assert "`directory` must be a bundle of vaelib's" in capsys.readouterr().err
+    assert "`BUNDLE` must be a bundle of vaelib's" in capsys.readouterr().err
     assert main(["explore", str(bundle), "--onnxruntime-web", str(tmp_path)]) == 1
     assert "`--onnxruntime-web` needs `--static`" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -530,3 +532,28 @@ def test_the_wheel_holds_the_page():
     assert {path.name for path in folder.iterdir()} == set(page_files())
     imports = re.findall(r'(?:from|import\() ?\S*?"\./([\w.-]+)"', "".join(p.read_text() for p in folder.glob("*.js")))
     assert set(imports) <= set(page_files())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a child")
+def test_ctrl_c_ends_the_explorer_at_once(bundle):
+    """While a browser keeps one connection open, and another is in the middle of a request."""
+    command = [sys.executable, "-m", "vaelib", "explore", str(bundle), "--no-browser", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            port = int(process.stdout.readline().split("/")[2].partition(":")[2])
+            idle, busy = (socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(2))
+            with idle, busy:
+                host = f"Host: 127.0.0.1:{port}\r\nConnection: keep-alive\r\n"
+                idle.sendall(f"GET /scene.json HTTP/1.1\r\n{host}\r\n".encode())
+                assert idle.recv(100).startswith(b"HTTP/1.1 200")
+                kind = "Content-Type: application/octet-stream\r\nContent-Length: 64\r\n"
+                busy.sendall(f"POST /decode HTTP/1.1\r\n{host}{kind}\r\n".encode() + bytes(16))
+                time.sleep(0.5)
+                process.send_signal(signal.SIGINT)
+                started = time.perf_counter()
+                assert process.wait(timeout=20) == 0
+                assert time.perf_counter() - started < 5
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()

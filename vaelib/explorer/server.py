@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import socket
 from collections.abc import Callable
 from importlib import resources
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -83,10 +85,20 @@ def serve(model: OnnxVAE, scene: Scene, *, port: int = 8321, ready: Callable[[st
         # asyncio does this only for sockets that name their protocol; without it each answer waits for a delayed ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = listener.getsockname()[1]
-        config = uvicorn.Config(application(model, scene, port), log_level="warning", ws="none")
+        config = uvicorn.Config(application(model, scene, port), log_level="warning", ws="none", lifespan="off")
         ready(f"http://{HOST}:{port}/")
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends at the first Ctrl-C; uvicorn's own waits for every open connection, and a browser keeps some."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Neither requests under way nor connections are waited for."""
+        super().handle_exit(sig, frame)
+        self.force_exit = True
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a request that is cut off now is no error
 
 
 def _code(model: OnnxVAE, images: Array) -> Array:
