@@ -265,7 +265,7 @@ def test_pictures_are_those_of_the_script():
         assert path.read_text() == content, f"run `python docs/make_pictures.py`: {path.name} is out of date"
 
 
-@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_headings_that_exist(page):
     """As GitHub and MyST name them: lower case, no punctuation, a hyphen for a space."""
     for file, name in re.findall(r"\]\(([\w/.]*\.md)?#([^)]*)\)", page.read_text()):

@@ -1,10 +1,12 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
 import vaelib as vl
+from vaelib.cli import main
 from vaelib.evaluation import Estimate, compare, elbo, log_likelihood, per_image_terms
 
 
@@ -106,6 +108,19 @@ def test_values_without_probability_are_refused_by_every_measure(measure, monkey
         ValueError, match="`x` must have the values k / 255 of 8-bit images under a DiscretizedLogistic"
     ):
         call(torch.rand(3, 1, 8, 8))
+
+
+def test_the_command_reports_a_model_that_is_not_finite(tmp_path, capsys):
+    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, 1e20)
+    vl.save(model, tmp_path / "model")
+    np.save(tmp_path / "images.npy", (255 * torch.rand(20, 1, 8, 8)).byte().numpy())
+    for options in ((), ("--samples", "10")):
+        assert main(["evaluate", str(tmp_path / "model"), "--data", str(tmp_path / "images.npy"), *options]) != 0
+        found = capsys.readouterr()
+        assert "`model` must give finite numbers, but the ELBO is not finite for" in " ".join(found.err.split())
+        assert "nan" not in found.out
 
 
 def test_estimates():

@@ -54,9 +54,13 @@ class ImageValues:
     @property
     def note(self) -> str:
         """What the nats and bits are not, in a sentence; empty if they are what their names say."""
-        if isinstance(self.likelihood, Bernoulli) and not self.binary:
-            return _RELAXATION
-        return _NO_CODE_LENGTH if self.likelihood.is_density and self.eight_bit else ""
+        is_density = getattr(self.likelihood, "is_density", False)  # an autoencoder may have no likelihood
+        return self.note_on_nats or (_NO_CODE_LENGTH if is_density and self.eight_bit else "")
+
+    @property
+    def note_on_nats(self) -> str:
+        """The same where no bits are shown."""
+        return _RELAXATION if isinstance(self.likelihood, Bernoulli) and not self.binary else ""
 
 
 def check_model_finite(name: str, what: str, *values: Tensor) -> None:
