@@ -55,7 +55,9 @@ def test_train_is_reproducible_and_says_what_comes_next(run, tmp_path, capsys):
     record = json.loads((run / "run.json").read_text())
     arguments = ["train", "--data", record["data"], *SHORT]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
-    assert f"Next: vaelib evaluate {tmp_path}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Next: vaelib evaluate {tmp_path}" in printed
+    assert "Bernoulli on grey values: these nats are a relaxation" in printed
     for name, tensor in vl.load(run / "last").state_dict().items():
         assert torch.equal(tensor, vl.load(tmp_path / "last").state_dict()[name])
 
@@ -133,8 +135,13 @@ def test_reconstruct_takes_ones_own_pictures(run, tmp_path, capsys):
     assert all(row["kl"] > 0 for row in result["pictures"].values())
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.size == (2 * 14 + 2, 2 * 14 + 2)
+    assert "a relaxation" in result["note"]
     assert main(["reconstruct", str(run), str(tmp_path / "b.png"), "--out", str(tmp_path / "c.png")]) == 0
-    assert "nats per image" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "nats per image" in printed
+    assert "Bernoulli on grey values: these nats are a relaxation" in printed
+    Image.new("L", (12, 12), 255).save(tmp_path / "white.png")
+    assert run_json(capsys, "reconstruct", run, tmp_path / "white.png", "--out", tmp_path / "d.png")["note"] == ""
 
 
 def test_sample_follows_its_seed(run, tmp_path):

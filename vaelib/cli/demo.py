@@ -75,6 +75,8 @@ def demo(
         ["bits per dimension", f"{untrained.bits_per_dim.value:.4f}", f"{trained.bits_per_dim.value:.4f}"],
     ]
     print_table("The model", ["", "untrained", f"after {epochs} epochs"], rows)
+    if trained.note:
+        typer.echo(trained.note)
     rows = [
         [
             f"{name}, images/s at batch {BATCH}",

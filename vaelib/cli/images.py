@@ -60,6 +60,7 @@ def reconstruct(
 
     from vaelib import plots, serialization
     from vaelib.evaluation import per_image_terms
+    from vaelib.evaluation.values import ImageValues, check_model_finite
     from vaelib.objectives import Elbo, Reconstruction
     from vaelib.vae import VAE
 
@@ -69,18 +70,22 @@ def reconstruct(
     plots.save_pairs(shown, torch.cat([trained.reconstruct(x) for x in shown.split(_BATCH)]), target)
     objective = Elbo() if isinstance(trained, VAE) else Reconstruction()
     generator = torch.Generator().manual_seed(0)
-    terms = per_image_terms(trained, images.batches(_BATCH), objective, generator=generator)
+    values = ImageValues(trained.likelihood)
+    terms = per_image_terms(trained, values.watched(images.batches(_BATCH)), objective, generator=generator)
     names = [name for name in terms._fields if name != "loss"]
+    check_model_finite("model", "the loss", *(getattr(terms, name) for name in names))
     columns = [getattr(terms, name).tolist() for name in names]
     rows = {file: dict(zip(names, row, strict=True)) for file, *row in zip(images.names, *columns, strict=True)}
     if json_output:
-        print_json({"out": str(out), "pictures": rows, "skipped": len(skipped)})
+        print_json({"out": str(out), "pictures": rows, "skipped": len(skipped), "note": values.note_on_nats})
         return
     print_table(
         f"Written to {out}; nats per image",
         ["image", *names],
         [[file, *(f"{value:.1f}" for value in row.values())] for file, row in rows.items()],
     )
+    if values.note_on_nats:
+        typer.echo(values.note_on_nats)
 
 
 def _check_exist(paths: Sequence[Path]) -> None:

@@ -166,6 +166,7 @@ def train(
 def _train(options: dict[str, Any], *, json_output: bool) -> None:
     import torch
 
+    from vaelib.evaluation.values import ImageValues
     from vaelib.training import TrainingInterrupted
     from vaelib.training.hardware import is_main_process
     from vaelib.training.lock import locked
@@ -210,6 +211,10 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
             f"{final.val.reconstruction + final.val.kl:.2f} nats per validation image after {epochs} epochs."
             f" The run is in {out}. Next: vaelib evaluate {out}"
         )
+        values = ImageValues(model.likelihood)
+        values.watch(next(val_images.fetch([torch.arange(min(64, len(val_images)))], "cpu")))
+        if values.note_on_nats:
+            typer.echo(values.note_on_nats)
 
 
 def _record(options: dict[str, Any], image_shape: tuple[int, ...]) -> dict[str, Any]:
