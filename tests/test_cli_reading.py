@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import vaelib as vl
 from vaelib.cli import main
@@ -66,3 +67,26 @@ def test_wrong_options(tmp_path, capsys, options, match):
     vl.plots.save_grid(torch.rand(2, 1, 8, 8), tmp_path / "a.png")
     assert main(["train", "--data", str(tmp_path), *SHORT, "--out", str(tmp_path / "run"), *options]) != 0
     assert match in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_files_are_read_as_those_of_the_run(tmp_path, capsys):
+    for i in range(30):
+        deep = np.random.default_rng(i).integers(0, 4096, (8, 8)).astype(np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"{i}.png")
+    run, out = tmp_path / "run", tmp_path / "out.png"
+    assert main(["train", "--data", str(tmp_path), *SHORT, "--value-range", "0,4095", "--out", str(run), "--json"]) == 0
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "white.png")
+    command = ["reconstruct", str(run), str(tmp_path / "white.png"), "--out", str(out)]
+    assert main(command) == 0
+    assert np.asarray(Image.open(out).convert("L")).max() == 255
+    capsys.readouterr()
+    assert main([*command, "--value-range", "0,900"]) != 0
+    assert "`value_range` must hold all values of" in capsys.readouterr().err
+    Image.new("L", (8, 8), 99).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("L", (8, 8), 200)])
+    codes = ["encode", str(run), str(tmp_path / "a.gif"), "--value-range", "0,255", "--out", str(tmp_path / "a.npz")]
+    assert main(codes) != 0
+    assert "`frames` must be" in capsys.readouterr().err
+    assert main([*codes, "--frames", "all"]) == 0
+    assert [name[-3:] for name in np.load(tmp_path / "a.npz")["names"]] == ["[0]", "[1]"]
+    assert main([*codes, "--images-key", "x"]) != 0
+    assert "are for arrays" in capsys.readouterr().err

@@ -24,8 +24,9 @@ from vaelib.cli.common import (
     output_file,
     print_json,
     print_table,
+    read_record,
 )
-from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
+from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_of_run, reading_options
 
 __all__ = ["encode", "reconstruct", "sample"]
 
@@ -34,6 +35,7 @@ _BATCH = 256
 
 
 def reconstruct(
+    context: typer.Context,
     model: Model,
     pictures: Annotated[
         list[Path],
@@ -50,6 +52,8 @@ def reconstruct(
             help="The image: originals above, reconstructions below; .png, .jpg, .webp or .tif.", parser=a_path
         ),
     ] = Path("reconstructions.png"),
+    value_range: ValueRange = None,
+    frames: Frames = None,
     json_output: Json = False,
 ) -> None:
     """Send your own images through a model, and say how well it explains each (nats; lower is more typical)."""
@@ -65,7 +69,7 @@ def reconstruct(
     from vaelib.vae import VAE
 
     trained = serialization.load(model)
-    images, skipped = _read(trained, model, pictures)
+    images, skipped = _read(trained, model, pictures, reading_options(context.params))
     shown = images.batch(slice(0, max(1, LARGEST_GRID // (4 * math.prod(images.image_shape[1:])))))
     plots.save_pairs(shown, torch.cat([trained.reconstruct(x) for x in shown.split(_BATCH)]), target)
     objective = Elbo() if isinstance(trained, VAE) else Reconstruction()
@@ -94,14 +98,23 @@ def _check_exist(paths: Sequence[Path]) -> None:
             raise FileNotFoundError(f"`FILES_OR_FOLDERS` must exist; there is no {path}.")
 
 
-def _read(trained: Any, model: Path, paths: Sequence[Path]) -> tuple[Any, Any]:
-    """One's own images at the model's size and with its channels; what was skipped is reported, and returned."""
+def _read(trained: Any, model: Path, paths: Sequence[Path], reading: dict[str, Any]) -> tuple[Any, Any]:
+    """One's own images at the model's size and with its channels; what was skipped is reported, and returned.
+
+    They are read as those of the run were, if these were image files too.
+    """
+    from vaelib.data.entries import ARRAY_SUFFIXES
     from vaelib.data.pictures import read_files
 
     channels, height, width = trained.image_shape
     if channels not in (1, 3):
         raise ValueError(f"Image files have 1 or 3 channels, the model in {model} has {channels}.")
-    images, skipped = read_files(paths, (height, width), channels)
+    if {"channels_last", "images_key"} & set(reading):
+        raise ValueError("`--channels-last` and `--images-key` are for arrays, FILES_OR_FOLDERS are images.")
+    record = read_record(model)
+    if Path(record.get("data") or "").suffix not in ARRAY_SUFFIXES:
+        reading = reading_of_run(record, None) | reading
+    images, skipped = read_files(paths, (height, width), channels, **reading)
     skipped.warn(", ".join(map(str, paths)))
     return images, skipped
 
@@ -180,10 +193,10 @@ def encode(
     from vaelib import evaluation, plots, serialization
 
     trained = serialization.load(model)
+    reading = reading_options(context.params)
     if pictures:
-        images, _ = _read(trained, model, pictures)
+        images, _ = _read(trained, model, pictures, reading)
     else:
-        reading = reading_options(context.params)
         images = load_data(model, trained, data, split, download=download, reading=reading)
     codes = evaluation.encode(trained, images, generator=torch.Generator().manual_seed(0))
     tensors = {"z": codes} if isinstance(codes, torch.Tensor) else dict(zip(("mu", "logvar"), codes, strict=True))

@@ -106,14 +106,23 @@ def load_images(
     return ImageDataset(images[: len(kept)], labels=labels, class_names=listing.class_names, names=names)
 
 
-def read_files(paths: Sequence[str | Path], image_size: tuple[int, int], channels: int) -> tuple[ImageDataset, Skipped]:
+def read_files(
+    paths: Sequence[str | Path],
+    image_size: tuple[int, int],
+    channels: int,
+    *,
+    value_range: Sequence[float] | None = None,
+    frames: str | None = None,
+) -> tuple[ImageDataset, Skipped]:
     """Image files, and all those below folders, at one size and with 1 or 3 channels; and what was skipped.
+
+    ``value_range`` and ``frames`` are those of :func:`vaelib.data.load`.
 
     Raises:
         FileNotFoundError: If a path that is given does not exist.
         DataError: A ``ValueError``: if no image can be read.
     """
-    skipped = Skipped()
+    skipped, levels = Skipped(), check_value_range(value_range)
     files = [file for path in paths for file in _files_at(Path(path), skipped)]
     check_memory(
         f"{len(files)} images in memory", len(files) * channels * math.prod(image_size), "give fewer at a time"
@@ -121,14 +130,16 @@ def read_files(paths: Sequence[str | Path], image_size: tuple[int, int], channel
     found: list[tuple[str, Decoded]] = []
     for file in files:
         try:
-            (decoded,) = decode(str(file), file, image_size)
+            images = decode(str(file), file, image_size, value_range=levels, frames=frames)
         except (DataError, OSError) as error:
             skipped.add("unreadable", f"{file}: {error}")
             continue
-        found.append((str(file), decoded))
+        names = [str(file)] if len(images) == 1 else [f"{file} [{i}]" for i in range(len(images))]
+        found += zip(names, images, strict=True)
     if not found:
         raise DataError(f"No image in {', '.join(map(str, paths))} could be read: {skipped or 'there is none'}.")
-    check_levels("these images", (decoded for _, decoded in found))
+    if levels is None:
+        check_levels("these images", (decoded for _, decoded in found))
     return ImageDataset(_stack(found, channels), names=[name for name, _ in found]), skipped
 
 
