@@ -28,6 +28,8 @@ class Report:
         if run.accelerator.process_index == 1 and os.environ.get("DIES_AT") == str(run.step): os._exit(9)
         if run.accelerator.process_index == 1 and os.environ.get("STOP_AT") == str(run.step):
             signal.raise_signal(signal.SIGTERM)
+        if run.accelerator.process_index == 1 and os.environ.get("REASON_AT") == str(run.step):
+            run.stop_reason = "enough"
 
 options = json.loads(sys.argv[1])
 if options.pop("posterior_mean"): options["objective"] = PosteriorMean()
@@ -140,6 +142,12 @@ def test_under_torchrun_a_stop_in_every_epoch_resumes_to_the_bit(tmp_path):
     straight = run(2, **(settings | {"output_dir": str(tmp_path / "straight")}))[0]
     for name in ("weights", "train", "val"):
         assert resumed[name] == straight[name]
+
+
+@pytest.mark.slow
+def test_a_reason_to_stop_in_one_process_ends_all():
+    pair = run(2, {"ALL_RANKS": "1", "REASON_AT": "3"})
+    assert [len(process["train"]) for process in pair] == [1, 1]
 
 
 def test_a_process_that_dies_ends_the_other(tmp_path):

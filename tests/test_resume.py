@@ -245,6 +245,39 @@ def test_checkpoints_of_version_0_1_at_the_end_of_an_epoch_are_resumed(step, tmp
     assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
 
 
+class FailsFrom:
+    """An objective that becomes NaN from a step on."""
+
+    from_step = 100
+
+    def __call__(self, model, x, *, step=0, generator=None):
+        terms = vl.Elbo()(model, x)
+        return terms._replace(loss=terms.loss * float("nan")) if model.training and step >= self.from_step else terms
+
+
+def test_a_run_that_ended_by_an_error_resumes_when_its_cause_is_gone(tmp_path):
+    expected = small_run(tmp_path / "whole", objective=FailsFrom)
+    broken = FailsFrom()
+    broken.from_step = 8
+    with pytest.raises(vl.TrainingError, match=r"Before step 12: .* The last is .*step_0000000008"):
+        small_run(tmp_path / "run", objective=lambda: broken)
+    got = small_run(tmp_path / "run", objective=FailsFrom, resume=True, seed=9)
+    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+
+
+def test_where_no_checkpoint_can_be_read_a_run_starts_again_only_if_told(finished_run, tmp_path, caplog):
+    shutil.copytree(finished_run[0], tmp_path / "run")
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        (checkpoint / "state.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="has the checkpoints of a run"):
+        trainer_of(tmp_path / "run").fit(model_of(), dataset(), dataset(), progress=False)
+    model = model_of()
+    trainer_of(tmp_path / "run").fit(model, dataset(), dataset(), resume=True, progress=False)
+    assert torch.equal(weights(model), finished_run[1])
+    said = [record.getMessage().rsplit(". ", 1)[1] for record in caplog.records if "step_" in record.getMessage()]
+    assert said == ["The one before it is used."] * 2 + ["No checkpoint is left: the run starts again."]
+
+
 def test_fewer_epochs_than_a_run_has_begun_are_refused(tmp_path):
     with pytest.raises(vl.TrainingInterrupted):
         small_run(tmp_path, StopAt(9))

@@ -15,7 +15,7 @@ from vaelib._checks import ModelFileError, check_int
 from vaelib._files import Listed, committed, files_replaced
 from vaelib._weights import is_sealed, read_object, read_tensors, sealed, write_tensors
 
-__all__ = ["Checkpoints", "newest_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoints", "checkpoints_in", "newest_checkpoint", "read_checkpoint", "write_checkpoint"]
 
 FOLDER = "checkpoints"
 FORMAT = "vaelib-checkpoint-2"
@@ -57,7 +57,7 @@ class Checkpoints:
         for leftover in folder.glob(".step_*"):  # of a run of version 0.1 that was killed while it wrote
             shutil.rmtree(leftover)
         write_checkpoint(path, state)
-        written = [other for other in _checkpoints(output_dir) if other.name <= path.name]
+        written = [other for other in checkpoints_in(output_dir) if other.name <= path.name]
         for old in written[: -self.keep_last]:
             _remove(old)
         return path
@@ -120,15 +120,18 @@ def _listed(state: Path) -> Listed:
 
 def newest_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be read; those that cannot are named in a warning."""
-    for path in reversed(_checkpoints(output_dir)):
+    paths = checkpoints_in(output_dir)
+    for path in reversed(paths):
         try:
             return path, read_checkpoint(path)
         except ModelFileError as error:
-            _logger.warning("%s The one before it is used.", error)
+            then = "No checkpoint is left: the run starts again." if path == paths[0] else "The one before it is used."
+            _logger.warning("%s %s", error, then)
     return None
 
 
-def _checkpoints(output_dir: Path) -> list[Path]:
+def checkpoints_in(output_dir: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, whether they can be read or not."""
     found = (output_dir / FOLDER).glob("step_*")
     return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
 

@@ -24,7 +24,7 @@ from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.fingerprint import fingerprint, fingerprint_of_loader
 from vaelib.training.hardware import compiled, compiles, make_accelerator, tuned
 from vaelib.training.history import EpochRecord, Means, write_csv
-from vaelib.training.interruption import Interruption, TrainingInterrupted
+from vaelib.training.interruption import Interruption, TrainingInterrupted, agreed_stop
 from vaelib.training.lock import locked
 from vaelib.training.optimization import Optimization
 from vaelib.training.pictures import CollapseWarning, Pictures
@@ -122,6 +122,7 @@ class Fit:
         run.means, run.seconds = Means(), 0.0
         report.epoch(run.history[-1])
         self._tell("on_epoch", run)
+        run.stop_reason = agreed_stop(run.stop_reason, self.accelerator)
         if run.output_dir is not None:
             _write_models(run, run.output_dir)
         run.checkpoint()

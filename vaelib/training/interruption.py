@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-__all__ = ["Interruption", "TrainingInterrupted"]
+__all__ = ["Interruption", "TrainingInterrupted", "agreed_stop"]
 
 
 class TrainingInterrupted(SystemExit):
@@ -63,3 +63,11 @@ class Interruption:
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)
+
+
+def agreed_stop(reason: str | None, accelerator: Accelerator) -> str | None:
+    """The reason to end the run; of several processes any may have one, and none may wait for the others for ever."""
+    if accelerator.num_processes == 1:
+        return reason
+    stops = accelerator.gather(torch.tensor([reason is not None], device=accelerator.device))
+    return reason or ("another process ended the run" if bool(stops.any()) else None)

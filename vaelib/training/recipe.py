@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from vaelib._files import check_claimed, claim
 from vaelib.serialization import describe
-from vaelib.training.checkpoints import newest_checkpoint
+from vaelib.training.checkpoints import checkpoints_in, newest_checkpoint
 from vaelib.training.fingerprint import FIRST_BATCH, differences
 from vaelib.training.run import Run, scheduled
 
@@ -34,12 +34,12 @@ def checkpoint_to_resume(
         if resume:
             raise ValueError("`resume` needs the `output_dir` of the run to go on with, got None.")
         return None
-    found = newest_checkpoint(output_dir)
-    if found is not None and not resume:
+    if checkpoints_in(output_dir) and not resume:
         raise FileExistsError(
             f"`output_dir` {output_dir} has the checkpoints of a run: go on with resume=True"
             " (vaelib train --resume), or give another directory."
         )
+    found = newest_checkpoint(output_dir)
     if found is None:
         check_claimed("output_dir", output_dir, OUTPUTS)
     accelerator.wait_for_everyone()  # none may write before all have looked
