@@ -67,7 +67,7 @@ def check_bundle(model, directory, **options):
     for name in graphs_written:
         assert "BatchNormalization" not in {node.op_type for node in onnx.load(directory / name).graph.node}
     for batch in (1, 5):
-        x, eps = torch.rand(batch, *model.image_shape), torch.randn(batch, *model.latent_shape)
+        x, eps = validation.at_levels(torch.rand(batch, *model.image_shape)), torch.randn(batch, *model.latent_shape)
         code = run(directory, "encoder", image=x)
         if whole == "vae":
             got = run(directory, "vae", image=x, eps=eps)
@@ -84,7 +84,7 @@ def bound(vae, x, eps):
         z = mu + (0.5 * logvar).exp() * eps
         recon_params = vae.decode(z)
         return {
-            "reconstruction": vae.likelihood.mean(recon_params),
+            "reconstruction": vl.vae.image_of(vae.likelihood, recon_params),
             "mu": mu,
             "logvar": logvar,
             "distortion": -vae.likelihood.log_prob(x, recon_params),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaelib._checks import ExportError
 from vaelib.export.graphs import Graph, culprit
-from vaelib.export.validation import EXACT, allowed_differences, answers_of_torch, difference, drawn_inputs
+from vaelib.export.validation import EXACT, allowed_differences, answers_of_torch, at_levels, difference, drawn_inputs
 
 __all__ = ["check_independence"]
 
@@ -32,6 +32,7 @@ def check_independence(graph: Graph) -> None:
     inputs = drawn_inputs(graph.inputs, _BATCH, torch.Generator().manual_seed(0))
     scales = torch.linspace(0.1, 1.0, _BATCH)
     inputs = {name: values * scales.view(-1, *[1] * (values.ndim - 1)) for name, values in inputs.items()}
+    inputs = {name: at_levels(values) if name == "image" else values for name, values in inputs.items()}
     whole = _answers(graph, inputs)
     single = [_answers(graph, item) for item in _items(inputs)]
     alone = [torch.cat(values) for values in zip(*single, strict=True)]

@@ -27,6 +27,7 @@ __all__ = [
     "Limit",
     "allowed_differences",
     "answers_of_torch",
+    "at_levels",
     "check_contract",
     "compare",
     "difference",
@@ -213,11 +214,18 @@ def allowed_differences(graph: Graph, limits: Mapping[str, Limit]) -> dict[str, 
 
 
 def drawn_inputs(shapes: Mapping[str, tuple[int, ...]], batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Inputs by name: images uniform in [0, 1], latents and noise normal."""
+    """Inputs by name: images of uniform 8-bit values, latents and noise normal."""
     return {
-        name: (torch.rand if name == "image" else torch.randn)((batch, *shape), generator=generator)
+        name: at_levels(torch.rand((batch, *shape), generator=generator))
+        if name == "image"
+        else torch.randn((batch, *shape), generator=generator)
         for name, shape in shapes.items()
     }
+
+
+def at_levels(images: Tensor) -> Tensor:
+    """Images rounded to k / 255, for likelihoods that know no others."""
+    return (images * 255).round() / 255
 
 
 def difference(reference: Tensor, values: Tensor, *, least_scale: float) -> Parity:
