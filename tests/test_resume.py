@@ -608,6 +608,15 @@ def test_states_of_every_kind_survive(tmp_path):
     assert torch.equal(read["b"][1]["c"], shared) and read["d"] == 3
 
 
+def test_a_state_that_could_not_be_read_is_not_written(tmp_path):
+    deep = []
+    for _ in range(150):
+        deep = [deep]
+    with pytest.raises(vl.ModelFileError, match="nested too deeply"):
+        write_checkpoint(tmp_path / "step_0000000001", {"deep": deep})
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
     """Its state has no checksum, its tensors have a hash."""
     state = {"step": 3, "a": torch.rand(3), "b": {0: [1, None]}}

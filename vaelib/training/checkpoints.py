@@ -68,6 +68,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     Raises:
         OSError: If it cannot be written, such as on a full disk; what was there before is untouched.
+        ModelFileError: A ``ValueError``: if the state, tensors aside, has more than 64 MiB of JSON or is nested deeply.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _without_tensors(state, "", tensors)
@@ -76,6 +77,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
             sha256 = write_tensors(staging / _TENSORS, tensors)
             content = {"format": FORMAT, "tensors_sha256": sha256, "state": tree}
             (staging / _STATE).write_text(sealed(content))
+            _read_state(staging / _STATE)  # what is too large or deep to be read does not take the place of another
     except OSError as error:
         raise OSError(
             f"The checkpoint {path} could not be written ({error}); those before it are untouched."
