@@ -372,7 +372,10 @@ def test_the_first_batch_of_a_loader_that_is_another_is_reported(shuffled, tmp_p
 def test_images_of_version_0_1_are_not_compared_but_val_stays(tmp_path, caplog):
     small_run(tmp_path)
     path, state = newest_checkpoint(tmp_path)
-    del state["recipe"]["images"]
+    for name in ("images", "objective_arguments", "optimizer_class"):
+        del state["recipe"][name]
+    for name in ("terms", "scheduled", "max_epochs"):
+        del state[name]
     write_checkpoint(path, state)
     assert len(small_run(tmp_path, resume=True)[1]) == 3
     assert "step_0000000012 is of version 0.1, which did not note its images" in caplog.text
@@ -392,9 +395,14 @@ OTHER_OBJECTIVES = {
         r"`free_bits` of the objective must be 0.1 as in .*, got 0.0",
     ),
     "gamma": (
-        lambda: vl.FactorVae(2, gamma=2.0),
-        lambda: vl.FactorVae(2),
+        lambda: vl.FactorVae(2, gamma=2.0, hidden_features=(4,)),
+        lambda: vl.FactorVae(2, hidden_features=(4,)),
         "`gamma` of the objective must be 2.0 as in",
+    ),
+    "widths": (
+        lambda: vl.FactorVae(2, hidden_features=(4,)),
+        lambda: vl.FactorVae(2, hidden_features=(4, 4)),
+        r"`hidden_features` of the objective must be \[4\] as in .*, got \[4, 4\]",
     ),
     "beta": (vl.Elbo, lambda: vl.Elbo(beta=4.0), "`beta` must be 1 at step 4 as in .*step_0000000004, got 4"),
     "capacity": (
@@ -413,6 +421,13 @@ def test_other_weights_of_the_objective_are_refused(name, tmp_path):
     with pytest.raises(ValueError, match=match):
         small_run(tmp_path, StopAt(), objective=second, resume=True)
     assert len(small_run(tmp_path, StopAt(), objective=first, resume=True)[1]) == 3
+
+
+def test_another_class_of_optimiser_is_refused(tmp_path):
+    with pytest.raises(vl.TrainingInterrupted):
+        small_run(tmp_path, StopAt(2), optimizer=torch.optim.SGD)
+    with pytest.raises(ValueError, match="`optimizer_class` must be 'SGD' as in .*, got 'RMSprop'"):
+        small_run(tmp_path, StopAt(), optimizer=torch.optim.RMSprop, resume=True)
 
 
 def test_a_schedule_that_follows_the_length_of_the_run_is_reported(tmp_path, caplog):

@@ -58,6 +58,7 @@ def recipe_of(fit: Fit) -> dict[str, Any]:
         "objective_arguments": _plain_arguments(fit.objective),
         "lr_schedule": trainer.lr_schedule if isinstance(trainer.lr_schedule, str) else "callable",
         "optimizer": trainer.optimizer if isinstance(trainer.optimizer, str) else "callable",
+        "optimizer_class": getattr(trainer.optimizer, "__name__", "callable"),
         "compile": fit.compiled,
         "processes": fit.accelerator.num_processes,
         "callbacks": [type(callback).__name__ for callback in fit.callbacks],
@@ -72,7 +73,7 @@ def check_recipe(run: Run, path: Path, state: dict[str, Any]) -> None:
     kept = state["recipe"]
     asked = {name: value for name, value in run.recipe.items() if name not in ("images", "objective_arguments")}
     for name, value in asked.items():
-        if _given(kept[name]) != _given(value):
+        if _given(kept.get(name, value)) != _given(value):  # version 0.1 kept fewer
             raise ValueError(
                 f"`{name}` must be {kept[name]!r} as in {path}, got {value!r};"
                 " give another `output_dir` for another run."
@@ -88,7 +89,8 @@ def _plain_arguments(objective: Any) -> dict[str, Any]:
     """Arguments of its constructor that it keeps by their names, as vaelib's classes do, if they are plain values."""
     kept = getattr(objective, "__dict__", {})
     names = [name for name in inspect.signature(type(objective)).parameters if name in kept] if kept else []
-    return {name: kept[name] for name in names if isinstance(kept[name], bool | int | float | str)}
+    values = {name: list(kept[name]) if isinstance(kept[name], tuple) else kept[name] for name in names}
+    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str | list)}
 
 
 def _check_objective(run: Run, path: Path, state: dict[str, Any]) -> None:
