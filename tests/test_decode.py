@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import vaelib as vl
-from vaelib.data.decode import UnreadableImage, check_levels, decode, decode_picture, with_channels
+from vaelib.data.decode import UnreadableImage, check_levels, decode, with_channels
 from vaelib.data.guard import MAX_PIXELS
 
 RAMP = np.arange(64).reshape(8, 8)
@@ -20,6 +20,10 @@ def saved(path, values, mode=None, **options):
     image = Image.fromarray(values) if isinstance(values, np.ndarray) else values
     (image if mode is None else image.convert(mode)).save(path, **options)
     return path
+
+
+def decode_picture(path, size, **options):
+    return decode(str(path), path, size, **options)[0].image
 
 
 def read(path, **options):

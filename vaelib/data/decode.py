@@ -30,7 +30,6 @@ __all__ = [
     "check_levels",
     "check_range",
     "decode",
-    "decode_picture",
     "frames_of",
     "unreadable",
     "with_channels",
@@ -113,18 +112,6 @@ def decode(
         raise
     except Exception as error:  # damaged files raise what the decoder of their format happens to stumble over
         raise unreadable(error) from error
-
-
-def decode_picture(
-    source: str | Path | IO[bytes],
-    size: tuple[int, int] | None,
-    *,
-    name: str = "",
-    value_range: ValueRange | None = None,
-    frames: str | None = None,
-) -> Tensor:
-    """The first image of a file as uint8 ``(1 or 3, H, W)``; see :func:`decode`."""
-    return decode(name or str(source), source, size, value_range=value_range, frames=frames)[0].image
 
 
 def check_levels(name: str, images: Iterable[Decoded]) -> None:

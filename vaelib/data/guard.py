@@ -11,10 +11,18 @@ from torch import Tensor
 
 from vaelib._checks import DataError
 
-__all__ = ["MAX_EXPANDED", "MAX_PIXELS", "check_memory", "check_pixels", "check_plain_tensor", "regular_file"]
+__all__ = [
+    "MAX_EXPANDED",
+    "MAX_PIXELS",
+    "check_expansion",
+    "check_memory",
+    "check_pixels",
+    "check_plain_tensor",
+    "regular_file",
+]
 
-# Decoding holds about 20 bytes a pixel (PIL's own copy, one on white, the tensor): 1.3 GiB at most, below the 2 GiB
-# that no file may take. A 64-megapixel camera's images fit (9248 x 6944); PIL alone would decode 179 million pixels.
+# Decoding 8192 x 8192 takes 0.5 to 0.9 GiB of memory, of WebP and JPEG 2000 1.2 GiB (measured with Pillow 13); with
+# the 0.8 GiB of torch that is below 2 GiB. Images of 64 megapixels fit (9248 x 6944); PIL itself stops at 179 million.
 MAX_PIXELS = 2**26
 # What a compressed file may hold. dSprites, the largest set that is commonly shared as one compressed file, has
 # 2.8 GiB; deflate makes 1,000 bytes out of one, so that 3 MB can ask for as much.
@@ -23,7 +31,6 @@ MAX_EXPANDED = 3 * 2**30
 _FAIR_EXPANSION = 8
 # Of the free memory, since batches, the model and the rest of the process need some.
 _SHARE_OF_FREE_MEMORY = 0.8
-_PLAIN_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def regular_file(path: Path) -> Path:
