@@ -1,6 +1,7 @@
 """Arrays and labels: ranges, axes, splits and classes of ``.npy``, ``.npz`` and ``.pt`` files."""
 
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -533,3 +534,24 @@ def test_warnings_name_the_callers_line(tmp_path):
     with pytest.warns(UserWarning, match="1 is read as white") as caught:
         from_array(tmp_path, (RAMP % 2).astype(np.uint8))
     assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_files_that_numpy_does_not_write(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "lzma.npz", "w", zipfile.ZIP_LZMA) as archive,
+        archive.open("images.npy", "w") as file,
+    ):
+        np.save(file, GREY)
+    with pytest.raises(vl.DataError, match=r"lzma.npz \(images\) is compressed as numpy never does"):
+        load(tmp_path / "lzma.npz")
+    (tmp_path / "new.npy").write_bytes(b"\x93NUMPY\x03\x00" + bytes(200))
+    with pytest.raises(vl.DataError, match=r"new.npy must be of version 1 or 2 of the .npy format, got \(3, 0\)"):
+        load(tmp_path / "new.npy")
+    np.savez(tmp_path / "factors.npz", imgs=GREY, latents_classes=np.zeros(10))
+    with pytest.raises(vl.DataError, match=r"`latents_classes` must be whole numbers \(N, F\), got float64 \(10,\)"):
+        load(tmp_path / "factors.npz")
+    np.savez(tmp_path / "objects.npz", images=GREY, labels=np.array([Evil()] * 10))
+    with pytest.raises(
+        vl.DataError, match=r"objects.npz \(labels\) holds pickled Python objects, which are never read"
+    ):
+        load(tmp_path / "objects.npz")
