@@ -90,7 +90,14 @@ def _plain_arguments(objective: Any) -> dict[str, Any]:
     kept = getattr(objective, "__dict__", {})
     names = [name for name in inspect.signature(type(objective)).parameters if name in kept] if kept else []
     values = {name: list(kept[name]) if isinstance(kept[name], tuple) else kept[name] for name in names}
-    return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str | list)}
+    return {name: value for name, value in values.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON gives back an equal value; of lists, those of numbers and words."""
+    if isinstance(value, list):
+        return all(_is_plain(entry) and not isinstance(entry, list) for entry in value)
+    return isinstance(value, bool | int | float | str)
 
 
 def _check_objective(run: Run, path: Path, state: dict[str, Any]) -> None:
