@@ -289,7 +289,7 @@ def test_what_a_model_makes_of_rounding_is_no_fault_of_its_graph(tmp_path, monke
     def faulty(graph, opset):
         content = to_bytes(graph, opset)
         for module in graph.module.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and graph.part == "vae":
                 module.weight.data *= 1.001
         return content
 

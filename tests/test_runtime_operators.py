@@ -101,6 +101,25 @@ def test_whole_numbers_are_divided_by_safe_constants_only(operator, divisor, all
             check(nodes, *constants)
 
 
+def test_floats_are_divided_by_anything():
+    """Whose type is known from an attribute, or through the operators that keep it."""
+    ones = numpy_helper.from_array(np.float32([1]), "v")
+    filled = helper.make_node("ConstantOfShape", ["s"], ["a"], value=ones)
+    plain = helper.make_node("ConstantOfShape", ["s"], ["a"])
+    number = helper.make_node("Constant", [], ["a"], value_float=0.0)
+    for node in (filled, plain, number, helper.make_node("Cast", ["x"], ["a"], to=TensorProto.FLOAT)):
+        moved = helper.make_node("Transpose", ["a"], ["b"])
+        check([node, moved, helper.make_node("Div", ["b", "b"], ["y"])], ("s", np.int64([1, 4])))
+    whole = numpy_helper.from_array(np.int64([0]), "v")
+    for node in (
+        helper.make_node("ConstantOfShape", ["s"], ["a"], value=whole),
+        helper.make_node("Constant", [], ["a"], value_int=0),
+        helper.make_node("Cast", ["x"], ["a"], to=TensorProto.INT64),
+    ):
+        with pytest.raises(GraphError, match="'Div' divides whole numbers"):
+            check([node, helper.make_node("Div", ["a", "a"], ["j"]), BACK], ("s", np.int64([1, 4])))
+
+
 def test_a_divisor_in_a_node_or_in_a_list_is_seen_too():
     listed = helper.make_tensor("d", TensorProto.INT32, [], [0])
     assert not listed.raw_data

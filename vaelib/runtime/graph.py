@@ -126,12 +126,26 @@ def _check_whole_numbers(graph: Message, constants: Mapping[str, Message]) -> No
                 )
         if operator == "Range" and not all(types.get(name) in (_INT32, _INT64) for name in inputs):
             raise GraphError("its operator 'Range' counts by something else than whole numbers, perhaps for ever")
-        to = [attribute["i"] for attribute in node["attribute"] if operator == "Cast" and attribute["name"] == "to"]
+        declared = _declared_type(node)
         for place, name in enumerate(node["output"]):
-            kind, number = ("fixed", to[0]) if to else type_source(operator, place)
+            kind, number = type_source(operator, place) if declared is None else ("fixed", declared)
             known = types.get(inputs[number]) if kind == "input" and number < len(inputs) else number
             if kind != "unknown" and known is not None and name not in constants:
                 types[name] = known
+
+
+def _declared_type(node: Message) -> int | None:
+    """The type of the output where it is in the attributes."""
+    attributes = {attribute["name"]: attribute for attribute in node["attribute"]}
+    if node["op_type"] == "Cast" and "to" in attributes:
+        return int(attributes["to"]["i"])
+    if node["op_type"] == "ConstantOfShape":
+        return int(attributes["value"]["t"]["data_type"]) if "value" in attributes else _FLOAT32
+    if node["op_type"] == "Constant":
+        return {"value_float": _FLOAT32, "value_floats": _FLOAT32, "value_int": _INT64, "value_ints": _INT64}.get(
+            next(iter(attributes), "")
+        )
+    return None
 
 
 def _check_values(kind: str, values: Sequence[Message], expected: Mapping[str, Shape]) -> None:
