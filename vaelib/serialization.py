@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vaelib import corruptions, likelihoods, networks, posteriors, priors, vae
 from vaelib._budget import Budget
-from vaelib._checks import MissingExtraError, ModelFileError
+from vaelib._checks import MissingExtraError, ModelFileError, check_device, check_module, check_path, check_type
 from vaelib._files import Listed, committed, files_replaced, target_directory
 from vaelib._weights import is_sealed, read_object, read_tensors, sealed, write_tensors
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
@@ -82,6 +82,7 @@ def register(cls: M) -> M:
         >>> describe(MyEncoder(width=3))
         {'class': 'MyEncoder', 'width': 3}
     """
+    check_type("cls", cls, type, "a class")
     known = _KNOWN.get(cls.__name__)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"A class named {cls.__name__!r} is known already: {known.__module__}.{known.__qualname__}.")
@@ -95,6 +96,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
     Raises:
         TypeError: If a class is not known, or an argument of it was not kept or is not JSON.
     """
+    check_module("module", module)
     name = type(module).__name__
     if _KNOWN.get(name) is not type(module):
         raise TypeError(f"Class {name!r} is not known to vaelib: decorate it with @vaelib.register to save it.")
@@ -143,6 +145,8 @@ def save(model: nn.Module, directory: str | Path) -> None:
         ...     sorted(path.name for path in Path(directory).iterdir())
         ['config.json', 'model.safetensors']
     """
+    check_module("model", model)
+    check_path(directory, "directory")
     description = describe(model)
     path = target_directory("directory", directory)
     with files_replaced(path, CONFIG_NAME, _listed) as staging:
@@ -182,6 +186,9 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
         ...     type(load(directory)).__name__
         'VAE'
     """
+    check_path(directory, "directory")
+    check_type("device", device, str | torch.device, "a torch.device or its name")
+    check_device(device)
     path = Path(directory)
     if not _file(path, CONFIG_NAME).exists() and _file(path / "best", CONFIG_NAME).exists():
         path = path / "best"

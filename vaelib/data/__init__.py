@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vaelib._checks import check_choice, check_int
+from vaelib._checks import check_bool, check_choice, check_int, check_path, check_type
 from vaelib.data.arrays import ARRAY_SUFFIXES, array_splits, load_array
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import binarized, concatenated, height_and_width, holdout, resized
@@ -84,7 +84,14 @@ def load(
         >>> train.images.shape, train.factors.shape
         (torch.Size([10000, 1, 16, 16]), torch.Size([10000, 5]))
     """
+    check_path(name_or_path, "name_or_path")
     check_choice("split", split, (*SPLITS, "all"))
+    check_bool("flip", flip)
+    check_bool("download", download)
+    check_type("channels_last", channels_last, bool | None, "True, False or None")
+    check_type("images_key", images_key, str | None, "a str or None")
+    check_choice("frames", frames, ("first", "all", None))
+    check_int("seed", seed, 0)
     size = None if image_size is None else height_and_width(image_size)
     name = str(name_or_path)
     if name in BUILT_IN and split not in (*_built_in_splits(name), "all"):
@@ -130,6 +137,8 @@ def splits(name_or_path: str | Path, *, images_key: str | None = None) -> tuple[
         >>> splits("shapes"), splits("dynamic_mnist")
         (('train', 'test'), ('train', 'val', 'test'))
     """
+    check_path(name_or_path, "name_or_path")
+    check_type("images_key", images_key, str | None, "a str or None")
     if str(name_or_path) in BUILT_IN:
         return _built_in_splits(str(name_or_path))
     path = _existing(Path(name_or_path))

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vaelib._checks import DataError, check_int, check_shape, check_unit_range
+from vaelib._checks import (
+    DataError,
+    check_bool,
+    check_has_values,
+    check_int,
+    check_shape,
+    check_tensor,
+    check_type,
+    check_unit_range,
+)
 from vaelib.data.guard import check_plain_tensor
 from vaelib.data.labels import class_labels, class_names_of
 from vaelib.data.skipped import warn
@@ -54,6 +64,7 @@ class ImageDataset(Dataset[Tensor]):
         flip: bool = False,
     ) -> None:
         _check_images(images)
+        _check_rest(labels, factor_names, class_names, dynamic=dynamic, flip=flip)
         self.labels: Tensor | None = None
         if labels is not None:
             class_names = class_names or class_names_of(labels)
@@ -62,7 +73,7 @@ class ImageDataset(Dataset[Tensor]):
             _check_factors(factors, (len(images), len(factor_names)))
         self.images, self.factors = images, factors
         self.factor_names, self.class_names = tuple(factor_names), tuple(class_names)
-        self.names = _checked_names(names, len(images))
+        self.names = checked_names("names", names, len(images))
         self.dynamic, self.flip = dynamic, flip
 
     @property
@@ -172,9 +183,28 @@ def _check_images(images: Tensor) -> None:
         warn("`images` holds 8-bit values of 0 and 1 alone, black and almost black; multiply by 255 if 1 is white.")
 
 
-def _checked_names(names: Sequence[str], count: int) -> tuple[str, ...]:
-    if len(names) not in (0, count):
-        raise ValueError(f"`names` must be {count}, one an image, or none, got {len(names)}.")
+def _check_rest(
+    labels: Any, factor_names: Sequence[str], class_names: Sequence[str], *, dynamic: bool, flip: bool
+) -> None:
+    """Types of the arguments besides the images."""
+    checked_names("factor_names", factor_names)
+    checked_names("class_names", class_names)
+    check_bool("dynamic", dynamic)
+    check_bool("flip", flip)
+    if isinstance(labels, Tensor):
+        check_tensor("labels", labels, floating=False)
+        check_has_values("labels", labels)
+    elif isinstance(labels, bytes | bytearray | memoryview):
+        raise TypeError(f"`labels` must be class numbers or names, got {type(labels).__name__}.")
+
+
+def checked_names(argument: str, names: Sequence[str], count: int | None = None) -> tuple[str, ...]:
+    """Strings as a tuple; an error unless each is one, and there are ``count`` of them or none."""
+    check_type(argument, names, tuple | list, "a sequence of strings")
+    for name in names:
+        check_type(argument, name, str, "a sequence of strings")
+    if count is not None and len(names) not in (0, count):
+        raise ValueError(f"`{argument}` must be {count}, one an image, or none, got {len(names)}.")
     return tuple(names)
 
 

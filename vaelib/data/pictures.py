@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, check_choice
+from vaelib._checks import DataError, check_choice, check_path, check_type
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, Decoded, check_levels, decode, with_channels
+from vaelib.data.derive import height_and_width
 from vaelib.data.folders import suffix_of, walk, without_hidden
 from vaelib.data.guard import check_memory
 from vaelib.data.listing import list_images
@@ -57,16 +58,20 @@ def read_pictures(
     check_choice("channels", channels, (None, 1, 3))
     check_choice("frames", frames, ("first", "all", None))
     levels = check_value_range(value_range)
+    check_type("paths", paths, tuple | list, "a sequence of paths")
+    for path in paths:
+        check_path(path, "paths")
+    size = None if image_size is None else height_and_width(image_size)
     if not paths:
         raise ValueError("`paths` must name at least one picture, got none.")
     pictures: list[tuple[str, Decoded]] = []
     for path in paths:
         try:
-            found = decode(str(path), path, image_size, value_range=levels, frames=frames)
+            found = decode(str(path), path, size, value_range=levels, frames=frames)
             pictures += [(str(path), image) for image in found]
         except UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
-                raise FileNotFoundError(f"There is no picture at {path}.") from error
+                raise FileNotFoundError(f"`paths` must be existing files. There is no picture at {path}.") from error
             raise DataError(f"{path} is not a readable picture: {error}") from error
     if levels is None:
         check_levels("`paths`", (decoded for _, decoded in pictures))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vaelib._checks import DataError, check_float
+from vaelib._checks import DataError, check_float, shown
 from vaelib.data.guard import check_memory
 from vaelib.data.skipped import warn
 
@@ -28,7 +28,7 @@ def check_value_range(value_range: Sequence[float] | None) -> ValueRange | None:
     if value_range is None:
         return None
     if not isinstance(value_range, tuple | list) or len(value_range) != 2:
-        raise TypeError(f"`value_range` must be a pair (low, high), got {value_range!r}.")
+        raise TypeError(f"`value_range` must be a pair (low, high), got {shown(value_range)}.")
     low, high = (check_float(f"value_range[{i}]", value, -1e30, 1e30) for i, value in enumerate(value_range))
     if not low < high:
         raise ValueError(f"`value_range` must be (low, high) with low < high, got ({low:g}, {high:g}).")

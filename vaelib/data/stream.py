@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vaelib._checks import DataError, check_choice, check_int
+from vaelib._checks import DataError, check_bool, check_callable, check_choice, check_int, check_path
 from vaelib.data.dataset import even_parts, prepared
 from vaelib.data.decode import UNREADABLE
 from vaelib.data.derive import fit_to_size, height_and_width
@@ -80,7 +80,11 @@ def stream(
         ...     len(images), images.image_shape, images[0].dtype
         (1, (1, 16, 16), torch.uint8)
     """
+    check_path(path)
     path = Path(path)
+    check_bool("flip", flip)
+    if transform is not None:
+        check_callable("transform", transform)
     check_choice("split", split, (*SPLITS, "all"))
     check_choice("binarize", binarize, ("dynamic", None))
     check_choice("frames", frames, ("first", "all", None))
