@@ -47,6 +47,10 @@ def place(tmp_path_factory):
 
 
 RECORDS = {
+    "poisson": '{"data": "a.npy", "likelihood": "poisson"}',
+    "epochs": '{"data": "a.npy", "epochs": "many"}',
+    "flip": '{"data": "a.npy", "flip": "yes"}',
+    "beta": '{"data": "a.npy", "beta": [1.0]}',
     "list": "[1, 2]",
     "text": "no json",
     "cut": '{"data": "sha',
@@ -123,6 +127,10 @@ LINES = [
     ("train --data a.npy --out file", 1, "`--out` must be a directory that can be written"),
     ("train --resume --out empty", 1, "`--resume` needs a run in --out"),
     *((f"train --resume --out {name}", 1, "run.json") for name in ("list", "text", "cut", "nested", "huge", "number")),
+    ("train --resume --out poisson", 1, "`likelihood` in poisson/run.json"),
+    ("train --resume --out epochs", 1, "`epochs` in epochs/run.json"),
+    ("train --resume --out flip", 1, "`flip` in flip/run.json"),
+    ("train --resume --out beta", 1, "`beta` in beta/run.json"),
     ("train --stream", 1, "shapes"),
     ("train --nonsense", 2, "--nonsense"),
     ("train extra", 2, "extra"),

@@ -155,6 +155,9 @@ def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path, *, c
     if labels is not None:
         check_tensor("labels", labels, floating=False)
         check_shape("labels", labels.shape, (len(points),))
+    check_type("class_names", class_names, tuple | list, "a sequence of strings")
+    for name in class_names:
+        check_type("class_names", name, str, "a sequence of strings")
     check_image_path(path)
     figure, axes = _figure((6.4, 6.0))
     plane = principal_plane(points)

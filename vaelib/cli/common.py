@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 from rich.console import Console
@@ -154,6 +154,26 @@ def read_record(directory: Path) -> RunRecord:
         if not isinstance(record.get(name), kinds | None):
             raise ModelFileError(f"`{name}` in {path} must be {kinds.__name__} or null, got {shown(record[name])}.")
     return record
+
+
+def check_record(command: Callable[..., Any], out: Path, kept: Mapping[str, Any]) -> None:
+    """Raise ``ModelFileError`` unless each of these values of a run's record is of the type of its option."""
+    types = get_type_hints(command)
+    for name, value in kept.items():
+        if not _fits(types[name], value):
+            words = " | ".join(map(repr, get_args(types[name]))) or types[name].__name__
+            raise ModelFileError(f"`{name}` in {out / RECORD_NAME} must be {words}, got {shown(value)}.")
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a JSON value is of the type of an option; pairs and lists are checked by what reads them."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_args(kind) and get_origin(kind) is not list:
+        return any(_fits(part, value) for part in get_args(kind))
+    if kind in (int, float):
+        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) if kind in (str, bool, type(None)) else isinstance(value, list)
 
 
 def check_model(directory: Path) -> None:

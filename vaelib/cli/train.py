@@ -19,6 +19,7 @@ from vaelib.cli.common import (
     Seed,
     a_name,
     a_path,
+    check_record,
     finite,
     positive,
     print_json,
@@ -153,7 +154,9 @@ def train(
         if not record:
             raise FileNotFoundError(f"`--resume` needs a run in --out, and {out} holds none.")
         given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
-        options |= {name: value for name, value in record.items() if name in options and name not in given}
+        kept = {name: value for name, value in record.items() if name in options and name not in given}
+        check_record(train, out, kept)
+        options |= kept
         options["validation"] = record.get("validation", "test")  # as version 0.1 did
     elif options["preset"] == "article":
         if likelihood is not None or latent_dim is not None:
