@@ -123,7 +123,7 @@ def images_of_batch(name: str, batch: Any) -> Tensor:
         _check_8_bit(name, images)
         return images.float().div_(255)
     check_unit_range("x", images)  # an ImageDataset has been checked when it was made
-    check_tensor("data", images)
+    check_tensor(name, images)
     return images
 
 
