@@ -30,11 +30,15 @@ def constant(value: float) -> Schedule:
 
 
 def as_schedule(name: str, value: float | Schedule, minimum: float = 0.0) -> Schedule:
-    """A number as :func:`constant`; a schedule as it is, after one call: what is none is refused where it is given.
+    """A schedule from a number (:func:`constant`) or from a schedule, which is called once to check it.
 
     Raises:
         TypeError: If ``value`` is neither, such as ``linear_warmup`` itself, which is called to make a schedule.
         ValueError: If it is out of its range.
+
+    Examples:
+        >>> as_schedule("beta", 4)(0), as_schedule("beta", linear_warmup(10))(5)
+        (4.0, 0.5)
     """
     if not callable(value):
         return constant(check_float(name, value, minimum))
