@@ -12,7 +12,7 @@ from typing import Any
 
 from vaelib._checks import check_float, check_int
 
-__all__ = ["Schedule", "as_schedule", "constant", "cosine", "cyclical", "linear_warmup", "one_cycle", "warmup_cosine"]
+__all__ = ["Schedule", "constant", "cosine", "cyclical", "linear_warmup", "one_cycle", "warmup_cosine"]
 
 Schedule = Callable[[int], float]
 """A training step, counted from 0, to a float."""
