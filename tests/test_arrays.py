@@ -1,6 +1,7 @@
 """Arrays and labels: ranges, axes, splits and classes of ``.npy``, ``.npz`` and ``.pt`` files."""
 
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -45,7 +46,8 @@ def test_labels_become_class_numbers(labels, numbers, names):
         ({"labels": torch.tensor([0.0, float("nan"), 1.0])}, ValueError, "must be whole numbers, got nan at 1"),
         ({"labels": torch.tensor([0.0, 1.0, 1.7])}, ValueError, "`labels` must be whole numbers, got 1.7 at 2"),
         ({"labels": torch.tensor([0.0, float("inf"), 1.0])}, ValueError, "must be whole numbers, got inf at 1"),
-        ({"labels": torch.zeros(3, dtype=torch.complex64)}, TypeError, "class numbers or names, got dtype complex"),
+        ({"labels": [[0], [1, 2], [0]]}, ValueError, "`labels` must be one class an image: .*inhomogeneous"),
+        ({"labels": torch.zeros(3, dtype=torch.complex64)}, TypeError, "`labels` must be real, got dtype torch.complex64"),
         ({"labels": np.ma.masked_equal([0, 1, 2], 1)}, ValueError, "a value for every image, got a masked array"),
         ({"labels": [None, 1, 2]}, TypeError, "must be class numbers or names, got dtype object"),
         ({"labels": torch.tensor([0, -1, 2])}, ValueError, "`labels` must be class numbers from 0, got -1"),
@@ -197,6 +199,7 @@ def from_array(path, values, split="all", **options):
         (RAMP / 31.5 - 1, (-1, 1), RAMP / 63),
         (RAMP.astype(np.longdouble) / 63, None, RAMP / 63),
         (RAMP * 0, None, RAMP * 0),
+        (RAMP.astype(">u2") * 1_040, None, RAMP * 1_040 / 65_535),
     ],
 )
 def test_values_are_mapped_from_their_range(tmp_path, values, value_range, expected):
@@ -223,7 +226,9 @@ def test_probable_ranges_are_said(tmp_path, values, white, match):
     ("values", "options", "match"),
     [
         ((RAMP % 8).astype(np.uint8), {}, r"`value_range` must be given .*, got uint8 in \[0, 7\]: such as \(0, 7\)"),
-        (RAMP.astype(np.uint16) * 65, {}, r"got uint16 in \[0, 4095\]: such as \(0, 4095\) if 4095 is near white"),
+        (RAMP.astype(np.uint16) * 65, {}, r"in \[0, 4095\]: such as \(0, 4095\) if .* white, \(0, 65535\) for 16 bits"),
+        (RAMP * 1_100, {}, r"in \[0, 69300\]: such as \(0, 131071\) if 69300 is near white\."),
+        (RAMP / 60, {}, r"values in \[0, 1\], got \[0, 1.05\]. Give the values of black and white as `value_range`\.$"),
         (RAMP, {}, r"got int64 in \[0, 63\]"),
         (RAMP.astype(np.int8), {}, r"got int8 in \[0, 63\]"),
         (RAMP * 60 - 1_000, {}, r"got int64 in \[-1000, 2780\]"),
@@ -253,6 +258,10 @@ def test_doubtful_ranges_are_asked_for(tmp_path, values, options, match):
         ("a.npy", {"channels_last": 1.5}, TypeError, "`channels_last` must be True, False or None, got 1.5"),
         ("a.npy", {"frames": "first"}, ValueError, "`frames` must be None for the arrays of .*a.npy, got 'first'"),
         ("a.npy", {"images_key": "x"}, vl.DataError, "a.npy must hold 'x', got one array without a name"),
+        ("a.npy", {"images_key": 3}, TypeError, "`images_key` must be a str or None, got 3"),
+        ("a.npy", {"flip": "no"}, TypeError, "`flip` must be True or False, got 'no'"),
+        ("", {}, ValueError, "`name_or_path` must be the path of a file or directory, got ''"),
+        (None, {}, TypeError, "`name_or_path` must be a str or a Path, got None"),
         ("shapes", {"value_range": (0, 1)}, ValueError, "`value_range` must be None for 'shapes'"),
         ("mnist", {"channels_last": True}, ValueError, "`channels_last` must be None for 'mnist'"),
     ],
@@ -261,6 +270,30 @@ def test_wrong_arguments(tmp_path, name, options, error, match):
     np.save(tmp_path / "a.npy", RAMP.astype(np.uint8))
     with pytest.raises(error, match=match):
         load(tmp_path / name if name == "a.npy" else name, **options)
+
+
+def test_a_range_is_decided_over_all_splits(tmp_path):
+    """A dark split, or one of 0 and 1, is not brightened beside one that uses the range."""
+    for dark, bright in (
+        (np.uint8(2), np.uint8(255)),
+        (np.float32(0.01), np.float32(1)),
+        (np.uint16(9), np.uint16(6e4)),
+    ):
+        np.savez(tmp_path / "a.npz", x_train=GREY * 0 + bright, x_test=GREY * 0 + dark)
+        batch = load(tmp_path / "a.npz", "test").batch(slice(None))
+        assert batch.max() == pytest.approx(dark / {"f": 1, "u": 256**dark.itemsize - 1}[dark.dtype.kind])
+        assert torch.equal(load(tmp_path / "a.npz", "all").batch(slice(10, None)), batch)
+
+
+def test_splits_of_different_images(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=GREY + 200, x_test=np.full((2, 6, 6), 0.5, np.float32))
+    images = load(tmp_path / "a.npz", "all").images
+    assert (images.dtype, images[-1].max(), images[0].max()) == (torch.float32, 0.5, (GREY + 200)[0].max() / 255)
+    np.savez(tmp_path / "a.npz", x_train=GREY, x_test=GREY[:, :4])
+    with pytest.raises(
+        vl.DataError, match=r"a.npz: All splits must have images of one shape .*\(1, 6, 6\) and \(1, 4, 6"
+    ):
+        load(tmp_path / "a.npz", "all")
 
 
 # --- axes
@@ -322,7 +355,9 @@ def test_doubtful_axes_are_asked_for(tmp_path, shape, match):
 
 
 def test_three_axes(tmp_path):
-    with pytest.warns(UserWarning, match=r"is read as 3 grey images; save one colour image as \(1, 3, 16, 20\)"):
+    with pytest.warns(
+        UserWarning, match=r"read as 3 grey images: give channels_last=False .* save .* as \(1, 3, 16, 20\)"
+    ):
         assert from_array(tmp_path, np.zeros((3, 16, 20), np.uint8)).shape == (3, 1, 16, 20)
     with pytest.raises(vl.DataError, match=r"`channels_last` needs 4 axes \(N, H, W, C\)"):
         from_array(tmp_path, np.zeros((4, 8, 9), np.uint8), channels_last=True)
@@ -410,9 +445,14 @@ def test_labels_of_arrays(tmp_path):
     assert (train.labels.tolist(), test.labels.tolist()) == ([1] * 10, [2, 0])
     np.savez(tmp_path / "one_hot.npz", images=GREY, labels=np.eye(10))
     assert load(tmp_path / "one_hot.npz", "all").labels.tolist() == list(range(10))
-    np.savez(tmp_path / "many.npz", images=GREY, labels=np.ones((10, 14), np.uint8))
-    with pytest.warns(UserWarning, match=r"labels of .* were skipped: shape \(10, 14\) is attributes of an image"):
-        assert load(tmp_path / "many.npz", "all").labels is None
+    for many in (np.ones((10, 14), np.uint8), np.linspace(0, 1, 140).reshape(10, 14)):
+        np.savez(tmp_path / "many.npz", images=GREY, labels=many)
+        with pytest.warns(UserWarning, match=r"labels of .* were skipped: shape \(10, 14\) is attributes of an image"):
+            assert load(tmp_path / "many.npz", "all").labels is None
+    np.savez(tmp_path / "half.npz", images=GREY, labels=np.arange(10).astype(np.float16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(tmp_path / "half.npz", "all").labels.tolist() == list(range(10))
     for labels, match in ((np.full(10, np.nan), "whole numbers, got nan"), (np.zeros(9), r"shape \(10\), got \(9,\)")):
         np.savez(tmp_path / "wrong.npz", images=GREY, labels=labels)
         with pytest.raises(vl.DataError, match=rf"wrong\.npz: `labels` must .*{match}"):
@@ -488,6 +528,7 @@ def test_compressed_files_have_a_limit(tmp_path, monkeypatch):
         (torch.zeros(4, 8, 8, dtype=torch.complex64), "must hold numeric arrays, got complex64"),
         ([1, 2], "must hold numeric arrays, got list"),
         ("images", "must hold numeric arrays, got str"),
+        (torch.nn.Linear(1, 1), r"holds more than plain tensors: an object of torch.nn.modules.linear.Linear\.$"),
     ],
 )  # fmt: skip
 def test_unusual_tensors(tmp_path, value, match):

@@ -319,6 +319,14 @@ def test_wrong_pictures(tmp_path):
         read_pictures([])
     with pytest.raises(ValueError, match="`channels` must be one of None, 1, 3, got 2"):
         read_pictures([tmp_path / "text.png"], channels=2)
+    with pytest.raises(TypeError, match="`paths` must be a sequence of paths, got 'one.png'"):
+        read_pictures("one.png")
+    picture(tmp_path / "right.png")
+    for size, error in (("8,8", TypeError), (0, ValueError), ((8,), ValueError)):
+        with pytest.raises(error, match="`image_size"):
+            read_pictures([tmp_path / "right.png"], image_size=size)
+    for size in (8, np.int64(8), (np.int64(8), 8)):
+        assert read_pictures([tmp_path / "right.png"], image_size=size).shape == (1, 3, 8, 8)
 
 
 # --- shards
@@ -342,24 +350,24 @@ def png(color):
 def test_shards(tmp_path):
     for name, count in (("train-000", 3), ("train-001", 2), ("test-000", 2)):
         samples = [
-            (f"{i}.{end}", png(9 * i) if end == "png" else b"7\n") for i in range(count) for end in ("cls", "png")
+            (f"{i}.{end}", png(90 * i) if end == "png" else b"7\n") for i in range(count) for end in ("cls", "png")
         ]
         shard(tmp_path / f"{name}.tar", samples)
     train, test = load(tmp_path, "train"), load(tmp_path, "test", image_size=3)
     assert train.images.shape == (5, 3, 4, 6)
-    assert train.images[:, 0, 0, 0].tolist() == [0, 9, 18, 0, 9]
+    assert train.images[:, 0, 0, 0].tolist() == [0, 90, 180, 0, 90]
     assert train.labels.tolist() == [7] * 5
     assert test.images.shape == (2, 3, 3, 3)
     assert len(load(tmp_path, "all")) == 7
     assert len(load(tmp_path / "train-000.tar", "all")) == 3
     for name in ("train", "test"):
         (tmp_path / "plain").mkdir(exist_ok=True)
-        shard(tmp_path / "plain" / f"{name}.tar", [(f"{name}.png", png(9))])
+        shard(tmp_path / "plain" / f"{name}.tar", [(f"{name}.png", png(90))])
     assert [len(load(tmp_path / "plain", split)) for split in ("train", "test", "all")] == [1, 1, 2]
 
 
 def test_broken_shards(tmp_path):
-    shard(tmp_path / "a.tar", [("0.png", png(9)), ("1.png", b"broken")])
+    shard(tmp_path / "a.tar", [("0.png", png(90)), ("1.png", b"broken")])
     with pytest.warns(UserWarning, match=r"1 file was skipped in .*a\.tar: 1 unreadable \(a\.tar/1\.png"):
         assert len(load(tmp_path / "a.tar", "all")) == 1
     (tmp_path / "torn.tar").write_bytes(b"not a tar file at all" * 100)

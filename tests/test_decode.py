@@ -188,6 +188,21 @@ def test_masks_need_a_range(tmp_path):
         vl.data.load(tmp_path, "all")
     (tmp_path / "1.png").unlink()
     assert vl.data.load(tmp_path, "all").images.max() == 0  # black is black in any range
+    for mode in ("L", "RGB"):
+        (tmp_path / mode).mkdir()
+        for i in range(150):  # more than are looked at, if these leave no doubt
+            saved(tmp_path / mode / f"{i:03d}.png", np.full((2, 2), i == 50, np.uint8), mode)
+        for read in (vl.data.load, vl.data.stream):
+            with pytest.raises(vl.DataError, match="no value above 1 of 255"):
+                read(tmp_path / mode, "all")
+    images = vl.data.load(tmp_path / "RGB", "all", value_range=(0, 1)).images[:, :, 0, 0]
+    assert images.sum(0).tolist() == [255] * 3
+
+
+def test_a_stream_looks_at_some_images_for_a_range_that_holds_them(tmp_path):
+    saved(tmp_path / "0.png", np.full((2, 2), 200, np.uint8))
+    with pytest.raises(vl.DataError, match=r"`value_range` must hold all values of .*0.png, got \(0, 100\)"):
+        vl.data.stream(tmp_path, "all", value_range=(0, 100))
 
 
 # --- frames

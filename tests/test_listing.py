@@ -70,6 +70,14 @@ SPLIT_NAMES = [
     ({"training": 100, "validation": 150, "testing": 200}, ("train", "val", "test")),
     ({"train": 100}, ("train",)),
 ]
+PROBABLE_SPLITS = [
+    ("train2017/1.png", "val2017/1.png"),
+    ("images/train2017/1.png", "images/val2017/1.png"),
+    ("seg_train/sea/1.png", "seg_test/sea/1.png"),
+    ("trainA/1.png", "testB/1.png"),
+    ("DIV2K_train_HR/1.png", "DIV2K_valid_HR/1.png"),
+    ("TrainSet/1.png", "TESTSET/1.png", "Test-Set/1.png"),
+]
 
 
 def folder_of(root, names):
@@ -108,6 +116,25 @@ def test_splits_by_name_in_any_case(tmp_path, make, names, expected, open_set):
         listed = re.escape(f"({', '.join(expected)}) or 'all', got {split!r}")
         with pytest.raises(ValueError, match=f"`split` must be one of those that .* has {listed}"):
             open_set(path, split)
+
+
+@pytest.mark.parametrize("names", PROBABLE_SPLITS, ids=lambda names: names[0])
+def test_names_that_are_hardly_classes_are_reported(tmp_path, names):
+    write_folder(tmp_path, dict.fromkeys(names, 100))
+    for open_set in (load, stream):
+        assert len(opened(open_set, tmp_path, "are no splits of .*: only folders directly below it")) == len(names)
+
+
+def test_one_class_with_the_name_of_a_split_is_a_class(tmp_path):
+    write_folder(tmp_path, {"train_station/1.png": 101, "trainer/1.png": 102, "latest/1.png": 103})
+    assert opened(load, tmp_path, None).class_names == ("latest", "train_station", "trainer")
+
+
+def test_shards_whose_names_have_words_with_numbers(tmp_path):
+    for name, value in (("train2017", 100), ("val2017", 200)):
+        write_shard(tmp_path / f"{name}.tar", [("0.png", value)])
+    assert splits(tmp_path) == ("train", "val")
+    assert values(stream(tmp_path, "val")) == [200]
 
 
 @pytest.mark.parametrize("open_set", [load, stream], ids=["load", "stream"])
@@ -244,6 +271,11 @@ SOURCES = {
     "masks in a folder": Case(
         files_of({"1.png": 101, "1.mask.png": 0}), [101], warning=r"1 further field of a sample \(1.mask.png\)"
     ),
+    "fields without a whole image": Case(
+        shard_of(("1.image.png", 101), ("1.mask.png", 102), ("2.image.png", 103), ("2.mask.png", 104)),
+        [101, 102, 103, 104],
+        warning=r"4 images of .* share samples by name \(a.tar/1.image.png, a.tar/1.mask.png, .*: remove any masks",
+    ),
     "two suffixes": Case(
         shard_of(("1.png", 0), ("1.jpg", 101), ("2.jpg", 102), ("2.png", 0)),
         [101, 102],
@@ -308,6 +340,11 @@ SOURCES = {
         lambda root: write_folder(shard_of(("1.png", 101))(root).parent, {"preview.png": 50}),
         [101],
         warning=r"1 image beside tar shards \(preview.png\)",
+    ),
+    "packed shards beside others": Case(
+        lambda root: write_folder(shard_of(("1.png", 101))(root).parent, {"b.tar.gz": WORDS, "c.tgz": WORDS}),
+        [101],
+        warning=r"2 packed shards, to be unpacked to plain .tar \(b.tar.gz, c.tgz\)",
     ),
     "shards among images": Case(
         lambda root: write_folder(write_shard(root / "set/old/a.tar", [("1.png", 50)]).parent.parent, {"1.png": 101}),
@@ -427,9 +464,11 @@ def test_headers_tell_what_the_decoder_gives(kind, mode):
 
 
 def test_suffixes(tmp_path):
-    for suffix, kind in {"avif": "AVIF", "jfif": "JPEG", "jp2": "JPEG2000", "JPG": "JPEG"}.items():
+    kinds = {"avif": "AVIF", "jfif": "JPEG", "jp2": "JPEG2000", "JPG": "JPEG"}
+    kinds |= {"jpe": "JPEG", "apng": "PNG", "j2k": "JPEG2000", "pnm": "PPM", "pbm": "PPM"}
+    for suffix, kind in kinds.items():
         (tmp_path / f"a.{suffix}").write_bytes(image_bytes(150, "RGB", (16, 16), kind))
-    assert len(load(tmp_path, "all")) == len(stream(tmp_path, "all")) == 4
+    assert len(load(tmp_path, "all")) == len(stream(tmp_path, "all")) == 9
 
 
 @pytest.mark.filterwarnings("ignore:.*skipped in")
@@ -489,7 +528,7 @@ def test_splits_inside_a_shard_and_below_a_folder(tmp_path):
         assert open_set(path, "val").class_names == ("cat",)
     write_folder(tmp_path / "b", {"set/train/1.png": 101, "set/test/1.png": 102})
     with pytest.warns(
-        UserWarning, match="set/test.* are no splits of .*: only folders directly below the path are"
+        UserWarning, match="set/test.* are no splits of .*: only folders directly below it that are called"
     ) as said:
         assert len(load(tmp_path / "b", "all")) == 2
     assert said[0].filename == __file__

@@ -117,7 +117,38 @@ def test_a_part_of_a_stream(folder):
     assert len(part.places) == 2 and len(part.files) == len(images.files) == 25
 
 
+def test_one_image_of_a_stream(folder):
+    images = vl.data.stream(folder, "all", workers=0)
+    for indices in (torch.tensor([3]), slice(3, 4)):
+        part = images.subset(indices)
+        assert (len(part), part.labels.tolist()) == (1, images.labels[3:4].tolist())
+    train, val = vl.data.hold_out(images.subset(slice(4)))
+    assert (len(train), len(val)) == (3, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_transform_returns_is_an_image(folder, workers):
+    for transform, match in (
+        (lambda image: image.float(), r"must return images .*values in \[0, 1\], got \[0, 2"),
+        (lambda image: image[:, 0], r"must return images \(1, H, W\), .*got Tensor of shape \(1, 12\)"),
+        (lambda image: image.numpy(), "got ndarray of shape"),
+    ):
+        images = vl.data.stream(folder, "all", transform=transform, workers=workers)
+        with pytest.raises(vl.DataError, match=match):
+            next(images.batches(4))
+
+
 def test_wrong_streams(tmp_path, folder):
+    for options, error, match in (
+        ({"flip": "no"}, TypeError, "`flip` must be True or False"),
+        ({"transform": 3}, TypeError, "`transform` must be callable, got 3"),
+        ({"transform": v2.RandomInvert}, TypeError, r"`transform` must be callable.* Give an object: RandomInvert"),
+        ({"image_size": 10**6}, vl.DataError, "One image as float32 would take .*; use a smaller `image_size`"),
+    ):
+        with pytest.raises(error, match=match):
+            vl.data.stream(folder, **options)
+    with pytest.raises(TypeError, match="`path` must be a str or a Path, got 5"):
+        vl.data.stream(5)
     with pytest.raises(FileNotFoundError, match="`path` must be a folder of images, or of .tar shards"):
         vl.data.stream(tmp_path / "nowhere")
     (tmp_path / "a.npy").touch()

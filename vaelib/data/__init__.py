@@ -60,7 +60,7 @@ def load(
         value_range: The values of black and white in files of your own, such as ``(0, 4095)``: mapped linearly to 0
             and 1, and an error if a value lies outside. None reads what is beyond doubt, and raises an error where it
             is not: 32-bit, signed or floating-point image files; sets that use less than half of 16 bits, or of 8 bits
-            (grey images) values up to 15 only; arrays out of [0, 1] or of an integer dtype other than uint8.
+            values up to 15 only; arrays out of [0, 1] or of an integer dtype other than uint8.
         channels_last: Whether an array of four axes is ``(N, H, W, C)`` or ``(N, C, H, W)``; None decides by the shape,
             and raises an error where it fits both. False also confirms that three axes are ``(N, H, W)``.
         frames: ``"first"`` or ``"all"`` of animations and of files of several pages; None raises an error for them.
@@ -142,7 +142,7 @@ def splits(name_or_path: str | Path, *, images_key: str | None = None) -> tuple[
     if str(name_or_path) in BUILT_IN:
         return _built_in_splits(str(name_or_path))
     path = _existing(Path(name_or_path))
-    if path.suffix in ARRAY_SUFFIXES:
+    if path.suffix.lower() in ARRAY_SUFFIXES:
         return array_splits(path, images_key)
     return path_splits(_folder_or_shard(path))
 
@@ -168,9 +168,8 @@ def _load_path(
     images_key: str | None,
 ) -> ImageDataset:
     path = _existing(path)
-    if path.suffix not in ARRAY_SUFFIXES:
+    if path.suffix.lower() not in ARRAY_SUFFIXES:
         _check_none(f"the images of {path}", channels_last=channels_last, images_key=images_key)
-        check_choice("frames", frames, ("first", "all", None))
         return load_images(_folder_or_shard(path), split, size, value_range=value_range, frames=frames)
     _check_none(f"the arrays of {path}", frames=frames)
     dataset, is_split = load_array(

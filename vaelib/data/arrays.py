@@ -19,7 +19,7 @@ from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import concatenated
 from vaelib.data.entries import ARRAY_SUFFIXES, open_entries
 from vaelib.data.guard import check_memory
-from vaelib.data.labels import class_names_of, is_multi_label, is_text
+from vaelib.data.labels import are_attributes, class_names_of, is_text
 from vaelib.data.ranges import ValueRange, as_images
 from vaelib.data.skipped import warn
 from vaelib.data.split_names import canonical_split, check_split, in_order
@@ -68,11 +68,15 @@ def load_array(
     for names in wanted:
         where = f"{path} ({names.images})" if names.images else str(path)
         images = channels_first(where, _array(where, entries[names.images]()), channels_last)
-        images = as_images(where, images, value_range)
+        others = (_array(str(path), entries[other.images]()) for other in by_split.values() if other is not names)
+        images = as_images(where, images, value_range, others)
         parts.append(_dataset(path, images, labels.get(names.images), class_names, _factors(entries, names)))
     if len({part.labels is None for part in parts}) > 1:
         warn(f"The labels of {path} were skipped, since not every split has them.")
-    return concatenated(parts), bool(splits)
+    try:
+        return concatenated(parts), bool(splits)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def array_splits(path: Path, images_key: str | None = None) -> tuple[str, ...]:
@@ -92,7 +96,7 @@ def _by_split(path: Path, entries: Entries, images_key: str | None) -> dict[str 
         return {None: _names(found[split], images_key)}
     candidates = {split: [name for key in keys for name in of_key.get(key, [])] for split, of_key in found.items()}
     candidates = {split: names for split, names in candidates.items() if names}
-    listed = ", ".join(entries) if "" not in entries else "one array without a name"
+    listed = (", ".join(entries) or "none") if "" not in entries else "one array without a name"
     if not candidates and images_key is None and len(entries) == 1:
         return {None: _names({}, next(iter(entries)))}
     if not candidates:
@@ -122,7 +126,10 @@ def _array(name: str, values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
         values = (values.float() if values.dtype == torch.bfloat16 else values).resolve_conj().resolve_neg().numpy()
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "buif":
-        raise DataError(f"{name} must hold numeric arrays, got {getattr(values, 'dtype', type(values).__name__)}.")
+        hint = " Save tensors: {'images': ..., 'labels': ...}." if isinstance(values, tuple | list | Mapping) else ""
+        raise DataError(
+            f"{name} must hold numeric arrays, got {getattr(values, 'dtype', type(values).__name__)}.{hint}"
+        )
     if values.size == 0:
         raise DataError(f"`images` must hold at least one pixel, {name} has shape {values.shape}.")
     return values
@@ -157,10 +164,12 @@ def _factors(entries: Entries, names: _Names) -> dict[str, Any]:
 def _dataset(
     path: Path, images: np.ndarray, labels: Any, class_names: tuple[str, ...], more: dict[str, Any]
 ) -> ImageDataset:
-    if labels is not None and is_multi_label(labels):
-        warn(f"The labels of {path} were skipped: shape {np.shape(labels)} is attributes of an image, not one class.")
-        labels = None
     try:
+        if labels is not None and are_attributes(labels, len(images)):
+            warn(
+                f"The labels of {path} were skipped: shape {np.shape(labels)} is attributes of an image, not one class."
+            )
+            labels = None
         return ImageDataset(_tensor(images), class_names=class_names, **({"labels": labels} | more))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: {error}") from error

@@ -53,7 +53,10 @@ def _check_grey(name: str, shape: Sequence[int]) -> None:
             f" ({third}, {first}, {second}), or give channels_last=False if it is (N, H, W)."
         )
     if first == 3 and min(second, third) >= 16:
-        warn(f"{name} of shape {shape} is read as 3 grey images; save one colour image as (1, 3, {second}, {third}).")
+        warn(
+            f"{name} of shape {shape} is read as 3 grey images: give channels_last=False to confirm it, or save one"
+            f" colour image as (1, 3, {second}, {third})."
+        )
 
 
 def _is_channels_last(name: str, shape: Sequence[int]) -> bool:

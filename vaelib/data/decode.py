@@ -24,6 +24,7 @@ __all__ = [
     "UNREADABLE",
     "Decoded",
     "UnreadableImage",
+    "are_dark",
     "available_formats",
     "bits_of",
     "check_bands",
@@ -36,13 +37,12 @@ __all__ = [
 ]
 
 PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".avif", ".jp2"),
-    *(".tif", ".tiff", ".pgm", ".ppm", ".gif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp", ".avif", ".jp2", ".j2k"),
+    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".gif"),
 )
 # Asked by name, whatever the suffix: EPS in a file named .png would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "AVIF", "JPEG2000", "TIFF", "PPM", "GIF")
-
-
+_DARK = {8: DARK, 16: 2**15 - 1}
 _PIECE = 2**20  # pixels
 
 
@@ -114,18 +114,23 @@ def decode(
         raise unreadable(error) from error
 
 
+def are_dark(images: Iterable[Decoded]) -> bool:
+    """Whether no image uses its range, or all are black."""
+    return all(image.peak <= _DARK[image.bits] for image in images)
+
+
 def check_levels(name: str, images: Iterable[Decoded]) -> None:
     """Raise :class:`DataError` if a whole set of images, decoded without a ``value_range``, is likely to need one."""
     peaks = {8: 0, 16: 0}
     for image in images:
         peaks[image.bits] = max(peaks[image.bits], image.peak)
-    if 0 < peaks[16] < 2**15:
+    if 0 < peaks[16] <= _DARK[16]:
         bits = max(peaks[16].bit_length(), 8)
         raise DataError(
             f"`value_range` must be given for {name}: its 16-bit images have no value above {peaks[16]} of 65535."
             f" Give value_range=(0, {2**bits - 1}) if they have {bits} bits, (0, 65535) if they are dark."
         )
-    if 0 < peaks[8] <= DARK:
+    if 0 < peaks[8] <= _DARK[8]:
         raise DataError(
             f"`value_range` must be given for {name}: its images have no value above {peaks[8]} of 255."
             f" Give value_range=(0, {peaks[8]}) if that is white, as in masks, (0, 255) if they are dark."
@@ -181,9 +186,7 @@ def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value
         if bits == 8 or is_deep:
             values = levels(name, values if stated is None else np.rint(values * (stated / white)), value_range)
         return Decoded(_channels_first(values, size), bits or 8, white)
-    # Masks and class numbers are grey: colours of 8 bits need no proof that they use their range.
-    is_known = stated is not None or (values.ndim == 3 and bits == 8)
-    peak = white if is_known else int(values.max()) << (8 if bits == 16 and not is_deep else 0)
+    peak = int(values.max()) << (8 if bits == 16 and not is_deep else 0) if stated is None else white
     if is_deep:
         values = (values.astype(np.uint16) >> 8).astype(np.uint8)
     return Decoded(_channels_first(values, size), bits or 8, peak)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ __all__ = ["binarized", "concatenated", "fit_to_size", "height_and_width", "hold
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
     """One number for a square, or both."""
-    pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+    pair = (image_size, image_size) if isinstance(image_size, Integral) else image_size
     height, width = check_int_tuple("image_size", pair, length=2)
     return height, width
 
@@ -51,7 +52,7 @@ def binarized(dataset: ImageDataset, how: str | None, *, seed: int = 0) -> Image
     if how == "static":
         # In pieces, since a float copy of a large 8-bit set would not fit.
         return dataset.replace(torch.cat([_drawn_once(piece, seed) for piece in dataset.images.split(256)]))
-    return dataset.replace(dataset.images, dynamic=how == "dynamic")
+    return dataset.replace(dataset.images, dynamic=True) if how == "dynamic" else dataset
 
 
 def _drawn_once(images: Tensor, seed: int) -> Tensor:
@@ -80,12 +81,17 @@ def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
     if len(parts) == 1:
         return parts[0]
 
+    shapes = list(dict.fromkeys(part.image_shape for part in parts))
+    if len(shapes) > 1:
+        raise DataError(f"All splits must have images of one shape (C, H, W), got {' and '.join(map(str, shapes))}.")
+    is_mixed = len({part.images.dtype for part in parts}) > 1
+
     def joined(field: str) -> Tensor | None:
         values = [getattr(part, field) for part in parts]
         return None if any(value is None for value in values) else torch.cat(values)
 
     return ImageDataset(
-        torch.cat([part.images for part in parts]),
+        torch.cat([to_float(part.images, False, None) if is_mixed else part.images for part in parts]),
         labels=joined("labels"),
         factors=joined("factors"),
         factor_names=parts[0].factor_names,

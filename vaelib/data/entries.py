@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ def open_entries(path: Path) -> dict[str, Callable[[], Any]]:
     """What reads each array of a file, by its name; the name of a lone array is empty."""
     regular_file(path)
     readers = {".npy": _npy, ".npz": _npz, ".pt": _pt}
-    return _guarded(path, readers[path.suffix], path)
+    return _guarded(path, readers[path.suffix.lower()], path)
 
 
 def _guarded(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -39,7 +40,9 @@ def _guarded(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     except (ValueError, EOFError, OSError, RuntimeError, KeyError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a readable {path.suffix} file of plain arrays: {error}") from error
     except Exception as error:  # torch.load reports refused objects by an exception of the pickle module
-        raise DataError(f"{path} holds more than plain tensors: {error}") from error
+        refused = re.search(r"Unsupported[^.]*?: (?:GLOBAL )?([\w.]+)", str(error))  # its remedy, to trust all, is none
+        what = f"an object of {refused[1]}" if refused else str(error)
+        raise DataError(f"{path} holds more than plain tensors: {what}.") from error
 
 
 def _npy(path: Path) -> dict[str, Callable[[], Any]]:

@@ -25,7 +25,12 @@ OTHER_IMAGES = (
     ".arw",
     ".psd",
     ".exr",
+    ".hdr",
     ".dcm",
+    ".nii",
+    ".nii.gz",
+    ".tga",
+    ".ico",
 )
 """Suffixes of images that are not read; they are counted where they are found."""
 _SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")

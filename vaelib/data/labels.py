@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaelib._checks import check_shape
 
-__all__ = ["class_labels", "class_names_of", "is_multi_label", "is_text"]
+__all__ = ["are_attributes", "class_labels", "class_names_of", "is_text"]
 
 
 def class_labels(labels: Any, count: int, class_names: Sequence[str] = ()) -> Tensor:
@@ -54,12 +54,13 @@ def is_text(values: Any) -> bool:
     return array.dtype.kind in "SUT" or (is_object and all(isinstance(value, str) for value in array.flat))
 
 
-def is_multi_label(values: Any) -> bool:
-    """Whether the rows ``(N, K)`` of an array are 0 and 1 with any number of ones: attributes, not one class."""
+def are_attributes(values: Any, count: int) -> bool:
+    """Whether ``count`` rows ``(N, K)`` are finite numbers and not all one-hot: several attributes, not one class."""
     array = _array(values)
-    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "buif":
+    if array.ndim != 2 or len(array) != count or array.shape[1] < 2 or array.dtype.kind not in "buif":
         return False
-    return bool(((array == 0) | (array == 1)).all() and (array.sum(1) != 1).any())
+    is_one_hot = ((array == 0) | (array == 1)).all() and (array.sum(1) == 1).all()
+    return bool(np.isfinite(array).all() and not is_one_hot)
 
 
 def _array(labels: Any) -> np.ndarray:
@@ -70,7 +71,10 @@ def _array(labels: Any) -> np.ndarray:
         raise ValueError(
             "`labels` must have a value for every image, got a masked array: fill it or leave these images out."
         )
-    return np.asarray(labels)
+    try:
+        return np.asarray(labels)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"`labels` must be one class an image: {error}") from error
 
 
 def _strings(values: np.ndarray) -> list[str]:
@@ -98,6 +102,7 @@ def _from_one_hot(rows: np.ndarray) -> np.ndarray:
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
+        values = values.astype(np.float64)  # 2**53 is beyond float16
         is_whole = np.isfinite(values) & (values == np.floor(values))
         if not is_whole.all():
             first = int(np.argmin(is_whole))

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from vaelib._checks import DataError
 from vaelib.data.classes import labels_of
-from vaelib.data.decode import UNREADABLE, Decoded, check_levels, decode, with_channels
+from vaelib.data.decode import UNREADABLE, Decoded, are_dark, check_levels, decode, with_channels
 from vaelib.data.derive import holdout
 from vaelib.data.headers import Header, Part, read_headers
 from vaelib.data.ranges import ValueRange
-from vaelib.data.samples import Entry
+from vaelib.data.samples import Entry, shared_samples
 from vaelib.data.skipped import readable, warn
 from vaelib.data.sources import Source, find_images
-from vaelib.data.split_names import canonical_split, check_split, in_order
+from vaelib.data.split_names import canonical_split, check_split, in_order, splits_in_words
 
 __all__ = ["Listing", "list_images"]
 
@@ -116,7 +116,8 @@ def list_images(
     if not numbers:
         raise DataError(f"No image in {path} could be read: {source.skipped}.")
     source.skipped.warn(path)
-    _warn_of_deeper_splits(path, source)
+    _warn_of_probable_splits(path, source)
+    _warn_of_shared_samples(path, source)
     entries = [source.entries[number] for number in numbers]
     has_splits = any(source.splits) and split != "all"
     wanted = [i for i, number in enumerate(numbers) if not has_splits or source.splits[number] == split]
@@ -138,35 +139,46 @@ def list_images(
         frames=frames,
         names=[os.path.join(source.root, entries[i].name) for i in wanted] if named else [],
     )
-    if value_range is None:
-        _check_levels(
-            path, replace(listing, places=places, names=[]), np.array([header.bits for header in all_headers])
-        )
+    every = replace(listing, places=places, names=[])
+    _check_levels(path, every, np.array([header.bits for header in all_headers]))
     if has_splits or split == "all":
         return listing
     return listing.subset(holdout(len(listing), split).numpy())
 
 
-def _warn_of_deeper_splits(path: Path, source: Source) -> None:
+def _warn_of_probable_splits(path: Path, source: Source) -> None:
+    """Report folders that are called as splits are, and are none."""
     if any(source.splits):
         return
-    deeper = set()
+    deeper, alike = set[str](), dict[str, str]()
     for folder in {os.path.dirname(entry.name) for entry in source.entries}:
         parts = folder.split("/")
-        deeper |= {"/".join(parts[: depth + 1]) for depth in range(1, len(parts)) if canonical_split(parts[depth])}
-    if deeper:
-        named = ", ".join(sorted(deeper)[:5])
-        warn(f"The folders {named} are no splits of {path}: only folders directly below the path are.")
+        for depth, part in enumerate(parts):
+            name, found = "/".join(parts[: depth + 1]), splits_in_words(part)
+            if canonical_split(part):
+                deeper.add(name)
+            if len(found) == 1:
+                alike[name] = found.pop()
+    # One such word, as in a class `train_station`, tells nothing.
+    probable = deeper or (alike if len(set(alike.values())) > 1 else ())
+    if probable:
+        named = ", ".join(sorted(probable)[:5])
+        warn(f"{named} are no splits of {path}: only folders directly below it that are called train, val or test are.")
+
+
+def _warn_of_shared_samples(path: Path, source: Source) -> None:
+    names = shared_samples(source.entries)
+    if names:
+        named = ", ".join(readable(name) for name in names[:4])
+        warn(f"{len(names)} images of {path} share samples by name ({named}, ...), and all are read: remove any masks.")
 
 
 def _check_levels(path: Path, listing: Listing, bits: np.ndarray) -> None:
-    """Raise ``DataError`` if images of 8 or 16 bits are likely to need a ``value_range``: a few can tell, else all."""
+    """Raise ``DataError`` if images are likely to need another ``value_range``: a few can tell, else all."""
     for depth in np.unique(bits):
         every = (bits == depth).nonzero()[0]
         few = every[np.linspace(0, len(every) - 1, min(len(every), _FEW)).astype(int)]
-        try:
-            check_levels(str(path), _decoded(listing, few))
-        except DataError:
+        if are_dark(_decoded(listing, few)):
             check_levels(str(path), _decoded(listing, every))
 
 

@@ -25,7 +25,7 @@ __all__ = ["load_images", "read_files", "read_pictures"]
 def read_pictures(
     paths: Sequence[str | Path],
     *,
-    image_size: tuple[int, int] | None = None,
+    image_size: int | Sequence[int] | None = None,
     channels: int | None = None,
     value_range: Sequence[float] | None = None,
     frames: str | None = None,
@@ -34,7 +34,7 @@ def read_pictures(
 
     Args:
         paths: The files.
-        image_size: Height and width to crop and resize to; None if all pictures have one size.
+        image_size: Height and width to crop and resize to, one number for a square; None if all have one size.
         channels: 1 for grey, 3 for colour; None for colour if any picture has it.
         value_range: See :func:`vaelib.data.load`.
         frames: See :func:`vaelib.data.load`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -35,17 +35,20 @@ def check_value_range(value_range: Sequence[float] | None) -> ValueRange | None:
     return low, high
 
 
-def as_images(name: str, values: np.ndarray, value_range: ValueRange | None) -> np.ndarray:
+def as_images(
+    name: str, values: np.ndarray, value_range: ValueRange | None, others: Iterable[np.ndarray] = ()
+) -> np.ndarray:
     """Values as uint8 in 0 to 255, or floating point in [0, 1].
 
     Where ``value_range`` is None, these are read as they are: True and False; floating point in [0, 1]; uint8; uint16
     that use the upper half of their range. Values of 0 and 1, and integers of another dtype up to 255, are read with a
     warning. Anything else, and values that use less than a sixteenth of their range, is an error that asks for it.
+    Where values leave a doubt, ``others`` of the same set and dtype, such as its other splits, are looked at as well.
     """
     kind: str = values.dtype.kind
     if kind == "b":
         return _looked_up(name, values.view(np.uint8), value_range or _UNIT)
-    given = value_range or _probable_range(name, values)
+    given = value_range or _probable_range(name, values, others)
     is_float, is_eight_bits = kind == "f", kind == "u" and values.dtype.itemsize == 1
     if (is_eight_bits and given == _EIGHT_BITS) or (is_float and given == _UNIT):
         _check_inside(name, values, given)
@@ -88,13 +91,31 @@ def _check_inside(name: str, values: np.ndarray, value_range: ValueRange) -> Non
         )
 
 
-def _probable_range(name: str, values: np.ndarray) -> ValueRange:
+def _certain_range(dtype: np.dtype, low: float, high: float) -> ValueRange | None:
+    """The range of values that use it; None where they are dark, or of a dtype without an agreed range."""
+    if dtype.kind == "f":
+        return _UNIT if low >= -_ROUNDING and DARK / 255 < high <= 1 + _ROUNDING else None
+    if dtype.kind == "u" and dtype.itemsize <= 2:  # of either byte order
+        largest = 256**dtype.itemsize - 1
+        return (0, largest) if high > (DARK if dtype.itemsize == 1 else largest // 2) else None
+    return None
+
+
+def _probable_range(name: str, values: np.ndarray, others: Iterable[np.ndarray]) -> ValueRange:
     low, high = _extremes(values)
+    certain = _certain_range(values.dtype, low, high)
+    for other in others if certain is None else ():
+        if other.dtype == values.dtype:
+            other_low, other_high = _extremes(other)
+            low, high = min(low, other_low), max(high, other_high)
+    certain = certain or _certain_range(values.dtype, low, high)
+    if certain is not None:
+        return certain
     found = f"got {values.dtype} in [{low:g}, {high:g}]"
     if values.dtype.kind == "f":
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise DataError(f"{name}: `images` must have values in [0, 1], got [{low:g}, {high:g}].{_hint(low, high)}")
-        if 0 < high <= DARK / 255:
+        if high > 0:
             raise DataError(f"`value_range` must be given for {name}, {found}: (0, 1) if they are dark.")
         return _UNIT
     if low == 0 == high:
@@ -102,22 +123,19 @@ def _probable_range(name: str, values: np.ndarray) -> ValueRange:
     if low >= 0 and high == 1:
         warn(f"{name} holds 0 and 1 alone: 1 is read as white. Give value_range=(0, 1) to confirm.")
         return _UNIT
-    if values.dtype == np.uint8 and high > DARK:
-        return _EIGHT_BITS
-    if values.dtype == np.uint16 and high >= 2**15:
-        return 0, 2**16 - 1
     if low >= 0 and 127 < high <= 255:
         warn(f"{name}: 255 is read as white, {found}. Give value_range=(0, 255) to confirm.")
         return _EIGHT_BITS
     bits = math.ceil(math.log2(high + 1)) if high > 0 else 8
-    examples = f"(0, {2**bits - 1}) if {high:g} is near white, (0, 255) for 8 bits" if low >= 0 else "(-1000, 2000)"
+    dark = "(0, 255) for 8 bits" if high < 256 else f"(0, {2**16 - 1}) for 16 bits" if high < 2**15 else ""
+    examples = f"(0, {2**bits - 1}) if {high:g} is near white{dark and ', '}{dark}" if low >= 0 else "(-1000, 2000)"
     raise DataError(f"`value_range` must be given for {name}, {found}: such as {examples}.")
 
 
 def _hint(low: float, high: float) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return " NaN and infinity are no values of an image."
-    likely = (-1, 1) if low >= -1 and high <= 1 else (0, 255) if low >= 0 and high <= 255 else None
+    likely = (-1, 1) if low >= -1 and high <= 1 else (0, 255) if low >= 0 and 127 < high <= 255 else None
     return " Give the values of black and white as `value_range`" + (f", such as {likely}." if likely else ".")
 
 

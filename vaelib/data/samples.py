@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from vaelib.data.folders import OTHER_IMAGES, is_hidden, suffix_of
 from vaelib.data.skipped import Skipped, readable
 from vaelib.data.tar import Member, members
 
-__all__ = ["LABEL_KINDS", "Entry", "key_and_field", "shard_entries", "without_fields"]
+__all__ = ["LABEL_KINDS", "Entry", "key_and_field", "shard_entries", "shared_samples", "without_fields"]
 
 LABEL_KINDS = {".cls": 1 << 10, ".json": 1 << 16, ".txt": 1 << 8}
 """Entries that may hold a label, the surest first, and the bytes up to which they are read for one."""
@@ -66,6 +67,19 @@ def without_fields(entries: Sequence[Entry], skipped: Skipped) -> list[Entry]:
         else:
             kept.append(entry)
     return kept
+
+
+def shared_samples(entries: Sequence[Entry]) -> list[str]:
+    """Names such as ``1.image.png`` and ``1.mask.png``, without a ``1.png``, if other samples have these fields."""
+    samples: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        if _has_dots(entry.name):
+            key, field = key_and_field(entry.name)
+            if field:
+                samples.setdefault(key, {})[field] = entry.name
+    shared = [fields for fields in samples.values() if len(fields) > 1]
+    counts = Counter(field for fields in shared for field in fields)
+    return [name for fields in shared for field, name in fields.items() if counts[field] > 1]
 
 
 def _has_dots(name: str) -> bool:

@@ -15,6 +15,8 @@ from vaelib.data.split_names import SPLITS, canonical_split, in_order, inside_sp
 
 __all__ = ["Source", "find_images", "path_splits"]
 
+PACKED_SHARDS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 
 class Source(NamedTuple):
     """Images by the place where they were found, in order."""
@@ -44,6 +46,10 @@ def find_images(path: Path) -> Source:
         shards = [name for name in names if suffix_of(name) == ".tar"]
         on_top = any("/" not in shard or canonical_split(shard.partition("/")[0]) for shard in shards)
         beside = images if shards and (on_top or not images) else shards
+        if beside is images:
+            for name in names:
+                if suffix_of(name) in PACKED_SHARDS:
+                    skipped.add("packed shard{s}, to be unpacked to plain .tar", name)
         for name in beside:
             skipped.add("image{s} beside tar shards" if beside is images else "tar shard{s} among images", name)
         source = _in_shards(path, shards, skipped) if beside is images else _in_folders(path, images, skipped)

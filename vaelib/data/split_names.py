@@ -9,7 +9,16 @@ from pathlib import Path
 from vaelib._checks import DataError
 from vaelib.data.skipped import Skipped, readable
 
-__all__ = ["SPLITS", "canonical_split", "check_split", "in_order", "inside_splits", "shard_split", "split_by_folder"]
+__all__ = [
+    "SPLITS",
+    "canonical_split",
+    "check_split",
+    "in_order",
+    "inside_splits",
+    "shard_split",
+    "split_by_folder",
+    "splits_in_words",
+]
 
 SPLITS = ("train", "val", "test")
 _SPLIT_NAMES = {
@@ -28,6 +37,12 @@ def canonical_split(name: str) -> str | None:
     return _SPLIT_NAMES.get(name.lower())
 
 
+def splits_in_words(name: str) -> set[str]:
+    """The splits that words of a name mean: those of ``set-val-00.tar``, ``train2017``, ``seg_test`` and ``trainA``."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    return {split for word in words if (split := canonical_split(word))}
+
+
 def in_order(found: Iterable[str | None]) -> tuple[str, ...]:
     """The splits among ``found``, each once, in the order of ``SPLITS``."""
     found = set(found)
@@ -43,7 +58,8 @@ def check_split(path: Path, split: str, splits: tuple[str, ...]) -> None:
     if split == "val":
         raise DataError(
             f"`split` must be 'train', 'test' or 'all' for {path}, which has no splits of its own, got 'val'."
-            " Put validation images into a subfolder or shards named val beside train, or hold some out of 'train'."
+            " Put validation images into a subfolder or shards named val beside train, or take some of 'train' by"
+            " `vaelib.data.hold_out`."
         )
 
 
@@ -52,8 +68,7 @@ def shard_split(shard: str) -> str | None:
     folder, slash, _ = shard.partition("/")
     if slash and canonical_split(folder) is not None:
         return canonical_split(folder)
-    words = re.split(r"[-_. ]", shard.rpartition("/")[2])
-    found = in_order(canonical_split(word) for word in words)
+    found = in_order(splits_in_words(shard.rpartition("/")[2]))
     if len(found) > 1:
         raise DataError(f"The name of a shard must say one split, got {' and '.join(found)} in {readable(shard)}.")
     return found[0] if found else None

@@ -7,6 +7,7 @@ and resuming are then those of a set in memory, and the memory needed is that of
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vaelib._checks import DataError, check_bool, check_callable, check_choice, check_int, check_path
+from vaelib._checks import (
+    DataError,
+    check_bool,
+    check_callable,
+    check_choice,
+    check_int,
+    check_path,
+    check_unit_range,
+    shown,
+)
 from vaelib.data.dataset import even_parts, prepared
 from vaelib.data.decode import UNREADABLE
 from vaelib.data.derive import fit_to_size, height_and_width
+from vaelib.data.guard import check_memory
 from vaelib.data.listing import Listing, list_images
 from vaelib.data.ranges import check_value_range
 from vaelib.data.skipped import warn
@@ -59,7 +70,8 @@ def stream(
         value_range: See :func:`vaelib.data.load`.
         frames: See :func:`vaelib.data.load`.
         transform: Such as one of ``torchvision.transforms.v2``: a uint8 ``(C, H, W)`` image of the file's own size to
-            another; runs in the workers. Its draws depend on the seed, the epoch and the image alone.
+            another, uint8 or floating point in [0, 1]; runs in the workers. Its draws depend on the seed, the epoch and
+            the image alone.
         workers: Processes that read and decode; 0 reads in the training process.
 
     Returns:
@@ -82,10 +94,10 @@ def stream(
     """
     check_path(path)
     path = Path(path)
+    check_choice("split", split, (*SPLITS, "all"))
     check_bool("flip", flip)
     if transform is not None:
         check_callable("transform", transform)
-    check_choice("split", split, (*SPLITS, "all"))
     check_choice("binarize", binarize, ("dynamic", None))
     check_choice("frames", frames, ("first", "all", None))
     check_int("workers", workers, minimum=0)
@@ -98,8 +110,10 @@ def stream(
             f"`path` must be a folder of images, or of .tar shards, or one shard, got {str(path)!r}. Arrays are read by"
             " `load`."
         )
+    size = None if image_size is None else height_and_width(image_size)
     listing = list_images(path, split, value_range=check_value_range(value_range), frames=frames)
-    size = listing.common_size() if image_size is None else height_and_width(image_size)
+    size = size or listing.common_size()
+    check_memory("One image as float32", 4 * listing.channels * math.prod(size), "use a smaller `image_size`")
     return ImageStream(listing, size, dynamic=binarize == "dynamic", flip=flip, transform=transform, workers=workers)
 
 
@@ -194,7 +208,8 @@ class ImageStream(Dataset[Tensor]):
 
     def subset(self, indices: Tensor | slice) -> ImageStream:
         """The stream of the images at ``indices``, with their labels."""
-        return self.replace(listing=self.listing.subset(np.arange(len(self))[indices]))
+        # By torch, since numpy takes a tensor of one index for a number.
+        return self.replace(listing=self.listing.subset(torch.arange(len(self))[indices].numpy()))
 
     def to(self, device: torch.device | str) -> ImageStream:
         """The same stream with its batches on ``device``."""
@@ -222,7 +237,7 @@ class ImageStream(Dataset[Tensor]):
         if self.transform is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self._epoch_seed + index)
-                image = self.transform(image)
+                image = _checked(self.transform(image), self.image_shape[0])
         return fit_to_size(image, (height, width)), unreadable
 
     def _report(self, unreadable: Sequence[str]) -> None:
@@ -230,6 +245,19 @@ class ImageStream(Dataset[Tensor]):
             if image not in self._reported:
                 self._reported.add(image)
                 warn(f"An image cannot be read, and the next one takes its place: {image}.")
+
+
+def _checked(image: Any, channels: int) -> Tensor:
+    """What a transform has returned, if it is an image."""
+    rule = f"`transform` must return images ({channels}, H, W), uint8 or floating point in [0, 1]"
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != channels:
+        raise DataError(f"{rule}, got {shown(image)}.")
+    if image.dtype != torch.uint8:
+        try:
+            check_unit_range("image", image)
+        except ValueError as error:
+            raise DataError(f"{rule}: {error}") from error
+    return image
 
 
 _Read = tuple[Tensor, list[str], DataError | None]
