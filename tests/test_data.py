@@ -310,12 +310,12 @@ def test_wrong_folders(tmp_path):
 
 
 def test_wrong_pictures(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no picture at .*missing"):
+    with pytest.raises(FileNotFoundError, match="There is no image at .*missing"):
         read_pictures([tmp_path / "missing.png"])
     (tmp_path / "text.png").write_text("text")
-    with pytest.raises(vl.DataError, match=r"text\.png is not a readable picture"):
+    with pytest.raises(vl.DataError, match=r"text\.png is not a readable image"):
         read_pictures([tmp_path / "text.png"])
-    with pytest.raises(ValueError, match="`paths` must name at least one picture"):
+    with pytest.raises(ValueError, match="`paths` must name at least one image"):
         read_pictures([])
     with pytest.raises(ValueError, match="`channels` must be one of None, 1, 3, got 2"):
         read_pictures([tmp_path / "text.png"], channels=2)

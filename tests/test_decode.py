@@ -158,6 +158,24 @@ def test_bands_of_a_tiff_are_not_dropped(tmp_path):
             assert len(vl.data.load(tmp_path, "all")) == 2
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tags", "match"),
+    [
+        (np.uint16, {262: 0}, "its white is 0 in more than 8 bits; save it with black as 0"),
+        (np.uint8, {339: 2}, r"its 8-bit values are signed; save an array \(N, H, W\) instead"),
+    ],
+)
+def test_a_tiff_that_would_be_inverted_or_lose_its_sign_is_skipped(tmp_path, dtype, tags, match):
+    values = np.full((4, 4), 200, dtype) * (257 if dtype == np.uint16 else 1)
+    Image.fromarray(values).save(tmp_path / "1.tif")
+    Image.fromarray(values).save(tmp_path / "2.tif", tiffinfo=tags)
+    with pytest.raises(UnreadableImage, match=match):
+        decode_picture(tmp_path / "2.tif", None)
+    for read in (vl.data.load, vl.data.stream):
+        with pytest.warns(UserWarning, match=f"1 unreadable .2.tif: {match}"):
+            assert read(tmp_path, "all")[0].unique().numel() == 1
+
+
 def test_a_range_is_decided_over_the_whole_set(tmp_path):
     dark = saved(tmp_path / "0.png", np.full((2, 2), 900, np.uint16))
     with pytest.raises(vl.DataError, match=r"no value above 900 of 65535. Give value_range=\(0, 1023\) if .* 10 bits"):

@@ -502,6 +502,12 @@ def test_folders_that_are_refused(tmp_path, entries, match, open_set):
         open_set(tmp_path, "test")
 
 
+def test_class_names_can_be_printed(tmp_path):
+    write_folder(tmp_path, {"red\x1b[31m/1.png": 101, "caf\udce9/1.png": 102, "日本 語/1.png": 103})
+    for open_set in (load, stream):
+        assert open_set(tmp_path, "all").class_names == (r"caf\udce9", r"red\x1b[31m", "日本 語")
+
+
 def test_what_lies_beside_two_splits_is_counted(tmp_path):
     write_folder(tmp_path, {"train/1.png": 101, "test/1.png": 102, "mask/1.png": 100, "cover.png": 100})
     for open_set in (load, stream):

@@ -56,7 +56,7 @@ def load(
         binarize: ``"static"`` is one fixed draw of black or white pixels by ``seed`` for the whole set: an image has
             the same pixels in its split and in ``"all"``, and different images share no noise; ``"dynamic"`` draws
             them again each time an image is used; None keeps grey values.
-        flip: Mirror images left to right at random, anew each time one is used: for training images.
+        flip: Mirror images left to right at random, again each time one is used: for training images.
         value_range: The values of black and white in files of your own, such as ``(0, 4095)``: mapped linearly to 0
             and 1, and an error if a value lies outside. None reads what is beyond doubt, and raises an error where it
             is not: 32-bit, signed or floating-point image files; sets that use less than half of 16 bits, or of 8 bits

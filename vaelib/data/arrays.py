@@ -30,7 +30,7 @@ _IMAGE_KEYS = ("images", "image", "imgs", "x", "data", "arr_0", "")
 _LABEL_KEYS = ("labels", "label", "targets", "y")
 _FACTOR_KEYS = ("latents_classes",)
 _DSPRITES = ("color", "shape", "scale", "orientation", "position_x", "position_y")
-"""What the columns of dSprites mean; the file says it in a pickled entry, which is not read."""
+"""What the columns of dSprites mean; the file has it in a pickled entry, which is not read."""
 
 Entries = Mapping[str, Callable[[], Any]]
 

@@ -37,8 +37,8 @@ class ImageDataset(Dataset[Tensor]):
         factor_names: Their F names.
         class_names: Names of the classes, by their number; if empty, of labels that are names, these names, sorted.
         names: Where each image comes from, such as its file; or none.
-        dynamic: Draw black or white pixels with the images' values as probabilities, anew in every batch.
-        flip: Mirror each image left to right with probability 1/2, anew in every batch.
+        dynamic: Draw black or white pixels with the images' values as probabilities, again in every batch.
+        flip: Mirror each image left to right with probability 1/2, again in every batch.
 
     Raises:
         DataError: A ``ValueError``: if there is no image.

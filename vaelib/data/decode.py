@@ -27,9 +27,9 @@ __all__ = [
     "are_dark",
     "available_formats",
     "bits_of",
-    "check_bands",
     "check_levels",
     "check_range",
+    "check_tiff",
     "decode",
     "frames_of",
     "unreadable",
@@ -57,7 +57,7 @@ UNREADABLE = (UnreadableImage, OSError)
 def unreadable(error: Exception) -> UnreadableImage:
     """What an exception of PIL says about a file, without the objects in its words."""
     if isinstance(error, UnidentifiedImageError):
-        return UnreadableImage("not an image of a known format, or its first bytes are damaged")
+        return UnreadableImage("not an image of a known format and kind of pixels, or its first bytes are damaged")
     return UnreadableImage(str(error) or type(error).__name__)
 
 
@@ -168,7 +168,7 @@ def frames_of(name: str, opened: Image.Image, frames: str | None) -> Iterator[Im
 
 def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value_range: ValueRange | None) -> Decoded:
     check_pixels(opened.size)  # again, since pages may differ
-    check_bands(opened)
+    check_tiff(opened)
     bits, stated = bits_of(opened), _stated_white(opened)
     if value_range is None:
         check_range(name, opened)
@@ -192,11 +192,16 @@ def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value
     return Decoded(_channels_first(values, size), bits or 8, peak)
 
 
-def check_bands(opened: Image.Image) -> None:
-    """Raise ``ValueError`` if PIL would drop bands of a TIFF."""
-    samples, known = getattr(opened, "tag_v2", {}).get(277, 1), len(opened.getbands())
+def check_tiff(opened: Image.Image) -> None:
+    """Raise ``ValueError`` if PIL would drop bands of a TIFF, lose the sign of its values, or swap black and white."""
+    tags = getattr(opened, "tag_v2", {})
+    samples, known = tags.get(277, 1), len(opened.getbands())
     if samples > known:
         raise ValueError(f"it has {samples} bands, of which {known} would be read; save an array (N, C, H, W) instead")
+    if opened.mode == "L" and 2 in tags.get(339, ()):
+        raise ValueError("its 8-bit values are signed; save an array (N, H, W) instead")
+    if opened.mode.startswith("I") and tags.get(262) == 0:
+        raise ValueError("its white is 0 in more than 8 bits; save it with black as 0")
 
 
 def check_range(name: str, opened: Image.Image) -> None:

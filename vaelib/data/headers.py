@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 from PIL import ExifTags, Image
 
 from vaelib._checks import DataError
-from vaelib.data.decode import available_formats, bits_of, check_bands, check_range, frames_of, unreadable
+from vaelib.data.decode import available_formats, bits_of, check_range, check_tiff, frames_of, unreadable
 from vaelib.data.guard import check_pixels
 from vaelib.data.ranges import ValueRange
 
@@ -91,7 +91,7 @@ def read_headers(
 
 def _header(name: str, image: Any, value_range: ValueRange | None) -> Header:
     check_pixels(image.size)
-    check_bands(image)
+    check_tiff(image)
     if value_range is None:
         check_range(name, image)
     is_deep = image.mode == "F" or image.mode.startswith("I")

@@ -55,7 +55,7 @@ class Listing:
     value_range: ValueRange | None
     frames: str | None
     names: list[str]
-    """Path of each image, that of a shard's entry going on from the shard's; empty if they were not asked for."""
+    """Path of each image, of a shard's entry the shard's path and its name; empty if not asked for."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -159,7 +159,7 @@ def _warn_of_probable_splits(path: Path, source: Source) -> None:
                 deeper.add(name)
             if len(found) == 1:
                 alike[name] = found.pop()
-    # One such word, as in a class `train_station`, tells nothing.
+    # One such word, as in a class `train_station`, is no sign of splits.
     probable = deeper or (alike if len(set(alike.values())) > 1 else ())
     if probable:
         named = ", ".join(sorted(probable)[:5])

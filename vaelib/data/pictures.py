@@ -30,12 +30,12 @@ def read_pictures(
     value_range: Sequence[float] | None = None,
     frames: str | None = None,
 ) -> Tensor:
-    """Read picture files of any size and mode.
+    """Read image files of any size and mode.
 
     Args:
         paths: The files.
         image_size: Height and width to crop and resize to, one number for a square; None if all have one size.
-        channels: 1 for grey, 3 for colour; None for colour if any picture has it.
+        channels: 1 for grey, 3 for colour; None for colour if any image has it.
         value_range: See :func:`vaelib.data.load`.
         frames: See :func:`vaelib.data.load`.
 
@@ -43,7 +43,7 @@ def read_pictures(
         uint8 ``(N, C, H, W)``, in order.
 
     Raises:
-        DataError: A ``ValueError`` that names the first file that is no picture, or sizes that differ, or the
+        DataError: A ``ValueError`` that names the first file that is no image, or sizes that differ, or the
             argument that files need, such as ``value_range``.
         FileNotFoundError: If a file is missing.
 
@@ -63,7 +63,7 @@ def read_pictures(
         check_path(path, "paths")
     size = None if image_size is None else height_and_width(image_size)
     if not paths:
-        raise ValueError("`paths` must name at least one picture, got none.")
+        raise ValueError("`paths` must name at least one image, got none.")
     pictures: list[tuple[str, Decoded]] = []
     for path in paths:
         try:
@@ -71,8 +71,8 @@ def read_pictures(
             pictures += [(str(path), image) for image in found]
         except UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
-                raise FileNotFoundError(f"`paths` must be existing files. There is no picture at {path}.") from error
-            raise DataError(f"{path} is not a readable picture: {error}") from error
+                raise FileNotFoundError(f"`paths` must be existing files. There is no image at {path}.") from error
+            raise DataError(f"{path} is not a readable image: {error}") from error
     if levels is None:
         check_levels("`paths`", (decoded for _, decoded in pictures))
     return _stack(pictures, channels)
@@ -164,7 +164,7 @@ def _files_at(path: Path, skipped: Skipped) -> list[Path]:
 
 
 def _stack(pictures: Sequence[tuple[str, Decoded]], channels: int | None) -> Tensor:
-    """One tensor of them all; grey pictures among coloured ones become coloured."""
+    """One tensor of them all; grey images among coloured ones become coloured."""
     wanted = channels or max(decoded.image.shape[0] for _, decoded in pictures)
     images = []
     first_name, first = pictures[0]
@@ -172,7 +172,7 @@ def _stack(pictures: Sequence[tuple[str, Decoded]], channels: int | None) -> Ten
         (height, width), wanted_size = decoded.image.shape[1:], first.image.shape[1:]
         if (height, width) != wanted_size:
             raise DataError(
-                f"Pictures must have one size, or give `image_size`: {first_name} is"
+                f"Images must have one size, or give `image_size`: {first_name} is"
                 f" {wanted_size[0]}x{wanted_size[1]}, {name} is {height}x{width}."
             )
         images.append(with_channels(decoded.image, wanted))

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     """An image where it was found."""
 
     name: str
-    """Its path from the source; that of a shard's entry goes on from the shard's."""
+    """Its path from the source; of a shard's entry the shard's path and the entry's name."""
     file: int
     offset: int
     size: int
@@ -158,7 +158,7 @@ def _labels_of(inner: str, labels: dict[str, list[Label]]) -> tuple[Label, ...]:
 
 
 def _label(kind: str, content: bytes, where: str) -> Label:
-    """A class number, the name of a class, or None of an entry that tells neither."""
+    """A class number, the name of a class, or None of an entry that holds neither."""
     text = content.decode("utf-8", "replace").strip()
     if kind == ".json":
         text = _class_in_json(text)

@@ -32,7 +32,7 @@ def shapes(num_images: int, *, image_size: int | Sequence[int] = 32, seed: int =
     Args:
         num_images: N, >= 1.
         image_size: Height and width in pixels, one number for a square.
-        seed: Of the factors; the same seed gives the same pictures.
+        seed: Of the factors; the same seed gives the same images.
 
     Returns:
         An :class:`ImageDataset` of uint8 images ``(N, 1, H, W)`` whose ``factors`` are ``(N, 5)`` class
@@ -55,7 +55,7 @@ def shapes(num_images: int, *, image_size: int | Sequence[int] = 32, seed: int =
 
 
 def render(factors: Tensor, image_size: int | Sequence[int] = 32) -> Tensor:
-    """Draw the pictures of given factors.
+    """Draw the images of given factors.
 
     Args:
         factors: Class indices ``(N, 5)``: shape in 0..2, scale in 0..5 (half to full size), orientation in

@@ -10,7 +10,7 @@ from vaelib._checks import DataError
 from vaelib.data.decode import PICTURE_SUFFIXES
 from vaelib.data.folders import OTHER_IMAGES, census, suffix_of, walk, without_hidden
 from vaelib.data.samples import Entry, shard_entries, without_fields
-from vaelib.data.skipped import Skipped
+from vaelib.data.skipped import Skipped, readable
 from vaelib.data.split_names import SPLITS, canonical_split, in_order, inside_splits, shard_split, split_by_folder
 
 __all__ = ["Source", "find_images", "path_splits"]
@@ -108,7 +108,7 @@ def _divided(path: Path, files: Sequence[str], entries: list[Entry], names: Sequ
     classes = []
     for number in inside:
         rest = names[number].partition("/")[2] if splits[number] else names[number]
-        classes.append(rest.partition("/")[0] if "/" in rest else None)
+        classes.append(readable(rest.partition("/")[0]) if "/" in rest else None)
     return Source(
         path.parent if path.is_file() else path,
         files,
