@@ -11,7 +11,7 @@ from vaelib.training.convolutions import fast_convolutions
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
-@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("stride", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_same_values_and_gradients(kind, stride):
     checked = 0
     grid = itertools.product((1, 2, 3, 4, 5), (0, 1, 2), (0, 1, 2), (1, 2, 12), (1, 3, 12), (1, 4, 7), (1, 5))
@@ -40,7 +40,7 @@ def test_same_values_and_gradients(kind, stride):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at tensors that are no leaves
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_whole_model(compiled):
     model = vl.presets.article_vae().double().eval()
     x = torch.rand(3, 1, 32, 32, dtype=torch.float64)

@@ -150,6 +150,7 @@ def test_a_reason_to_stop_in_one_process_ends_all():
     assert [len(process["train"]) for process in pair] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_other(tmp_path):
     processes = start(2, {"max_epochs": 2000}, {"DIES_AT": "20"})
     started = time.monotonic()
@@ -161,6 +162,7 @@ def test_a_process_that_dies_ends_the_other(tmp_path):
     assert time.monotonic() - started < 90
 
 
+@pytest.mark.slow
 def test_a_step_must_reach_every_process():
     process = start(2, {"accumulate": 9})
     errors = [p.communicate(timeout=120)[1] for p in process]

@@ -173,6 +173,7 @@ def test_graphs_that_are_unlike_ours_are_left_right(function, shape):
     exported(Call(function), shape)
 
 
+@pytest.mark.slow
 def test_one_layer_may_be_rewritten_twice(tmp_path):
     vl.export_onnx(vl.conv_vae((1, 8, 8), 2, hidden_channels=(8, 8), upsample="pixel_shuffle"), tmp_path)
 

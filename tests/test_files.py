@@ -172,6 +172,7 @@ def test_killed_at_any_step_the_old_or_the_new_is_there(kind, first, tmp_path):
     assert was == sorted(was) and was[-1]
 
 
+@pytest.mark.slow
 @needs_fork
 def test_killed_between_two_updates_the_first_is_finished(tmp_path):
     """A kill after the act leaves files to move; another kill while the next update moves them loses nothing."""

@@ -9,8 +9,13 @@ import pytest
 import vaelib as vl
 from vaelib.runtime import OnnxVAE
 
+LATENTS = [
+    pytest.param({"latent_dim": 3}, id="vector"),
+    pytest.param({"latent_shape": (2, 4, 4)}, id="map", marks=pytest.mark.slow),
+]
 
-@pytest.mark.parametrize("latent", [{"latent_dim": 3}, {"latent_shape": (2, 4, 4)}], ids=["vector", "map"])
+
+@pytest.mark.parametrize("latent", LATENTS)
 def test_javascript_decodes_what_python_decodes(node_packages, tmp_path, latent):
     bundle = tmp_path / "bundle"
     vl.export_onnx(vl.conv_vae((3, 8, 8), **latent, hidden_channels=(8,)), bundle)

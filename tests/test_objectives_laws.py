@@ -90,7 +90,7 @@ def check_one_step(model, objective, x):
     assert all(term.shape == (len(x),) and term.isfinite().all() for term in terms[1:])
 
 
-@pytest.mark.parametrize("latents", LATENTS)
+@pytest.mark.parametrize("latents", ["vector", pytest.param("map", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("prior", PRIORS)
 def test_every_prior_objective_and_likelihood_take_a_step_together(prior, latents):
     if prior in ("realnvp", "nsf"):

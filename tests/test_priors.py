@@ -262,7 +262,7 @@ def test_the_standard_normal_needs_no_graph(tmp_path):
         model.from_noise(np.zeros((2, 6), np.float32))
 
 
-@pytest.mark.parametrize("kind", ["mixture", "realnvp"])
+@pytest.mark.parametrize("kind", ["mixture", pytest.param("realnvp", marks=pytest.mark.slow)])
 def test_fitted_after_training_it_finds_the_density(kind):
     """Of a mixture of two, whose entropy is known: the cross-entropy comes down to it, one Gaussian's does not."""
     oracle = td.MixtureSameFamily(

@@ -110,7 +110,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("step", [2, 8, 18])
+@pytest.mark.parametrize("step", [8, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 18))])
 def test_resuming_is_bitwise_the_run_that_never_stopped(source, step, tmp_path, shards):
     """With dropout, corruption, binarisation, flips, averaged weights; crashes within and between epochs."""
     val = vl.data.shapes(20, image_size=8, seed=1)
@@ -670,6 +670,7 @@ vl.Trainer(max_epochs=5, batch_size=10, output_dir=sys.argv[1], callbacks=[Full(
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_earlier_checkpoints_stay(tmp_path):
     """The limit of file sizes stands for the full disk: writing fails half-way in the same place."""
     run = tmp_path / "run"

@@ -26,7 +26,7 @@ NETWORKS = {
 }
 
 
-_IN_SHORT = ("article", "elu")
+_IN_SHORT = ("odd", "elu")
 
 
 @pytest.fixture(
