@@ -111,6 +111,16 @@ def test_the_report_is_the_auroc_of_the_scores(truth_in_range):
     assert same.likelihood_ratio is None
 
 
+def test_the_report_takes_sets_and_loaders(vae):
+    x = torch.rand(12, 1, 8, 8)
+    sets = [vl.data.ImageDataset(part) for part in (x[:6], x[6:])]
+    loaders = [torch.utils.data.DataLoader(part, 6) for part in (x[:6], x[6:])]
+    expected, *others = (
+        anomaly(vae.eval(), *pair, generator=torch.Generator().manual_seed(0)) for pair in ((x[:6], x[6:]), sets, loaders)
+    )
+    assert others == [expected, expected]
+
+
 def test_wrong_arguments(vae):
     x = torch.rand(2, 1, 8, 8)
     with pytest.raises(TypeError, match="`model` must be a VAE, got Identity"):

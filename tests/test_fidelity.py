@@ -328,6 +328,7 @@ def test_fidelity_is_its_parts():
     assert found.fid == pytest.approx(fid(*parts)) and found.kid == pytest.approx(kid(*parts))
     assert (found.precision, found.recall) == precision_recall(*parts)
     assert (found.num_real, found.num_generated) == (40, 30)
+    assert fidelity(nn.Flatten(), vl.data.ImageDataset(x), [y]) == found
 
 
 def test_wrong_arguments():

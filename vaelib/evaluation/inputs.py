@@ -179,7 +179,7 @@ def batches_for(
 
 def check_data(name: str, data: object) -> None:
     """Raise ``TypeError`` unless ``data`` may hold images: it can be iterated, and is no text, mapping or scalar."""
-    if isinstance(data, TensorDataset | Subset):
+    if isinstance(data, BatchSource | TensorDataset | Subset):  # an ImageDataset has no iterator of its own
         return
     is_scalar = getattr(data, "ndim", 1) == 0
     if (
