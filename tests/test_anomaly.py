@@ -116,7 +116,8 @@ def test_the_report_takes_sets_and_loaders(vae):
     sets = [vl.data.ImageDataset(part) for part in (x[:6], x[6:])]
     loaders = [torch.utils.data.DataLoader(part, 6) for part in (x[:6], x[6:])]
     expected, *others = (
-        anomaly(vae.eval(), *pair, generator=torch.Generator().manual_seed(0)) for pair in ((x[:6], x[6:]), sets, loaders)
+        anomaly(vae.eval(), *pair, generator=torch.Generator().manual_seed(0))
+        for pair in ((x[:6], x[6:]), sets, loaders)
     )
     assert others == [expected, expected]
 

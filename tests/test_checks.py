@@ -115,6 +115,11 @@ def test_int_refuses_other_types(value):
         ),
         (lambda: _checks.check_path(3), TypeError, "`path` must be a str or a Path, got 3"),
         (lambda: _checks.check_path(""), ValueError, "`path` must be the path of a file or directory, got ''"),
+        (
+            lambda: _checks.check_image_path("nowhere/a.png"),
+            FileNotFoundError,
+            "`path` must be in a directory that exists, got 'nowhere/a.png'",
+        ),
         (lambda: _checks.check_image_path("a.xyz"), ValueError, r"`path` must end in \.png, .*\.tiff, got 'a\.xyz'"),
         (
             lambda: _checks.check_has_prior("Elbo", 3),
@@ -136,7 +141,11 @@ def test_what_numpy_counts_with_is_taken():
     _checks.check_bool("flip", False)
     _checks.check_generator(None)
     _checks.check_module("prior", None, "kl", optional=True)
-    assert [type(entry) for entry in _checks.check_int_tuple("c", (np.int64(2), np.uint8(3)))] == [int, int]
+    for given in ((np.int64(2), np.uint8(3)), np.array([2, 3]), range(2, 4), torch.Size([2, 3])):
+        found = _checks.check_int_tuple("c", given)
+        assert found == (2, 3) and [type(entry) for entry in found] == [int, int]
+    with pytest.raises(TypeError, match=r"`c\[0\]` must be an int, got 1.0"):
+        _checks.check_int_tuple("c", np.array([1, 2.5]))
     assert type(_checks.check_float("p", np.float16(0.5))) is float
     size, shape = _checks.check_latent(np.int64(8), None)
     assert (type(size), type(shape[0])) == (int, int)

@@ -22,6 +22,8 @@ def place(tmp_path_factory):
     """A model, what looks like a bundle, data, and broken things, by the names that the table uses."""
     root = tmp_path_factory.mktemp("lines")
     vl.save(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), root / "m")
+    exact = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.DiscretizedLogistic())
+    vl.save(exact, root / "exact")
     for name, content in RECORDS.items():
         shutil.copytree(root / "m", root / name)
         (root / name / "run.json").write_text(content)
@@ -34,6 +36,7 @@ def place(tmp_path_factory):
     (root / "torn" / "config.json").write_text("{")
     (root / "torn" / "model.safetensors").write_bytes(b"none")
     np.save(root / "a.npy", np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8))
+    np.save(root / "rgb.npy", np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), np.uint8))
     np.save(root / "none.npy", np.zeros((0, 8, 8), np.uint8))
     (root / "text.txt").write_text("no image")
     (root / "empty").mkdir()
@@ -147,6 +150,11 @@ LINES = [
     ("evaluate m --data a.npy --samples 1000000000000", 2, "'--samples'"),
     ("evaluate m --data a.npy --against ''", 2, "'--against'"),
     ("evaluate m --data a.npy --against nowhere", 1, "nowhere"),
+    (
+        "evaluate m --data rgb.npy --split all",
+        1,
+        "`--data` must have images of as many channels as those of the model in m",
+    ),
     ("evaluate m --data a.npy --compare nowhere", 1, "`MODEL` must hold config.json"),
     ("evaluate m --data a.npy --compare ''", 2, "'--compare'"),
     ("evaluate m --data a.npy --disentanglement", 1, "`--disentanglement`"),
@@ -298,6 +306,17 @@ def test_reconstruct_takes_folders_and_reports_what_it_skips(place, tmp_path, mo
         assert image.format == "JPEG"
     with pytest.warns(UserWarning, match=r"2 unreadable \(pics/broken\.png: .*, text\.txt: not an image"):
         assert main(line) == 0
+
+
+def test_evaluate_against_another_set_and_beside_another_model(place, monkeypatch, capsys):
+    """The note is also that of the other model's number."""
+    monkeypatch.chdir(place)
+    line = "evaluate exact --data a.npy --split all --against a.npy --compare m"
+    assert main([*line.split(), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["auroc_negative_elbo"]["standard_error"] > 0 and "relaxation" in found["note"]
+    assert main([*line.split()[:-2], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["note"] == ""
 
 
 def test_encode_takes_folders_and_writes_the_names_beside_the_codes(place, tmp_path, monkeypatch, capsys):

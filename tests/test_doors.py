@@ -175,6 +175,7 @@ MODELS = [
         ValueError,
         r"`latent_shape` must be \(D,\) or \(C, h, w\), got \(2, 2\)",
     ),
+    (lambda: vl.export_onnx(VAE, None), TypeError, "`directory` must be a str or a Path, got None"),
     (
         lambda: vl.VAE(nn.ReLU(), nn.ReLU(), image_shape=b"888"),
         TypeError,

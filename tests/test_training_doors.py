@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -231,5 +232,8 @@ def test_what_is_right_passes():
         vl.Trainer(given, callbacks=(Own(), vl.Checkpoints()), max_epochs=np.int64(1), batch_size=np.int32(10)).fit(
             model_of(), torch.rand(20, 1, 8, 8), progress=False
         )
+    seen = unittest.mock.Mock()  # makes its methods when they are asked for, and lists none
+    vl.Trainer(max_epochs=1, callbacks=iter([seen])).fit(model_of(), torch.rand(20, 1, 8, 8), progress=False)
+    seen.on_epoch.assert_called_once()
     table = [0.0, 0.5, 1.0]
     assert vl.Elbo(beta=table.__getitem__).beta(2) == 1.0

@@ -74,6 +74,8 @@ def check_image_path(path: Any, name: str = "path") -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in IMAGE_FORMATS:
         raise ValueError(f"`{name}` must end in {', '.join(IMAGE_FORMATS)}, got {shown(str(path))}.")
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"`{name}` must be in a directory that exists, got {shown(str(path))}.")
     return IMAGE_FORMATS[suffix]
 
 
@@ -125,7 +127,12 @@ def check_float(
 def check_int_tuple(
     name: str, value: Any, length: int | None = None, minimum: int = 1, maximum: int = LARGEST_INT
 ) -> tuple[int, ...]:
-    """Return ``value`` as a new tuple of ints within both bounds; the caller's list is not kept."""
+    """Return ``value`` as a new tuple of ints within both bounds; the caller's list is not kept.
+
+    An array of numpy's with one axis is the sequence of its entries.
+    """
+    if hasattr(value, "__array_interface__") and value.ndim == 1:
+        value = value.tolist()
     if isinstance(value, str | bytes | bytearray | memoryview) or not isinstance(value, Sequence):
         raise TypeError(f"`{name}` must be a sequence of ints, got {shown(value)}.")
     if length is not None and len(value) != length:

@@ -226,9 +226,16 @@ def load_data(
     if name is None:
         raise ValueError(f"`--data` must be given: {directory} does not say what the model was trained on.")
     options = reading_of_run(record, data) | dict(reading or {})
-    return load(
+    images = load(
         name, split, image_size=model.image_shape[1:], binarize=record.get("binarize"), download=download, **options
     )
+    channels, wanted = images.image_shape[0], model.image_shape[0]
+    if channels != wanted:
+        raise ValueError(
+            f"`--data` must have images of as many channels as those of the model in {directory}, {wanted},"
+            f" got {channels} in {name}."
+        )
+    return images
 
 
 def print_json(content: Mapping[str, Any]) -> None:

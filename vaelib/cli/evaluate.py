@@ -160,7 +160,8 @@ def _comparison(
 
     found = compare(vae, other, images, num_samples=samples, generator=_seeded(seed), progress=progress)
     name = "elbo" if samples is None else "log_likelihood"
-    return {f"difference_of_{name}": found.difference._asdict(), f"other_{name}": found.second._asdict()}
+    estimates = {f"difference_of_{name}": found.difference._asdict(), f"other_{name}": found.second._asdict()}
+    return estimates | {"note": found.note}
 
 
 def _anomaly(vae: Any, images: ImageDataset, others: ImageDataset, seed: int) -> dict[str, Any]:

@@ -104,8 +104,7 @@ def export_onnx(
     """
     if not isinstance(model, VAE | AutoEncoder):
         raise TypeError(f"`model` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
-    if check_int("opset", opset, minimum=18) > 23:
-        raise ValueError(f"`opset` must be <= 23, got {opset}.")
+    check_int("opset", opset, 18, 23)
     check_choice("precision", precision, ("fp32", "fp16", "int8"))
     check_float("max_loss", max_loss, 0.0)
     _check_evaluation(evaluation or {})

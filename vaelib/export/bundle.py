@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vaelib import __version__
+from vaelib._checks import check_path
 from vaelib._files import Listed, check_replaceable, files_replaced, listed_in, target_directory
 from vaelib.export import Parity
 from vaelib.serialization import describe
@@ -78,6 +79,7 @@ def bundle_directory(directory: str | Path) -> Path:
         FileExistsError: An ``OSError``: if it holds files of names that every bundle has and that the manifest in it
             does not list as they are; :func:`write_bundle` looks at all names.
     """
+    check_path(directory, "directory")
     path = target_directory("directory", directory)
     check_replaceable(path, (*_ALWAYS, CARD_NAME, MANIFEST_NAME), _listed(path / MANIFEST_NAME))
     return path

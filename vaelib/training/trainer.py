@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Trainer:
         sync_batch_norm: bool = False,
         seed: int = 0,
         output_dir: str | Path | None = None,
-        callbacks: Sequence[Any] = (),
+        callbacks: Iterable[Any] = (),
     ) -> None:
         check_objective(objective)
         self.objective = objective
