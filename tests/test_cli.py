@@ -260,9 +260,12 @@ def test_training_from_a_stream(run, tmp_path, capsys):
     assert run_json(capsys, "train", "--data", tmp_path, "--stream", *SHORT, "--out", tmp_path / "run")["epochs"] == 2
 
 
-def test_a_run_is_not_overwritten(run, capsys):
+def test_a_run_is_not_overwritten(run, tmp_path, capsys):
     assert main(["train", "--out", str(run)]) == 1
     assert f"`--out` must not hold a run already, got {run}" in capsys.readouterr().err
+    (tmp_path / "history.csv").write_text("mine")
+    assert main(["train", "--out", str(tmp_path)]) == 1
+    assert "did not write where vaelib's go" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_record_tells_a_built_in_set_from_a_folder_of_that_name(tmp_path, monkeypatch, capsys):

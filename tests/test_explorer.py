@@ -99,6 +99,8 @@ def test_the_card_is_the_bundles_own_file(bundle, model, tmp_path, data):
         (card.unlink, FileNotFoundError, r"there is no .*README\.md"),
         (lambda: os.mkfifo(card), FileNotFoundError, r"there is no .*README\.md"),
     ]
+    card.write_bytes(content.replace(b"\n", b"\r\n"))  # as git gives it on Windows
+    assert build_scene(copy, model, data)
     for change, error, match in cases:
         change()
         with pytest.raises(error, match=match):

@@ -13,6 +13,7 @@ import torch
 
 import vaelib as vl
 from vaelib.export import bundle as bundles
+from vaelib.runtime import OnnxVAE
 
 BUILD = "import torch, vaelib as vl; torch.manual_seed(0); vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(8,))"
 
@@ -32,6 +33,21 @@ def bundle(tmp_path_factory):
     directory = tmp_path_factory.mktemp("bundle") / "new"
     vl.export_onnx(build(), directory)
     return directory
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "match"),
+    [
+        ("", ValueError, "`directory` must be the path of a file or directory, got ''"),
+        (None, TypeError, "`directory` must be a str or a Path, got None"),
+    ],
+)
+@pytest.mark.parametrize("call", [OnnxVAE, lambda path: vl.export_onnx(build(), path)])
+def test_the_path_of_a_bundle(call, path, error, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=match):
+        call(path)
+    assert os.listdir() == []
 
 
 def test_the_manifest_knows_every_other_file(bundle):

@@ -58,6 +58,7 @@ CASES = {
     ),
     "a generator": (lambda: with_values("draws", draws(0)), f"{COPIED}cannot pickle 'generator' object"),
     "no data": (lambda: nn.Conv2d(1, 1, 1, device="meta"), f"{COPIED}Cannot copy out of meta tensor"),
+    "lazy": (lambda: nn.LazyConv2d(1, 1), "must have run once, so that .*; `encoder.layer.weight` has none"),
     "sparse": (with_sparse_buffer, "must hold dense tensors, got torch.sparse_coo in `encoder.layer.table`"),
     "a loop": (Looping, f"{TORCH}.* The code branches on a tensor's values"),
 }
@@ -70,6 +71,10 @@ FUNCTIONS = {
     ),
     "double": (lambda x: x.double(), LINEAR),
     "whole numbers": (lambda x: x.long(), LINEAR),
+    "a larger latent": (
+        lambda x: torch.cat([x, x]).view(-1, 128)[:, :64].repeat(2, 1),
+        r"encoder fails at a batch of 5: `the encoder's mu` must have shape \(5, 3\), got \(10, 3\)",
+    ),
 }
 
 

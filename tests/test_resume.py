@@ -304,10 +304,17 @@ def loader_of(x, **kwargs):
     return torch.utils.data.DataLoader(x / 255, 5, shuffle=True, **kwargs)
 
 
+def set_of(x, indices=range(20)):
+    whole = torch.utils.data.TensorDataset(x / 255, torch.arange(20))
+    return torch.utils.data.DataLoader(torch.utils.data.Subset(whole, indices), 5)
+
+
 OTHER_IMAGES = {
     "one pixel": (lambda x: x, images_like, "got others: contents [0-9a-f]{16} there, [0-9a-f]{16} here"),
     "dtype": (lambda x: x, lambda x: x / 255, "got others: dtype torch.uint8 there, torch.float32 here; contents"),
     "flipped": (lambda x: x, lambda x: vl.data.ImageDataset(x, flip=True), "got others: flip False there, True here"),
+    "loader's one pixel": (set_of, lambda x: set_of(images_like(x)), "contents .* there, .* here"),
+    "loader's subset": (set_of, lambda x: set_of(x, [*range(18), 19, 18]), "contents .* there, .* here"),
     "loader of more": (loader_of, lambda x: loader_of(x[:18]), "images 20 there, 18 here"),
 }
 
@@ -540,7 +547,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path):
             trainer_of(run, **options).fit(model_of(), dataset(), dataset(), resume=True, progress=False)
     with pytest.raises(ValueError, match="`num_images` must be 57 as in .*, got 56"):
         trainer_of(run).fit(model_of(), dataset().subset(slice(56)), dataset(), resume=True, progress=False)
-    with pytest.raises(ValueError, match="`model` must be {'class': 'VAE'"):
+    with pytest.raises(ValueError, match="`model.encoder.norm` must be 'batch' as in .*, got 'none'"):
         trainer_of(run).fit(model_of(norm="none"), dataset(), dataset(), resume=True, progress=False)
     with pytest.raises(ValueError, match="`resume` needs the `output_dir`"):
         vl.Trainer().fit(model_of(), dataset(), resume=True)

@@ -176,7 +176,7 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
     from vaelib.training.recipe import OUTPUTS
 
     main, out = is_main_process(), options["out"]
-    if main and not options["resume"] and (out / "history.csv").exists():
+    if main and not options["resume"] and (out / RECORD_NAME).exists() and (out / "history.csv").exists():
         raise FileExistsError(f"`--out` must not hold a run already, got {out}; give another, or --resume it.")
     if main and not options["resume"]:
         check_claimed("--out", out, (RECORD_NAME, *OUTPUTS))

@@ -195,6 +195,8 @@ def _copied(model: VAE | AutoEncoder) -> Any:
         reason = str(error).strip().partition("\n")[0].partition(".  ")[0].rstrip(".!")
         raise ExportError(f"`model` must be one that can be copied to the CPU: {reason:.200}.{hint}") from error
     for name, values in exported.state_dict().items():
+        if nn.parameter.is_lazy(values):
+            raise ExportError(f"`model` must have run once, so that its lazy layers have weights; `{name}` has none.")
         if not isinstance(values, Tensor) or values.layout != torch.strided:
             raise ExportError(
                 f"`model` must hold dense tensors, got {getattr(values, 'layout', type(values))} in `{name}`."

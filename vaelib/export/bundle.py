@@ -75,6 +75,8 @@ def bundle_directory(directory: str | Path) -> Path:
     """The path, once it is known that a bundle can be written there.
 
     Raises:
+        TypeError: If it is no path.
+        ValueError: If it is the path of nothing.
         OSError: If the directory, or its parent if it is new, cannot be written.
         FileExistsError: An ``OSError``: if it holds files of names that every bundle has and that the manifest in it
             does not list as they are; :func:`write_bundle` looks at all names.

@@ -13,6 +13,7 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError
+from vaelib._parts import check_code, check_posterior
 from vaelib.export.lowering import lower
 from vaelib.export.quiet import quiet, reason_of
 from vaelib.export.sizes import free_sizes
@@ -129,8 +130,8 @@ class _Sampler(nn.Module):
 
 def _code(model: VAE | AutoEncoder, image: Tensor) -> Any:
     """As ``encode``, but for its check that images have the weights' dtype, which in float16 they have not."""
-    code = model.encoder(image)
-    return code[0] if isinstance(model, AutoEncoder) and isinstance(code, tuple) else code
+    check = check_code if isinstance(model, AutoEncoder) else check_posterior
+    return check(model.encoder(image), image, model.latent_shape)
 
 
 def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[Graph, Graph, Graph]:

@@ -68,8 +68,8 @@ def _answers(graph: Graph, inputs: Inputs) -> tuple[Tensor, ...]:
             place = f", in {_described(calls.entered[-1], graph)}" if calls.entered else ""
             reason = str(error).strip().partition("\n")[0]
             raise ExportError(
-                f"`model` must take a batch of any length, but {culprit(graph)} fails at a batch of {batch}{place}:"
-                f" {reason:.200}"
+                f"`model` must take images of its `image_shape` in batches of any length, but {culprit(graph)} fails at"
+                f" a batch of {batch}{place}: {reason:.200}"
             ) from error
     if len(answers) != len(graph.outputs) or not all(isinstance(values, Tensor) for values in answers):
         raise ExportError(

@@ -68,8 +68,8 @@ def compare(
     graph: a difference of up to 8 times that of torch's answers in float32 and in float64 is allowed.
 
     Raises:
-        ExportError: A ``ValueError`` that says which rule of :func:`check_contract` is broken, or lists every output,
-            batch and evaluator beyond tolerance.
+        ExportError: A ``ValueError`` that says which rule of :func:`check_contract` is broken, or names the output,
+            batch and evaluator that are most beyond tolerance.
     """
     check_contract(content, graph)
     generator = torch.Generator().manual_seed(0)
@@ -95,14 +95,15 @@ def compare(
                 if not parity.max_rel <= limits[kind].tolerance:
                     beyond.append((name, batch, evaluator, parity.max_rel))
     allowed = allowed_differences(graph, limits) if beyond else {}
-    failures = [
-        f"`{name}` at batch {batch}, {evaluator}: {off:.1e} > {allowed[name]:.0e}"
-        for name, batch, evaluator, off in beyond
-        if not off <= allowed[name]
-    ]
+    failures = [failure for failure in beyond if not failure[-1] <= allowed[failure[0]]]
     if failures:
+        name, batch, evaluator, off = max(failures, key=lambda failure: failure[-1] / allowed[failure[0]])
+        names = ", ".join(f"`{name}`" for name in dict.fromkeys(failure[0] for failure in failures))
+        evaluators = "; ".join(dict.fromkeys(failure[2] for failure in failures))
         raise ExportError(
-            f"The {graph.part}'s graph differs from torch, relative to the output's scale: {'; '.join(failures)}."
+            f"The {graph.part}'s graph differs from torch, relative to the output's scale: `{name}` at batch {batch},"
+            f" {evaluator}: {off:.1e} > {allowed[name]:.0e}. That is the largest of {len(failures)} differences in"
+            f" {names}, by {evaluators}."
         )
     return worst
 

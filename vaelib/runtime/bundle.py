@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vaelib._checks import ModelFileError
+from vaelib._checks import ModelFileError, check_path
 from vaelib.runtime.graph import GraphError, Shape, check_graph, is_steady
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
 
@@ -19,6 +19,8 @@ SCHEMA = "2"
 MAX_FILE_BYTES = 2**31
 """Of one file; ONNX itself cannot hold more without external data."""
 CARD_NAME = "README.md"
+_PENDING = ".vaelib-pending-manifest.json"
+"""Holds the newer files of an export that was killed after it was done."""
 _MAX_MANIFEST_BYTES = 2**20
 _MAX_CARD_BYTES = 2**20
 _MAX_EXTENT = 2**16
@@ -49,6 +51,7 @@ class Bundle:
     """
 
     def __init__(self, directory: str | Path) -> None:
+        check_path(directory, "directory")
         self.directory = Path(directory)
         path = self._existing("manifest.json")
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
@@ -83,7 +86,7 @@ class Bundle:
         return Part(content, metadata, is_steady(model))
 
     def card(self) -> str:
-        """The model card, ``README.md``.
+        """The model card, ``README.md``; the ends of its lines may be others, as git makes them on Windows.
 
         Raises:
             FileNotFoundError: If the file is missing.
@@ -95,28 +98,27 @@ class Bundle:
         if path.stat().st_size > _MAX_CARD_BYTES:
             raise ModelFileError(f"{path} must have at most {_MAX_CARD_BYTES} bytes, got {path.stat().st_size}.")
         try:
-            return self._verified(path).decode("utf-8")
+            return self._verified(path, is_text=True).decode("utf-8")
         except UnicodeDecodeError as error:
             raise ModelFileError(f"{path} is no text in UTF-8: {error}.") from error
 
     def _existing(self, name: str) -> Path:
-        path = self.directory / name
-        pending = (
-            self.directory / ".vaelib-pending-manifest.json" / name
-        )  # of an export that was killed after it was done
-        path = pending if pending.is_file() else path
+        pending = self.directory / _PENDING / name
+        path = pending if pending.is_file() else self.directory / name
         if not path.is_file():
             raise FileNotFoundError(f"`directory` must be a bundle of vaelib's; there is no {path}.")
         return path
 
-    def _verified(self, path: Path) -> bytes:
+    def _verified(self, path: Path, *, is_text: bool = False) -> bytes:
         entry = self._files.get(path.name)
         if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
             raise ModelFileError(f"{self.directory / 'manifest.json'} does not say what {path.name} is.")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ModelFileError(f"{path} must have at most {MAX_FILE_BYTES} bytes, got {size}.")
-        content = path.read_bytes() if size == entry["bytes"] else b""
+        content = path.read_bytes() if is_text or size == entry["bytes"] else b""
+        if is_text:
+            content = content.replace(b"\r\n", b"\n")
         if len(content) != entry["bytes"] or hashlib.sha256(content).hexdigest() != entry.get("sha256"):
             raise ModelFileError(
                 f"{path} is not the file that manifest.json describes: torn, changed or half replaced."

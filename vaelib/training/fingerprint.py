@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
 
 from vaelib.data import ImageStream
 
@@ -36,11 +37,16 @@ def fingerprint(data: Any) -> dict[str, Any]:
 
 
 def fingerprint_of_loader(loader: Any, first: Tensor) -> dict[str, Any]:
-    """Of somebody else's loader, whose ``first`` batch need not be the same each time."""
+    """Of somebody else's loader, whose ``first`` batch need not be the same each time.
+
+    Images are hashed where the loader's set is a ``TensorDataset`` or a ``Subset`` of one.
+    """
     marks: dict[str, Any] = {"batches": len(loader), "image_shape": list(first.shape[1:]), "dtype": str(first.dtype)}
-    if hasattr(getattr(loader, "dataset", None), "__len__"):
-        marks["images"] = len(loader.dataset)
-    return marks | {FIRST_BATCH: _hash_of(first)}
+    dataset: Any = getattr(loader, "dataset", None)
+    if hasattr(dataset, "__len__"):
+        marks["images"] = len(dataset)
+    contents = _contents_of(dataset)
+    return marks | ({} if contents is None else {"contents": contents}) | {FIRST_BATCH: _hash_of(first)}
 
 
 def differences(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -50,6 +56,14 @@ def differences(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
         for name, value in found.items()
         if name in kept and kept[name] != value
     ]
+
+
+def _contents_of(dataset: Any) -> str | None:
+    """The hash of the images of a ``TensorDataset``, or of a ``Subset`` of it; None of all else."""
+    if isinstance(dataset, TensorDataset):
+        return _hash_of(dataset.tensors[0])
+    whole = _contents_of(dataset.dataset) if isinstance(dataset, Subset) else None
+    return None if whole is None else _hash_of(torch.as_tensor(dataset.indices)) + whole
 
 
 def _hash_of(images: Tensor) -> str:

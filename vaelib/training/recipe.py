@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
+from vaelib._checks import shown
 from vaelib._files import check_claimed, claim
 from vaelib.serialization import describe
 from vaelib.training.checkpoints import checkpoints_in, newest_checkpoint
@@ -73,9 +74,11 @@ def check_recipe(run: Run, path: Path, state: dict[str, Any]) -> None:
     kept = state["recipe"]
     asked = {name: value for name, value in run.recipe.items() if name not in ("images", "objective_arguments")}
     for name, value in asked.items():
-        if _given(kept.get(name, value)) != _given(value):  # version 0.1 kept fewer
+        before, now = _given(kept.get(name, value)), _given(value)  # version 0.1 kept fewer
+        if before != now:
+            where, before, now = _first_difference(name, before, now)
             raise ValueError(
-                f"`{name}` must be {kept[name]!r} as in {path}, got {value!r};"
+                f"`{where}` must be {shown(before)} as in {path}, got {shown(now)};"
                 " give another `output_dir` for another run."
             )
     _check_objective(run, path, state)
@@ -140,6 +143,15 @@ def _check_images(run: Run, path: Path, state: dict[str, Any]) -> None:
         if differ:
             message = "The first batch of `%s` is not the one that %s began with: other images, or draws of their own."
             _logger.log(level, message, name, path)
+
+
+def _first_difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any]:
+    """Where two descriptions of one thing differ, and the two values there."""
+    if not isinstance(before, dict) or not isinstance(now, dict) or before.get("class") != now.get("class"):
+        return name, before, now
+    entries = ((key, before.get(key), now.get(key)) for key in {**before, **now})
+    key, *values = next(entry for entry in entries if entry[1] != entry[2])
+    return _first_difference(f"{name}.{key}", *values)
 
 
 def _given(described: Any) -> Any:
