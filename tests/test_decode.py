@@ -240,6 +240,9 @@ def test_frames_and_pages_are_asked_for(tmp_path, name):
     levels = [decoded.image.float().mean().item() for decoded in decode(name, path, frames="all")]
     assert levels == pytest.approx([60, 120, 180], abs=2)
     assert decode_picture(path, None, frames="first").float().mean().item() == pytest.approx(60, abs=2)
+    for number in (2, 0, 1):  # as a stream needs them: one alone
+        (alone,) = decode(name, path, frames="all", only=number)
+        assert alone.image.float().mean().item() == pytest.approx(60 * number + 60, abs=2)
 
 
 def test_frames_of_a_folder(tmp_path):

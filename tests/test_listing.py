@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import tarfile
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -341,6 +342,14 @@ SOURCES = {
         [101],
         warning=r"1 image beside tar shards \(preview.png\)",
     ),
+    "a folder of masks": Case(
+        files_of({"images/1.png": 101, "Masks/1.png": 102}),
+        [102, 101],
+        [0, 1],
+        "Masks images",
+        r"The folder Masks of .* is read as a class: move it elsewhere if its images are masks",
+    ),
+    "a class of masks": Case(files_of({"mask/1.png": 101, "no_mask/1.png": 102}), [101, 102], [0, 1], "mask no_mask"),
     "packed shards beside others": Case(
         lambda root: write_folder(shard_of(("1.png", 101))(root).parent, {"b.tar.gz": WORDS, "c.tgz": WORDS}),
         [101],
@@ -607,6 +616,11 @@ def test_every_cut_and_every_flipped_header_bit_is_an_error_or_nothing_is_lost(t
             lambda whole: header(b"0", name="1.cls", size=3) + b"1.7".ljust(512, b"\0") + bytes(1024),
             "must hold a class",
         ),
+        (lambda whole: header(b"0", name="1.cls", size=0) + bytes(1024), "1.cls must hold a class: .*, got nothing"),
+        (
+            lambda whole: header(b"0", name="1.cls", size=1536) + b"x" * 1536 + bytes(1024),
+            "1.cls must hold a class: .*, has 1536 bytes",
+        ),
     ],
 )
 def test_damaged_and_foreign_shards_are_refused(tmp_path, change, match, open_set):
@@ -633,6 +647,18 @@ def test_frames_and_value_ranges_are_the_same_in_both(tmp_path):
         assert values(open_set(tmp_path, "all", frames="first", value_range=(0, 200))) == [128, 140]
         with pytest.raises(ValueError, match="`frames` must be one of 'first', 'all', None, got 'last'"):
             open_set(tmp_path, "all", frames="last")
+
+
+@pytest.mark.parametrize("open_set", [load, stream], ids=["load", "stream"])
+def test_bytes_after_an_image_are_not_read(tmp_path, open_set):
+    folder = write_folder(tmp_path / "folder", {"1.png": 101})
+    os.truncate(folder / "1.png", 2**30)
+    shard = write_shard(tmp_path / "a.tar", [("1.png", image_bytes(101) + bytes(2**27))])
+    for path in (folder, shard):
+        tracemalloc.start()
+        assert values(open_set(path, "all")) == [101]
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+        tracemalloc.stop()
 
 
 def test_folders_that_cannot_be_listed_are_reported(tmp_path, monkeypatch):

@@ -79,6 +79,7 @@ def decode(
     *,
     value_range: ValueRange | None = None,
     frames: str | None = None,
+    only: int | None = None,
 ) -> list[Decoded]:
     """The images of one file: one, or with ``frames="all"`` one per frame or page.
 
@@ -91,6 +92,7 @@ def decode(
         size: Height and width; None keeps the file's own.
         value_range: The file's values of black and white; None for the whole range of 8 or 16 bits.
         frames: ``"first"`` or ``"all"`` of a file of several frames or pages; None refuses such a file.
+        only: Number of one of all frames, to decode this one alone.
 
     Raises:
         UnreadableImage: If the file is damaged, too large, or no image.
@@ -104,10 +106,10 @@ def decode(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_pixels` has a lower limit
             with Image.open(source, formats=available_formats()) as opened:
                 check_pixels(opened.size)
-                if frames == "all" and size is None:
+                if frames == "all" and size is None and only is None:
                     values = getattr(opened, "n_frames", 1) * opened.width * opened.height * len(opened.getbands())
                     check_memory(f"All frames of {name}", values, "use the first alone, or a smaller `image_size`")
-                return [_decoded(name, frame, size, value_range) for frame in frames_of(name, opened, frames)]
+                return [_decoded(name, frame, size, value_range) for frame in frames_of(name, opened, frames, only)]
     except (FileNotFoundError, DataError):
         raise
     except Exception as error:  # damaged files raise what the decoder of their format happens to stumble over
@@ -153,16 +155,18 @@ def available_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def frames_of(name: str, opened: Image.Image, frames: str | None) -> Iterator[Image.Image]:
-    """The frames or pages of an open image that ``frames`` asks for."""
+def frames_of(name: str, opened: Image.Image, frames: str | None, only: int | None = None) -> Iterator[Image.Image]:
+    """The frames or pages of an open image that ``frames`` asks for, or ``only`` one of them."""
     # A phone's JPEG with a preview inside (MPO) is one image to those who took it.
     several = getattr(opened, "is_animated", False) and opened.format != "MPO"
     if several and frames is None:
         count = getattr(opened, "n_frames", "several")
         raise DataError(f"`frames` must be 'first' or 'all' for {name}, which holds {count} frames or pages, got None.")
-    if several and frames == "all":
+    if several and frames == "all" and only is None:
         yield from ImageSequence.Iterator(opened)
     else:
+        if several and only:
+            opened.seek(only)
         yield opened
 
 

@@ -36,11 +36,12 @@ class Part(io.RawIOBase):
     Args:
         file: An unbuffered file.
         offset: Where the part begins.
-        size: Its bytes.
+        size: Its bytes; -1 for the rest of the file.
     """
 
     def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
-        self._file, self._offset, self.size, self._position = file, offset, size, 0
+        self._file, self._offset, self._position = file, offset, 0
+        self.size = os.fstat(file.fileno()).st_size - offset if size < 0 else size
 
     def readable(self) -> bool:
         """Always."""

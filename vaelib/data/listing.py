@@ -33,6 +33,8 @@ __all__ = ["Listing", "list_images"]
 
 _PLACE = np.dtype([("file", np.int32), ("offset", np.int64), ("size", np.int64), ("frame", np.int32)])
 _FEW = 64
+_MASK_FOLDERS = ("masks", "labels", "annotations", "segmentations", "groundtruth", "ground_truth")
+_READ_AT_ONCE = 2**26  # bytes
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,17 @@ class Listing:
 
     def decode(self, index: int, size: tuple[int, int] | None) -> Decoded:
         """One image with the channels of all, cropped and resized if a size is given."""
-        found = self.decode_file(index, size)[self.places["frame"][index]]
+        (found,) = self.decode_file(index, size, only=self.places["frame"][index])
         return found._replace(image=with_channels(found.image, self.channels))
 
-    def decode_file(self, index: int, size: tuple[int, int] | None) -> list[Decoded]:
-        """All images of the file that one image is in."""
+    def decode_file(self, index: int, size: tuple[int, int] | None, only: int | None = None) -> list[Decoded]:
+        """All images of the file that one image is in, or ``only`` the one of that number."""
         file, offset, length, _ = self.places[index]
-        with open(self.files[file], "rb") as opened:
-            opened.seek(offset)
-            content = io.BytesIO(opened.read(length))
-        return decode(self.name(index), content, size, value_range=self.value_range, frames=self.frames)
+        with open(self.files[file], "rb", buffering=0) as opened:
+            part = Part(opened, int(offset), int(length))
+            is_small = part.size <= _READ_AT_ONCE  # else it may be more than the image in it
+            content = io.BytesIO(part.read(part.size)) if is_small else io.BufferedReader(part)
+            return decode(self.name(index), content, size, value_range=self.value_range, frames=self.frames, only=only)
 
     def by_file(self) -> list[np.ndarray]:
         """Numbers of the images, those of each file together."""
@@ -117,7 +120,7 @@ def list_images(
         raise DataError(f"No image in {path} could be read: {source.skipped}.")
     source.skipped.warn(path)
     _warn_of_probable_splits(path, source)
-    _warn_of_shared_samples(path, source)
+    _warn_of_masks(path, source)
     entries = [source.entries[number] for number in numbers]
     has_splits = any(source.splits) and split != "all"
     wanted = [i for i, number in enumerate(numbers) if not has_splits or source.splits[number] == split]
@@ -166,7 +169,12 @@ def _warn_of_probable_splits(path: Path, source: Source) -> None:
         warn(f"{named} are no splits of {path}: only folders directly below it that are called train, val or test are.")
 
 
-def _warn_of_shared_samples(path: Path, source: Source) -> None:
+def _warn_of_masks(path: Path, source: Source) -> None:
+    """Report names that often are those of masks, which are read as images nevertheless."""
+    classes = {name for name in source.classes if name is not None}
+    masks = sorted(name for name in classes if name.lower() in _MASK_FOLDERS)
+    if masks and len(classes) > 1:
+        warn(f"The folder {masks[0]} of {path} is read as a class: move it elsewhere if its images are masks.")
     names = shared_samples(source.entries)
     if names:
         named = ", ".join(readable(name) for name in names[:4])
@@ -200,7 +208,7 @@ def _places(entries: Sequence[Entry], headers: Sequence[Sequence[Header]]) -> np
 def _headers(source: Source, entry: Entry, value_range: ValueRange | None, frames: str | None) -> list[Header]:
     try:
         with open(os.path.join(source.root, source.files[entry.file]), "rb", buffering=0) as file:
-            part = Part(file, entry.offset, os.fstat(file.fileno()).st_size if entry.size < 0 else entry.size)
+            part = Part(file, entry.offset, entry.size)
             if part.size:
                 name = os.path.join(source.root, entry.name)
                 return read_headers(name, io.BufferedReader(part), value_range=value_range, frames=frames)

@@ -119,6 +119,10 @@ def _entries(shard: Path, name: str, number: int, skipped: Skipped) -> list[Entr
             seen.add(inner)
             if suffix in PICTURE_SUFFIXES:
                 images[inner] = member
+            elif suffix == ".cls" and member.size > LABEL_KINDS[suffix]:
+                raise DataError(
+                    f"{shard}/{inner} must hold a class: a name, or a whole number >= 0, has {member.size} bytes."
+                )
             elif member.size <= LABEL_KINDS[suffix]:
                 file.seek(member.offset)
                 found = labels.setdefault(inner.rpartition(".")[0], [None] * len(LABEL_KINDS))
@@ -160,6 +164,8 @@ def _labels_of(inner: str, labels: dict[str, list[Label]]) -> tuple[Label, ...]:
 def _label(kind: str, content: bytes, where: str) -> Label:
     """A class number, the name of a class, or None of an entry that holds neither."""
     text = content.decode("utf-8", "replace").strip()
+    if kind == ".cls" and not text:
+        raise DataError(f"{where} must hold a class: a name, or a whole number >= 0, got nothing.")
     if kind == ".json":
         text = _class_in_json(text)
     if _NUMBER.fullmatch(text):
