@@ -140,6 +140,10 @@ def test_reconstruct_takes_ones_own_pictures(run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "nats per image" in printed
     assert "Bernoulli on grey values: these nats are a relaxation" in printed
+    odd = tmp_path / "[red]\x1b[1m\udce9.png"
+    (tmp_path / "b.png").rename(odd)
+    assert main(["reconstruct", str(run), str(odd), "--out", str(tmp_path / "c.png")]) == 0
+    assert r"[red]\x1b[1m\udce9.png" in capsys.readouterr().out
     Image.new("L", (12, 12), 255).save(tmp_path / "white.png")
     assert run_json(capsys, "reconstruct", run, tmp_path / "white.png", "--out", tmp_path / "d.png")["note"] == ""
 

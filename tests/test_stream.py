@@ -1,7 +1,9 @@
 """Pictures that stay on disk."""
 
 import io
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -115,6 +117,17 @@ def test_a_part_of_a_stream(folder):
     assert torch.equal(all_of(part), all_of(images)[[3, 20]])
     assert part.labels.tolist() == images.labels[[3, 20]].tolist() and part.class_names == images.class_names
     assert len(part.places) == 2 and len(part.files) == len(images.files) == 25
+
+
+def test_a_signal_to_the_process_group_leaves_the_workers_to_the_training(folder):
+    images = vl.data.stream(folder, "all", workers=1)
+    expected = list(images.replace(workers=0).batches(5))
+    batches = images.batches(5)
+    first = next(batches)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+    assert all(torch.equal(*pair) for pair in zip([first, *batches], expected, strict=True))
+    assert not multiprocessing.active_children()
 
 
 def test_one_image_of_a_stream(folder):

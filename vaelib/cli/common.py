@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args,
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vaelib._checks import LARGEST_INT, ModelFileError, shown
 from vaelib._files import committed, read_json, writable_directory, written_whole
@@ -257,7 +258,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # a file name in brackets is no markup
     console = Console()
     width = Console(width=_WIDEST).measure(table).maximum  # a terminal wraps lines; rich would cut words
     (console if width <= console.width else Console(width=width)).print(table)

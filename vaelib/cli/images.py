@@ -63,6 +63,7 @@ def reconstruct(
     import torch
 
     from vaelib import plots, serialization
+    from vaelib.data.skipped import readable
     from vaelib.evaluation import per_image_terms
     from vaelib.evaluation.values import ImageValues, check_model_finite
     from vaelib.objectives import Elbo, Reconstruction
@@ -86,7 +87,7 @@ def reconstruct(
     print_table(
         f"Written to {out}; nats per image",
         ["image", *names],
-        [[file, *(f"{value:.1f}" for value in row.values())] for file, row in rows.items()],
+        [[readable(file), *(f"{value:.1f}" for value in row.values())] for file, row in rows.items()],
     )
     if values.note_on_nats:
         typer.echo(values.note_on_nats)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,7 @@ class ImageStream(Dataset[Tensor]):
             batch_sampler=(indices.tolist() for indices in index_batches),
             num_workers=self.workers,
             collate_fn=_collated,
+            worker_init_fn=_outlive_sigterm,
             pin_memory=torch.device(device).type == "cuda",
             generator=torch.Generator().manual_seed(seed),
         )
@@ -274,6 +276,11 @@ class _Reported(Dataset[_Read]):
             return *self._images._image(index), None
         except DataError as error:  # raised in a worker, its message would be a traceback
             return torch.empty(0), [], error
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """A signal to the whole process group is the training's, which ends its workers after the checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _collated(items: Sequence[_Read]) -> _Read:
