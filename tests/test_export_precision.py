@@ -9,6 +9,7 @@ import torch
 
 import vaelib as vl
 from vaelib.export import precision
+from vaelib.export.graphs import graphs_of
 
 FAST = {"activation": "relu", "upsample": "nearest", "hidden_channels": (16, 32)}
 
@@ -36,6 +37,20 @@ def bound(vae, x, eps):
         z = mu + (0.5 * logvar).exp() * eps
         recon_params = vae.decode(z)
         return mu, vae.likelihood.mean(recon_params), -vae.likelihood.log_prob(x, recon_params)
+
+
+@pytest.mark.parametrize("kind", [vl.VAE, vl.AutoEncoder])
+def test_networks_in_float16_give_float32(kind):
+    parts = vl.ConvEncoder((1, 8, 8), 2, hidden_channels=(4,)), vl.ConvDecoder(2, (1, 8, 8), hidden_channels=(4,))
+    for graph in graphs_of(kind(*parts).eval()):
+        inputs = [torch.rand(3, *shape) for shape in graph.inputs.values()]
+        with torch.no_grad():
+            answers = precision.halved(graph).module(*inputs)
+            expected = graph.module(*inputs)
+        answers, expected = (each if isinstance(each, tuple) else (each,) for each in (answers, expected))
+        for got, wanted in zip(answers, expected, strict=True):
+            assert got.dtype == torch.float32 and not torch.equal(got, wanted)
+            torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError
-from vaelib._parts import check_code, check_posterior
+from vaelib._parts import check_code, check_posterior, check_recon_params
 from vaelib.export.lowering import lower
 from vaelib.export.quiet import quiet, reason_of
 from vaelib.export.sizes import free_sizes
@@ -90,7 +90,7 @@ class _Decoder(nn.Module):
         self.model = model
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        recon_params = self.model.decode(z)
+        recon_params = _recon_params(self.model, z)
         return image_of(self.model.likelihood, recon_params), recon_params.clone()
 
 
@@ -102,7 +102,7 @@ class _Whole(nn.Module):
     def forward(self, image: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
         mu, logvar = _code(self.vae, image)
         z = mu + (0.5 * logvar).exp() * eps
-        recon_params = self.vae.decode(z)
+        recon_params = _recon_params(self.vae, z)
         distortion = -self.vae.likelihood.log_prob(image, recon_params)
         kl = self.vae.prior.kl(mu, logvar, z).sum(1)
         return image_of(self.vae.likelihood, recon_params), mu, logvar, distortion, kl
@@ -115,7 +115,7 @@ class _WholeAutoEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         z = _code(self.model, image)
-        return image_of(self.model.likelihood, self.model.decode(z)), z.clone()
+        return image_of(self.model.likelihood, _recon_params(self.model, z)), z.clone()
 
 
 class _Sampler(nn.Module):
@@ -132,6 +132,14 @@ def _code(model: VAE | AutoEncoder, image: Tensor) -> Any:
     """As ``encode``, but for its check that images have the weights' dtype, which in float16 they have not."""
     check = check_code if isinstance(model, AutoEncoder) else check_posterior
     return check(model.encoder(image), image, model.latent_shape)
+
+
+def _recon_params(model: VAE | AutoEncoder, z: Tensor) -> Tensor:
+    """As ``decode``, but for the same check."""
+    channels = model.image_shape[0]
+    if model.likelihood is not None:
+        channels = model.likelihood.param_channels(channels)
+    return check_recon_params(model.decoder(z), z, channels, model.image_shape)
 
 
 def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[Graph, Graph, Graph]:

@@ -56,7 +56,7 @@ class _Half(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         answer = self.network(x.half())
-        return tuple(part.float() for part in answer) if isinstance(answer, tuple) else answer.float()
+        return tuple(part.float() for part in answer) if isinstance(answer, tuple | list) else answer.float()
 
 
 def halved(graph: Graph) -> Graph:
