@@ -24,6 +24,8 @@ def place(tmp_path_factory):
     vl.save(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), root / "m")
     exact = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.DiscretizedLogistic())
     vl.save(exact, root / "exact")
+    density = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian())
+    vl.save(density, root / "density")
     for name, content in RECORDS.items():
         shutil.copytree(root / "m", root / name)
         (root / name / "run.json").write_text(content)
@@ -153,10 +155,11 @@ LINES = [
     (
         "evaluate m --data rgb.npy --split all",
         1,
-        "`--data` must have images of as many channels as those of the model in m",
+        "`--data` must have images of as many channels as the model in m, 1, got 3",
     ),
     ("evaluate m --data a.npy --compare nowhere", 1, "`MODEL` must hold config.json"),
     ("evaluate m --data a.npy --compare ''", 2, "'--compare'"),
+    ("evaluate m --data a.npy --compare density", 1, "`first` and `second` must both have a density for a likelihood"),
     ("evaluate m --data a.npy --disentanglement", 1, "`--disentanglement`"),
     ("evaluate ae --data a.npy", 1, "`model`"),
     *((f"evaluate {name}", 1, "run.json") for name in ("list", "text", "cut", "nested", "huge", "number", "object")),
@@ -317,6 +320,17 @@ def test_evaluate_against_another_set_and_beside_another_model(place, monkeypatc
     assert found["auroc_negative_elbo"]["standard_error"] > 0 and "relaxation" in found["note"]
     assert main([*line.split()[:-2], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["note"] == ""
+
+
+def test_evaluate_refuses_before_it_measures(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("vaelib.cli.evaluate.evaluation_of", lambda *_, **__: pytest.fail("measured already"))
+    for option, message in (
+        ("--disentanglement", "`--disentanglement` needs"),
+        ("--compare density", "must both have"),
+    ):
+        assert main(f"evaluate m --data a.npy {option}".split()) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_encode_takes_folders_and_writes_the_names_beside_the_codes(place, tmp_path, monkeypatch, capsys):

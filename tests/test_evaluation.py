@@ -140,7 +140,7 @@ def test_wrong_arguments(vae):
         elbo(vae, torch.rand(2, 1, 9, 8))
     gaussian = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian(0.5))
     for model in (vae, gaussian):
-        with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"`data` must have values in \[0, 1\]"):
             elbo(model, torch.full((2, 1, 8, 8), 255.0))
         with pytest.raises(ValueError, match=r"got \[nan, nan\]"):
             elbo(model, torch.full((2, 1, 8, 8), float("nan")))

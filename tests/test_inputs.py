@@ -233,7 +233,7 @@ def test_other_parts_that_are_not_finite():
         evaluation.anomaly_scores(vae_of(), X, background=broken("encoder", 1e20))
     with pytest.raises(ValueError, match=r"`extractor\(images\)` must be finite, got values in \[nan, nan\]"):
         evaluation.fidelity(lambda x: x.flatten(1) * float("nan"), X, X)
-    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[nan, nan\]"):
+    with pytest.raises(ValueError, match=r"`data` must have values in \[0, 1\], got \[nan, nan\]"):
         evaluation.fidelity(torch.nn.Flatten(), X, broken("decoder", float("nan")).sample(7))
 
 

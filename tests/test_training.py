@@ -359,7 +359,7 @@ def test_wrong_images(images, tmp_path):
     with pytest.raises(ValueError, match=r"`images` must have values in \[0, 1\], got \[nan, nan\]"):
         fit(tiny(), torch.full((4, 1, 8, 8), float("nan")))
     for likelihood in (vl.Bernoulli(), vl.Gaussian(0.5)):
-        with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[0, 255\]"):
+        with pytest.raises(ValueError, match=r"`train` must have values in \[0, 1\], got \[0, 255\]"):
             fit(tiny(likelihood=likelihood), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)])
     with pytest.raises(
         TypeError, match="`val` must be images, or a loader that can be passed over again, got an iterator"

@@ -230,13 +230,18 @@ def load_data(
     images = load(
         name, split, image_size=model.image_shape[1:], binarize=record.get("binarize"), download=download, **options
     )
+    check_channels(images, model, directory, name)
+    return images
+
+
+def check_channels(images: ImageDataset, model: Any, directory: Path, name: str) -> None:
+    """Raise ``ValueError`` if the images, of data called ``name``, have other channels than the model of a directory."""
     channels, wanted = images.image_shape[0], model.image_shape[0]
     if channels != wanted:
         raise ValueError(
-            f"`--data` must have images of as many channels as those of the model in {directory}, {wanted},"
+            f"`--data` must have images of as many channels as the model in {directory}, {wanted},"
             f" got {channels} in {name}."
         )
-    return images
 
 
 def print_json(content: Mapping[str, Any]) -> None:

@@ -80,18 +80,24 @@ def evaluate(
     if compare is not None:
         check_model(compare)
     from vaelib import serialization
+    from vaelib.evaluation.comparison import check_pair
 
     vae = serialization.load(model)
     reading = reading_options(context.params)
     images = load_data(model, vae, data, split, download=download, reading=reading)
     others = None if against is None else load_data(model, vae, against, "test", download=download)
+    other = None if compare is None else serialization.load(compare)
+    if other is not None:
+        check_pair(vae, other)
+    if disentanglement and images.factors is None:
+        raise ValueError("`--disentanglement` needs a set whose factors are known, such as shapes.")
     result = evaluation_of(vae, images, seed, samples, progress=not json_output)
-    if compare is not None:
-        result |= _comparison(vae, serialization.load(compare), images, seed, samples, progress=not json_output)
+    if other is not None:
+        result |= _comparison(vae, other, images, seed, samples, progress=not json_output)
     if others is not None:
         result |= _anomaly(vae, images, others, seed)
-    if disentanglement:
-        result |= _disentanglement(vae, images, seed)
+    if disentanglement and images.factors is not None:
+        result |= _disentanglement(vae, images, images.factors, seed)
     if json_output:
         print_json(result)
         return
@@ -171,10 +177,8 @@ def _anomaly(vae: Any, images: ImageDataset, others: ImageDataset, seed: int) ->
     return {f"auroc_{name}": getattr(report, name)._asdict() for name in ("negative_elbo", "reconstruction")}
 
 
-def _disentanglement(vae: Any, images: ImageDataset, seed: int) -> dict[str, Any]:
+def _disentanglement(vae: Any, images: ImageDataset, factors: torch.Tensor, seed: int) -> dict[str, Any]:
     from vaelib.evaluation import Estimate, disentanglement
 
-    if images.factors is None:
-        raise ValueError("`--disentanglement` needs a set whose factors are known, such as shapes.")
-    report = disentanglement(vae, images, images.factors, categorical=[0], generator=_seeded(seed))
+    report = disentanglement(vae, images, factors, categorical=[0], generator=_seeded(seed))
     return {f"score_{name}": e._asdict() for name, e in report._asdict().items() if isinstance(e, Estimate)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaelib._checks import MissingExtraError
-from vaelib.cli.common import Split, a_name, a_path, check_bundle
+from vaelib.cli.common import Split, a_name, a_path, check_bundle, check_channels
 from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def explore(
     from vaelib.runtime import OnnxVAE
 
     model = OnnxVAE(bundle)
-    pictures = None if data is None else _pictures(model, data, split, num, reading_options(context.params))
+    pictures = None if data is None else _pictures(model, bundle, data, split, num, reading_options(context.params))
     scene = build_scene(bundle, model, pictures)
     if static is not None:
         write_static(bundle, model, scene, static, onnxruntime_web=onnxruntime_web)
@@ -85,7 +85,7 @@ def explore(
     serve(model, scene, port=port, ready=ready)
 
 
-def _pictures(model: Any, data: str, split: str, num: int, reading: dict[str, Any]) -> Data:
+def _pictures(model: Any, bundle: Path, data: str, split: str, num: int, reading: dict[str, Any]) -> Data:
     """A random choice, loaded with torch; the page itself does without."""
     import torch
 
@@ -93,6 +93,7 @@ def _pictures(model: Any, data: str, split: str, num: int, reading: dict[str, An
     from vaelib.explorer import Data
 
     images = load(data, split, image_size=model.image_shape[1:], **reading)
+    check_channels(images, model, bundle, data)
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:num]
     labels = None if images.labels is None else images.labels[chosen].tolist()
     return Data(f"{Path(data).name}, {split}", images.batch(chosen).numpy(), labels, images.class_names)

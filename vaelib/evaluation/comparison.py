@@ -16,7 +16,7 @@ from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "check_pair", "compare"]
 
 
 class Comparison(NamedTuple):
@@ -75,7 +75,7 @@ def compare(
         >>> abs(result.first.value - result.second.value - result.difference.value) < 1e-9, result.num_images
         (True, 10)
     """
-    _check_pair(first, second)
+    check_pair(first, second)
     check_int("batch_size", batch_size)
     at_a_time = batch_size if num_samples is None else max(1, batch_size // check_int("num_samples", num_samples))
     seen = [ImageValues(model.likelihood) for model in (first, second)]
@@ -104,7 +104,8 @@ def compare(
     )
 
 
-def _check_pair(first: VAE, second: VAE) -> None:
+def check_pair(first: VAE, second: VAE) -> None:
+    """Raise unless both are VAEs for images of one shape, with likelihoods whose nats can be compared."""
     for name, model in (("first", first), ("second", second)):
         check_vae(name, model)
     if first.image_shape != second.image_shape:

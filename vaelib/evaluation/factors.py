@@ -22,7 +22,7 @@ def checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     check_shape("codes", codes.shape, ("N", "D"))
     check_shape("factors", factors.shape, (len(codes), "F"))
     check_finite("codes", codes)
-    if factors.is_floating_point() or factors.is_complex():
+    if factors.is_floating_point():
         raise TypeError(f"`factors` must be integers, got dtype {factors.dtype}.")
     if codes.shape[1] < 2 or factors.shape[1] < 2:
         raise ValueError(

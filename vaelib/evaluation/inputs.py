@@ -48,21 +48,24 @@ def as_batches(
     *,
     shuffle: bool = False,
     generator: torch.Generator | None = None,
+    name: str = "data",
 ) -> Iterator[Tensor]:
     """One pass of image batches from an array, a set of vaelib's, a ``TensorDataset``, a ``Subset``, or a loader.
+
+    Errors call the data by ``name``.
 
     Raises:
         TypeError: If something else is yielded; see :func:`images_of_batch`.
     """
     batch_size = check_int("batch_size", batch_size)
     check_generator(generator)
-    data = opened("data", data)
+    data = opened(name, data)
     if isinstance(data, BatchSource):
         yield from data.batches(batch_size, shuffle=shuffle, generator=generator)
         return
-    check_data("data", data)
+    check_data(name, data)
     for batch in data.split(batch_size) if isinstance(data, Tensor) else data:
-        yield images_of_batch("data", batch)
+        yield images_of_batch(name, batch)
 
 
 def opened(name: str, data: Any) -> Any:
@@ -122,7 +125,7 @@ def images_of_batch(name: str, batch: Any) -> Tensor:
     if images.dtype == torch.uint8:
         _check_8_bit(name, images)
         return images.float().div_(255)
-    check_unit_range("x", images)  # an ImageDataset has been checked when it was made
+    check_unit_range(name, images)  # an ImageDataset has been checked when it was made
     check_tensor(name, images)
     return images
 

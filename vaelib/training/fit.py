@@ -64,7 +64,7 @@ class Fit:
         if trainer.output_dir is not None:
             describe(model)
             self.output_dir = writable_directory("output_dir", trainer.output_dir)
-        self.marks = {} if self.output_dir is None else {name: _marks(data) for name, data in sources.items()}
+        self.marks = {} if self.output_dir is None else {name: _marks(name, data) for name, data in sources.items()}
         self.callbacks = _callbacks(trainer)
         self.checkpoints = next((part for part in self.callbacks if isinstance(part, Checkpoints)), None)
 
@@ -211,9 +211,10 @@ def _started(fit: Fit) -> Run:
     prepared = fit.accelerator.prepare_model(module, device_placement=False)  # it is there, as views
     run = Run(prepared, fit.model, optimization, fit.accelerator, len(fit.batches), trainer.max_epochs)
     run.objective, run.recipe = fit.objective, recipe_of(fit)
-    run.examples = _examples(fit.train if fit.val is None else fit.val, fit.device)
+    shown = ("train", fit.train) if fit.val is None else ("val", fit.val)
+    run.examples = _examples(*shown, fit.device)
     if isinstance(getattr(fit.model, "likelihood", None), DiscretizedLogistic):  # a step waits for no device to look
-        check_levels("train", _examples(fit.train, fit.device))
+        check_levels("train", _examples("train", fit.train, fit.device))
     run.output_dir = fit.output_dir if fit.accelerator.is_main_process else None
     run.checkpoint = functools.partial(fit._write_checkpoint, run)
     return run
@@ -248,14 +249,14 @@ def _moved(data: Any, device: torch.device) -> Any:
     return data.to(device)
 
 
-def _marks(data: Any) -> dict[str, Any] | None:
+def _marks(name: str, data: Any) -> dict[str, Any] | None:
     """What a checkpoint keeps of the images, to refuse others."""
     if data is None or isinstance(data, Indexed):
         return None if data is None else fingerprint(data)
-    return fingerprint_of_loader(data, _examples(data, torch.device("cpu")))
+    return fingerprint_of_loader(data, _examples(name, data, torch.device("cpu")))
 
 
-def _examples(data: Any, device: torch.device) -> Tensor:
+def _examples(name: str, data: Any, device: torch.device) -> Tensor:
     """The first images, with fixed draws of their own."""
     with randomness.isolated(device):
         set_seed(0)
@@ -263,7 +264,7 @@ def _examples(data: Any, device: torch.device) -> Tensor:
             return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device))
         generator = getattr(data, "generator", None)
         state = None if generator is None else generator.get_state()
-        first = next(as_batches(data, _EXAMPLES))[:_EXAMPLES].to(device)
+        first = next(as_batches(data, _EXAMPLES, name=name))[:_EXAMPLES].to(device)
         if generator is not None:
             generator.set_state(state)
         return first

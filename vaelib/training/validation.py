@@ -63,7 +63,7 @@ def _batches(data: Any, batch_size: int, accelerator: Accelerator) -> Iterator[T
     """This process's part of the images."""
     device = accelerator.device
     if not isinstance(data, Indexed):
-        yield from (x.to(device) for x in as_batches(data, batch_size))
+        yield from (x.to(device) for x in as_batches(data, batch_size, name="val"))
         return
     mine = torch.arange(len(data)).tensor_split(accelerator.num_processes)[accelerator.process_index]
     yield from data.fetch((mine[first:last] for first, last in even_parts(len(mine), batch_size)), device)
