@@ -235,7 +235,7 @@ def load_data(
 
 
 def check_channels(images: ImageDataset, model: Any, directory: Path, name: str) -> None:
-    """Raise ``ValueError`` if the images, of data called ``name``, have other channels than the model of a directory."""
+    """Raise ``ValueError`` if images, of data called ``name``, have other channels than the model of a directory."""
     channels, wanted = images.image_shape[0], model.image_shape[0]
     if channels != wanted:
         raise ValueError(
