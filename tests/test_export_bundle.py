@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import vaelib as vl
+from vaelib.cli.common import check_bundle
 from vaelib.export import bundle as bundles
 from vaelib.runtime import OnnxVAE
 
@@ -48,6 +49,12 @@ def test_the_path_of_a_bundle(call, path, error, match, tmp_path, monkeypatch):
     with pytest.raises(error, match=match):
         call(path)
     assert os.listdir() == []
+
+
+def test_commands_know_a_bundle_whose_export_was_killed_after_it_was_done(bundle, tmp_path):
+    shutil.copytree(bundle, tmp_path / ".vaelib-pending-manifest.json")
+    check_bundle(tmp_path)
+    assert OnnxVAE(tmp_path).latent_shape == (2,)
 
 
 def test_the_manifest_knows_every_other_file(bundle):

@@ -374,3 +374,14 @@ def test_a_failed_save_leaves_the_old_model(saved, monkeypatch):
     after = vl.load(saved).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert sorted(os.listdir(saved)) == ["config.json", "model.safetensors"]
+
+
+def test_a_directory_that_is_a_run_and_holds_a_model_or_a_config_of_ones_own(tmp_path):
+    run, own = (vl.conv_vae((1, 8, 8), latent_dim, hidden_channels=(4,)) for latent_dim in (2, 3))
+    vl.save(run, tmp_path / "best")
+    (tmp_path / "config.json").write_text('{"learning_rate": 1}')
+    assert vl.load(tmp_path).latent_shape == (2,)
+    (tmp_path / "config.json").unlink()
+    vl.save(own, tmp_path)
+    with pytest.warns(UserWarning, match="a model of its own, which is loaded, and a run, whose model is .*best"):
+        assert vl.load(tmp_path).latent_shape == (3,)

@@ -8,6 +8,7 @@ keeps the SHA-256 of the weights and a checksum of itself.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -167,7 +168,7 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
     the weights in the file.
 
     Args:
-        directory: The model directory, or a run directory of ``Trainer``, whose ``best`` is then meant.
+        directory: A model directory, or that of a run, whose ``best`` is meant; of one that is both, the model itself.
         device: Where the weights go.
 
     Returns:
@@ -190,13 +191,14 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
     check_type("device", device, str | torch.device, "a torch.device or its name")
     check_device(device)
     path = Path(directory)
-    if not _file(path, CONFIG_NAME).exists() and _file(path / "best", CONFIG_NAME).exists():
-        path = path / "best"
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not _file(path, name).exists():
-            raise FileNotFoundError(
-                f"`directory` must hold {CONFIG_NAME} and {WEIGHTS_NAME}; there is no {path / name}."
-            )
+    best = path / "best"
+    if _missing(path) and not _missing(best):
+        path = best
+    elif not _missing(best):
+        words = f"{path} holds both a model of its own, which is loaded, and a run, whose model is {best}."
+        warnings.warn(words, stacklevel=2)
+    if missing := _missing(path):
+        raise FileNotFoundError(f"`directory` must hold {CONFIG_NAME} and {WEIGHTS_NAME}; there is no {missing[0]}.")
     config, tensors = _read(path)
     where = path / CONFIG_NAME
     with Budget(tensors):
@@ -209,6 +211,10 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
     except RuntimeError as error:
         raise ModelFileError(f"{path / WEIGHTS_NAME} does not fit {CONFIG_NAME} beside it: {error!s:.2000}") from error
     return model.to(device).eval()
+
+
+def _missing(directory: Path) -> list[Path]:
+    return [directory / name for name in (CONFIG_NAME, WEIGHTS_NAME) if not _file(directory, name).exists()]
 
 
 def _file(directory: Path, name: str) -> Path:

@@ -191,7 +191,7 @@ def check_model(directory: Path) -> None:
 
 def check_bundle(directory: Path) -> None:
     """The same of a bundle, before onnxruntime is loaded."""
-    if not (directory / _MANIFEST_NAME).is_file():
+    if not committed(directory, _MANIFEST_NAME, _MANIFEST_NAME).is_file():
         hint = "."
         if (directory / _CONFIG_NAME).is_file() or (directory / "best" / _CONFIG_NAME).is_file():
             hint = f": {directory} is a trained model, export it first with `vaelib export`."
