@@ -134,6 +134,8 @@ def test_estimates():
 def test_wrong_arguments(vae):
     with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
         elbo(vae, [])
+    with pytest.raises(TypeError, match="`name` must be a str, got 3"):
+        vl.evaluation.unit_of(3)
     with pytest.raises(TypeError, match="`model` must be a VAE, got AutoEncoder"):
         elbo(vl.AutoEncoder(vae.encoder, vae.decoder), torch.rand(1, 1, 8, 8))
     with pytest.raises(ValueError, match=r"`x` must have shape \(B, 1, 8, 8\)"):

@@ -116,6 +116,11 @@ CALLS = {
         TypeError,
         "`callbacks` must be a list of callbacks, got <",
     ),
+    "scalar": (
+        lambda: vl.Trainer(callbacks=np.array(3)),
+        TypeError,
+        r"`callbacks` must be a list of callbacks, got array\(3\)",
+    ),
     "callbacks": (lambda: vl.Trainer(callbacks="ema"), TypeError, "`callbacks` must be a list of callbacks, got 'ema'"),
     "function": (
         lambda: vl.Trainer(callbacks=[vl.EMA(), lambda run: None]),

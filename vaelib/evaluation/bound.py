@@ -17,6 +17,7 @@ from vaelib._checks import (
     check_int,
     check_module,
     check_tensor,
+    check_type,
 )
 from vaelib.evaluation.inputs import BatchSource, batches_for, check_data, check_vae, device_of
 from vaelib.evaluation.values import ImageValues, check_model_finite
@@ -52,6 +53,7 @@ def unit_of(name: str) -> str:
         >>> unit_of("elbo"), unit_of("psnr"), unit_of("log_likelihood_bits_per_dim")
         ('nats per image', 'dB', 'bits per dimension')
     """
+    check_type("name", name, str, "a str")
     if name.startswith(("auroc_", "score_")) or name in ("ssim", "ms_ssim", "precision", "recall"):
         return "at most 1"
     if name in ("fid", "kid"):

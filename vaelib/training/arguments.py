@@ -44,7 +44,8 @@ def check_objective(objective: Any) -> None:
 
 def check_callbacks(callbacks: Any) -> tuple[Any, ...]:
     """Return them as a tuple; ``TypeError`` or ``ValueError`` unless each has hooks, all of them known."""
-    if not isinstance(callbacks, Iterable) or isinstance(callbacks, str | bytes | Mapping):
+    is_scalar = getattr(callbacks, "ndim", 1) == 0  # an array without axes has an iterator that raises
+    if is_scalar or not isinstance(callbacks, Iterable) or isinstance(callbacks, str | bytes | Mapping):
         raise TypeError(f"`callbacks` must be a list of callbacks, got {shown(callbacks)}.")
     callbacks = tuple(callbacks)
     for index, callback in enumerate(callbacks):
