@@ -81,7 +81,7 @@ def train(
     binarize: Annotated[
         str | None,
         typer.Option(
-            help="static or dynamic: black and white pixels drawn once, or anew each time.",
+            help="static or dynamic: black and white pixels drawn once, or again each time.",
             show_default=False,
         ),
     ] = None,
@@ -137,7 +137,7 @@ def train(
         typer.Option(help="tensorboard, wandb, ...: a tracker by accelerate's name; repeatable.", show_default=False),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; its options are kept, unless given anew.")
+        bool, typer.Option("--resume", help="Resume the run in --out with its options, but for those that are given.")
     ] = False,
     download: Download = False,
     json_output: Json = False,
