@@ -246,7 +246,7 @@ def test_the_errors_of_precision_and_recall_cover():
     assert (of_share < 0.7).all()
 
 
-@pytest.mark.slow
+@pytest.mark.table
 def test_the_table_of_coverage():
     """Prints the table of docs/results.md: 200 repetitions each, real and generated sets of these sizes."""
 

@@ -152,7 +152,7 @@ def test_the_jackknife_is_that_of_leaving_each_draw_out(largest):
     torch.testing.assert_close(biases, 11 * (left.mean(0) - whole))
 
 
-@pytest.mark.slow
+@pytest.mark.table
 def test_the_table_of_effective_draws(truth_of):
     """Prints what docs/howto/likelihood.md shows, and holds the threshold of the warning to it."""
     settings = [(shift, 1.0) for shift in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
@@ -414,7 +414,7 @@ def test_stl_of_many_draws_is_another_gradient(truth):
     torch.testing.assert_close(stl, dreg)
 
 
-@pytest.mark.slow
+@pytest.mark.table
 def test_the_table_of_stl(truth):
     """Prints what the docstring of Iwae says."""
     print(

@@ -24,7 +24,7 @@ __all__ = ["LikelihoodEstimate", "OfImages", "log_likelihood", "log_likelihoods"
 
 _FEW = 50.0
 """Effective draws of the median image below which log p(x) is more than about 0.05 nats too low: the table in
-docs/howto/likelihood.md, which ``pytest -m slow -s -k the_table_of_effective_draws`` prints."""
+docs/howto/likelihood.md, which ``pytest -m table -s -k the_table_of_effective_draws`` prints."""
 _FEWEST = 10.0
 """The same of the 5% of images that have fewest: where images are alike, 50 in the median go with 14 or more here."""
 _QUANTILES = (0.05, 0.5, 0.95)

@@ -63,7 +63,7 @@ class Iwae:
       the optimum. For K > 1 its mean is another gradient, nearly K times too large close to the exact posterior and not
       in the same direction. With K = 50, where the posterior is known and the encoder's is slightly off (shifted by
       0.1, or with 0.7 or 1.3 times the variance): 16 to 55 times that of the bound; further off, 4 to 5 times
-      (``pytest tests/test_likelihood.py -m slow -s -k the_table_of_stl``). Take ``"dreg"`` for K > 1;
+      (``pytest tests/test_likelihood.py -m table -s -k the_table_of_stl``). Take ``"dreg"`` for K > 1;
     - ``"dreg"``: doubly reparameterized, the bound's own gradient in the mean for any K, with little noise.
 
     Args:
