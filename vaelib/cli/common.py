@@ -99,7 +99,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="shapes, mnist, fashion_mnist, kmnist, cifar10, svhn, celeba (below the folder that the environment"
-        " variable VAELIB_DATA names); or a path: a folder of pictures, a .npy, .npz or .pt file, .tar shards."
+        " variable VAELIB_DATA names); or a path: a folder of images, a .npy, .npz or .pt file, .tar shards."
         " If not given: the data that the model was trained on.",
         show_default=False,
         parser=a_name,

@@ -38,7 +38,7 @@ def explore(
     channels_last: ChannelsLast = None,
     frames: Frames = None,
     images_key: ImagesKey = None,
-    num: Annotated[int, typer.Option(help="How many of the pictures, drawn at random.", min=2, max=1_000_000)] = 2000,
+    num: Annotated[int, typer.Option(help="How many of the images, drawn at random.", min=2, max=1_000_000)] = 2000,
     port: Annotated[int, typer.Option(help="On this machine; 0 takes a free one.", min=0, max=65535)] = 8321,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
     static: Annotated[

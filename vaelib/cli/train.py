@@ -44,7 +44,7 @@ def train(
         str,
         typer.Option(
             help="shapes, mnist, fashion_mnist, kmnist, cifar10, svhn, celeba (below the folder that the environment"
-            " variable VAELIB_DATA names); or a path: a folder of pictures, a .npy, .npz or .pt file, .tar shards.",
+            " variable VAELIB_DATA names); or a path: a folder of images, a .npy, .npz or .pt file, .tar shards.",
             parser=a_name,
             metavar="NAME_OR_PATH",
         ),

@@ -201,8 +201,8 @@ def precision_recall(real: Tensor, generated: Tensor, *, num_neighbors: int = 3)
     The standard errors are the standard deviations over 40 random halves of both sets, drawn without replacement and
     each with neighbours of its own: half of a set moves a mean as far from that of the whole as another whole set
     would. +-2 of them covered the mean in 92% to 99% of 200 repetitions (the table in docs/results.md). The error of a
-    plain share covered it in 23% to 95%, for pictures that are held against the same neighbours are not independent;
-    and in a bootstrap, pictures drawn twice would be their own neighbours.
+    plain share covered it in 23% to 95%, for images that are held against the same neighbours are not independent;
+    and in a bootstrap, images drawn twice would be their own neighbours.
 
     Args:
         real: Features ``(N, F)``, N > ``num_neighbors``; for a finite error, twice as many.
