@@ -25,6 +25,7 @@ __all__ = [
     "claim",
     "committed",
     "files_replaced",
+    "is_running",
     "listed_in",
     "read_json",
     "regular_size",
@@ -274,10 +275,13 @@ def _is_alive(path: Path, host: str, pid: str, token: str) -> bool:
         with suppress(FileNotFoundError):
             return time.time() - path.lstat().st_mtime < _DAY
         return False
-    if int(pid) == os.getpid():
-        return token == _TOKEN
+    return token == _TOKEN if int(pid) == os.getpid() else is_running(int(pid))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine has that number; not for Windows, where signal 0 would end it."""
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:  # it runs, for another user

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from vaelib._files import is_running
+
 __all__ = ["locked"]
 
 _FILE = ".vaelib-lock"
@@ -58,12 +60,4 @@ def _holder(path: Path) -> tuple[int, str] | None:
 
 
 def _is_dead(number: int, host: str) -> bool:
-    if os.name == "nt" or host != socket.gethostname():
-        return False
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    return os.name != "nt" and host == socket.gethostname() and not is_running(number)
