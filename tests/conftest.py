@@ -1,24 +1,33 @@
+import contextlib
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
-import hypothesis
 import pytest
 import torch
 from torch import nn
-from torch.onnx._internal.exporter import _decomp, _registration
 
 import vaelib as vl
 
 # Two threads wait for each other at every small operation; where another process has a core, tests take 10x as long.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
-hypothesis.settings.register_profile("vaelib", deadline=None, derandomize=True, max_examples=40)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=600)
-hypothesis.settings.load_profile("vaelib")
+if importlib.util.find_spec("hypothesis"):  # a machine with a GPU may have no more than the tests of it need
+    import hypothesis
+
+    hypothesis.settings.register_profile("vaelib", deadline=None, derandomize=True, max_examples=40)
+    hypothesis.settings.register_profile("thorough", deadline=None, max_examples=600)
+    hypothesis.settings.load_profile("vaelib")
+
+
+def pytest_configure(config):
+    # A Trainer takes the GPU that it finds. All tests but those marked gpu are of the CPU.
+    if torch.accelerator.is_available() and "gpu" not in config.option.markexpr.split()[:1]:
+        os.environ.setdefault("ACCELERATE_USE_CPU", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +39,36 @@ def _seeded():
 def _translations_are_read_once():
     """torch reads its 500 translations and their signatures again at every export, half of the time of a small one."""
     with pytest.MonkeyPatch.context() as patch:
-        apis, schemas = _registration.onnxscript_apis, _registration._schemas
-        table = functools.cache(_decomp.create_onnx_friendly_decomposition_table)
-        patch.setattr(_decomp, "create_onnx_friendly_decomposition_table", lambda known: table(frozenset(known)))
-        patch.setattr(schemas, "op_signature_from_function", functools.cache(schemas.op_signature_from_function))
-        patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
+        # Without onnxscript nothing is exported; another torch may have other names, and is slow then.
+        with contextlib.suppress(ImportError, AttributeError):
+            from torch.onnx._internal.exporter import _decomp, _registration
+
+            apis, schemas = _registration.onnxscript_apis, _registration._schemas
+            table = functools.cache(_decomp.create_onnx_friendly_decomposition_table)
+            patch.setattr(_decomp, "create_onnx_friendly_decomposition_table", lambda known: table(frozenset(known)))
+            patch.setattr(schemas, "op_signature_from_function", functools.cache(schemas.op_signature_from_function))
+            patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
         yield
+
+
+@pytest.fixture(scope="session")
+def device():
+    """Where tests marked gpu run: on a GPU, or with VAELIB_GPU_TESTS=cpu on the CPU, to see that they are right."""
+    for package in ("rich", "filelock"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    if os.environ.get("VAELIB_GPU_TESTS") == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def cuda(device):
+    """The GPU of a test of what only CUDA has."""
+    if device.type != "cuda":
+        pytest.skip("only CUDA has it")
+    return device
 
 
 @pytest.fixture

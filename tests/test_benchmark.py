@@ -228,14 +228,6 @@ def test_products_have_a_rate():
     assert 1e8 < roofline.rates(1)["cpu"] < 1e13
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_cuda_all_that_is_there_gives_right_numbers(model):
-    names = [name for name in BACKENDS if "CUDA" in name or "TensorRT" in name]
-    found = matrix.measure(model, backends=names, batches=(1, 8), seconds=0.0, rounds=1)
-    assert not found.failed
-    assert all(row.correct for row in found.rows)
-
-
 @pytest.mark.slow
 def test_compiled_and_channels_last_give_the_same_numbers(model):
     names = [name for name in ("torch channels last", "torch compiled") if BACKENDS[name].missing() is None]

@@ -1,0 +1,357 @@
+"""Training on a GPU: what a run on the CPU gives, in every precision, and resumed to the bit."""
+
+import copy
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+import vaelib as vl
+from vaelib.training import hardware
+
+pytestmark = pytest.mark.gpu
+
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+"""How far float32 on a GPU may be from the CPU after some steps; products and convolutions sum in another order."""
+
+
+def model_of(**options):
+    torch.manual_seed(0)
+    return vl.conv_vae((1, 16, 16), 4, hidden_channels=(8, 16), **{"norm": "group"} | options)
+
+
+def images(count=96):
+    return vl.data.shapes(count, image_size=16).images
+
+
+def weights(module):
+    return torch.cat([value.detach().flatten().double().cpu() for value in module.state_dict().values()])
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """They take longer than runs as small as these."""
+    monkeypatch.setattr("vaelib.plots.save_curves", lambda *_: None)
+
+
+@pytest.fixture
+def same_noise(monkeypatch):
+    """Draws on every device are those of one generator of the CPU; call it to start from the first one again."""
+    shared = torch.Generator()
+
+    def drawn_by(draw):
+        return lambda *shape, generator=None, device=None, dtype=None: draw(*shape, generator=shared, dtype=dtype).to(
+            device or "cpu"
+        )
+
+    for name in ("rand", "randn", "randint"):
+        monkeypatch.setattr(torch, name, drawn_by(getattr(torch, name)))
+    return lambda: shared.manual_seed(0)
+
+
+@pytest.fixture
+def fit_on_cpu(monkeypatch):
+    """Trains on the CPU of a machine that has a GPU: accelerate chooses its device once a process."""
+
+    def fit(trainer, *arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setenv("ACCELERATE_USE_CPU", "1")
+            AcceleratorState._reset_state(reset_partial_state=True)
+            history = trainer.fit(*arguments, progress=False, **options)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return history
+
+    return fit
+
+
+def test_accelerate_takes_the_gpu(device):
+    accelerator = hardware.make_accelerator("fp32")
+    assert accelerator.device.type == device.type
+    assert accelerator.num_processes == 1
+
+
+def test_model_and_images_are_on_the_gpu(device):
+    seen = []
+
+    class Looks:
+        def on_step(self, run):
+            places = [*run.model.parameters(), *run.model.buffers(), run.examples]
+            seen.append({value.device.type for value in places} | {m.device.type for m in run.optimization._buffers})
+
+    class Where(vl.Elbo):
+        def __call__(self, model, x, *, step=0, generator=None):
+            seen.append({x.device.type})
+            return super().__call__(model, x, step=step, generator=generator)
+
+    model = model_of(norm="batch")
+    vl.Trainer(Where(), max_epochs=1, batch_size=32, callbacks=[Looks()]).fit(model, images(), progress=False)
+    assert seen == [{device.type}] * 6
+    assert {value.device.type for value in model.state_dict().values()} == {device.type}
+    assert not model.training
+
+
+def test_a_run_gives_the_losses_of_the_cpu(device, same_noise, fit_on_cpu):
+    start, found = model_of(), []
+    for fit in (lambda trainer, *a: trainer.fit(*a, progress=False), fit_on_cpu):
+        same_noise()
+        model = copy.deepcopy(start)
+        history = fit(vl.Trainer(max_epochs=2, batch_size=32, precision="fp32"), model, images(), images(32))
+        found.append(torch.tensor([[*record.train, *record.val] for record in history]))
+    torch.testing.assert_close(found[0], found[1], **CLOSE)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("precision", hardware.PRECISIONS)
+def test_every_precision_trains(device, norm, precision):
+    if precision == "fp16" and device.type == "cpu":
+        pytest.skip("only CUDA has it")
+    model = model_of(norm=norm)
+    history = vl.Trainer(max_epochs=3, batch_size=32, precision=precision).fit(
+        model, images(), images(32), progress=False
+    )
+    assert history[-1].val.loss < history[0].val.loss
+    assert history[-1].skipped <= 6  # of fp16, until its scale has come down
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_a_lower_precision_ends_near_the_full_one(cuda, precision):
+    found = [
+        vl.Trainer(max_epochs=4, batch_size=32, precision=each).fit(model_of(), images(320), images(64), progress=False)
+        for each in ("fp32", precision)
+    ]
+    assert found[1][-1].val.loss == pytest.approx(found[0][-1].val.loss, rel=0.03)
+
+
+def test_tf32_is_off_in_fp32_and_on_in_tf32(cuda):
+    seen = []
+
+    class Products(vl.Elbo):
+        def __call__(self, model, x, *, step=0, generator=None):
+            a = torch.linspace(0, 1, 512 * 512, device=x.device).view(512, 512).sqrt()
+            exact = a.double() @ a.double()
+            seen.append(((a @ a).double() - exact).norm() / exact.norm())
+            return super().__call__(model, x, step=step, generator=generator)
+
+    for precision in ("fp32", "tf32"):
+        vl.Trainer(Products(), max_epochs=1, batch_size=32, precision=precision).fit(
+            model_of(), images(32), progress=False
+        )
+    assert seen[0] < 1e-6
+    assert torch.cuda.get_device_capability() < (8, 0) or 1e-6 < seen[1] < 1e-3
+
+
+OPTIONS = {
+    "plain": {},
+    "bf16": {"precision": "bf16"},
+    "accumulated": {"accumulate": 2},
+    "clipped": {"clip_norm": 1.0, "skip_norm": 1e6},
+    "loader": {},
+    "dropout": {},
+    "sgd": {"optimizer": torch.optim.SGD, "learning_rate": 1e-5},
+    "adamw": {"optimizer": "adamw"},
+}
+
+
+class Crash(Exception):
+    pass
+
+
+class StopAt:
+    def __init__(self, step):
+        self._step = step
+
+    def on_step(self, run):
+        if run.step == self._step:
+            raise Crash
+
+
+def data_of(name):
+    if name != "loader":
+        return images()
+    whole = torch.utils.data.TensorDataset(images().float() / 255)
+    return torch.utils.data.DataLoader(whole, 32, shuffle=True, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_resumed_run_ends_bitwise_as_an_unbroken_one(device, tmp_path, name):
+    def run(directory, stop_at=None, resume=False):
+        model = model_of(dropout=0.2) if name == "dropout" else model_of(norm="batch")
+        parts = [vl.EMA(0.9), vl.Checkpoints(every=1), vl.Pictures(every=9), StopAt(stop_at)]
+        trainer = vl.Trainer(max_epochs=2, batch_size=32, output_dir=directory, callbacks=parts, **OPTIONS[name])
+        trainer.fit(model, data_of(name), images(32), resume=resume, progress=False)
+        return weights(model)
+
+    unbroken = run(tmp_path / "unbroken")
+    with pytest.raises(Crash):
+        run(tmp_path / "broken", 5)
+    assert torch.equal(run(tmp_path / "broken", resume=True), unbroken)
+
+
+def test_two_runs_are_alike_to_the_bit(device):
+    found = []
+    for _ in range(2):
+        model = model_of(upsample="nearest")
+        vl.Trainer(max_epochs=2, batch_size=32).fit(model, images(), progress=False)
+        found.append(weights(model))
+    assert torch.equal(*found)
+
+
+def test_a_checkpoint_of_the_cpu_resumes_on_the_gpu(device, tmp_path, fit_on_cpu):
+    def trainer(stop_at=None):
+        parts = [vl.Checkpoints(every=1), vl.Pictures(every=9), StopAt(stop_at)]
+        return vl.Trainer(max_epochs=2, batch_size=32, output_dir=tmp_path, compile=False, callbacks=parts)
+
+    with pytest.raises(Crash):
+        fit_on_cpu(trainer(4), model_of(), images())
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = model_of()
+    history = trainer().fit(model, images(), resume=True, progress=False)
+    assert history[-1].step == 6
+    assert next(model.parameters()).device.type == device.type
+
+
+def test_accumulated_pieces_give_the_gradient_of_the_whole(device):
+    model = vl.AutoEncoder(vl.ConvEncoder((1, 16, 16), 4, norm="group"), vl.ConvDecoder(4, (1, 16, 16), norm="group"))
+    losses = []
+    for accumulate in (1, 3):
+        trainer = vl.Trainer(max_epochs=1, batch_size=24, precision="fp32", accumulate=accumulate)
+        losses.append(trainer.fit(copy.deepcopy(model), images(24), images(24), progress=False)[-1].val.loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_average_is_what_is_validated_and_kept(device):
+    seen = []
+
+    class Looks:
+        def on_epoch(self, run):
+            seen.append((weights(run.evaluated), weights(run.model)))
+
+    model = model_of()
+    vl.Trainer(max_epochs=1, batch_size=8, callbacks=[vl.EMA(0.5), Looks()]).fit(model, images(), progress=False)
+    averaged, moved = seen[0]
+    assert torch.equal(weights(model), averaged)
+    assert not torch.equal(averaged, moved)
+    assert {value.device.type for value in model.state_dict().values()} == {device.type}
+
+
+def test_steps_that_are_not_finite_move_nothing(device):
+    class Broken(vl.Elbo):
+        def __call__(self, model, x, *, step=0, generator=None):
+            terms = super().__call__(model, x, step=step, generator=generator)
+            return terms._replace(loss=terms.loss * (float("nan") if step in (1, 2) else 1.0))
+
+    class Keeps:
+        def __init__(self):
+            self.seen = []
+
+        def on_step(self, run):
+            self.seen.append(weights(run.model))
+
+    keeps, model = Keeps(), model_of(norm="batch")
+    trainer = vl.Trainer(Broken(), max_epochs=1, batch_size=16, callbacks=[keeps])
+    assert trainer.fit(model, images(), progress=False)[-1].skipped == 2
+    assert torch.equal(keeps.seen[0], keeps.seen[2])
+    assert not torch.equal(keeps.seen[2], keeps.seen[3])
+
+
+def test_a_run_whose_every_step_breaks_ends_with_the_name_of_the_term(device):
+    class Broken(vl.Elbo):
+        def __call__(self, model, x, *, step=0, generator=None):
+            terms = super().__call__(model, x, step=step, generator=generator)
+            return terms._replace(loss=terms.loss * float("nan"))
+
+    with pytest.raises(vl.TrainingError, match="loss not finite"):
+        vl.Trainer(Broken(), max_epochs=1, batch_size=16).fit(model_of(), images(), progress=False)
+
+
+def test_random_generators_come_back(device):
+    def draws():
+        return torch.rand(3), torch.rand(3, device=device).cpu()
+
+    model = model_of(dropout=0.1)
+    torch.manual_seed(5)
+    expected = draws()
+    torch.manual_seed(5)
+    vl.Trainer(max_epochs=1, batch_size=32).fit(model, images(), progress=False)
+    assert all(torch.equal(*pair) for pair in zip(expected, draws(), strict=True))
+
+
+def test_settings_of_products_come_back(device):
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    for precision in ("tf32", "fp32"):
+        vl.Trainer(max_epochs=1, batch_size=32, precision=precision).fit(model_of(), images(32), progress=False)
+    after = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    assert after == before
+
+
+def test_binarised_and_flipped_images_are_drawn_on_the_gpu(device):
+    train = vl.data.ImageDataset(images(), dynamic=True, flip=True)
+    history = vl.Trainer(max_epochs=2, batch_size=32).fit(model_of(), train, train, progress=False)
+    assert history[-1].val.loss < history[0].train.loss
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index, image in enumerate(images(64)):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{index:03d}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_trains(device, folder, workers):
+    stream = vl.data.stream(folder, "all", workers=workers)
+    for batch in stream.fetch([torch.arange(8)], device):
+        assert batch.device.type == device.type
+        torch.testing.assert_close(batch.cpu(), images(64)[:8].float() / 255)
+    history = vl.Trainer(max_epochs=2, batch_size=16).fit(model_of(), stream, stream, progress=False)
+    assert history[-1].num_images == 64
+    assert history[-1].val.loss < history[0].train.loss
+
+
+def test_batches_of_a_stream_come_through_pinned_memory(cuda, folder, monkeypatch):
+    pinned, original = [], torch.Tensor.to
+
+    def noted(images, *arguments, **options):
+        pinned.append(images.is_pinned())
+        return original(images, *arguments, **options)
+
+    batches = vl.data.stream(folder, "all", workers=1).fetch([torch.arange(8)], cuda)
+    monkeypatch.setattr(torch.Tensor, "to", noted)
+    next(batches)
+    assert True in pinned
+
+
+def test_images_that_do_not_fit_stay_in_memory(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
+    history = vl.Trainer(max_epochs=1, batch_size=32).fit(model_of(), images(), images(32), progress=False)
+    assert history[-1].num_images == 96
+
+
+def test_a_step_waits_for_nothing(cuda):
+    """CUDA itself raises where the host waits for the device; the losses are read every 50 steps and at the end."""
+
+    class Strict:
+        def on_step(self, run):
+            torch.cuda.set_sync_debug_mode("error" if 3 <= run.step < 9 else "default")
+
+    try:
+        history = vl.Trainer(max_epochs=1, batch_size=8, callbacks=[Strict()]).fit(
+            model_of(), images(96), progress=False
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert history[-1].step == 12
+
+
+def test_memory_does_not_grow_with_the_epochs(cuda):
+    used = []
+
+    class Memory:
+        def on_epoch(self, run):
+            used.append(torch.cuda.memory_allocated())
+
+    vl.Trainer(max_epochs=5, batch_size=32, callbacks=[Memory()]).fit(model_of(), images(), images(), progress=False)
+    assert used[-1] <= used[1] + 2**16

@@ -1,0 +1,197 @@
+"""`compile=True` on a GPU: kernels of inductor, launched as CUDA graphs, give what eager steps give.
+
+They come last: to compile takes longer than all other tests together.
+"""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import vaelib as vl
+from vaelib.benchmark import matrix
+from vaelib.training.hardware import Graphed, compiled, make_accelerator
+from vaelib.training.optimization import Optimization
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")]
+
+
+@pytest.fixture(autouse=True)
+def _compiler(device):
+    if device.type == "cpu" and shutil.which("g++") is None:
+        pytest.skip("there is no g++")
+    torch.compiler.reset()
+
+
+def images(count=320):
+    return vl.data.shapes(count, image_size=16).images
+
+
+def model_of(**options):
+    torch.manual_seed(0)
+    return vl.conv_vae((1, 16, 16), 4, hidden_channels=(8,), **{"norm": "group"} | options)
+
+
+def autoencoder():
+    """It draws nothing, so that its compiled losses are those of eager steps."""
+    torch.manual_seed(0)
+    parts = vl.ConvEncoder((1, 16, 16), 4, hidden_channels=(8,)), vl.ConvDecoder(4, (1, 16, 16), hidden_channels=(8,))
+    return vl.AutoEncoder(*parts)
+
+
+def test_a_graph_is_captured_and_replayed(cuda):
+    memory = torch.zeros((), device=cuda)
+
+    def added(x):
+        memory.add_(x)
+        return 2 * x
+
+    graphed = Graphed(added)
+    found = [graphed(torch.full((), float(n), device=cuda)).item() for n in range(8)]
+    assert found == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert memory.item() == sum(range(8))
+
+
+def test_draws_in_a_graph_are_new_each_time_and_follow_the_seed(cuda):
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        graphed = Graphed(lambda x: x + torch.rand((), device=cuda))
+        found.append([graphed(torch.zeros((), device=cuda)).item() for _ in range(8)])
+    assert len(set(found[0])) == 8
+    assert found[0] == found[1]
+
+
+def update_of(graphs, cuda):
+    """Ten updates of Adam on gradients that are given, one of them not finite."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(8, 8).to(cuda)
+    trainer = vl.Trainer(learning_rate=1e-2, clip_norm=1.0)
+    optimizer = trainer.make_optimizer(model, graphs)
+    optimization = Optimization(
+        model, optimizer, lambda step: 1e-2 / (1 + step), make_accelerator("fp32"), 1.0, None, graphs
+    )
+    for step in range(10):
+        optimization.begin(step)
+        for parameter in model.parameters():
+            parameter.grad.copy_(torch.sin(parameter.detach() * (step + 1)))
+        loss = torch.full((), float("inf") if step == 7 else 1.0, device=cuda)
+        optimization.finish(loss)
+    return torch.cat([value.detach().flatten() for value in model.parameters()]), optimization.state_dict()["skipped"]
+
+
+def test_an_update_as_a_graph_moves_the_weights_as_one_without(cuda):
+    (eager, skipped), (graphed, skipped_in_graphs) = update_of(False, cuda), update_of(True, cuda)
+    assert skipped == skipped_in_graphs == [1, 0]
+    torch.testing.assert_close(graphed, eager, rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiled_step_gives_the_eager_loss_and_gradient(device):
+    model, x = autoencoder().to(device), images(32).to(device).float() / 255
+    objective, found = vl.Reconstruction(), []
+    for step in (lambda x: objective(model, x).loss, compiled(lambda x: objective(model, x).loss, device)):
+        for _ in range(3):  # the first warms up, the second captures
+            model.zero_grad()
+            loss = step(x)
+            loss.backward()
+            values = [loss.detach().clone(), *(parameter.grad.clone() for parameter in model.parameters())]
+        found.append(values)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_a_compiled_run_has_the_losses_of_an_eager_one(device, precision):
+    found = []
+    for compile in (False, True):
+        trainer = vl.Trainer(max_epochs=3, batch_size=32, compile=compile, precision=precision)
+        history = trainer.fit(autoencoder(), images(), images(64), progress=False)
+        found.append([record.val.loss for record in history])
+    assert found[1] == pytest.approx(found[0], rel=1e-3 if precision == "fp32" else 2e-2)
+
+
+@pytest.mark.parametrize("options", [{"clip_norm": 1.0}, {"accumulate": 2}, {"precision": "bf16"}], ids=str)
+def test_graphs_train_as_eager_steps_do(cuda, options):
+    runs = []
+    for compile in (False, True):
+        trainer = vl.Trainer(max_epochs=3, batch_size=32, compile=compile, **options)
+        history = trainer.fit(model_of(), images(), images(), progress=False)
+        runs.append([record.val.loss for record in history])
+    assert runs[1] == pytest.approx(runs[0], rel=0.05)  # inductor draws other noise
+    assert runs[1][-1] < runs[1][0]
+
+
+def test_fp16_is_compiled_without_a_graph_of_the_update(cuda):
+    trainer = vl.Trainer(max_epochs=2, batch_size=32, compile=True, precision="fp16")
+    history = trainer.fit(model_of(), images(), images(), progress=False)
+    assert history[-1].val.loss < history[0].val.loss
+
+
+def test_graphs_skip_steps_that_are_not_finite(cuda):
+    usual = images().float().mean().item() / 255
+
+    class Sometimes(vl.Elbo):
+        def __call__(self, model, x, *, step=0, generator=None):
+            terms = super().__call__(model, x, step=step, generator=generator)
+            return terms._replace(loss=terms.loss * torch.where(x.mean() > usual, torch.inf, 1.0))
+
+    model = model_of(norm="batch")
+    trainer = vl.Trainer(objective=Sometimes(), max_epochs=2, batch_size=32, compile=True)
+    history = trainer.fit(model, images(), progress=False)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert 0 < history[-1].skipped < history[-1].step
+
+
+def test_a_schedule_that_follows_the_step_is_not_captured_at_every_step(cuda):
+    counters.clear()
+    trainer = vl.Trainer(vl.Elbo(beta=vl.linear_warmup(30)), max_epochs=3, batch_size=32, compile=True)
+    history = trainer.fit(model_of(), images(), images(), progress=False)
+    assert history[-1].val.loss < history[0].train.loss * 2
+    assert counters["stats"]["unique_graphs"] <= 3
+
+
+class Crash(Exception):
+    pass
+
+
+class StopAt:
+    def __init__(self, step):
+        self._step = step
+
+    def on_step(self, run):
+        if run.step == self._step:
+            raise Crash
+
+
+def test_a_compiled_run_resumes_bitwise(device, tmp_path):
+    def run(directory, stop_at=None, resume=False):
+        model = model_of(norm="batch")
+        parts = [vl.EMA(0.9), vl.Checkpoints(every=1), vl.Pictures(every=9), StopAt(stop_at)]
+        trainer = vl.Trainer(max_epochs=2, batch_size=32, compile=True, output_dir=directory, callbacks=parts)
+        trainer.fit(model, images(256), resume=resume, progress=False)
+        return [value.clone() for value in model.state_dict().values()]
+
+    unbroken = run(tmp_path / "unbroken")
+    with pytest.raises(Crash):
+        run(tmp_path / "broken", 11)
+    resumed = run(tmp_path / "broken", resume=True)
+    assert all(torch.equal(*pair) for pair in zip(resumed, unbroken, strict=True))
+
+
+def test_a_model_is_as_it_was_after_a_compiled_run(device):
+    model = autoencoder()
+    vl.Trainer(max_epochs=1, batch_size=32, compile=True).fit(model, images(64), progress=False)
+    again = copy.deepcopy(model)
+    x = images(4).float().to(device) / 255
+    torch.testing.assert_close(again.reconstruct(x), model.reconstruct(x))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_backends_of_the_benchmark_give_right_numbers(cuda):
+    """The plain one, autocast and graphs; gpu_inference.py checks the numbers of all that it measures."""
+    names = ["torch CUDA", "torch CUDA bf16", "torch CUDA graphs"]
+    found = matrix.measure(model_of(), backends=names, batches=(1, 8), seconds=0.0, rounds=1)
+    assert not found.failed
+    assert {row.backend for row in found.rows} == set(names)
+    assert all(row.correct for row in found.rows)
