@@ -1,9 +1,11 @@
-"""CUDA graphs, as far as they can be seen without CUDA; tests/test_gpu_compile.py holds what needs it."""
+"""What a run does for CUDA, as far as it can be seen without; tests/test_gpu*.py hold what needs it."""
 
 import contextlib
 
+import pytest
 import torch
 
+from vaelib.training import hardware, randomness
 from vaelib.training.hardware import Graphed
 
 
@@ -39,3 +41,61 @@ def test_a_function_is_captured_once_and_replayed(monkeypatch):
     assert [graphed(argument).item() for argument in arguments] == [0, 2, 4, 6, 8, 10, 12, 14]
     assert len(called) == 4  # thrice to warm up, once to capture
     assert called[-1] is not arguments[3]  # the graph reads memory of its own
+
+
+def settings():
+    """All that torch can be asked about TF32; "mixed" where its two interfaces disagree, and asking is an error."""
+    places = (
+        torch.backends.cuda.matmul,
+        torch.backends.mkldnn.matmul,
+        torch.backends.cudnn.conv,
+        torch.backends.cudnn.rnn,
+    )
+    found = [place.fp32_precision for place in places]
+    for ask in (
+        torch.get_float32_matmul_precision,
+        lambda: torch.backends.cuda.matmul.allow_tf32,
+        lambda: torch.backends.cudnn.allow_tf32,
+    ):
+        try:
+            found.append(ask())
+        except RuntimeError:
+            found.append("mixed")
+    return found
+
+
+BEFORE = {
+    "torch's own": lambda: None,
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "old": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "new": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "new, convolutions": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+}
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("name", BEFORE)
+def test_tf32_is_as_asked_for_whichever_interface_asks_and_comes_back(name, tf32):
+    with hardware.float32_products(tf32=False):  # which gives back what the other tests are to find
+        BEFORE[name]()
+        before = settings()
+        with hardware.float32_products(tf32=tf32):
+            products, _, *convolutions, precision, old_products, old_convolutions = settings()
+            assert [products, *convolutions] == ["tf32" if tf32 else "ieee"] * 3
+            if "mixed" not in before:
+                assert [old_products, old_convolutions] == [tf32, tf32]
+                assert precision == ("high" if tf32 else "highest")
+        assert settings() == before
+
+
+def test_convolutions_on_cuda_are_deterministic_during_a_run(monkeypatch):
+    assert not torch.backends.cudnn.deterministic
+    with hardware.tuned(torch.nn.Conv2d(1, 1, 3), torch.device("cuda"), "bf16"):
+        assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.deterministic
+
+
+def test_random_states_of_the_cpu_are_enough_for_a_gpu():
+    """A run that began on the CPU resumes on a GPU, whose generator stays as the seed has set it."""
+    randomness.restore(randomness.capture(torch.device("cpu")), torch.device("cuda"))

@@ -6,6 +6,7 @@ import atexit
 import functools
 import gc
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -112,13 +113,18 @@ def _side_stream() -> Iterator[None]:
 
 @contextmanager
 def tuned(model: nn.Module, device: torch.device, precision: str | None) -> Iterator[None]:
-    """Inside the ``with``: weights channels last, convolutions in their fastest form, TF32 as ``precision`` says."""
+    """Inside the ``with``: weights channels last, convolutions in their fastest form, TF32 as ``precision`` asks.
+
+    On CUDA the fastest of the deterministic form: cuDNN has algorithms that add in another order each time.
+    """
     model.to(memory_format=torch.channels_last)
     with ExitStack() as stack:
         if device.type == "cpu":
             stack.enter_context(fast_convolutions(model))
+        if device.type == "cuda":
+            stack.enter_context(_deterministic_convolutions())
         if device.type == "cuda" and precision in ("fp32", "tf32"):
-            stack.enter_context(_float32_products("ieee" if precision == "fp32" else "tf32"))
+            stack.enter_context(float32_products(tf32=precision == "tf32"))
         try:
             yield
         finally:
@@ -127,13 +133,44 @@ def tuned(model: nn.Module, device: torch.device, precision: str | None) -> Iter
 
 
 @contextmanager
-def _float32_products(how: str) -> Iterator[None]:
-    places: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv")]  # noqa: B009
-    before = [place.fp32_precision for place in places]
+def _deterministic_convolutions() -> Iterator[None]:
+    before = torch.backends.cudnn.deterministic
     try:
-        for place in places:
-            place.fp32_precision = how
+        torch.backends.cudnn.deterministic = True
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
+        torch.backends.cudnn.deterministic = before
+
+
+@contextmanager
+def float32_products(*, tf32: bool) -> Iterator[None]:
+    """Whether CUDA may round factors to TF32, by both of torch's interfaces: where they disagree, inductor raises."""
+    new: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    new += [getattr(torch.backends.cudnn, part) for part in ("conv", "rnn")]
+    before, old = [place.fp32_precision for place in new], _old_interface()
+    try:
+        if old is not None:
+            _set_old_interface("high" if tf32 else "highest", tf32)
+        for place in (place for place in new if place is not torch.backends.mkldnn.matmul):  # type: ignore[attr-defined]
+            place.fp32_precision = "tf32" if tf32 else "ieee"
+        yield
+    finally:
+        if old is not None:
+            _set_old_interface(*old)
+        for place, value in zip(new, before, strict=True):
             place.fp32_precision = value
+
+
+def _old_interface() -> tuple[str, bool] | None:
+    """TF32 in products and in convolutions; None where the new interface alone was used, of which torch then raises."""
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None
+
+
+def _set_old_interface(products: str, convolutions: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings")
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

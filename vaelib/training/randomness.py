@@ -39,7 +39,7 @@ def restore(state: dict[str, Tensor], device: torch.device) -> None:
     )
     next_gauss = state["python_gauss"].item()
     random.setstate((3, tuple(state["python"].tolist()), None if next_gauss != next_gauss else next_gauss))
-    if device.type == "cuda":
+    if device.type == "cuda" and "cuda" in state:  # not in the checkpoint of a run on the CPU
         torch.cuda.set_rng_state(state["cuda"].clone(), device)
 
 
