@@ -135,6 +135,8 @@ def test_pictures(images, tmp_path):
     assert film.shape == (14, 1, 8, 8)
     assert not torch.equal(film[0], film[6]) and not torch.equal(film[0], film[7])
     assert traversals(tiny(latent_dim=None, latent_shape=(2, 2, 2)), images[:1].float() / 255).shape[0] == 8 * 7
+    coupled = tiny(prior=vl.MixtureOfGaussians((2,), 3))  # whose KL does not split over the two latents
+    assert traversals(coupled, images[:1].float() / 255).shape == (14, 1, 8, 8)
     with pytest.raises(ValueError, match="`every` must be >= 1"):
         vl.Pictures(every=0)
 

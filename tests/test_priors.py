@@ -352,3 +352,19 @@ def test_shapes_do_not_broadcast():
         vae.prior.log_prob(torch.zeros(5, 1))
     with pytest.raises(ValueError, match=r"`mu` must have shape \(B, 3\), got \(5, 1\)"):
         vl.LearnedGaussian((3,)).kl(torch.zeros(5, 1), torch.zeros(5, 1))
+
+
+def test_a_flow_is_one_graph_when_compiled():
+    pytest.importorskip("zuko")
+    prior, z = vl.FlowPrior((4,), "realnvp", 2, (8,)).double(), torch.randn(3, 4, dtype=torch.float64)
+    compiled = torch.compile(prior.log_prob, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(z), prior.log_prob(z))
+
+
+def test_a_flow_moves_to_the_device_meta_and_is_copied():
+    pytest.importorskip("zuko")
+    prior = vl.FlowPrior((4,), num_transforms=2, hidden_features=(8,))
+    assert {weights.is_meta for weights in copy.deepcopy(prior).to("meta").parameters()} == {True}
+    twin = copy.deepcopy(prior).double()
+    z = torch.randn(3, 4)
+    torch.testing.assert_close(twin.log_prob(z.double()).float(), prior.log_prob(z))

@@ -160,8 +160,9 @@ def save_embedding(points: Tensor, labels: Tensor | None, path: str | Path, *, c
         check_type("class_names", name, str, "a sequence of strings")
     check_image_path(path)
     figure, axes = _figure((6.4, 6.0))
-    plane = principal_plane(points)
-    drawn = axes.scatter(*plane.T.numpy(), c=labels, cmap="tab10" if labels is not None else None, s=4, linewidths=0)
+    plane = principal_plane(points.cpu())
+    colours = None if labels is None else labels.cpu()
+    drawn = axes.scatter(*plane.T.numpy(), c=colours, cmap="tab10" if labels is not None else None, s=4, linewidths=0)
     if labels is not None:
         bar = figure.colorbar(drawn, ax=axes, label="label")
         if class_names:

@@ -108,7 +108,7 @@ class ImageDataset(Dataset[Tensor]):
         Nothing depends on ``seed`` here: binarisation and flips draw from the global generator of the device.
         """
         for indices in index_batches:
-            images = self.images[indices.to(self.images.device)].to(device, non_blocking=True)
+            images = self.images[indices.to(self.images.device, non_blocking=True)].to(device, non_blocking=True)
             yield prepared(images, self.dynamic, self.flip, None)
 
     def batches(

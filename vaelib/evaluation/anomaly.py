@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_finite, check_shape, check_tensor
+from vaelib._checks import check_finite, check_one_device, check_shape, check_tensor
 from vaelib.evaluation.bound import Estimate, per_image_terms
 from vaelib.evaluation.inputs import BatchSource, batches_for, check_data, check_vae
 from vaelib.evaluation.values import ImageValues, check_model_finite
@@ -172,6 +172,7 @@ def auroc(normal: Tensor, anomalous: Tensor) -> Estimate:
         check_finite(name, scores)
         if len(scores) < 2:
             raise ValueError(f"`{name}` must hold at least 2 scores, got {len(scores)}.")
+    check_one_device(normal=normal, anomalous=anomalous)
     normal, anomalous = normal.double(), anomalous.double()
     above, below = _share_below(anomalous, normal), 1 - _share_below(normal, anomalous)
     return Estimate(above.mean().item(), math.sqrt(above.var() / len(above) + below.var() / len(below)))

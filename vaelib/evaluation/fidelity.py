@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_callable, check_finite, check_int, check_shape, check_tensor
+from vaelib._checks import check_callable, check_finite, check_int, check_one_device, check_shape, check_tensor
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.inputs import BatchSource, batches_for, check_data
 from vaelib.vae import eval_mode
@@ -225,7 +225,7 @@ def precision_recall(real: Tensor, generated: Tensor, *, num_neighbors: int = 3)
     check_int("num_neighbors", num_neighbors)
     real, generated = _checked(real, generated, num_neighbors + 1)
     random = torch.Generator().manual_seed(0)
-    in_real, in_generated = (_halves(len(features), random) for features in (real, generated))
+    in_real, in_generated = (_halves(len(features), random).to(features.device) for features in (real, generated))
     enough = min(len(real), len(generated)) // 2 > num_neighbors
     return PrecisionRecall(
         _share(generated, in_generated, _radii(real, in_real, num_neighbors), real, enough),
@@ -276,6 +276,7 @@ def _checked(real: Tensor, generated: Tensor, minimum: int) -> tuple[Tensor, Ten
     check_tensor("generated", generated)
     check_shape("real", real.shape, ("N", "F"))
     check_shape("generated", generated.shape, ("M", real.shape[1]))
+    check_one_device(real=real, generated=generated)
     for name, features in (("real", real), ("generated", generated)):
         if len(features) < minimum:
             raise ValueError(f"`{name}` must hold at least {minimum} images, got {len(features)}.")

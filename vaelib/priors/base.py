@@ -33,7 +33,7 @@ class Prior(Protocol):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        """Draws of z, shape ``(num_samples, *latent_shape)``; ``generator`` may be of another device."""
 
 
 class PriorFromNoise(nn.Module):
@@ -75,8 +75,9 @@ class PriorFromNoise(nn.Module):
             raise ValueError(f"`latent_shape` must be {self.latent_shape}, got {shape}.")
         weights = next(self.parameters())
         shape = (num_samples, math.prod(latent_shape) + self.extra_noise)
-        noise = torch.randn(shape, generator=generator, device=weights.device, dtype=weights.dtype)
-        return self.from_noise(noise).to(device)
+        place = weights.device if generator is None else generator.device
+        noise = torch.randn(shape, generator=generator, device=place, dtype=weights.dtype)
+        return self.from_noise(noise.to(weights.device)).to(device)
 
 
 def check_moments(mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> None:
@@ -120,4 +121,5 @@ class StandardNormal(nn.Module):
     ) -> Tensor:
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
         check_draws(num_samples, latent_shape, generator, device)
-        return torch.randn((num_samples, *latent_shape), generator=generator, device=device)
+        place = device if generator is None else generator.device
+        return torch.randn((num_samples, *latent_shape), generator=generator, device=place).to(device)

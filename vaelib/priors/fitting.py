@@ -70,7 +70,7 @@ def fit_prior(
     optimizer = torch.optim.Adam(prior.train().parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     for _ in range(num_steps):
-        chosen = torch.randint(len(z), (batch_size,), generator=generator).to(z.device)
+        chosen = torch.randint(len(z), (batch_size,), generator=generator).to(z.device, non_blocking=True)
         optimizer.zero_grad()
         (-prior.log_prob(z[chosen]).mean()).backward()
         optimizer.step()

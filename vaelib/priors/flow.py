@@ -61,16 +61,27 @@ class FlowPrior(PriorFromNoise):
         for transform in self.flow.transform.transforms:
             nn.init.zeros_(transform.hyper[-1].weight)
             nn.init.zeros_(transform.hyper[-1].bias)
+        self._distribution = self.flow()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         check_tensor("z", z)
         check_shape("z", z.shape, ("B", *self.latent_shape))
-        return self.flow().log_prob(z.flatten(1))
+        return self._distribution.log_prob(z.flatten(1))
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
-        return self.flow().transform.inv(noise).unflatten(1, self.latent_shape)
+        return self._distribution.transform.inv(noise).unflatten(1, self.latent_shape)
+
+    def _apply(self, *arguments: Any, **options: Any) -> FlowPrior:
+        """What ``to`` and its like call; builds the distribution where the weights are now.
+
+        Zuko's couplings call ``nonzero`` for it. In a step that would wait for a GPU and break a compiled graph.
+        """
+        super()._apply(*arguments, **options)
+        if not next(self.parameters()).is_meta:
+            self._distribution = self.flow()
+        return self
 
 
 def _flow(features: int, kind: str, transforms: int, hidden_features: Sequence[int]) -> Any:

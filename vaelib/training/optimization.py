@@ -139,7 +139,7 @@ class Optimization:
         if self._skip_norm is not None:
             ok = ok & (norm <= self._skip_norm)
         if self._clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, norm, foreach=True)
+            nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
         return ok
 
     def _restore_buffers_unless(self, ok: Tensor) -> None:

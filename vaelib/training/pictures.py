@@ -127,7 +127,8 @@ def traversals(model: VAE, x: Tensor, rows: int = 10) -> Tensor:
         mu, logvar = model.encode(x)
         kl = model.prior.kl(mu, logvar, mu)[0]
         flat = mu.flatten(1)
-        chosen = kl.topk(min(rows, flat.shape[1])).indices if len(kl) == flat.shape[1] else torch.arange(rows)
+        rows = min(rows, flat.shape[1])
+        chosen = kl.topk(rows).indices if len(kl) == flat.shape[1] else torch.arange(rows)
         moved = flat.repeat(len(chosen) * len(_STEPS), 1)
         for row, latent in enumerate(chosen.tolist()):
             block = slice(row * len(_STEPS), (row + 1) * len(_STEPS))

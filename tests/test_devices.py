@@ -1,0 +1,649 @@
+"""Every tensor on the model's device, and nothing in a step that waits for it, shown without an accelerator.
+
+``StandIn`` is a device that this machine lacks: tensors on it say so, hold their values in the CPU's memory, and raise
+where those of an accelerator would, above all in an operation with a tensor of the CPU.
+"""
+
+import inspect
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import accelerate
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import vaelib as vl
+
+for package in ("zuko", "sklearn", "torchmetrics"):
+    pytest.importorskip(package)
+
+DEVICE = torch.device("mps", 0)  # torch takes this name without the hardware, and has fused optimisers for it
+CPU = torch.device("cpu")
+_GENERATORS = {}  # device by address, which is all that torch hands to an operation
+_COPIES = (torch.ops.aten.copy_, torch.ops.aten._to_copy)
+_INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
+
+
+class OnDevice(torch.Tensor):
+    """A tensor on ``DEVICE``, whose values are in ``held``; for torch's own code it is a shape only."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    device = property(lambda self: DEVICE)
+    is_meta = property(lambda self: False)
+
+    @staticmethod
+    def __new__(cls, held):
+        layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        made = torch.Tensor._make_wrapper_subclass(cls, held.shape, device="meta", **layout)
+        made.held = held
+        return made
+
+    @property
+    def data(self):
+        return self.detach()
+
+    @data.setter
+    def data(self, other):
+        torch.Tensor.data.__set__(self, other)
+        self.held = other.held
+
+    def __repr__(self):
+        return f"OnDevice({self.held})"
+
+    def tolist(self):
+        return self.cpu().tolist()
+
+    def numpy(self, **options):
+        raise TypeError(f"can't convert a tensor on {DEVICE} to numpy.")
+
+    @classmethod
+    def __torch_dispatch__(cls, operation, types, arguments=(), keywords=None):
+        raise RuntimeError(f"{operation} on {DEVICE} outside of StandIn.")
+
+
+class DeviceGenerator(torch.Generator):
+    """A generator of either device."""
+
+    def __new__(cls, device="cpu"):
+        made = super().__new__(cls)
+        _GENERATORS[made._cdata] = torch.device(device)
+        return made
+
+    device = property(lambda self: _GENERATORS[self._cdata])
+
+
+class StandIn(TorchDispatchMode):
+    """Computes on the CPU what is on ``DEVICE``; notes in ``waits`` what would make the CPU wait for an accelerator."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __enter__(self):
+        torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(..., device=...)` copies where modes see it
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch._C._set_only_lift_cpu_tensors(False)
+        return super().__exit__(*error)
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        keywords = dict(keywords or {})
+        leaves = [*_leaves(arguments), *_leaves([*keywords.values()])]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        here = [tensor for tensor in tensors if not isinstance(tensor, OnDevice)]
+        held = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, OnDevice)}
+        there = bool(held)
+        if keywords.get("device") is not None:
+            there = keywords["device"].type in (DEVICE.type, "meta")
+            keywords["device"] = CPU
+        if operation.overloadpacket is torch.ops.aten.copy_:
+            there = isinstance(arguments[0], OnDevice)
+        for generator in leaves:
+            if isinstance(generator, torch._C.Generator):
+                _check_generator(operation, generator, there)
+        if held and here:
+            _check_mixture(operation, arguments, here)
+        if _waits(operation, arguments, bool(held), bool(here), there, keywords.get("non_blocking", False)):
+            self.waits.append(f"{operation} in {_place()}")
+        found = operation(*_mapped(_held, arguments), **{name: _mapped(_held, keywords[name]) for name in keywords})
+        return _mapped(lambda leaf: _placed(leaf, held), found) if there else found
+
+
+def _leaves(values):
+    """What lists and tuples within each other hold; torch's tree_leaves takes twice the time of the operations."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _mapped(function, value):
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(function, part) for part in value])
+    return function(value)
+
+
+def _held(leaf):
+    return leaf.held if isinstance(leaf, OnDevice) else leaf
+
+
+def _placed(leaf, held):
+    if not isinstance(leaf, torch.Tensor):
+        return leaf
+    return held[id(leaf)] if id(leaf) in held else OnDevice(leaf)
+
+
+def _check_generator(operation, generator, there):
+    place = _GENERATORS.get(generator._cdata, CPU)
+    if place.type != (DEVICE if there else CPU).type:
+        raise RuntimeError(f"{operation}: expected a generator of the other device, found {place}.")
+
+
+def _check_mixture(operation, arguments, here):
+    """A number in the CPU's memory goes into most pointwise kernels, and indices are copied; all else is refused."""
+    if operation.overloadpacket in _COPIES:
+        return
+    if operation.overloadpacket in _INDEXING and isinstance(arguments[0], OnDevice):
+        return
+    pointwise = torch.Tag.pointwise in operation.tags
+    written = operation._schema.is_mutable and not isinstance(arguments[0], OnDevice)
+    if not pointwise or written or any(tensor.ndim for tensor in here):
+        raise RuntimeError(
+            f"{operation}: tensors of {DEVICE}, and of the CPU of shape {[tuple(t.shape) for t in here]}."
+        )
+
+
+def _waits(operation, arguments, held, here, there, non_blocking):
+    """Whether the CPU waits: for values, for shapes that depend on values, or for a copy between the two memories."""
+    if operation.overloadpacket in _COPIES:
+        crosses = (held and not there) or (here and there)
+        return crosses and not (there and non_blocking)
+    if operation.overloadpacket in _INDEXING:
+        indices = [index for index in arguments[1] if index is not None]
+        return held and any(index.dtype == torch.bool or not isinstance(index, OnDevice) for index in indices)
+    return held and bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(operation.tags))
+
+
+def _place():
+    """The innermost lines of the library and of zuko."""
+    frame, found = sys._getframe(1), []
+    while frame is not None and len(found) < 2:
+        path = Path(frame.f_code.co_filename)
+        if {"vaelib", "zuko"} & {*path.parts}:
+            found.append(f"{path.name}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " called by ".join(found)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """The stand-in, which accelerate takes for the machine's accelerator."""
+    monkeypatch.setattr(accelerate.Accelerator, "device", property(lambda self: DEVICE))
+    monkeypatch.setattr(torch, "Generator", DeviceGenerator)
+    with StandIn() as stand_in:
+        yield stand_in
+
+
+SHAPE = (1, 8, 8)
+LATENTS = {"vector": (2,), "map": (1, 2, 2)}
+FLOW = {"num_transforms": 2, "hidden_features": (4,)}
+PRIORS = {
+    "standard": lambda latent: vl.StandardNormal(),
+    "learned": vl.LearnedGaussian,
+    "mixture": lambda latent: vl.MixtureOfGaussians(latent, 3),
+    "vamp": lambda latent: vl.VampPrior(SHAPE, 3),
+    "realnvp": lambda latent: vl.FlowPrior(latent, "realnvp", **FLOW),
+    "nsf": lambda latent: vl.FlowPrior(latent, "nsf", **FLOW),
+}
+LIKELIHOODS = {
+    "bernoulli": vl.Bernoulli,
+    "continuous": vl.ContinuousBernoulli,
+    "gaussian fixed": lambda: vl.Gaussian(0.5),
+    "gaussian learned": vl.Gaussian,
+    "gaussian per pixel": lambda: vl.Gaussian("per_pixel"),
+    "gaussian optimal": lambda: vl.Gaussian("optimal"),
+    "laplace fixed": lambda: vl.Laplace(0.5),
+    "laplace learned": vl.Laplace,
+    "laplace per pixel": lambda: vl.Laplace("per_pixel"),
+    "laplace optimal": lambda: vl.Laplace("optimal"),
+    "logistic fixed": lambda: vl.DiscretizedLogistic(0.1),
+    "logistic learned": lambda: vl.DiscretizedLogistic("learned"),
+    "logistic per pixel": vl.DiscretizedLogistic,
+}
+OF_EACH_CLASS = ("bernoulli", "continuous", "gaussian optimal", "laplace per pixel", "logistic per pixel")
+OBJECTIVES = {
+    "elbo": lambda latents: vl.Elbo(),
+    "elbo scheduled": lambda latents: vl.Elbo(beta=vl.linear_warmup(2), free_bits=0.1),
+    "elbo capacity": lambda latents: vl.Elbo(beta=10.0, capacity=vl.linear_warmup(2, final=5.0)),
+    "elbo extra": lambda latents: vl.Elbo(extra=lambda x, images: (x - images).abs().flatten(1).sum(1)),
+    "beta-tc": lambda latents: vl.BetaTcVae(12),
+    "beta-tc weighted": lambda latents: vl.BetaTcVae(12, estimator="weighted"),
+    "factor": lambda latents: vl.FactorVae(latents, hidden_features=(4, 4)),
+    "dip i": lambda latents: vl.DipVae(),
+    "dip ii": lambda latents: vl.DipVae(10.0, 10.0, kind="ii"),
+    "info imq": lambda latents: vl.InfoVae(),
+    "info rbf": lambda latents: vl.InfoVae(alpha=0.5, kernel="rbf"),
+    "iwae": lambda latents: vl.Iwae(2),
+    "iwae stl": lambda latents: vl.Iwae(2, gradient="stl", elbo_weight=0.5),
+    "iwae dreg": lambda latents: vl.Iwae(2, num_groups=2, gradient="dreg"),
+    "iwae pooled": lambda latents: vl.Iwae(2, num_groups=2, pool_decoder=True),
+}
+OF_A_GAUSSIAN_POSTERIOR = ("beta-tc", "beta-tc weighted", "dip i", "dip ii", "iwae stl", "iwae dreg")
+OF_AUTOENCODERS = {
+    "reconstruction": vl.Reconstruction,
+    "wae imq": vl.Wae,
+    "wae rbf": lambda: vl.Wae(prior=vl.StandardNormal(), kernel="rbf"),
+    "rae gradient": lambda: vl.Rae(0.1, 0.01),
+    "rae l2": lambda: vl.Rae(0.1, 0.01, penalty="l2"),
+}
+CORRUPTIONS = {"noise": vl.GaussianNoise, "masking": vl.Masking, "salt": vl.SaltAndPepper}
+
+
+def vae_of(prior="standard", likelihood="bernoulli", latent="vector", posterior=None, corruption=None, **networks):
+    torch.manual_seed(0)
+    shape = LATENTS[latent]
+    networks = {"latent_shape": shape, "hidden_channels": (3, 3)} | networks
+    of_the_encoder = {name: value for name, value in networks.items() if name != "upsample"}
+    part = LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
+    return vl.VAE(
+        vl.ConvEncoder(SHAPE, **of_the_encoder),
+        vl.ConvDecoder(None, SHAPE, **networks, param_channels=part.param_channels(1)),
+        likelihood=part,
+        prior=PRIORS[prior](shape) if isinstance(prior, str) else prior,
+        posterior=None if posterior is None else vl.FlowPosterior(shape, **FLOW),
+        corruption=corruption,
+    )
+
+
+def autoencoder_of(**parts):
+    torch.manual_seed(0)
+    networks = vl.ConvEncoder(SHAPE, 2, hidden_channels=(3, 3)), vl.ConvDecoder(2, SHAPE, hidden_channels=(3, 3))
+    return vl.AutoEncoder(*networks, **parts)
+
+
+MODELS = {
+    **{f"norm {norm}": lambda norm=norm: vae_of(norm=norm) for norm in ("batch", "group", "layer", "none")},
+    **{f"upsample {how}": lambda how=how: vae_of(upsample=how) for how in ("transpose", "nearest", "pixel_shuffle")},
+    **{name: lambda make=make: vae_of(corruption=make()) for name, make in CORRUPTIONS.items()},
+    "residual": lambda: vae_of(residual_blocks=1, activation="leaky_relu"),
+    "dropout": lambda: vae_of(dropout=0.2),
+    "map": lambda: vae_of(latent="map"),
+    "FlowPosterior": lambda: vae_of(posterior="flow"),
+    "FlowPosterior of a map": lambda: vae_of(posterior="flow", latent="map"),
+    "conv_vae": lambda: vl.conv_vae(SHAPE, 2, hidden_channels=(3,)),
+    "article_vae": vl.presets.article_vae,
+    "autoencoder": autoencoder_of,
+    "autoencoder corrupted": lambda: autoencoder_of(corruption=vl.GaussianNoise()),
+    "autoencoder likelihood": lambda: autoencoder_of(likelihood=vl.Bernoulli()),
+}
+
+
+def images_for(model, count=12):
+    levels = torch.randint(256, (count, *model.image_shape), generator=torch.Generator().manual_seed(0))
+    return levels / 255
+
+
+class Marks:
+    """The number of waits at the end of each step."""
+
+    def __init__(self, stand_in):
+        self.stand_in, self.found = stand_in, []
+
+    def on_step(self, run):
+        self.found.append(len(self.stand_in.waits))
+
+
+def waits_of_a_step(device, model, objective=None, train=None, **options):
+    """Of a whole run of three steps: in the second one, its batch, update and callbacks, when no metrics are read."""
+    train = images_for(model) if train is None else train
+    marks = Marks(device)
+    trainer = vl.Trainer(objective, max_epochs=1, batch_size=4, callbacks=[marks, vl.EMA()], **options)
+    (record,) = trainer.fit(model, train, progress=False)
+    assert {tensor.device for tensor in model.state_dict().values()} == {DEVICE}
+    assert (record.step, record.skipped) == (3, 0)
+    return device.waits[marks.found[0] : marks.found[1]]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_is_trained_on_its_device(device, model):
+    assert waits_of_a_step(device, MODELS[model]()) == []
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_every_prior_is_trained_on_its_device(device, prior):
+    assert waits_of_a_step(device, vae_of(prior)) == []
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_likelihood_is_trained_on_its_device(device, likelihood):
+    assert waits_of_a_step(device, vae_of(likelihood=likelihood)) == []
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_is_trained_on_its_device(device, objective):
+    assert waits_of_a_step(device, vae_of(), OBJECTIVES[objective](2)) == []
+
+
+@pytest.mark.parametrize("objective", OF_AUTOENCODERS)
+def test_every_objective_of_autoencoders_is_trained_on_its_device(device, objective):
+    assert waits_of_a_step(device, autoencoder_of(), OF_AUTOENCODERS[objective]()) == []
+
+
+STEPS = {
+    "accumulate": {"accumulate": 2},
+    "clip_norm": {"clip_norm": 0.1},
+    "skip_norm": {"skip_norm": 1e9},
+    "adamw": {"optimizer": "adamw"},
+    "fused": {"optimizer": lambda parameters, lr: torch.optim.SGD(parameters, lr, fused=True)},
+}
+
+
+@pytest.mark.parametrize("options", STEPS)
+def test_every_kind_of_step_stays_on_its_device(device, options):
+    assert waits_of_a_step(device, vae_of(), **STEPS[options]) == []
+
+
+SOURCES = {
+    "dynamic, flipped": lambda x, folder: vl.data.ImageDataset(x, dynamic=True, flip=True),
+    "8-bit": lambda x, folder: vl.data.ImageDataset((x * 255).to(torch.uint8)),
+    "a loader": lambda x, folder: torch.utils.data.DataLoader(x, batch_size=4),
+    "a stream": lambda x, folder: vl.data.stream(folder),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_of_images_is_trained_from_without_a_wait(device, tmp_path, source):
+    model = vae_of()
+    x = images_for(model)
+    for i, image in enumerate(x):
+        vl.plots.save_grid(image[None], tmp_path / f"{i}.png", columns=1)
+    train = SOURCES[source](x, tmp_path)
+    if source == "a stream":
+        model = vl.conv_vae(train.image_shape, 2, hidden_channels=(3,))
+    assert waits_of_a_step(device, model, train=train) == []
+
+
+def test_an_optimiser_that_is_not_fused_waits_once_a_step(device):
+    """The exception: whether the step is good decides whether the optimiser is called."""
+    (wait,) = waits_of_a_step(device, vae_of(), optimizer=torch.optim.SGD)
+    assert "_local_scalar_dense" in wait and "optimization.py" in wait
+
+
+TOGETHER = {
+    (prior, objective): [
+        (latent, posterior, likelihood)
+        for latent, posterior, likelihood in itertools.product(LATENTS, (None, "flow"), OF_EACH_CLASS)
+        if posterior is None or objective not in OF_A_GAUSSIAN_POSTERIOR
+    ]
+    for prior, objective in itertools.product(PRIORS, OBJECTIVES)
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("prior", "objective"), TOGETHER)
+def test_every_combination_is_trained_on_its_device(device, prior, objective):
+    faults = {}
+    for latent, posterior, likelihood in TOGETHER[prior, objective]:
+        try:
+            model = vae_of(prior, likelihood, latent, posterior)
+            found = waits_of_a_step(device, model, OBJECTIVES[objective](math.prod(LATENTS[latent])))
+        except Exception as error:
+            found = [repr(error)]
+        if found:
+            faults[latent, posterior, likelihood] = found
+    assert not faults
+
+
+def test_the_combinations_are_of_all_public_parts():
+    """Whoever adds a prior, a likelihood, an objective, ... adds it to a table here."""
+
+    def classes(module):
+        found = {name: getattr(module, name) for name in module.__all__}
+        return {
+            name
+            for name, kind in found.items()
+            if inspect.isclass(kind) and not issubclass(kind, tuple) and not getattr(kind, "_is_protocol", False)
+        }
+
+    def names(parts):
+        return {type(part).__name__ for part in parts}
+
+    assert names(make((2,)) for make in PRIORS.values()) == classes(vl.priors)
+    assert names(make() for make in LIKELIHOODS.values()) == classes(vl.likelihoods)
+    assert names(LIKELIHOODS[name]() for name in OF_EACH_CLASS) == classes(vl.likelihoods)
+    objectives = [make(2) for make in OBJECTIVES.values()] + [make() for make in OF_AUTOENCODERS.values()]
+    assert names(objectives) == classes(vl.objectives)
+    assert names(make() for make in CORRUPTIONS.values()) == classes(vl.corruptions)
+    assert {*classes(vl.posteriors), *vl.presets.__all__} <= {*MODELS}
+    functions = {name for name in vl.evaluation.__all__ if inspect.isfunction(getattr(vl.evaluation, name))}
+    assert {*EVALUATIONS, *OF_VALUES} == functions - {"unit_of"}
+    assert sum(map(len, TOGETHER.values())) == 6 * 5 * 2 * (15 + 9)
+    assert sum(map(len, EVALUATED.values())) == 6 * 5 * 2 * (10 + 9)
+
+
+FACTORS = torch.cartesian_prod(torch.arange(4), torch.arange(5))
+EVALUATIONS = {
+    "anomaly": lambda call, model, x, g: call(model, x, 1 - x, background=model, generator=g),
+    "anomaly_scores": lambda call, model, x, g: call(model, x, background=model, generator=g),
+    "compare": lambda call, model, x, g: [
+        call(model, model, x, num_samples=draws, generator=g, progress=False) for draws in (None, 20)
+    ],
+    "disentanglement": lambda call, model, x, g: call(model, x, FACTORS, num_resamples=2),
+    "elbo": lambda call, model, x, g: call(model, x, generator=g),
+    "encode": lambda call, model, x, g: call(model, x, generator=g),
+    "features_of": lambda call, model, x, g: call(extractor(), x),
+    "fidelity": lambda call, model, x, g: call(extractor(), x, model.sample(20, generator=g)),
+    "latents": lambda call, model, x, g: call(model, x, generator=g),
+    "log_likelihood": lambda call, model, x, g: call(model, x, num_samples=20, generator=g, progress=False),
+    "per_image_terms": lambda call, model, x, g: call(model, [x[:5], x[5:]], vl.Elbo(), generator=g),
+    "reconstruction_quality": lambda call, model, x, g: call(model, x, generator=g),
+}
+OF_VALUES = {
+    "auroc": lambda call, x: call(x.mean((1, 2, 3)), x.amax((1, 2, 3))),
+    "beta_vae_score": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
+    "dci": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
+    "factor_vae_score": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
+    "fid": lambda call, x: call(codes(x), codes(1 - x)),
+    "kid": lambda call, x: call(codes(x), codes(1 - x)),
+    "mig": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
+    "modularity": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
+    "modularity_chance": lambda call, x: call(codes(x), FACTORS),
+    "precision_recall": lambda call, x: call(codes(x), codes(1 - x)),
+    "sap": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
+}
+
+
+def extractor():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).to(DEVICE)
+
+
+def codes(images):
+    return images.flatten(1)[:, :3]
+
+
+def check_evaluation(name, model, x):
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    result = EVALUATIONS[name](getattr(vl.evaluation, name), model.to(DEVICE), x, generator)
+    assert not any(isinstance(value, OnDevice) for value in _leaves([result])), "results are on the CPU"
+
+
+@pytest.mark.filterwarnings("ignore:`num_samples`")
+@pytest.mark.parametrize("place", [CPU, DEVICE], ids=["images on the CPU", "images on the device"])
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_evaluation_runs_on_the_models_device(device, name, place):
+    check_evaluation(name, vae_of(), images_for(vae_of(), 20).to(place))
+
+
+@pytest.mark.parametrize("name", OF_VALUES)
+def test_every_evaluation_takes_values_of_the_device(device, name):
+    result = OF_VALUES[name](getattr(vl.evaluation, name), images_for(vae_of(), 20).to(DEVICE))
+    assert not any(isinstance(value, OnDevice) for value in _leaves([result]))
+
+
+@pytest.mark.parametrize("name", ["encode", "disentanglement", "reconstruction_quality"])
+def test_every_evaluation_of_autoencoders_runs_on_their_device(device, name):
+    check_evaluation(name, autoencoder_of(), images_for(vae_of(), 20))
+
+
+EVALUATED = {
+    (prior, name): [
+        (latent, posterior, likelihood)
+        for latent, posterior, likelihood in itertools.product(LATENTS, (None, "flow"), OF_EACH_CLASS)
+        if posterior is None or name != "latents"
+    ]
+    for prior, name in itertools.product(PRIORS, EVALUATIONS)
+    if name not in ("features_of", "disentanglement")  # of the encoder alone, or of no model
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`num_samples`")
+@pytest.mark.parametrize(("prior", "name"), EVALUATED)
+def test_every_combination_is_evaluated_on_its_device(device, prior, name):
+    faults = {}
+    for latent, posterior, likelihood in EVALUATED[prior, name]:
+        try:
+            check_evaluation(name, vae_of(prior, likelihood, latent, posterior), images_for(vae_of(), 20))
+        except Exception as error:
+            faults[latent, posterior, likelihood] = repr(error)
+    assert not faults
+
+
+@pytest.mark.parametrize("place", [None, CPU, DEVICE])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_images_are_sampled_with_a_generator_of_either_device(device, prior, place):
+    model = vae_of(prior).to(DEVICE)
+    generator = None if place is None else torch.Generator(place).manual_seed(0)
+    assert model.sample(3, generator=generator).device == DEVICE
+    assert model.prior.sample(3, (2,), generator=generator, device=DEVICE).device == DEVICE
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_images_are_drawn_on_the_models_device(device, likelihood):
+    model, generator = vae_of(likelihood=likelihood).to(DEVICE), torch.Generator(DEVICE).manual_seed(0)
+    x = images_for(model).to(DEVICE)
+    out = model(x, generator=generator)
+    assert model.reconstruct(x).device == DEVICE
+    assert model.likelihood.sample(out.recon_params, generator=generator).device == DEVICE
+
+
+@pytest.mark.parametrize("prior", [name for name in PRIORS if name != "standard"])
+def test_a_prior_is_fitted_on_its_device(device, prior):
+    model = vae_of(prior).to(DEVICE)
+    x, z = images_for(model, 3).to(DEVICE), torch.randn(3, 2, device=DEVICE)
+    if hasattr(model.prior, "start_from"):
+        model.prior.start_from(x if prior == "vamp" else z)
+    device.waits.clear()
+    vl.fit_prior(model.prior, z, num_steps=2)
+    assert not [wait for wait in device.waits if "_to_copy" in wait]
+    if prior == "vamp":
+        model.prior.fix()
+    assert model.eval().prior.log_prob(z).device == DEVICE
+
+
+def test_tensors_of_the_device_are_drawn(device, tmp_path):
+    model = vae_of().to(DEVICE)
+    x = images_for(model).to(DEVICE)
+    vl.plots.save_pairs(x, model.reconstruct(x), tmp_path / "pairs.png")
+    vl.plots.save_grid(model.sample(4), tmp_path / "grid.png")
+    vl.plots.save_embedding(torch.randn(9, 3, device=DEVICE), torch.arange(9, device=DEVICE), tmp_path / "map.png")
+
+
+@pytest.mark.parametrize(
+    "prior", ["mixture", *(pytest.param(p, marks=pytest.mark.slow) for p in PRIORS if p != "mixture")]
+)
+def test_a_run_that_is_written_and_resumed_stays_on_its_device(device, tmp_path, prior):
+    model = vae_of(prior)
+    x = images_for(model, 8)
+    for epochs in (1, 2):
+        trainer = vl.Trainer(max_epochs=epochs, batch_size=4, output_dir=tmp_path, callbacks=[vl.EMA()])
+        history = trainer.fit(model, x, x, resume=epochs > 1, progress=False)
+    assert history[-1].step == 4
+    assert {tensor.device for tensor in model.state_dict().values()} == {DEVICE}
+
+
+class PriorOnTheHost(vl.StandardNormal):
+    def log_prob(self, z):
+        return super().log_prob(z * torch.ones(2))
+
+    def kl(self, mu, logvar, z=None):
+        return super().kl(mu, logvar) * torch.ones(2)
+
+
+class LikelihoodOnTheHost(vl.Bernoulli):
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.ones(8)  # no buffer, so it stays where it was made
+
+    def log_prob(self, x, recon_params):
+        return super().log_prob(x, recon_params * self.weights)
+
+
+class NoiseOfTheHost(vl.GaussianNoise):
+    def forward(self, x, *, generator=None):
+        return super().forward(x, generator=torch.Generator())
+
+
+def extra(term):
+    """An objective with one more term of each image, which is of no other effect."""
+    return vl.Elbo(extra=lambda x, images: 0 * images.flatten(1).sum(1) + 0 * term(x, images))
+
+
+MISPLACED = {
+    "a prior": (lambda: vae_of(PriorOnTheHost()), None, "mul.Tensor: tensors of"),
+    "a likelihood": (lambda: vae_of(likelihood=LikelihoodOnTheHost()), None, "mul.Tensor: tensors of"),
+    "a corruption's generator": (lambda: vae_of(corruption=NoiseOfTheHost()), None, "generator of the other device"),
+    "an objective": (vae_of, extra(lambda x, images: (x * torch.rand(8)).sum()), "mul.Tensor: tensors of"),
+    "indices": (vae_of, extra(lambda x, images: x.gather(3, torch.zeros(4, 1, 8, 8).long()).sum()), "gather.default"),
+    "indexed": (vae_of, extra(lambda x, images: torch.rand(9)[x.argmax(3)].sum()), "index.Tensor: tensors of"),
+    "a part of a stack": (vae_of, extra(lambda x, images: torch.stack([x.sum(), torch.ones(())])[0]), "stack|cat"),
+    "the result": (vae_of, extra(lambda x, images: torch.zeros(()).add_(x.sum())), "add_.Tensor: tensors of"),
+}
+
+
+@pytest.mark.parametrize("fault", MISPLACED)
+def test_a_tensor_of_the_cpu_in_the_wrong_place_raises(device, fault):
+    model, objective, match = MISPLACED[fault]
+    with pytest.raises(RuntimeError, match=match):
+        waits_of_a_step(device, model(), objective)
+
+
+WAITS = {
+    "item": (lambda x, images: x.sum().item(), "_local_scalar_dense"),
+    "float": (lambda x, images: float(x.sum()), "_local_scalar_dense"),
+    "bool": (lambda x, images: 1 if x.sum() > 0 else 0, "_local_scalar_dense"),
+    "tolist": (lambda x, images: x.sum().tolist(), "_to_copy"),
+    "cpu": (lambda x, images: x.sum().cpu(), "_to_copy"),
+    "numpy": (lambda x, images: x.sum().cpu().numpy().item(), "_to_copy"),
+    "a mask as an index": (lambda x, images: x[x > 0.5].sum(), "index.Tensor"),
+    "masked_select": (lambda x, images: x.masked_select(x > 0.5).sum(), "masked_select"),
+    "nonzero": (lambda x, images: x.nonzero().sum(), "nonzero"),
+    "unique": (lambda x, images: x.unique().sum(), "unique"),
+    "equal": (lambda x, images: torch.equal(x, images), "equal"),
+    "a tensor that is made": (lambda x, images: torch.tensor(1.0, device=x.device), "_to_copy"),
+    "a tensor that is moved": (lambda x, images: torch.rand(()).to(x.device), "_to_copy"),
+    "indices of the CPU": (lambda x, images: x[torch.arange(2)].sum(), "index.Tensor"),
+}
+
+
+@pytest.mark.parametrize("fault", WAITS)
+def test_what_waits_for_the_device_in_a_step_is_found(device, fault):
+    term, operation = WAITS[fault]
+    (wait,) = waits_of_a_step(device, vae_of(), extra(term))
+    assert operation in wait and "test_devices" not in wait
+
+
+def test_what_does_not_wait_is_not_found(device):
+    """A number in the CPU's memory, one that is filled in on the device, a copy that is not waited for."""
+
+    def term(x, images):
+        moved = torch.rand(4).to(x.device, non_blocking=True)
+        return moved * torch.tensor(2.0) + x.new_full((), 3.0) + x.masked_fill(x > 0.5, 0.0).mean()
+
+    assert waits_of_a_step(device, vae_of(), extra(term)) == []
