@@ -224,7 +224,11 @@ def test_demo(tmp_path, capsys):
         (["train", "--beta", "-1"], 2, "--beta"),
         (["train", "--preset", "article", "--latent-dim", "5"], 1, "are fixed by `--preset article`"),
         (["train", "--epochs", "many"], 2, "--epochs"),
-        (["train", "--resume", "--out", "new"], 1, "`--resume` needs a run in --out, and new holds none"),
+        (
+            ["train", "--resume", "--out", "new"],
+            1,
+            "`--resume` needs a run in --out, and new holds none. With --data it starts",
+        ),
         (["train", "--tracker", "paper"], 1, "got 'paper'"),
         (["evaluate", "nowhere"], 1, "must hold config.json and model.safetensors"),
         (["evaluate"], 2, "Missing argument"),
@@ -242,11 +246,13 @@ def test_errors_have_one_line_and_an_exit_code(arguments, code, message, tmp_pat
 
 
 def test_resume_keeps_the_options_of_the_run(run, tmp_path, capsys):
-    """Three epochs at once, and two that are prolonged by one; the schedule of the learning rate is constant."""
+    """Three epochs at once, and two, begun by --resume with --data, that are prolonged by one; a constant schedule."""
     data = json.loads((run / "run.json").read_text())["data"]
     options = ["--data", data, *SHORT, "--lr-schedule", "constant", "--binarize", "dynamic", "--ema", "0.8"]
-    assert main(["train", *options, "--out", str(tmp_path / "a")]) == 0
+    assert main(["train", *options, "--out", str(tmp_path / "a"), "--resume"]) == 0
+    assert "holds no run: it starts" in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path / "a"), "--resume", "--epochs", "3"]) == 0
+    assert "it starts" not in capsys.readouterr().err
     assert main(["train", *options, "--epochs", "3", "--out", str(tmp_path / "b")]) == 0
     capsys.readouterr()
     first, second = (vl.load(tmp_path / name / "last").state_dict() for name in "ab")

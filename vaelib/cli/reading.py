@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-__all__ = ["ChannelsLast", "Frames", "ImagesKey", "ValueRange", "reading_of_run", "reading_options"]
+__all__ = ["ChannelsLast", "Frames", "ImagesKey", "ValueRange", "images_of", "reading_of_run", "reading_options"]
 
 _NAMES = ("value_range", "channels_last", "frames", "images_key")
 
@@ -66,3 +66,18 @@ def reading_of_run(record: Mapping[str, Any], data: str | None) -> dict[str, Any
     """How a run has read its data, if ``data`` are those."""
     is_same = data is None or data == record.get("data") or os.path.abspath(data) == record.get("data")
     return reading_options(record) if is_same else {}
+
+
+def images_of(options: dict[str, Any], split: str) -> Any:
+    """One split of the data that the options of ``train`` name, in memory or as a stream."""
+    from vaelib.data import load, stream
+
+    chosen = {name: options[name] for name in ("image_size", "binarize")} | {
+        "flip": options["flip"] and split == "train"
+    }
+    chosen |= reading_options(options)
+    if options["stream"]:
+        if {"channels_last", "images_key"} & set(chosen):
+            raise ValueError("`--channels-last` and `--images-key` are for arrays, which `--stream` does not read.")
+        return stream(options["data"], split, **chosen)
+    return load(options["data"], split, download=options["download"], **chosen)

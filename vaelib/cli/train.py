@@ -26,7 +26,7 @@ from vaelib.cli.common import (
     read_record,
     write_record,
 )
-from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
+from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, images_of
 
 __all__ = ["train"]
 
@@ -137,7 +137,12 @@ def train(
         typer.Option(help="tensorboard, wandb, ...: a tracker by accelerate's name; repeatable.", show_default=False),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the run in --out with its options, but for those that are given.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Resume the run in --out with its options, but for those that are given. With --data it starts the run"
+            " where there is none, so the same command serves both.",
+        ),
     ] = False,
     download: Download = False,
     json_output: Json = False,
@@ -150,10 +155,12 @@ def train(
     options = dict(context.params)
     out = out or Path("runs") / Path(data).stem
     record = read_record(out)
-    if resume:
-        if not record:
-            raise FileNotFoundError(f"`--resume` needs a run in --out, and {out} holds none.")
-        given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    given = {name for name in options if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    if resume and not record and "data" not in given:
+        raise FileNotFoundError(
+            f"`--resume` needs a run in --out, and {out} holds none. With --data it starts the run if there is none."
+        )
+    if resume and record:
         kept = {name: value for name, value in record.items() if name in options and name not in given}
         check_record(train, out, kept)
         options |= kept
@@ -163,10 +170,10 @@ def train(
             raise ValueError("`--likelihood` and `--latent-dim` are fixed by `--preset article`; give neither.")
         options["image_size"] = (32, 32) if image_size is None else image_size
     options["out"] = out
-    _train(options, json_output=json_output)
+    _train(options, begins=not (resume and record), json_output=json_output)
 
 
-def _train(options: dict[str, Any], *, json_output: bool) -> None:
+def _train(options: dict[str, Any], *, begins: bool, json_output: bool) -> None:
     import torch
 
     from vaelib.evaluation.values import ImageValues
@@ -178,9 +185,11 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
     main, out = is_main_process(), options["out"]
     if main and not options["resume"] and (out / RECORD_NAME).exists() and (out / "history.csv").exists():
         raise FileExistsError(f"`--out` must not hold a run already, got {out}; give another, or --resume it.")
-    if main and not options["resume"]:
+    if main and begins:
         check_claimed("--out", out, (RECORD_NAME, *OUTPUTS))
     train_images, val_images = _train_and_val(options)
+    if main and begins and options["resume"]:
+        typer.echo(f"{out} holds no run: it starts.", err=True)
     if main and not json_output:
         typer.echo(f"Validation on {len(val_images):,} images: {_VALIDATION[options['validation']]}.", err=True)
     torch.manual_seed(options["seed"])
@@ -188,11 +197,12 @@ def _train(options: dict[str, Any], *, json_output: bool) -> None:
         options["preset"], options["likelihood"] or "bernoulli", options["latent_dim"], train_images.image_shape
     )
     trainer = _make_trainer(options)
-    writable_directory("--out", out)
+    if main:
+        writable_directory("--out", out)
     record = _record(options, train_images.image_shape)
     try:
         with locked(out) if main else nullcontext():  # before anything of a run that is under way is changed
-            if main and not options["resume"]:
+            if main and begins:
                 claim(out, (RECORD_NAME, *OUTPUTS))
                 write_record(out, record)
             history = trainer.fit(
@@ -236,24 +246,10 @@ def _train_and_val(options: dict[str, Any]) -> tuple[Any, Any]:
 
     found = splits(options["data"], images_key=options["images_key"])
     options.setdefault("validation", "val" if "val" in found else "held out")
-    train = _images(options, "train")
+    train = images_of(options, "train")
     if options["validation"] == "held out":
         return hold_out(train)
-    return train, _images(options, options["validation"])
-
-
-def _images(options: dict[str, Any], split: str) -> Any:
-    from vaelib.data import load, stream
-
-    chosen = {name: options[name] for name in ("image_size", "binarize")} | {
-        "flip": options["flip"] and split == "train"
-    }
-    chosen |= reading_options(options)
-    if options["stream"]:
-        if {"channels_last", "images_key"} & set(chosen):
-            raise ValueError("`--channels-last` and `--images-key` are for arrays, which `--stream` does not read.")
-        return stream(options["data"], split, **chosen)
-    return load(options["data"], split, download=options["download"], **chosen)
+    return train, images_of(options, options["validation"])
 
 
 def _make_trainer(options: dict[str, Any]) -> Any:

@@ -15,7 +15,14 @@ from vaelib._checks import ModelFileError, check_int
 from vaelib._files import Listed, committed, files_replaced
 from vaelib._weights import is_sealed, read_object, read_tensors, sealed, write_tensors
 
-__all__ = ["Checkpoints", "checkpoints_in", "newest_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoints",
+    "checkpoint_path",
+    "checkpoints_in",
+    "newest_checkpoint",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 FOLDER = "checkpoints"
 FORMAT = "vaelib-checkpoint-2"
@@ -51,9 +58,9 @@ class Checkpoints:
 
     def write(self, output_dir: Path, step: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint of ``step``, then remove the oldest."""
-        folder = output_dir / FOLDER
+        path = checkpoint_path(output_dir, step)
+        folder = path.parent
         folder.mkdir(exist_ok=True)
-        path = folder / f"step_{step:010d}"
         for leftover in folder.glob(".step_*"):  # of a run of version 0.1 that was killed while it wrote
             shutil.rmtree(leftover)
         write_checkpoint(path, state)
@@ -61,6 +68,11 @@ class Checkpoints:
         for old in written[: -self.keep_last]:
             _remove(old)
         return path
+
+
+def checkpoint_path(output_dir: Path, step: int) -> Path:
+    """Where the checkpoint of ``step`` is, or would be."""
+    return output_dir / FOLDER / f"step_{step:010d}"
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:

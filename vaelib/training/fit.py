@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from vaelib.training.batches import Indexed, IndexedBatches, LoaderBatches, Shar
 from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.fingerprint import fingerprint, fingerprint_of_loader
 from vaelib.training.hardware import compiled, compiles, make_accelerator, tuned
+from vaelib.training.heartbeat import watched
 from vaelib.training.history import EpochRecord, Means, write_csv
 from vaelib.training.interruption import Interruption, TrainingInterrupted, agreed_stop
 from vaelib.training.lock import locked
@@ -63,16 +65,17 @@ class Fit:
         self.output_dir: Path | None = None
         if trainer.output_dir is not None:
             describe(model)
-            self.output_dir = writable_directory("output_dir", trainer.output_dir)
+            self.output_dir = Path(trainer.output_dir)
+            if self.accelerator.is_main_process:  # of several machines, the others' disks are left alone
+                writable_directory("output_dir", self.output_dir)
         self.marks = {} if self.output_dir is None else {name: _marks(name, data) for name, data in sources.items()}
         self.callbacks = _callbacks(trainer)
         self.checkpoints = next((part for part in self.callbacks if isinstance(part, Checkpoints)), None)
 
     def run(self, resume: bool, progress: bool) -> list[EpochRecord]:
         """Train from the start or from a checkpoint to the end."""
-        if self.output_dir is None or not self.accelerator.is_main_process:
-            return self._run(resume, progress)
-        with locked(self.output_dir):
+        written = self.output_dir if self.accelerator.is_main_process else None
+        with watched(), nullcontext() if written is None else locked(written):
             return self._run(resume, progress)
 
     def _run(self, resume: bool, progress: bool) -> list[EpochRecord]:
@@ -117,7 +120,7 @@ class Fit:
             self._tell("on_step", run)
             if self.checkpoints is not None and self.checkpoints.due(run):
                 run.checkpoint()
-            self._stop_if_interrupted(run, interruption, may_wait=reading)
+            self._stop_if_interrupted(run, interruption, must_ask=run.epoch_is_over)
         run.history.append(_record(self, run, started))
         run.means, run.seconds = Means(), 0.0
         report.epoch(run.history[-1])
@@ -126,15 +129,15 @@ class Fit:
         if run.output_dir is not None:
             _write_models(run, run.output_dir)
         run.checkpoint()
-        self._stop_if_interrupted(run, interruption, may_wait=True)  # a signal may have come in validation
+        self._stop_if_interrupted(run, interruption, must_ask=True)  # a signal may have come in validation
 
     def _tell(self, event: str, run: Run) -> None:
         for callback in self.callbacks:
             if hasattr(callback, event):
                 getattr(callback, event)(run)
 
-    def _stop_if_interrupted(self, run: Run, interruption: Interruption, may_wait: bool) -> None:
-        signal_number = interruption.agreed(self.accelerator, may_wait)
+    def _stop_if_interrupted(self, run: Run, interruption: Interruption, must_ask: bool) -> None:
+        signal_number = interruption.agreed(self.accelerator, run.step, must_ask)
         if signal_number:
             if run.position > 0:  # the end of an epoch has its own
                 run.checkpoint()

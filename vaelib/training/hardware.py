@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vaelib.training.convolutions import fast_convolutions
 from vaelib.training.flat import unflattened
+from vaelib.training.heartbeat import heartbeat
 
 __all__ = ["PRECISIONS", "Graphed", "compiled", "compiles", "is_main_process", "make_accelerator", "tuned"]
 
@@ -33,20 +34,25 @@ def make_accelerator(precision: str | None) -> Accelerator:
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=mixed, cpu=_on_cpu())
     if accelerator.num_processes > 1:
-        _leave_at_exit()
+        _joined()
     return accelerator
 
 
 @functools.cache
-def _leave_at_exit() -> None:
-    """Without it, threads of gloo are cut off when the interpreter ends, which may abort the process."""
+def _joined() -> None:
+    """Show the other processes from now on that this one is alive, and leave them in order when it ends."""
+    # Without it, threads of gloo are cut off when the interpreter ends, which may abort the process.
     atexit.register(torch.distributed.destroy_process_group)
     atexit.register(gc.collect)  # runs first: a model in a cycle would keep the group, and so its threads, alive
+    heartbeat()
 
 
 def is_main_process() -> bool:
     """Whether this is the process that writes and talks; joins the others if there are any."""
-    return PartialState(cpu=_on_cpu()).is_main_process
+    state = PartialState(cpu=_on_cpu())
+    if state.num_processes > 1:
+        _joined()
+    return state.is_main_process
 
 
 def _on_cpu() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from accelerate import Accelerator
 
 __all__ = ["Interruption", "TrainingInterrupted", "agreed_stop"]
+
+_MOST_STEPS, _MOST_SECONDS = 50, 5.0  # between questions to the other processes, each of which waits for the device
 
 
 class TrainingInterrupted(SystemExit):
@@ -33,6 +36,8 @@ class Interruption:
 
     def __init__(self, enabled: bool) -> None:
         self.signal = 0
+        self._asked: tuple[int, float] | None = None  # at which step and time the processes asked each other last
+        self._ask_at = 0
         self._enabled = enabled and threading.current_thread() is threading.main_thread()
         self._before: dict[int, Any] = {}
 
@@ -46,14 +51,24 @@ class Interruption:
     ) -> None:
         self._restore()
 
-    def agreed(self, accelerator: Accelerator, may_wait: bool) -> int:
-        """The signal that any process has had, 0 if none; of several processes only where they ``may_wait``."""
+    def agreed(self, accelerator: Accelerator, step: int, must_ask: bool) -> int:
+        """The signal that any process has had before ``step``, 0 if none.
+
+        Several processes ask each other at the first step, where they ``must_ask``, and after at most 50 steps or as
+        many as the slowest of them takes 5 seconds for: torchrun kills 30 seconds after SIGTERM.
+        """
         if accelerator.num_processes == 1:
             return self.signal
-        if not may_wait:
+        if step < self._ask_at and not must_ask:
             return 0
-        signals = accelerator.gather(torch.tensor([self.signal], device=accelerator.device))
-        return int(signals.max())
+        now = time.monotonic()
+        before, then = self._asked or (step, now - _MOST_SECONDS)
+        seconds = (now - then) / max(step - before, 1)
+        mine = torch.tensor([[float(self.signal), seconds]], device=accelerator.device)
+        signal_number, slowest = accelerator.gather(mine).amax(0).tolist()
+        self._asked = step, now
+        self._ask_at = step + max(1, min(_MOST_STEPS, int(_MOST_SECONDS / max(slowest, 1e-6))))
+        return int(signal_number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number

@@ -7,12 +7,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 
-from vaelib._checks import shown
+from vaelib._checks import ModelFileError, shown
 from vaelib._files import check_claimed, claim
 from vaelib.serialization import describe
-from vaelib.training.checkpoints import checkpoints_in, newest_checkpoint
+from vaelib.training.checkpoints import checkpoint_path, checkpoints_in, newest_checkpoint, read_checkpoint
 from vaelib.training.fingerprint import FIRST_BATCH, differences
 from vaelib.training.run import Run, scheduled
 
@@ -35,17 +37,39 @@ def checkpoint_to_resume(
         if resume:
             raise ValueError("`resume` needs the `output_dir` of the run to go on with, got None.")
         return None
-    if checkpoints_in(output_dir) and not resume:
+    if accelerator.is_main_process and checkpoints_in(output_dir) and not resume:
         raise FileExistsError(
             f"`output_dir` {output_dir} has the checkpoints of a run: go on with resume=True"
             " (vaelib train --resume), or give another directory."
         )
-    found = newest_checkpoint(output_dir)
-    if found is None:
-        check_claimed("output_dir", output_dir, OUTPUTS)
-    accelerator.wait_for_everyone()  # none may write before all have looked
+    found = newest_checkpoint(output_dir) if accelerator.is_main_process else None
     if accelerator.is_main_process:
+        if found is None:
+            check_claimed("output_dir", output_dir, OUTPUTS)
         claim(output_dir, OUTPUTS)
+    return found if accelerator.num_processes == 1 else _of_the_first_process(found, output_dir, accelerator)
+
+
+def _of_the_first_process(
+    found: tuple[Path, dict[str, Any]] | None, output_dir: Path, accelerator: Accelerator
+) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that the first process has found, which each reads itself; ``ValueError`` if one cannot."""
+    step = broadcast(torch.tensor([-1 if found is None else found[1]["step"]], device=accelerator.device))
+    if int(step) < 0:
+        return None
+    path, problem = checkpoint_path(output_dir, int(step)), ""
+    if found is None:
+        try:
+            found = path, read_checkpoint(path)
+        except ModelFileError as error:
+            problem = f": {error}"
+    can_read = accelerator.gather(torch.tensor([found is not None], device=accelerator.device)).tolist()
+    if not all(can_read):
+        others = ", ".join(str(number) for number, ok in enumerate(can_read) if not ok)
+        raise ValueError(
+            f"`output_dir` must be on a file system that all processes share: process {others} cannot read {path}, from"
+            f" which process 0 resumes{problem}"
+        )
     return found
 
 

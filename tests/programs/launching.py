@@ -1,0 +1,98 @@
+"""Starts tests/programs/train.py in several processes: without a launcher, or under two agents of torchrun."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = Path(__file__).with_name("train.py")
+SETTINGS = {"posterior_mean": True, "norm": "group", "images": 101, "max_epochs": 3, "batch_size": 16}
+TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run"]
+PATIENCE = 120  # seconds until a test gives up
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment_of(**more):
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | more
+
+
+def program(settings):
+    return [str(PROGRAM), json.dumps(SETTINGS | settings)]
+
+
+def begin(command, **options):
+    """A process whose children, once orphans, can be ended with it."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **options)
+
+
+def start(processes, settings, environment=None):
+    """Without a launcher."""
+    started, port = [], str(free_port())
+    for rank in range(processes):
+        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        own = environment_of(**(ranks | address if processes > 1 else {}), **(environment or {}))
+        started.append(begin([sys.executable, "-W", "ignore", *program(settings)], env=own))
+    return started
+
+
+def start_nodes(command, environment=None, nodes=2, folders=None, arguments=()):
+    """Two agents that meet over c10d, one process each; ``folders`` are their working directories."""
+    port, started = free_port(), []
+    for number in range(nodes):
+        meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
+        meeting += ["--rdzv-endpoint", f"127.0.0.1:{port}", *arguments]
+        own = environment_of(ALL_RANKS="1", **(environment or {}))
+        folder = None if folders is None else folders[number]
+        started.append(begin([*TORCHRUN, *meeting, *command], env=own, cwd=folder))
+    return started
+
+
+def end(started):
+    """Kill what is left of processes and their children, stopped ones too."""
+    for process in started:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    for process in started:
+        process.communicate()
+
+
+def outputs_of(started):
+    """Standard output and error of each, once all have ended."""
+    try:
+        return [process.communicate(timeout=PATIENCE) for process in started]
+    finally:
+        end(started)
+
+
+def reports_of(outputs):
+    """What the ranks reported, in their order."""
+    lines = [line for out, _ in outputs for line in out.splitlines() if line.startswith("{")]
+    return sorted((json.loads(line) for line in lines), key=lambda report: int(report["rank"]))
+
+
+def finish(started):
+    """The reports of processes that must all succeed."""
+    outputs = outputs_of(started)
+    errors = "\n".join(errors[-3000:] for _, errors in outputs)
+    assert [process.returncode for process in started] == [0] * len(started), errors
+    return reports_of(outputs)
+
+
+def run(processes, environment=None, **settings):
+    return finish(start(processes, settings, environment))
+
+
+def run_nodes(environment=None, folders=None, arguments=(), **settings):
+    return finish(start_nodes(program(settings), environment, folders=folders, arguments=arguments))
