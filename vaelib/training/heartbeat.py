@@ -117,9 +117,8 @@ def heartbeat() -> Heartbeat | None:
         _logger.warning("There is no MASTER_ADDR: a lost machine is noticed only after torch's timeout of collectives.")
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = torch.distributed.TCPStore(
-        host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=SILENCE)
-    )
+    tcp_store: Any = getattr(torch.distributed, "TCPStore")  # noqa: B009  # which mypy does not find there
+    store = tcp_store(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=SILENCE))
     group = broadcast(torch.tensor([uuid.uuid4().int >> 65], device=state.device))
     beating = Heartbeat(store, state.process_index, state.num_processes, int(group))
     atexit.register(beating.leave)
