@@ -1,0 +1,128 @@
+"""A training loop as a process, seen from outside: what it is asked, and its answers."""
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import vaelib as vl
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+LOOPS = Path(__file__).parent / "loops.py"
+SIZE = (32, 32)
+
+
+class Job(NamedTuple):
+    """What a loop is asked to do; `directory` holds the files of `write_files`."""
+
+    loop: str
+    directory: str
+    network: str = "article"
+    batch_size: int = 64
+    images: int = 6400
+    """Training images of a round."""
+    device: str = "cpu"
+    threads: int = 1
+
+
+class LoopError(RuntimeError):
+    """A loop's process ended; the message is the last line of its log."""
+
+
+class Loop:
+    """A training loop, seen from outside; use it in a `with`."""
+
+    def __init__(self, job):
+        self.job, self.rounds = job, []
+        self._errors = Path(job.directory, f"{job.loop}.log").open("w+")
+        command = [sys.executable, "-W", "ignore", str(LOOPS), json.dumps(job._asdict())]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # in the middle of a round whose end nobody waits for
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def ask(self):
+        """Begin a round of training."""
+        with contextlib.suppress(BrokenPipeError):  # `read` raises the reason
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+
+    def read(self, seconds=math.inf):
+        """Wait for the end of a round: seconds, held-out loss, peak GPU memory; at first for the loss before any."""
+        timer = threading.Timer(min(max(seconds, 0.0), threading.TIMEOUT_MAX), self._process.kill)
+        timer.start()
+        line = self._process.stdout.readline()
+        over = not timer.is_alive()
+        timer.cancel()
+        if not line:
+            self._errors.seek(0)
+            said = self._errors.read().strip() or "it ended without a message"
+            raise LoopError("no time was left" if over else said.splitlines()[-1])
+        self.rounds.append(json.loads(line))
+
+    def __call__(self):
+        self.ask()
+        self.read()
+
+
+def write_files(directory, images, network):
+    """What all loops read: 8-bit images (N, 1, 28, 28), of which the first are held out, and the first weights."""
+    torch.manual_seed(0)
+    torch.save(images, Path(directory, "images.pt"))
+    torch.save(plain_network(network).state_dict(), Path(directory, "weights.pt"))
+
+
+def plain_network(name):
+    """The network as the tutorial's loop trains it: called with images, it gives images, mu and logvar."""
+    sys.path.insert(0, str(EXAMPLES))
+    from standalone_article import ArticleVAE
+
+    return {"article": ArticleVAE, "default": Plain}[name]()
+
+
+class Plain(nn.Module):
+    """The default network, with the interface of the tutorial's."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = vl_model("default")
+
+    def forward(self, x):
+        mu, logvar = self.model.encode(x)
+        z = mu + torch.randn_like(mu) * torch.exp(logvar / 2)
+        return torch.sigmoid(self.model.decode(z)), mu, logvar
+
+
+def training_flops(network):
+    """Floating-point operations of a training image, forward and backward, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = vl_model(network)
+    with FlopCounterMode(display=False) as counter:
+        vl.Elbo()(model, torch.rand(64, *model.image_shape)).loss.backward()
+    return counter.get_total_flops() / 64
+
+
+def vl_model(network):
+    """The network as vaelib's model, untrained."""
+    return vl.presets.article_vae() if network == "article" else vl.conv_vae((1, *SIZE))
