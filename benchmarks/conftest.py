@@ -13,16 +13,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from networks import NETWORKS, used
 
 import vaelib as vl
 from vaelib.benchmark.matrix import Matrix
 
-NETWORKS = {
-    "article": vl.presets.article_vae,
-    "default": lambda: vl.conv_vae((1, 32, 32)),
-    "residual 64": lambda: vl.conv_vae((3, 64, 64), 64, residual_blocks=1),
-    "map 256": lambda: vl.conv_vae((3, 256, 256), latent_shape=(4, 32, 32), hidden_channels=(16, 32, 64)),
-}
 ONCE = {"seconds": 0.0, "rounds": 1, "least_calls": 2}
 """How much a smoke test measures."""
 SKIPPED = pytest.StashKey()
@@ -110,14 +105,6 @@ def matrix_of():
             return running[key]
 
         yield find
-
-
-def used(model):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for _ in range(5):
-            model.train()(torch.rand(8, *model.image_shape))
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ class Records:
 
     def __init__(self, path, device, keys, **more):
         self._path, self._keys = Path(path), keys
-        here = environment(device) | more | {"command": shlex.join(["python", *sys.argv])}
+        here = environment(device) | more | {"command": command()}
         self._content = {"environment": here, "rows": [], "skipped": {}}
         if self._path.exists():
             self._continue(here)
@@ -69,12 +70,41 @@ class Records:
         write_whole(self._path, self._content)
 
 
+def command():
+    """What was called, without the folders of the machine that it ran on."""
+    program, *words = sys.argv
+    return shlex.join(
+        ["python", f"benchmarks/{Path(program).name}", *(Path(word).name if "/" in word else word for word in words)]
+    )
+
+
+MARGIN = 10
+"""Seconds that a program takes to start, and its processes to end."""
+
+
+class TimeUp(BaseException):
+    """The time that was given is over; no `except Exception` may take it for a failure of what it interrupts."""
+
+
 class Deadline:
-    """The moment at which a program must have ended."""
+    """Interrupts what runs inside the `with` shortly before so many seconds are over; the program goes on after it."""
 
     def __init__(self, seconds):
-        self._end = time.monotonic() + seconds
+        self._end = time.monotonic() + seconds - MARGIN
 
     def left(self):
         """Seconds until then."""
         return self._end - time.monotonic()
+
+    def __enter__(self):
+        signal.signal(signal.SIGALRM, _raise_time_up)
+        signal.setitimer(signal.ITIMER_REAL, max(self.left(), 0.01))
+        return self
+
+    def __exit__(self, kind, *_):
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        return kind is TimeUp
+
+
+def _raise_time_up(*_):
+    raise TimeUp

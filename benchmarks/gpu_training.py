@@ -1,6 +1,6 @@
 """Training measured: `vl.Trainer` beside the tutorial's loop and a hand-written one, in turn, from the same weights.
 
-    python benchmarks/gpu_training.py --out training.json --device cuda --seconds 170 --mnist mnist.npz
+    python benchmarks/gpu_training.py --out training.json --device cuda --seconds 170 --mnist mnist
 
 Every loop runs in a process of its own and first shows that its loss on the same weights and images is the tutorial's.
 Then come rounds in which each loop has its turn; a row is written again after each of them, with medians so far. A
@@ -32,8 +32,6 @@ NAMES = {"article": "tutorial", "vaelib": "vl.Trainer compiled", "handwritten": 
 LOSS_TOLERANCE = 1e-5
 """How far losses on the same weights may be apart, of their size."""
 EPOCH = 60_000
-STOPPING = 8
-"""Seconds in which processes end, kept from the time that is given."""
 HELD_OUT = 1024
 PRODUCTS = {"vaelib bf16": " bf16"}
 
@@ -43,10 +41,10 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="the JSON to write")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=170.0, help="ends by itself before")
-    parser.add_argument("--mnist", type=Path, help="images that vl.data.load reads; drawn shapes if not given")
+    parser.add_argument("--mnist", help="28x28 images by a name or path of vl.data.load; drawn shapes if not given")
     parser.add_argument("--quick", action="store_true", help="few images and rounds: to see that it runs")
     arguments = parser.parse_args()
-    deadline = Deadline(arguments.seconds - STOPPING)
+    deadline = Deadline(arguments.seconds)
     images, data = read_images(arguments)
     records = Records(
         arguments.out,
@@ -58,7 +56,17 @@ def main():
         tf32="torch's settings: in convolutions, not in products",
         products=rates(torch.get_num_threads()),
     )
-    measure_all(records, images, arguments, deadline)
+    with deadline:
+        measure_all(records, images, arguments, deadline)
+    rounds = rounds_of(arguments)
+    for network, batch in CONFIGURATIONS:
+        missing = [NAMES[loop] for loop in LOOPS if not is_done(records, network, batch, loop, rounds)]
+        if missing:
+            records.skip(f"{network}, batch {batch}: {', '.join(missing)}", "no time was left")
+
+
+def rounds_of(arguments):
+    return 2 if arguments.quick else 5
 
 
 def read_images(arguments):
@@ -69,29 +77,27 @@ def read_images(arguments):
     if arguments.mnist is None:
         return vl.data.shapes(wanted, image_size=28).images, "shapes, since --mnist was not given"
     images = vl.data.load(arguments.mnist).images
-    return images[:wanted], f"{arguments.mnist.name}, {min(wanted, len(images)):,} images"
+    return images[:wanted], f"{Path(arguments.mnist).name}, {min(wanted, len(images)):,} images"
 
 
 def measure_all(records, images, arguments, deadline):
-    rounds = 2 if arguments.quick else 5
+    rounds = rounds_of(arguments)
     first_row_after = 0.0
     for network, batch in CONFIGURATIONS:
-        if all(is_done(records.find(network=network, batch=batch, loop=NAMES[loop]), rounds) for loop in LOOPS):
-            continue
-        if deadline.left() < first_row_after:
-            records.skip(f"{network}, batch {batch}", "no time was left")
+        if all(is_done(records, network, batch, loop, rounds) for loop in LOOPS) or deadline.left() < first_row_after:
             continue
         print(f"{network}, batch {batch}", flush=True)
         with tempfile.TemporaryDirectory() as directory:
             write_files(directory, images, network)
             jobs = [job_of(loop, directory, network, batch, len(images) - HELD_OUT, arguments) for loop in LOOPS]
-            configuration = Configuration(jobs, records, deadline)
+            configuration = Configuration(jobs, records)
             configuration.measure(rounds)
         first_row_after = max(first_row_after, configuration.first_row_after)
 
 
-def is_done(row, rounds):
-    return row is not None and ("error" in row or row["rounds"] >= rounds)
+def is_done(records, network, batch, loop, rounds):
+    row = records.find(network=network, batch=batch, loop=NAMES[loop])
+    return row is not None and ("failed" in row or row["rounds"] >= rounds)
 
 
 def job_of(loop, directory, network, batch, images, arguments):
@@ -104,8 +110,8 @@ def job_of(loop, directory, network, batch, images, arguments):
 class Configuration:
     """A network at a batch size: its loops, opened side by side, then measured in turn."""
 
-    def __init__(self, jobs, records, deadline):
-        self._jobs, self._records, self._deadline = jobs, records, deadline
+    def __init__(self, jobs, records):
+        self._jobs, self._records = jobs, records
         self._loops = {}
         self._flops = training_flops(jobs[0].network)
         self.first_row_after = 0.0
@@ -130,21 +136,16 @@ class Configuration:
                 self.first_row_after = self.first_row_after or time.monotonic() - started
 
     def _read(self, names=None):
-        """Wait for loops; one that failed has its row with the error and is out, the others go on."""
+        """Wait for loops; one that failed has its row with the error and is closed, the others continue."""
         for name in names or list(self._loops):
             try:
-                self._loops[name].read(self._deadline.left())
+                self._loops[name].read()
             except LoopError as error:
                 self._fail(name, str(error))
 
     def _fail(self, name, error):
         loop = self._loops.pop(name)
-        if len(loop.rounds) > 2:  # rows of earlier rounds stay
-            self._records.skip(f"{loop.job.network}, batch {loop.job.batch_size}, {NAMES[name]}: more rounds", error)
-        elif error == "no time was left":
-            self._records.skip(f"{loop.job.network}, batch {loop.job.batch_size}, {NAMES[name]}", error)
-        else:
-            self._records.put(self._facts(loop) | {"error": error})
+        self._records.put(self._facts(loop) | {"failed": error})
 
     def _check_losses(self):
         """All compute the same loss on the same weights, or are no rows."""
@@ -183,7 +184,9 @@ class Configuration:
         """How many times as fast as the tutorial's loop, the median over rounds; None without that loop."""
         pairs = list(zip(self._tutorial.rounds[2:], loop.rounds[2:], strict=False))
         images = loop.job.images / self._tutorial.job.images
-        return statistics.median(theirs["seconds"] * images / ours["seconds"] for theirs, ours in pairs) if pairs else None
+        return (
+            statistics.median(theirs["seconds"] * images / ours["seconds"] for theirs, ours in pairs) if pairs else None
+        )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 import contextlib
 import json
-import math
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +39,7 @@ class Loop:
 
     def __init__(self, job):
         self.job, self.rounds = job, []
-        self._errors = Path(job.directory, f"{job.loop}.log").open("w+")
+        self._errors = Path(job.directory, f"{job.loop}.log").open("w+")  # noqa: SIM115  # closed by `__exit__`
         command = [sys.executable, "-W", "ignore", str(LOOPS), json.dumps(job._asdict())]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
@@ -50,14 +48,12 @@ class Loop:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:  # in the middle of a round whose end nobody waits for
+        if kind is not None:  # nobody waits for the end of its round
             self._process.kill()
-            self._process.wait()
+        self._process.wait()
         self._process.stdout.close()
         self._errors.close()
 
@@ -67,17 +63,13 @@ class Loop:
             self._process.stdin.write("\n")
             self._process.stdin.flush()
 
-    def read(self, seconds=math.inf):
+    def read(self):
         """Wait for the end of a round: seconds, held-out loss, peak GPU memory; at first for the loss before any."""
-        timer = threading.Timer(min(max(seconds, 0.0), threading.TIMEOUT_MAX), self._process.kill)
-        timer.start()
         line = self._process.stdout.readline()
-        over = not timer.is_alive()
-        timer.cancel()
         if not line:
             self._errors.seek(0)
             said = self._errors.read().strip() or "it ended without a message"
-            raise LoopError("no time was left" if over else said.splitlines()[-1])
+            raise LoopError(said.splitlines()[-1])
         self.rounds.append(json.loads(line))
 
     def __call__(self):

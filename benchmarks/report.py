@@ -1,9 +1,10 @@
-"""A run's JSON to tables and plots.
+"""Tables of measurements.
 
-    pytest benchmarks --benchmark-only --benchmark-json run.json
-    python benchmarks/report.py run.json
+pytest benchmarks --benchmark-only --benchmark-json run.json
+python benchmarks/report.py run.json     # benchmarks/results/cpu.md and its plots; gpu-matrix.md of a run with a GPU
 
-Writes `benchmarks/results/cpu.md`, or `gpu.md` where the run had a GPU, and its pictures.
+bash benchmarks/gpu.sh OUT
+python benchmarks/report.py OUT          # benchmarks/results/gpu.md; OUT/rehearsal.md of a rehearsal on a CPU
 """
 
 import argparse
@@ -11,33 +12,53 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-
-mpl.use("agg")
-import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter
+import report_gpu
+from report_tables import OPERATIONS, details, rates, table
 
 RESULTS = Path(__file__).parent / "results"
-OPERATIONS = ("encode", "decode", "reconstruct")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "runs", type=Path, nargs="+", help="what --benchmark-json wrote; the first says on what and when"
-    )
+        "runs", type=Path, nargs="+", help="what --benchmark-json wrote, of which the first names machine and date; or"
+        " the one folder that gpu.sh filled"
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    run, *more = runs = [json.loads(path.read_text()) for path in arguments.runs]
+    if any(path.is_dir() for path in arguments.runs):
+        if len(arguments.runs) > 1:
+            parser.error("one folder of gpu.sh at a time")
+        print(report_gpu.write(arguments.runs[0], arguments.out))
+        return
+    runs = [json.loads(path.read_text()) for path in arguments.runs]
+    print(write_run(runs, arguments.out))
+
+
+def write_run(runs, out):
+    """Write the page of runs of pytest-benchmark, with its plots, and return its path."""
+    run, *more = runs
     run["taken"] = "; ".join(dict.fromkeys(when(each) for each in runs))
     for other in more:
         run["benchmarks"] += other["benchmarks"]
         run["skipped"] |= other["skipped"]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    name = "gpu" if run["machine_info"]["gpu"] else "cpu"
-    pages = [section(run, arguments.out, name) for section in (head, networks, others, training, growth, floors)]
-    (arguments.out / f"{name}.md").write_text("\n\n".join(page for page in pages if page) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    name = "gpu-matrix" if run["machine_info"]["gpu"] else "cpu"
+    pages = [section(run, out, name) for section in (head, networks, others, training, growth, floors)]
+    path = out / f"{name}.md"
+    path.write_text("\n\n".join(page for page in pages if page) + "\n")
+    return path
+
+
+def pyplot():
+    """matplotlib without a window; only plots need it."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    return plt
 
 
 def entries(run, test):
@@ -79,11 +100,6 @@ def head(run, out, name):
     return "\n\n".join(line for line in lines if line)
 
 
-def table(columns, rows):
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def networks(run, out, name):
     found = entries(run, "test_inference")
     parts = []
@@ -95,50 +111,11 @@ def networks(run, out, name):
     return "\n\n".join(parts)
 
 
-def rates(rows):
-    batches = sorted({row["batch"] for row in rows})
-    lines = []
-    for operation in OPERATIONS:
-        speeds = {(r["backend"], r["batch"]): r for r in rows if r["operation"] == operation}
-        best = {
-            batch: max(
-                (r["images_per_second"] for r in speeds.values() if r["batch"] == batch and r["correct"]), default=0
-            )
-            for batch in batches
-        }
-        for backend in dict.fromkeys(r["backend"] for r in rows):
-            cells = [rate(speeds.get((backend, batch)), best[batch]) for batch in batches]
-            lines.append([operation, backend, *cells])
-    return table(["", "", *(f"batch {batch}" for batch in batches)], lines)
-
-
-def rate(row, best):
-    if row is None:
-        return ""
-    if not row["correct"]:
-        return "wrong"
-    text = f"{row['images_per_second']:,.0f}"
-    return f"**{text}**" if row["images_per_second"] == best else text
-
-
-def details(rows):
-    columns = ["", "batch", "p50 ms", "p90 ms", "p99 ms", "first call s", "peak MiB", "of products", "error"]
-    lines = [
-        [
-            f"{row['operation']}, {row['backend']}",
-            row["batch"],
-            *(f"{row[name]:.3g}" for name in ("p50", "p90", "p99", "first_call")),
-            f"{row['peak_mib']:,.0f}",
-            f"{row['of_products']:.0%}",
-            f"{row['error']:.0e}" + " **wrong**" * (not row["correct"]),
-        ]
-        for row in rows
-    ]
-    return f"<details><summary>Latency, memory, accuracy</summary>\n\n{table(columns, lines)}\n\n</details>"
-
-
 def plot(rows, network, path):
     """Throughput against batch, latency against throughput, fraction of the rate of products, for each operation."""
+    from matplotlib.ticker import NullFormatter
+
+    plt = pyplot()
     operations = [o for o in OPERATIONS if any(r["operation"] == o for r in rows)]
     figure, axes = plt.subplots(
         3, len(operations), figsize=(5 * len(operations), 11), squeeze=False, layout="constrained"
@@ -208,6 +185,9 @@ def growth(run, out, name):
     found = entries(run, "test_growth")
     if not found:
         return ""
+    from matplotlib.ticker import NullFormatter
+
+    plt = pyplot()
     kinds = list(dict.fromkeys(e["what"] for e in found))
     figure, axes = plt.subplots(1, len(kinds), figsize=(4 * len(kinds), 4), squeeze=False, layout="constrained")
     lines = []

@@ -65,7 +65,9 @@ def test_training(benchmark, tmp_path):
 
 
 def report(benchmark, running, num_images):
-    speeds = {loop: [num_images / entry["seconds"] for entry in process.rounds[2:]] for loop, process in running.items()}
+    speeds = {
+        loop: [num_images / entry["seconds"] for entry in process.rounds[2:]] for loop, process in running.items()
+    }
     target = max(process.rounds[-1]["loss"] for process in running.values())
     times = {loop: seconds_to(target, [process.rounds[0], *process.rounds[2:]]) for loop, process in running.items()}
     rate, flops = rates(THREADS)[DEVICE] / 1e9, training_flops("article")

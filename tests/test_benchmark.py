@@ -1,14 +1,17 @@
 """``vaelib benchmark``: every way in a process of its own, with its accuracy in the same row."""
 
+import importlib.util
+import io
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
 import vaelib as vl
-from vaelib.benchmark import backends, files, matrix, roofline
+from vaelib.benchmark import backend, cuda, files, matrix, roofline, worker
 from vaelib.benchmark.backends import BACKENDS, OPERATIONS
 from vaelib.benchmark.worker import Worker, WorkerError
 from vaelib.cli import main
@@ -43,6 +46,8 @@ def test_every_cell_has_a_row_with_times_and_an_error(report):
         assert 0 < row.of_products < 1
         assert 0 < row.error < 1e-5
         assert row.correct
+        assert row.tolerance == 1e-4
+        assert row.device_mib is None
         summary = row.summary()
         assert summary["calls"] == len(row.times)
         assert "times" not in summary
@@ -185,10 +190,9 @@ def test_a_directory_with_model_and_bundle_is_the_model(model, bundle, tmp_path,
 @pytest.mark.slow
 def test_what_is_missing_here_is_told(bundle):
     found = matrix.measure(bundle, operations=["decode"], batches=[1], seconds=0.0, rounds=1)
-    cuda = [name for name in BACKENDS if "CUDA" in name or "TensorRT" in name]
-    assert len(cuda) == 13
+    assert len(cuda.CUDA_BACKENDS) == 16
     if not torch.cuda.is_available():
-        assert all(found.skipped[name] for name in cuda)
+        assert all(found.skipped[name] for name in cuda.CUDA_BACKENDS)
     assert {*found.skipped, *(row.backend for row in found.rows)} == set(BACKENDS)
 
 
@@ -201,9 +205,9 @@ def test_a_provider_that_does_not_load_fails(monkeypatch, tmp_path):
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
-    opened = backends._onnxruntime(tmp_path, 1, provider="CUDAExecutionProvider")
+    session = backend.sessions_of(tmp_path, 1, provider="CUDAExecutionProvider")
     with pytest.raises(RuntimeError, match=r"CUDAExecutionProvider did not load.*CPUExecutionProvider"):
-        opened.call("encode", np.zeros((1, 2), np.float32))
+        session("encode")
 
 
 @pytest.mark.slow
@@ -226,6 +230,65 @@ def test_more_backends_from_a_file(model, tmp_path):
 
 def test_products_have_a_rate():
     assert 1e8 < roofline.rates(1)["cpu"] < 1e13
+
+
+@pytest.mark.parametrize("how", ["eager", "channels last", "bf16"])
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_the_code_for_cuda_gives_right_numbers_on_the_cpu(model, tmp_path, how, where):
+    subject = files.write_files(model, tmp_path, {"model"})
+    opened = cuda.torch_on("cpu", tmp_path, 1, how=how, where=where)
+    for operation in OPERATIONS:
+        for batch in (3, 2):
+            values = files.draw(subject, operation, batch)[0]
+            placed = opened.place(values)
+            assert isinstance(placed, torch.Tensor if where == "device" else np.ndarray)
+            answer = opened.fetch(opened.call(operation, placed))
+            tolerance = CUDA_TOLERANCES[how]
+            assert answer.dtype == np.float32
+            np.testing.assert_allclose(answer, subject.exact(operation, values), atol=tolerance, rtol=0)
+
+
+CUDA_TOLERANCES = {"eager": 1e-5, "channels last": 1e-5, "bf16": 5e-2}
+
+
+def test_without_the_exporter_torch_is_measured_and_the_rest_is_skipped(model, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else found(name))
+    monkeypatch.setattr(matrix, "rates", lambda threads: {"cpu": 1e11})
+    with matrix.Matrix(model, ("torch", "onnxruntime", "OnnxVAE"), threads=1) as opened:
+        assert opened.skipped == dict.fromkeys(("onnxruntime", "OnnxVAE"), "not installed: onnxscript")
+        (row,) = opened.cell("decode", 2, seconds=0.0, rounds=1, least_calls=2)
+    assert row.correct
+
+
+def test_a_long_first_call_does_not_shorten_the_warm_up(monkeypatch, tmp_path):
+    """A CUDA graph is captured in the fourth call, which must not be a timed one."""
+    clock = iter([0.0, 60.0, *(60.0 + 0.01 * step for step in range(10))])
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock))
+    calls = []
+    opened = backend.Opened(lambda operation, values: calls.append(operation) or np.zeros(1))
+    assert worker._begin(opened, "encode", [None, None], str(tmp_path / "answer.npy")) == 60.0
+    assert len(calls) == 4
+
+
+def test_memory_of_the_shape_before_does_not_count(monkeypatch, tmp_path):
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 3), np.float32))
+    command = json.dumps({"operation": "encode", "inputs": str(tmp_path / "inputs.npy"), "answer": str(tmp_path / "a")})
+    monkeypatch.setattr("sys.stdin", [command, command])
+    alive, before = weakref.WeakSet(), []
+    monkeypatch.setattr(worker, "_forget_peaks", lambda: before.append(len(alive)))
+
+    def place(values):
+        placed = np.array(values).view(Tracked)
+        alive.add(placed)
+        return placed
+
+    worker._serve(backend.Opened(lambda operation, values: np.zeros(1), place), io.StringIO())
+    assert before == [0, 0]
+
+
+class Tracked(np.ndarray):
+    __hash__ = object.__hash__
 
 
 @pytest.mark.slow

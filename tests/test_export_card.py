@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 import vaelib as vl
-from vaelib.export import speed
+from vaelib.export import hardware, speed
 
 EVALUATION = {
     "elbo": {"value": -99.125, "standard_error": 0.25},
@@ -98,5 +98,5 @@ def test_speeds_are_measured_side_by_side():
 
 
 def test_the_processor_is_named_where_there_is_no_cpuinfo(monkeypatch):
-    monkeypatch.setattr(speed, "Path", lambda path: type("Nowhere", (), {"is_file": lambda self: False})())
-    assert speed.hardware().endswith(f"onnxruntime {onnxruntime.__version__}")
+    monkeypatch.setattr(hardware, "Path", lambda path: type("Nowhere", (), {"is_file": lambda self: False})())
+    assert hardware.hardware().endswith(f"onnxruntime {onnxruntime.__version__}")

@@ -113,8 +113,8 @@ def test_several_runs_are_one_page(written):
         {"name": "test_first_answer", "extra_info": {"first_answer": first}},
     ]
     out = written(run(ROWS, gpu="Some GPU"), run(more))
-    page = (out / "gpu.md").read_text()
-    assert {path.name for path in out.iterdir()} == {"gpu.md", "gpu-default.png", "gpu-growth.png"}
+    page = (out / "gpu-matrix.md").read_text()
+    assert {path.name for path in out.iterdir()} == {"gpu-matrix.md", "gpu-matrix-default.png", "gpu-matrix-growth.png"}
     for words in (
         "# Benchmarks: Some GPU",
         "| encode, batch 64 | pythae | 1,000 | 1.5 | 40% |",

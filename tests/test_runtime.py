@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vaelib as vl
-from vaelib.runtime import OnnxVAE
+from vaelib.runtime import OnnxVAE, machine
 from vaelib.runtime.machine import Session
 
 
@@ -350,3 +350,16 @@ def test_a_missing_onnxruntime_is_named():
     code = "import sys; sys.modules['onnxruntime'] = None; import vaelib; vaelib.runtime.OnnxVAE('.')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "vaelib.runtime needs an optional dependency: pip install 'vaelib[onnx]'." in result.stderr
+
+
+def test_libraries_of_cuda_are_loaded_before_a_provider_that_needs_them(monkeypatch, capfd):
+    """They come as Python packages, and onnxruntime prints which are missing: on standard error, not on output."""
+    loaded = []
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: loaded.append(1) or print("Failed to load libcublas"))
+    machine.Machine(["CPUExecutionProvider"], 1)
+    assert not loaded
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names if loaded else names[1:])
+    machine.Machine([("CUDAExecutionProvider", {"device_id": 0})], 1)
+    assert loaded == [1]
+    assert capfd.readouterr() == ("", "Failed to load libcublas\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from vaelib.benchmark.backend import Backend, needs_packages
 from vaelib.benchmark.backends import BACKENDS, OPERATIONS, Array
 from vaelib.benchmark.files import Source, draw, write_files
 from vaelib.benchmark.roofline import rates
 from vaelib.benchmark.worker import First, Worker, WorkerError, interleaved, table_of
-from vaelib.export.speed import hardware
+from vaelib.export.hardware import hardware
 
-__all__ = ["Matrix", "Report", "Row", "measure"]
+__all__ = ["Matrix", "Report", "Row", "measure", "why_missing"]
 
 LEAST_CALLS = 50
 _NOISY_SPREAD = 1.5
 _NOISY_LOAD = 0.5
+_EXPORTING = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
 
 class Row(NamedTuple):
@@ -38,10 +40,14 @@ class Row(NamedTuple):
     """Seconds of the first at this shape, compilation and measured plans included."""
     peak_mib: float
     """The most memory that the process had meanwhile, on the host."""
+    device_mib: float | None
+    """The most that torch had on a GPU meanwhile; None of other backends, which do not report it."""
     error: float
     """Largest difference from float64, over its largest absolute value, at least 1; infinite if the shape is wrong."""
+    tolerance: float
+    """Largest error that is right: the backend's, and of a bundle in less than float32 its own."""
     correct: bool
-    """Whether that is within the backend's tolerance. A row that is not is wrong, not fast."""
+    """Whether the error is within the tolerance. A row that is not is wrong, not fast."""
     of_products: float | None
     """Floating-point operations per second at the median call, over the machine's rate of products."""
 
@@ -62,6 +68,13 @@ class Row(NamedTuple):
         p50, p90, p99 = self.percentiles
         speed = {"images_per_second": self.images_per_second, "p50": p50, "p90": p90, "p99": p99}
         return facts | speed | {"calls": len(self.times)}
+
+
+def why_missing(backend: Backend, source: Source) -> str | None:
+    """Why a backend cannot run this model or bundle here; None if it can."""
+    if isinstance(source, Path):
+        return "a bundle has no torch model" if backend.needs == "model" else backend.missing()
+    return backend.missing() or (None if backend.needs == "model" else needs_packages(*_EXPORTING))
 
 
 class Matrix:
@@ -97,72 +110,70 @@ class Matrix:
         _check_known("backends", backends, self._backends)
         self.threads = threads or torch.get_num_threads()
         self.failed: dict[str, str] = {}
-        self._stack = ExitStack()
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        try:
-            self._subject = write_files(source, directory, {self._backends[name].needs for name in backends})
-            self.skipped = {name: reason for name in backends if (reason := self._missing(name)) is not None}
+        reasons = {name: why_missing(self._backends[name], source) for name in backends}
+        self.skipped = {name: reason for name, reason in reasons.items() if reason is not None}
+        needs = {self._backends[name].needs for name in backends if name not in self.skipped}
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._subject = write_files(source, directory, needs)
+            if self._subject.tolerance > 0.0:
+                unquantized = [name for name in backends if self._backends[name].needs == "int8"]
+                self.skipped |= dict.fromkeys(unquantized, "the bundle is not in float32")
             self.products = rates(self.threads)
             self._workers = {
-                name: self._stack.enter_context(Worker(name, directory, self.threads, table))
+                name: stack.enter_context(Worker(name, directory, self.threads, table))
                 for name in backends
                 if name not in self.skipped
             }
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Matrix:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _missing(self, name: str) -> str | None:
-        needs = self._backends[name].needs
-        if self._subject.is_bundle and needs == "model":
-            return "a bundle has no torch model"
-        if self._subject.tolerance > 0.0 and needs == "int8":
-            return "the bundle is not in float32"
-        return self._backends[name].missing()
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def cell(
-        self, operation: str, batch: int, *, seconds: float = 0.1, rounds: int = 7, least_calls: int = LEAST_CALLS
+        self,
+        operation: str,
+        batch: int,
+        *,
+        backends: Collection[str] | None = None,
+        seconds: float = 0.1,
+        rounds: int = 7,
+        least_calls: int = LEAST_CALLS,
     ) -> list[Row]:
-        """Every backend on the same batches, in turn, in so many rounds.
+        """The rows of all backends, or of these, on the same batches, in turn, in so many rounds.
 
         ``seconds`` are those of one turn, ``least_calls`` those of all of them.
         """
+        workers = {name: worker for name, worker in self._workers.items() if backends is None or name in backends}
         inputs = draw(self._subject, operation, batch)
         path = self._subject.directory / "inputs.npy"
         np.save(path, inputs)
         first: dict[str, First] = {}
-        for name, worker in list(self._workers.items()):
+        for name, worker in list(workers.items()):
             try:
                 first[name] = worker.begin(operation, path)
             except WorkerError as error:
                 self._fail(name, error)
+                del workers[name]
         errors = self._errors(operation, inputs[0], first)
-        measured = interleaved(self._workers, seconds=seconds, rounds=rounds, least_calls=least_calls)
+        measured = interleaved(workers, seconds=seconds, rounds=rounds, least_calls=least_calls)
         rows = []
         for name, times in measured.items():
             if isinstance(times, WorkerError):
                 self._fail(name, times)
                 continue
-            rows.append(
-                Row(
-                    operation,
-                    batch,
-                    name,
-                    times,
-                    first[name].seconds,
-                    self._workers[name].peak_mib(),
-                    errors[name],
-                    bool(errors[name] <= self._backends[name].tolerance + self._subject.tolerance),
-                    self._of_products(name, operation, batch / float(np.median(times))),
-                )
-            )
+            rows.append(self._row(operation, batch, name, times, first[name].seconds, errors[name]))
         return rows
+
+    def _row(self, operation: str, batch: int, name: str, times: list[float], first_call: float, error: float) -> Row:
+        peaks = self._workers[name].peaks()
+        tolerance = self._backends[name].tolerance + self._subject.tolerance
+        of_products = self._of_products(name, operation, batch / float(np.median(times)))
+        correct = bool(error <= tolerance)
+        return Row(operation, batch, name, times, first_call, *peaks, error, tolerance, correct, of_products)
 
     def _errors(self, operation: str, values: Array, first: dict[str, First]) -> dict[str, float]:
         checked = list(self._subject.checked(len(values)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -18,11 +19,12 @@ _SIZES = (256, 512, 1024)
 _CUDA_SIZE = 4096
 
 
+@functools.cache
 def rates(threads: int) -> dict[str, float]:
     """Products in FLOP/s: ``"cpu"``, in float32 with these threads; where there is a GPU ``"cuda"``, ``"cuda bf16"``.
 
-    On the CPU the best of torch and onnxruntime and of three sizes, none of which alone bounds what the convolutions
-    of both reach; each the median of 15 rounds. Measured in a process of its own.
+    On the CPU the best of torch and onnxruntime (where it is installed) and of three sizes, none of which alone bounds
+    what the convolutions of both reach; each the median of 15 rounds. Measured once, in a process of its own.
     """
     result = subprocess.run([sys.executable, "-m", __name__, str(threads)], capture_output=True, text=True, check=True)
     return dict(json.loads(result.stdout))
@@ -41,20 +43,26 @@ def _measure(threads: int) -> dict[str, float]:
 
 
 def _products(n: int, threads: int) -> list[Callable[[], object]]:
-    import onnx
-    import onnxruntime
     import torch
 
     a, b = torch.rand(2, n, n)
+    installed = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    return [lambda: a @ b, *([_product_of_onnxruntime(a.numpy(), b.numpy(), threads)] if installed else [])]
+
+
+def _product_of_onnxruntime(a: Any, b: Any, threads: int) -> Callable[[], object]:
+    import onnx
+    import onnxruntime
+
     nodes = [onnx.helper.make_node("MatMul", ["a", "b"], ["c"])]
-    values = {name: onnx.helper.make_tensor_value_info(name, 1, [n, n]) for name in "abc"}
-    constants = [onnx.numpy_helper.from_array(b.numpy(), "b")]
+    values = {name: onnx.helper.make_tensor_value_info(name, 1, list(a.shape)) for name in "abc"}
+    constants = [onnx.numpy_helper.from_array(b, "b")]
     graph = onnx.helper.make_graph(nodes, "product", [values["a"]], [values["c"]], constants)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    return [lambda: a @ b, lambda: session.run(None, {"a": a.numpy()})]
+    return lambda: session.run(None, {"a": a})
 
 
 def _synchronised(a: Any, b: Any) -> None:

@@ -11,8 +11,9 @@ from vaelib.evaluation import unit_of
 from vaelib.export import Parity
 from vaelib.export.bundle import at_most
 from vaelib.export.graphs import Graph
+from vaelib.export.hardware import hardware
 from vaelib.export.precision import Judgement
-from vaelib.export.speed import Speed, hardware
+from vaelib.export.speed import Speed
 
 __all__ = ["card"]
 

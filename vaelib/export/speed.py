@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from vaelib.export.graphs import Graph
 from vaelib.export.validation import session
 
-__all__ = ["Speed", "draw", "hardware", "images_per_second", "measure"]
+__all__ = ["Speed", "draw", "images_per_second", "measure"]
 
 _SECONDS = 0.5
 _LEAST_ROUNDS = 7
@@ -66,13 +64,3 @@ def draw(graph: Graph, batch: int) -> dict[str, Any]:
         else generator.standard_normal((batch, *shape), np.float32)
         for name, shape in graph.inputs.items()
     }
-
-
-def hardware() -> str:
-    """The processor and the versions that a figure holds for."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
-    threads = torch.get_num_threads()
-    return f"{processor}, {threads} thread{'s' * (threads > 1)}, onnxruntime {onnxruntime.__version__}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -12,9 +14,10 @@ from numpy.typing import NDArray
 
 from vaelib._checks import MissingExtraError, ModelFileError
 
-__all__ = ["Machine", "Provider", "Session"]
+__all__ = ["Machine", "Provider", "Session", "load_libraries"]
 
 Provider = str | tuple[str, dict[str, Any]]
+_ON_CUDA = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
 _SPIN_MICROSECONDS = "1000"
 """Long enough for the next of many small calls; by itself onnxruntime would take a core from others for some 60 ms."""
 
@@ -32,9 +35,10 @@ class Machine:
     """
 
     def __init__(self, providers: Sequence[Provider] | None, threads: int | None) -> None:
-        available = _onnxruntime().get_available_providers()
         self._providers = ["CPUExecutionProvider"] if providers is None else list(providers)
         self._names = [entry if isinstance(entry, str) else entry[0] for entry in self._providers]
+        load_libraries(self._names)
+        available = _onnxruntime().get_available_providers()
         if isinstance(providers, str) or not self._names or not set(self._names) <= set(available):
             raise ValueError(f"`providers` must be a list of names among {available}, got {providers!r}.")
         self.threads = threads or _usable_cores()
@@ -126,6 +130,16 @@ class Session:
 
     def _cannot_run(self, error: Exception) -> ModelFileError:
         return ModelFileError(f"onnxruntime cannot run {self._part}.onnx: {error}")
+
+
+def load_libraries(providers: Collection[str]) -> None:
+    """Load the CUDA libraries that came as Python packages, if a provider needs them: the loader does not find them.
+
+    What is missing is reported on standard error; then the provider does not load either.
+    """
+    if not _ON_CUDA.isdisjoint(providers):
+        with contextlib.redirect_stdout(sys.stderr):
+            _onnxruntime().preload_dlls()
 
 
 def _onnxruntime() -> Any:

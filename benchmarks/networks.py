@@ -1,0 +1,21 @@
+"""The networks that are measured."""
+
+import torch
+
+import vaelib as vl
+
+NETWORKS = {
+    "article": vl.presets.article_vae,
+    "default": lambda: vl.conv_vae((1, 32, 32)),
+    "residual 64": lambda: vl.conv_vae((3, 64, 64), 64, residual_blocks=1),
+    "map 256": lambda: vl.conv_vae((3, 256, 256), latent_shape=(4, 32, 32), hidden_channels=(16, 32, 64)),
+}
+
+
+def used(model):
+    """With batch statistics of some images: fresh ones would hide a wrong fold."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for _ in range(5):
+            model.train()(torch.rand(8, *model.image_shape))
+    return model.eval()

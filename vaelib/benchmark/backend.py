@@ -1,0 +1,119 @@
+"""What a backend is, and what several share."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vaelib.runtime.machine import load_libraries
+
+__all__ = [
+    "OPERATIONS",
+    "Array",
+    "Backend",
+    "Opened",
+    "functions_of",
+    "needs_packages",
+    "opened_bundle",
+    "run_session",
+    "sessions_of",
+]
+
+Array = NDArray[np.float32]
+OPERATIONS = ("encode", "decode", "reconstruct")
+"""Images to mu; latents to images; images to images through z = mu."""
+
+
+class Opened(NamedTuple):
+    """A backend that is ready to run."""
+
+    call: Callable[[str, Any], Any]
+    """An operation and a batch in its place to the answer, which is there when this returns: what is timed."""
+    place: Callable[[Array], Any] = lambda values: values
+    """A batch to where it is when a call begins."""
+    fetch: Callable[[Any], Array] = lambda answer: answer
+    """An answer to numpy."""
+
+
+class Backend(NamedTuple):
+    """One way to run a model."""
+
+    opened: Callable[[Path, int], Opened]
+    """From the directory that :func:`vaelib.benchmark.files.write_files` fills, and a number of threads."""
+    missing: Callable[[], str | None] = lambda: None
+    """Why it cannot run here."""
+    tolerance: float = 1e-4
+    """What it may differ from float64 by, of the largest value, and still be right."""
+    products: str = "cpu"
+    """Which rate of :func:`vaelib.benchmark.roofline.rates` is its ceiling."""
+    needs: str = "model"
+    """Which files it opens: ``"model"``, ``"bundle"``, ``"graphs"`` or ``"int8"``, of each operation."""
+
+
+def functions_of(model: Any) -> dict[str, Callable[[Any], Any]]:
+    """Each operation as a function of one tensor."""
+    from vaelib.vae import image_of
+
+    def encode(x: Any) -> Any:
+        code = model.encode(x)
+        return code[0] if isinstance(code, tuple) else code
+
+    def decode(z: Any) -> Any:
+        return image_of(model.likelihood, model.decode(z))
+
+    return {"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))}
+
+
+def sessions_of(
+    directory: Path,
+    threads: int,
+    *,
+    prefix: str = "",
+    provider: str = "CPUExecutionProvider",
+    settings: dict[str, str] | None = None,
+) -> Callable[[str], Any]:
+    """From an operation to its open session, all of whose providers loaded."""
+    import onnxruntime
+
+    load_libraries([provider])
+
+    @functools.cache
+    def session(operation: str) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        opened = onnxruntime.InferenceSession(
+            directory / f"{prefix}{operation}.onnx", options, [(provider, settings or {})]
+        )
+        if opened.get_providers()[0] != provider:
+            raise RuntimeError(f"{provider} did not load, onnxruntime fell back to {opened.get_providers()}")
+        return opened
+
+    return session
+
+
+def run_session(session: Callable[[str], Any], operation: str, values: Array) -> Array:
+    """The answer of an open session, from numpy to numpy."""
+    opened = session(operation)
+    return opened.run([opened.get_outputs()[0].name], {opened.get_inputs()[0].name: values})[0]
+
+
+def opened_bundle(model: Any) -> Opened:
+    """An :class:`vaelib.runtime.OnnxVAE`."""
+
+    def call(operation: str, values: Array) -> Array:
+        answer = getattr(model, operation)(values)
+        return answer[0] if isinstance(answer, tuple) else answer
+
+    return Opened(call)
+
+
+def needs_packages(*names: str) -> str | None:
+    """Why something cannot run without these packages, or None if they are installed."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(missing)}" if missing else None
