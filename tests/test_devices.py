@@ -467,17 +467,19 @@ def codes(images):
     return images.flatten(1)[:, :3]
 
 
-def check_evaluation(name, model, x):
-    generator = torch.Generator(DEVICE).manual_seed(0)
+def check_evaluation(name, model, x, place=DEVICE):
+    generator = torch.Generator(place).manual_seed(0)
     result = EVALUATIONS[name](getattr(vl.evaluation, name), model.to(DEVICE), x, generator)
     assert not any(isinstance(value, OnDevice) for value in _leaves([result])), "results are on the CPU"
 
 
 @pytest.mark.filterwarnings("ignore:`num_samples`")
-@pytest.mark.parametrize("place", [CPU, DEVICE], ids=["images on the CPU", "images on the device"])
+@pytest.mark.parametrize(
+    ("place", "of_generator"), [(CPU, DEVICE), (DEVICE, CPU)], ids=["images on the CPU", "generator of the CPU"]
+)
 @pytest.mark.parametrize("name", EVALUATIONS)
-def test_every_evaluation_runs_on_the_models_device(device, name, place):
-    check_evaluation(name, vae_of(), images_for(vae_of(), 20).to(place))
+def test_every_evaluation_runs_on_the_models_device(device, name, place, of_generator):
+    check_evaluation(name, vae_of(), images_for(vae_of(), 20).to(place), of_generator)
 
 
 @pytest.mark.parametrize("name", OF_VALUES)
@@ -524,9 +526,10 @@ def test_images_are_sampled_with_a_generator_of_either_device(device, prior, pla
     assert model.prior.sample(3, (2,), generator=generator, device=DEVICE).device == DEVICE
 
 
+@pytest.mark.parametrize("place", [CPU, DEVICE])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_images_are_drawn_on_the_models_device(device, likelihood):
-    model, generator = vae_of(likelihood=likelihood).to(DEVICE), torch.Generator(DEVICE).manual_seed(0)
+def test_images_are_drawn_on_the_models_device(device, likelihood, place):
+    model, generator = vae_of(likelihood=likelihood).to(DEVICE), torch.Generator(place).manual_seed(0)
     x = images_for(model).to(DEVICE)
     out = model(x, generator=generator)
     assert model.reconstruct(x).device == DEVICE
@@ -587,7 +590,7 @@ class LikelihoodOnTheHost(vl.Bernoulli):
 
 class NoiseOfTheHost(vl.GaussianNoise):
     def forward(self, x, *, generator=None):
-        return super().forward(x, generator=torch.Generator())
+        return x + 0 * torch.rand(x.shape, generator=torch.Generator(), device=x.device)
 
 
 def extra(term):

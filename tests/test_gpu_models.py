@@ -209,3 +209,17 @@ def test_saved_and_loaded_between_devices(device, tmp_path, there):
         assert next(loaded.parameters()).device.type == torch.device(target).type
         for name, value in loaded.state_dict().items():
             assert torch.equal(value.cpu(), model.state_dict()[name].cpu())
+
+
+@pytest.mark.parametrize("prior", ["standard", "mixture", "realnvp"])
+def test_a_generator_of_the_cpu_gives_the_same_numbers_for_a_model_on_the_gpu(device, monkeypatch, prior):
+    """As every example seeds it: `torch.Generator().manual_seed(0)`, wherever the Trainer has left the model."""
+    model, x = vae_of(prior), vl.data.ImageDataset(images(), dynamic=True, flip=True)
+    monkeypatch.undo()
+    found = []
+    for where in (device, "cpu"):
+        there, generator = copy.deepcopy(model).to(where), torch.Generator().manual_seed(0)
+        elbo = vl.evaluation.elbo(there, x, generator=generator).elbo.value
+        kl = vl.evaluation.latents(there, x, generator=generator).kl.value
+        found.append((torch.tensor([elbo, kl]), there.sample(4, generator=generator).cpu()))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-3)

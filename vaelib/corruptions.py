@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_batch, check_float, check_generator
+from vaelib.functional.draws import normal, uniform
 
 __all__ = ["GaussianNoise", "Masking", "SaltAndPepper"]
 
@@ -33,8 +34,7 @@ class GaussianNoise(nn.Module):
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """``(B, C, H, W)`` in [0, 1] to the same."""
         _check(x, generator)
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        return (x + self.std * noise).clamp(0, 1)
+        return (x + self.std * normal(x.shape, x, generator)).clamp(0, 1)
 
     def extra_repr(self) -> str:
         """The argument."""
@@ -87,8 +87,7 @@ class Masking(nn.Module):
 
 def _uniform_per_pixel(x: Tensor, generator: torch.Generator | None) -> Tensor:
     _check(x, generator)
-    shape = (x.shape[0], 1, *x.shape[2:])
-    return torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+    return uniform((x.shape[0], 1, *x.shape[2:]), x, generator)
 
 
 def _check(x: Tensor, generator: torch.Generator | None) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vaelib import functional
 from vaelib._checks import check_choice, check_float, check_unit_range
 from vaelib._parts import check_pixels, check_raw_params
+from vaelib.functional.draws import bernoulli, normal, uniform
 
 __all__ = ["Bernoulli", "ContinuousBernoulli", "DiscretizedLogistic", "Gaussian", "Laplace", "Likelihood"]
 
@@ -54,9 +55,8 @@ def _check_support(x: Tensor, *, eight_bit: bool = False) -> None:
 
 def _uniform_like(values: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform in the open interval (0, 1), so that its logarithms are finite."""
-    uniform = torch.rand(values.shape, generator=generator, device=values.device, dtype=values.dtype)
     tiny = torch.finfo(values.dtype).eps
-    return uniform.clamp(tiny, 1 - tiny)
+    return uniform(values.shape, values, generator).clamp(tiny, 1 - tiny)
 
 
 class Bernoulli(nn.Module):
@@ -88,7 +88,7 @@ class Bernoulli(nn.Module):
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Zeros and ones, shape ``(B, C, H, W)``."""
         check_raw_params(recon_params, generator, draws=True)
-        return torch.bernoulli(torch.sigmoid(recon_params), generator=generator)
+        return bernoulli(torch.sigmoid(recon_params), generator)
 
 
 class ContinuousBernoulli(nn.Module):
@@ -216,8 +216,7 @@ class Gaussian(_LocationScale):
     def sample(self, recon_params: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """A draw, any real values, shape ``(B, C, H, W)``."""
         mean, log_sigma = self._location_and_log_scale(recon_params, generator)
-        eps = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean + log_sigma.exp() * eps
+        return mean + log_sigma.exp() * normal(mean.shape, mean, generator)
 
 
 class Laplace(_LocationScale):

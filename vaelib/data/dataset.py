@@ -22,6 +22,7 @@ from vaelib._checks import (
 from vaelib.data.guard import check_plain_tensor
 from vaelib.data.labels import class_labels, class_names_of
 from vaelib.data.skipped import warn
+from vaelib.functional.draws import bernoulli, permutation, uniform
 
 __all__ = ["ImageDataset", "even_parts", "prepared", "to_float"]
 
@@ -121,7 +122,7 @@ class ImageDataset(Dataset[Tensor]):
         Args:
             batch_size: >= 1.
             shuffle: In a random order.
-            generator: Of the order, dynamic binarisation and flips; on the images' device.
+            generator: Of the order, dynamic binarisation and flips; of any device.
 
         Yields:
             float32 ``(B, C, H, W)`` in [0, 1].
@@ -132,8 +133,7 @@ class ImageDataset(Dataset[Tensor]):
             [3, 3, 4]
         """
         check_int("batch_size", batch_size)
-        device = self.images.device
-        order = torch.randperm(len(self), generator=generator, device=device) if shuffle else None
+        order = permutation(len(self), self.images.device, generator) if shuffle else None
         for start, stop in even_parts(len(self), batch_size):
             indices = slice(start, stop) if order is None else order[start:stop]
             yield self.batch(indices, generator=generator)
@@ -233,11 +233,11 @@ def prepared(images: Tensor, binarize: bool, flip: bool, generator: torch.Genera
     values = to_float(images, binarize, generator)
     if not flip:
         return values
-    mirrored = torch.rand(len(values), 1, 1, 1, generator=generator, device=values.device) < 0.5
+    mirrored = uniform((len(values), 1, 1, 1), values, generator) < 0.5
     return torch.where(mirrored, values.flip(-1), values)
 
 
 def to_float(images: Tensor, binarize: bool, generator: torch.Generator | None) -> Tensor:
     """8-bit or floating images to float32 in [0, 1], or to draws of zero and one with those probabilities."""
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-    return torch.bernoulli(values.clamp(0, 1), generator=generator) if binarize else values
+    return bernoulli(values.clamp(0, 1), generator) if binarize else values

@@ -36,6 +36,7 @@ from vaelib.data.listing import Listing, list_images
 from vaelib.data.ranges import check_value_range
 from vaelib.data.skipped import warn
 from vaelib.data.split_names import SPLITS
+from vaelib.functional.draws import permutation
 
 __all__ = ["ImageStream", "stream"]
 
@@ -203,7 +204,7 @@ class ImageStream(Dataset[Tensor]):
     ) -> Iterator[Tensor]:
         """One pass in batches whose sizes differ by at most one, as :meth:`ImageDataset.batches`."""
         check_int("batch_size", batch_size)
-        order = torch.randperm(len(self), generator=generator) if shuffle else torch.arange(len(self))
+        order = permutation(len(self), torch.device("cpu"), generator) if shuffle else torch.arange(len(self))
         plain = self.replace(dynamic=False, flip=False)
         for images in plain.fetch((order[a:b] for a, b in even_parts(len(self), batch_size)), self.device):
             yield prepared(images, self.dynamic, self.flip, generator)

@@ -60,7 +60,7 @@ def anomaly_scores(
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         background: A VAE for images of the same shape, with the same likelihood; None for no likelihood ratio.
         batch_size: Where vaelib cuts the batches.
-        generator: Of the draws of z, on the models' device.
+        generator: Of the draws of z; of any device.
 
     Returns:
         :class:`AnomalyScores`.
@@ -115,7 +115,7 @@ def anomaly(
         anomalous: Images of another kind, of the same shape.
         background: See :func:`anomaly_scores`.
         batch_size: Where vaelib cuts the batches.
-        generator: Of the draws of z, on the models' device.
+        generator: Of the draws of z; of any device.
 
     Returns:
         An :class:`AnomalyReport`.

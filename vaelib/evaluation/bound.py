@@ -96,7 +96,7 @@ def per_image_terms(
         batches: Image batches ``(B, C, H, W)`` in [0, 1]; moved to the model's device.
         objective: Such as :class:`Elbo`.
         step: For its schedules.
-        generator: Of the draws; on the model's device.
+        generator: Of the draws; of any device.
 
     Returns:
         The objective's own named tuple: ``loss`` the mean weighted by images, the other terms ``(N,)``, on the CPU.
@@ -149,7 +149,7 @@ def elbo(
         model: A VAE.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         batch_size: Where vaelib cuts the batches.
-        generator: Of the draws of z, on the model's device.
+        generator: Of the draws of z; of any device.
 
     Returns:
         A :class:`BoundEstimate` in nats per image.

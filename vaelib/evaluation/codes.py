@@ -44,7 +44,7 @@ def encode(
         model: A VAE or an autoencoder.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         batch_size: Where vaelib cuts the batches.
-        generator: Of a set that draws its images, as ``dynamic_mnist`` does; on the model's device.
+        generator: Of a set that draws its images, as ``dynamic_mnist`` does; of any device.
 
     Returns:
         Of a VAE ``(mu, logvar)``, of an autoencoder ``z``, each ``(N, *latent_shape)`` on the CPU.

@@ -58,7 +58,7 @@ def compare(
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         num_samples: K draws an image for log p(x), as :func:`log_likelihood`; None for ELBOs with one draw.
         batch_size: Latents that are decoded at a time.
-        generator: Of the draws, on the models' device.
+        generator: Of the draws; of any device.
         progress: Show a bar on standard error.
 
     Returns:

@@ -88,7 +88,7 @@ def latents(
         model: A VAE with any prior.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches; N >= 2.
         batch_size: Of the encoder.
-        generator: Of the draws, on the model's device.
+        generator: Of the draws; of any device.
 
     Returns:
         A :class:`LatentReport`, on the CPU.

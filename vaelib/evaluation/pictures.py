@@ -48,7 +48,7 @@ def reconstruction_quality(
         model: A VAE or an autoencoder.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         batch_size: Where vaelib cuts the batches.
-        generator: For the binarisation or flips of ``data``, on the model's device.
+        generator: For the binarisation or flips of ``data``; of any device.
 
     Returns:
         A :class:`ReconstructionQuality`.

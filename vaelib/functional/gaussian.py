@@ -17,6 +17,7 @@ from vaelib._checks import (
     check_shape,
     check_tensor,
 )
+from vaelib.functional.draws import normal
 
 __all__ = ["gaussian_log_prob", "kl_standard_normal", "reparameterize", "soft_bound", "sum_per_image"]
 
@@ -63,7 +64,7 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | N
     Args:
         mu: Posterior mean, shape ``(B, *latent_shape)``.
         logvar: Posterior log variance, the same shape.
-        generator: Source of eps; torch's global one if None.
+        generator: Source of eps, of any device; torch's global one if None.
 
     Returns:
         z, the same shape, differentiable in ``mu`` and ``logvar``.
@@ -82,8 +83,7 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | N
     check_shape("logvar", logvar.shape, mu.shape)
     check_one_device(mu=mu, logvar=logvar)
     check_generator(generator)
-    eps = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
-    return mu + (0.5 * logvar).exp() * eps
+    return mu + (0.5 * logvar).exp() * normal(mu.shape, mu, generator)
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor, *, per_latent: bool = False) -> Tensor:

@@ -19,6 +19,7 @@ from vaelib._checks import (
     check_int_tuple,
     check_shape,
 )
+from vaelib.functional.draws import uniform
 from vaelib.objectives.elbo import elbo_loss
 from vaelib.objectives.frozen import frozen
 
@@ -46,7 +47,7 @@ def permute_latents(z: Tensor, *, generator: torch.Generator | None = None) -> T
 
     Args:
         z: Shape ``(B, D)``.
-        generator: Source of the order; torch's global one if None.
+        generator: Source of the order, of any device; torch's global one if None.
 
     Returns:
         The same shape.
@@ -62,7 +63,7 @@ def permute_latents(z: Tensor, *, generator: torch.Generator | None = None) -> T
     check_batch("z", z)
     check_shape("z", z.shape, ("B", "D"))
     check_generator(generator)
-    return z.gather(0, torch.rand(z.shape, generator=generator, device=z.device).argsort(0))
+    return z.gather(0, uniform(z.shape, z, generator).argsort(0))
 
 
 class FactorVae(nn.Module):

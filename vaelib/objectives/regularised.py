@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vaelib._checks import check_choice, check_float, check_has_code
 from vaelib.functional import sum_per_image
+from vaelib.functional.draws import signs
 from vaelib.objectives.elbo import reconstruction_loss
 
 __all__ = ["Rae", "RaeTerms"]
@@ -81,6 +82,6 @@ def _decoded_with_slope(model: Any, z: Tensor, generator: torch.Generator | None
     with torch.enable_grad():  # in validation too
         z = z if z.requires_grad else z.detach().requires_grad_()
         recon_params = model.decode(z)
-        signs = torch.randint(2, recon_params.shape, generator=generator, device=z.device).to(z.dtype) * 2 - 1
-        (slope,) = torch.autograd.grad(recon_params, z, signs, create_graph=True)
+        directions = signs(recon_params.shape, z, generator)
+        (slope,) = torch.autograd.grad(recon_params, z, directions, create_graph=True)
     return recon_params, sum_per_image(slope.square())

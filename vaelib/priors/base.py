@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vaelib import functional
 from vaelib._checks import check_batch, check_draws, check_one_device, check_shape, check_tensor
+from vaelib.functional.draws import normal
 
 __all__ = ["Prior", "PriorFromNoise", "StandardNormal"]
 
@@ -75,9 +76,7 @@ class PriorFromNoise(nn.Module):
             raise ValueError(f"`latent_shape` must be {self.latent_shape}, got {shape}.")
         weights = next(self.parameters())
         shape = (num_samples, math.prod(latent_shape) + self.extra_noise)
-        place = weights.device if generator is None else generator.device
-        noise = torch.randn(shape, generator=generator, device=place, dtype=weights.dtype)
-        return self.from_noise(noise.to(weights.device)).to(device)
+        return self.from_noise(normal(shape, weights, generator)).to(device)
 
 
 def check_moments(mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> None:

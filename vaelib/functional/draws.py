@@ -1,0 +1,71 @@
+"""Random numbers where they are needed, from a generator of any device: torch draws on the generator's device only.
+
+So one generator of the CPU gives the same numbers for a model on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["bernoulli", "normal", "permutation", "signs", "uniform"]
+
+
+def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers of ``shape``, of the dtype and on the device of ``like``.
+
+    Examples:
+        >>> normal((2, 3), torch.zeros(1, dtype=torch.float64), None).dtype
+        torch.float64
+    """
+    place = _place(like.device, generator)
+    return torch.randn(shape, generator=generator, device=place, dtype=like.dtype).to(like.device)
+
+
+def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1) of ``shape``, of the dtype and on the device of ``like``.
+
+    Examples:
+        >>> uniform((2, 3), torch.zeros(1), None).shape
+        torch.Size([2, 3])
+    """
+    place = _place(like.device, generator)
+    return torch.rand(shape, generator=generator, device=place, dtype=like.dtype).to(like.device)
+
+
+def bernoulli(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Zeros and ones of these probabilities, on their device.
+
+    Examples:
+        >>> bernoulli(torch.tensor([0.0, 1.0]), torch.Generator())
+        tensor([0., 1.])
+    """
+    there = probabilities.to(_place(probabilities.device, generator))
+    return torch.bernoulli(there, generator=generator).to(probabilities.device)
+
+
+def signs(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Minus and plus ones of ``shape``, of the dtype and on the device of ``like``.
+
+    Examples:
+        >>> signs((100,), torch.zeros(1), None).unique()
+        tensor([-1.,  1.])
+    """
+    drawn = torch.randint(2, shape, generator=generator, device=_place(like.device, generator))
+    return drawn.to(like.device, like.dtype) * 2 - 1
+
+
+def permutation(count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """The numbers below ``count`` in a random order, on ``device``.
+
+    Examples:
+        >>> permutation(3, torch.device("cpu"), None).sort().values
+        tensor([0, 1, 2])
+    """
+    return torch.randperm(count, generator=generator, device=_place(device, generator)).to(device)
+
+
+def _place(device: torch.device, generator: torch.Generator | None) -> torch.device:
+    return device if generator is None else generator.device
