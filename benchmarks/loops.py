@@ -13,6 +13,7 @@ import torch
 from loop_process import SIZE, Job, plain_network, vl_model
 
 import vaelib as vl
+from vaelib.training.hardware import float32_products
 
 
 class Task:
@@ -60,23 +61,12 @@ class Task:
         found = {"seconds": seconds, "peak_device_mib": None}
         if self.device.type == "cuda":
             found["peak_device_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        with torch.random.fork_rng(), torch.no_grad(), exact_convolutions():
+        with torch.random.fork_rng(), torch.no_grad(), float32_products(tf32=False):
             torch.manual_seed(0)
-            found["loss"] = float(loss())
+            found["loss"] = float(loss())  # without TF32, which torch has on for convolutions: losses are compared
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         print(json.dumps(found), file=sys.__stdout__, flush=True)
-
-
-@contextlib.contextmanager
-def exact_convolutions():
-    """Without TF32, which torch has on by default for convolutions on CUDA: losses are compared."""
-    place = torch.backends.cudnn.conv
-    before, place.fp32_precision = place.fp32_precision, "ieee"
-    try:
-        yield
-    finally:
-        place.fp32_precision = before
 
 
 def tutorial(task):

@@ -36,3 +36,17 @@ def test_the_generator_is_drawn_from_where_it_is(name):
         states.append(generator.get_state())
     assert torch.equal(*states)
     assert not torch.equal(states[0], torch.Generator().manual_seed(0).get_state())
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_are_compiled_for_batches_of_any_size(name):
+    shape, draw = DRAWS[name]
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: draw(x, None), dynamic=True, backend="eager")
+    for size in (3, 4):
+        assert len(compiled(torch.full((size, *shape[1:]), 0.5))) == size
+
+
+def test_the_prior_is_compiled_for_any_number_of_draws():
+    compiled = torch.compile(lambda x: vl.StandardNormal().sample(len(x), (2,)), dynamic=True, backend="eager")
+    assert [compiled(torch.zeros(size, 2)).shape for size in (3, 4)] == [(3, 2), (4, 2)]

@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 
+import vaelib as vl
 from vaelib.training import hardware, randomness
 from vaelib.training.hardware import Graphed
 
@@ -99,3 +100,36 @@ def test_convolutions_on_cuda_are_deterministic_during_a_run(monkeypatch):
 def test_random_states_of_the_cpu_are_enough_for_a_gpu():
     """A run that began on the CPU resumes on a GPU, whose generator stays as the seed has set it."""
     randomness.restore(randomness.capture(torch.device("cpu")), torch.device("cuda"))
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The sizes and numbers that torch.compile leaves free in each graph; nothing is compiled for a processor."""
+    free = []
+
+    def backend(graph, inputs):
+        free.append([value for value in inputs if isinstance(value, torch.SymInt)])
+        return graph.forward
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, options=None: compile(function, backend=backend))
+    torch.compiler.reset()
+    yield free
+    torch.compiler.reset()
+
+
+def test_every_batch_size_is_compiled_for_itself(traced):
+    """60,000 images in batches of 64 come by 64 and by 63; for a size that is free there would be no CUDA graph."""
+    history = vl.Trainer(max_epochs=2, batch_size=4, compile=True).fit(
+        vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), torch.rand(11, 1, 8, 8), progress=False
+    )
+    assert [record.num_images for record in history] == [11, 11]
+    assert traced == [[], []]  # of 3 and of 4 images
+
+
+def test_on_cuda_sizes_are_fixed_and_a_number_that_changes_is_not(traced, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    doubled = hardware.compiled(lambda x, step: x * step, torch.device("cuda"))
+    for step, size in enumerate((4, 3, 4, 3, 4)):
+        assert torch.equal(doubled(torch.ones(size, 2), step), torch.full((size, 2), float(step)))
+    assert [len(free) for free in traced] == [0, 1, 1]  # the first is of the first step alone

@@ -6,11 +6,12 @@ So one generator of the CPU gives the same numbers for a model on any device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["bernoulli", "normal", "permutation", "signs", "uniform"]
+__all__ = ["bernoulli", "normal", "permutation", "signs", "source", "uniform"]
 
 
 def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -21,7 +22,7 @@ def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None
         torch.float64
     """
     place = _place(like.device, generator)
-    return torch.randn(shape, generator=generator, device=place, dtype=like.dtype).to(like.device)
+    return torch.randn(shape, device=place, dtype=like.dtype, **source(generator)).to(like.device)
 
 
 def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -32,7 +33,7 @@ def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | Non
         torch.Size([2, 3])
     """
     place = _place(like.device, generator)
-    return torch.rand(shape, generator=generator, device=place, dtype=like.dtype).to(like.device)
+    return torch.rand(shape, device=place, dtype=like.dtype, **source(generator)).to(like.device)
 
 
 def bernoulli(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -53,7 +54,7 @@ def signs(shape: Sequence[int], like: Tensor, generator: torch.Generator | None)
         >>> signs((100,), torch.zeros(1), None).unique()
         tensor([-1.,  1.])
     """
-    drawn = torch.randint(2, shape, generator=generator, device=_place(like.device, generator))
+    drawn = torch.randint(2, shape, device=_place(like.device, generator), **source(generator))
     return drawn.to(like.device, like.dtype) * 2 - 1
 
 
@@ -65,6 +66,18 @@ def permutation(count: int, device: torch.device, generator: torch.Generator | N
         tensor([0, 1, 2])
     """
     return torch.randperm(count, generator=generator, device=_place(device, generator)).to(device)
+
+
+def source(generator: torch.Generator | None) -> dict[str, Any]:
+    """The generator as a keyword of torch's functions, or none.
+
+    With ``generator=None`` torch.compile fails for batches whose size is free (torch 2.14).
+
+    Examples:
+        >>> source(None)
+        {}
+    """
+    return {} if generator is None else {"generator": generator}
 
 
 def _place(device: torch.device, generator: torch.Generator | None) -> torch.device:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaelib import functional
 from vaelib._checks import check_batch, check_draws, check_one_device, check_shape, check_tensor
-from vaelib.functional.draws import normal
+from vaelib.functional.draws import normal, source
 
 __all__ = ["Prior", "PriorFromNoise", "StandardNormal"]
 
@@ -121,4 +121,4 @@ class StandardNormal(nn.Module):
         """Draws of z, shape ``(num_samples, *latent_shape)``."""
         check_draws(num_samples, latent_shape, generator, device)
         place = device if generator is None else generator.device
-        return torch.randn((num_samples, *latent_shape), generator=generator, device=place).to(device)
+        return torch.randn((num_samples, *latent_shape), device=place, **source(generator)).to(device)

@@ -68,16 +68,20 @@ def compiles(wanted: bool | None, total_steps: int, device: torch.device) -> boo
 
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """``function`` compiled; on CUDA its kernels are launched as graphs unless its numbers change from step to step."""
-    if device.type != "cuda":
-        return torch.compile(function)
-    # A schedule that follows the step makes a number of it, and would have a graph captured at every step.
-    options: Any = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
-    launched = torch.compile(function, options=options)
+    """``function`` compiled; on CUDA its kernels are launched as graphs unless its numbers change from step to step.
 
-    def call(*arguments: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()
-        return launched(*arguments)
+    Every batch size is compiled for itself: an epoch has two, and of a size that is free there is no graph.
+    """
+    # A schedule that follows the step makes a number of it, and would have a graph captured at every step.
+    graphs: Any = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
+    on_cuda = device.type == "cuda"
+    launched = torch.compile(function, options=graphs if on_cuda else None)
+
+    def call(x: Tensor, *more: Any) -> Any:
+        torch._dynamo.mark_static(x)
+        if on_cuda:
+            torch.compiler.cudagraph_mark_step_begin()
+        return launched(x, *more)
 
     return call
 
