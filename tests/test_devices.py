@@ -7,8 +7,8 @@ where those of an accelerator would, above all in an operation with a tensor of 
 import inspect
 import itertools
 import math
+import os
 import sys
-from pathlib import Path
 
 import accelerate
 import pytest
@@ -174,20 +174,20 @@ def _place():
     """The innermost lines of the library and of zuko."""
     frame, found = sys._getframe(1), []
     while frame is not None and len(found) < 2:
-        path = Path(frame.f_code.co_filename)
-        if {"vaelib", "zuko"} & {*path.parts}:
-            found.append(f"{path.name}:{frame.f_lineno}")
+        path = frame.f_code.co_filename
+        if f"{os.sep}vaelib{os.sep}" in path or f"{os.sep}zuko{os.sep}" in path:
+            found.append(f"{os.path.basename(path)}:{frame.f_lineno}")
         frame = frame.f_back
     return " called by ".join(found)
 
 
 @pytest.fixture
-def device(monkeypatch):
+def stand_in(monkeypatch):
     """The stand-in, which accelerate takes for the machine's accelerator."""
     monkeypatch.setattr(accelerate.Accelerator, "device", property(lambda self: DEVICE))
     monkeypatch.setattr(torch, "Generator", DeviceGenerator)
-    with StandIn() as stand_in:
-        yield stand_in
+    with StandIn() as entered:
+        yield entered
 
 
 SHAPE = (1, 8, 8)
@@ -248,7 +248,7 @@ CORRUPTIONS = {"noise": vl.GaussianNoise, "masking": vl.Masking, "salt": vl.Salt
 def vae_of(prior="standard", likelihood="bernoulli", latent="vector", posterior=None, corruption=None, **networks):
     torch.manual_seed(0)
     shape = LATENTS[latent]
-    networks = {"latent_shape": shape, "hidden_channels": (3, 3)} | networks
+    networks = {"latent_shape": shape, "hidden_channels": (3,), "stride": 4, "norm": "none"} | networks
     of_the_encoder = {name: value for name, value in networks.items() if name != "upsample"}
     part = LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
     return vl.VAE(
@@ -263,7 +263,7 @@ def vae_of(prior="standard", likelihood="bernoulli", latent="vector", posterior=
 
 def autoencoder_of(**parts):
     torch.manual_seed(0)
-    networks = vl.ConvEncoder(SHAPE, 2, hidden_channels=(3, 3)), vl.ConvDecoder(2, SHAPE, hidden_channels=(3, 3))
+    networks = vl.ConvEncoder(SHAPE, 2, hidden_channels=(3,)), vl.ConvDecoder(2, SHAPE, hidden_channels=(3,))
     return vl.AutoEncoder(*networks, **parts)
 
 
@@ -273,6 +273,7 @@ MODELS = {
     **{name: lambda make=make: vae_of(corruption=make()) for name, make in CORRUPTIONS.items()},
     "residual": lambda: vae_of(residual_blocks=1, activation="leaky_relu"),
     "dropout": lambda: vae_of(dropout=0.2),
+    "stages": lambda: vae_of(hidden_channels=(3, 3), stride=2, norm="batch"),
     "map": lambda: vae_of(latent="map"),
     "FlowPosterior": lambda: vae_of(posterior="flow"),
     "FlowPosterior of a map": lambda: vae_of(posterior="flow", latent="map"),
@@ -299,40 +300,40 @@ class Marks:
         self.found.append(len(self.stand_in.waits))
 
 
-def waits_of_a_step(device, model, objective=None, train=None, **options):
+def waits_of_a_step(stand_in, model, objective=None, train=None, callbacks=(), **options):
     """Of a whole run of three steps: in the second one, its batch, update and callbacks, when no metrics are read."""
     train = images_for(model) if train is None else train
-    marks = Marks(device)
-    trainer = vl.Trainer(objective, max_epochs=1, batch_size=4, callbacks=[marks, vl.EMA()], **options)
+    marks = Marks(stand_in)
+    trainer = vl.Trainer(objective, max_epochs=1, batch_size=4, callbacks=[marks, *callbacks], **options)
     (record,) = trainer.fit(model, train, progress=False)
     assert {tensor.device for tensor in model.state_dict().values()} == {DEVICE}
     assert (record.step, record.skipped) == (3, 0)
-    return device.waits[marks.found[0] : marks.found[1]]
+    return stand_in.waits[marks.found[0] : marks.found[1]]
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_is_trained_on_its_device(device, model):
-    assert waits_of_a_step(device, MODELS[model]()) == []
+def test_every_model_is_trained_on_its_device(stand_in, model):
+    assert waits_of_a_step(stand_in, MODELS[model]()) == []
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-def test_every_prior_is_trained_on_its_device(device, prior):
-    assert waits_of_a_step(device, vae_of(prior)) == []
+def test_every_prior_is_trained_on_its_device(stand_in, prior):
+    assert waits_of_a_step(stand_in, vae_of(prior)) == []
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_every_likelihood_is_trained_on_its_device(device, likelihood):
-    assert waits_of_a_step(device, vae_of(likelihood=likelihood)) == []
+def test_every_likelihood_is_trained_on_its_device(stand_in, likelihood):
+    assert waits_of_a_step(stand_in, vae_of(likelihood=likelihood)) == []
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_is_trained_on_its_device(device, objective):
-    assert waits_of_a_step(device, vae_of(), OBJECTIVES[objective](2)) == []
+def test_every_objective_is_trained_on_its_device(stand_in, objective):
+    assert waits_of_a_step(stand_in, vae_of(), OBJECTIVES[objective](2)) == []
 
 
 @pytest.mark.parametrize("objective", OF_AUTOENCODERS)
-def test_every_objective_of_autoencoders_is_trained_on_its_device(device, objective):
-    assert waits_of_a_step(device, autoencoder_of(), OF_AUTOENCODERS[objective]()) == []
+def test_every_objective_of_autoencoders_is_trained_on_its_device(stand_in, objective):
+    assert waits_of_a_step(stand_in, autoencoder_of(), OF_AUTOENCODERS[objective]()) == []
 
 
 STEPS = {
@@ -340,38 +341,37 @@ STEPS = {
     "clip_norm": {"clip_norm": 0.1},
     "skip_norm": {"skip_norm": 1e9},
     "adamw": {"optimizer": "adamw"},
+    "average": {"callbacks": [vl.EMA()]},
     "fused": {"optimizer": lambda parameters, lr: torch.optim.SGD(parameters, lr, fused=True)},
 }
 
 
 @pytest.mark.parametrize("options", STEPS)
-def test_every_kind_of_step_stays_on_its_device(device, options):
-    assert waits_of_a_step(device, vae_of(), **STEPS[options]) == []
+def test_every_kind_of_step_stays_on_its_device(stand_in, options):
+    assert waits_of_a_step(stand_in, vae_of(), **STEPS[options]) == []
 
 
 SOURCES = {
     "dynamic, flipped": lambda x, folder: vl.data.ImageDataset(x, dynamic=True, flip=True),
-    "8-bit": lambda x, folder: vl.data.ImageDataset((x * 255).to(torch.uint8)),
+    "8-bit": lambda x, folder: vl.data.ImageDataset((x * 255).to(torch.uint8), labels=torch.arange(len(x)) % 3),
     "a loader": lambda x, folder: torch.utils.data.DataLoader(x, batch_size=4),
-    "a stream": lambda x, folder: vl.data.stream(folder),
+    "a stream": lambda x, folder: images_of(folder),
 }
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_every_source_of_images_is_trained_from_without_a_wait(device, tmp_path, source):
+def test_every_source_of_images_is_trained_from_without_a_wait(stand_in, tmp_path, source):
     model = vae_of()
     x = images_for(model)
-    for i, image in enumerate(x):
-        vl.plots.save_grid(image[None], tmp_path / f"{i}.png", columns=1)
     train = SOURCES[source](x, tmp_path)
     if source == "a stream":
         model = vl.conv_vae(train.image_shape, 2, hidden_channels=(3,))
-    assert waits_of_a_step(device, model, train=train) == []
+    assert waits_of_a_step(stand_in, model, train=train) == []
 
 
-def test_an_optimiser_that_is_not_fused_waits_once_a_step(device):
+def test_an_optimiser_that_is_not_fused_waits_once_a_step(stand_in):
     """The exception: whether the step is good decides whether the optimiser is called."""
-    (wait,) = waits_of_a_step(device, vae_of(), optimizer=torch.optim.SGD)
+    (wait,) = waits_of_a_step(stand_in, vae_of(), optimizer=torch.optim.SGD)
     assert "_local_scalar_dense" in wait and "optimization.py" in wait
 
 
@@ -387,12 +387,12 @@ TOGETHER = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("prior", "objective"), TOGETHER)
-def test_every_combination_is_trained_on_its_device(device, prior, objective):
+def test_every_combination_is_trained_on_its_device(stand_in, prior, objective):
     faults = {}
     for latent, posterior, likelihood in TOGETHER[prior, objective]:
         try:
             model = vae_of(prior, likelihood, latent, posterior)
-            found = waits_of_a_step(device, model, OBJECTIVES[objective](math.prod(LATENTS[latent])))
+            found = waits_of_a_step(stand_in, model, OBJECTIVES[objective](math.prod(LATENTS[latent])))
         except Exception as error:
             found = [repr(error)]
         if found:
@@ -425,6 +425,23 @@ def test_the_combinations_are_of_all_public_parts():
     assert {*EVALUATIONS, *OF_VALUES} == functions - {"unit_of"}
     assert sum(map(len, TOGETHER.values())) == 6 * 5 * 2 * (15 + 9)
     assert sum(map(len, EVALUATED.values())) == 6 * 5 * 2 * (10 + 9)
+
+
+def images_of(folder, count=12):
+    for i, image in enumerate(images_for(vae_of(), count)):
+        vl.plots.save_grid(image[None], folder / f"{i:02d}.png", columns=1)
+    return vl.data.stream(folder)
+
+
+SETS = {name: make for name, make in SOURCES.items() if name != "a loader"}
+
+
+@pytest.mark.parametrize("source", SETS)
+def test_every_set_is_cut_into_batches_on_its_device(stand_in, tmp_path, source):
+    data, generator = SETS[source](images_for(vae_of()), tmp_path).to(DEVICE), torch.Generator(DEVICE)
+    assert [batch.device for batch in data.batches(6, shuffle=True, generator=generator)] == [DEVICE] * 2
+    for indices in (torch.tensor([3, 1]), torch.tensor([3, 1], device=DEVICE), slice(2)):
+        assert len(data.subset(indices)) == 2
 
 
 FACTORS = torch.cartesian_prod(torch.arange(4), torch.arange(5))
@@ -478,18 +495,18 @@ def check_evaluation(name, model, x, place=DEVICE):
     ("place", "of_generator"), [(CPU, DEVICE), (DEVICE, CPU)], ids=["images on the CPU", "generator of the CPU"]
 )
 @pytest.mark.parametrize("name", EVALUATIONS)
-def test_every_evaluation_runs_on_the_models_device(device, name, place, of_generator):
+def test_every_evaluation_runs_on_the_models_device(stand_in, name, place, of_generator):
     check_evaluation(name, vae_of(), images_for(vae_of(), 20).to(place), of_generator)
 
 
 @pytest.mark.parametrize("name", OF_VALUES)
-def test_every_evaluation_takes_values_of_the_device(device, name):
+def test_every_evaluation_takes_values_of_the_device(stand_in, name):
     result = OF_VALUES[name](getattr(vl.evaluation, name), images_for(vae_of(), 20).to(DEVICE))
     assert not any(isinstance(value, OnDevice) for value in _leaves([result]))
 
 
 @pytest.mark.parametrize("name", ["encode", "disentanglement", "reconstruction_quality"])
-def test_every_evaluation_of_autoencoders_runs_on_their_device(device, name):
+def test_every_evaluation_of_autoencoders_runs_on_their_device(stand_in, name):
     check_evaluation(name, autoencoder_of(), images_for(vae_of(), 20))
 
 
@@ -507,7 +524,7 @@ EVALUATED = {
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`num_samples`")
 @pytest.mark.parametrize(("prior", "name"), EVALUATED)
-def test_every_combination_is_evaluated_on_its_device(device, prior, name):
+def test_every_combination_is_evaluated_on_its_device(stand_in, prior, name):
     faults = {}
     for latent, posterior, likelihood in EVALUATED[prior, name]:
         try:
@@ -519,7 +536,7 @@ def test_every_combination_is_evaluated_on_its_device(device, prior, name):
 
 @pytest.mark.parametrize("place", [None, CPU, DEVICE])
 @pytest.mark.parametrize("prior", PRIORS)
-def test_images_are_sampled_with_a_generator_of_either_device(device, prior, place):
+def test_images_are_sampled_with_a_generator_of_either_device(stand_in, prior, place):
     model = vae_of(prior).to(DEVICE)
     generator = None if place is None else torch.Generator(place).manual_seed(0)
     assert model.sample(3, generator=generator).device == DEVICE
@@ -528,7 +545,7 @@ def test_images_are_sampled_with_a_generator_of_either_device(device, prior, pla
 
 @pytest.mark.parametrize("place", [CPU, DEVICE])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_images_are_drawn_on_the_models_device(device, likelihood, place):
+def test_images_are_drawn_on_the_models_device(stand_in, likelihood, place):
     model, generator = vae_of(likelihood=likelihood).to(DEVICE), torch.Generator(place).manual_seed(0)
     x = images_for(model).to(DEVICE)
     out = model(x, generator=generator)
@@ -537,20 +554,35 @@ def test_images_are_drawn_on_the_models_device(device, likelihood, place):
 
 
 @pytest.mark.parametrize("prior", [name for name in PRIORS if name != "standard"])
-def test_a_prior_is_fitted_on_its_device(device, prior):
+def test_a_prior_is_fitted_on_its_device(stand_in, prior):
     model = vae_of(prior).to(DEVICE)
     x, z = images_for(model, 3).to(DEVICE), torch.randn(3, 2, device=DEVICE)
     if hasattr(model.prior, "start_from"):
         model.prior.start_from(x if prior == "vamp" else z)
-    device.waits.clear()
+    stand_in.waits.clear()
     vl.fit_prior(model.prior, z, num_steps=2)
-    assert not [wait for wait in device.waits if "_to_copy" in wait]
-    if prior == "vamp":
-        model.prior.fix()
+    assert not [wait for wait in stand_in.waits if "_to_copy" in wait]
     assert model.eval().prior.log_prob(z).device == DEVICE
 
 
-def test_tensors_of_the_device_are_drawn(device, tmp_path):
+def test_what_a_prior_keeps_moves_with_it(stand_in):
+    model = vae_of("vamp").eval()
+    model.prior.fix()
+    assert model.to(DEVICE).prior.log_prob(torch.randn(3, 2, device=DEVICE)).device == DEVICE
+
+
+def test_the_stand_in_computes_what_the_cpu_does(stand_in, monkeypatch):
+    found = []
+    for place in (DEVICE, CPU):
+        monkeypatch.setattr(accelerate.Accelerator, "device", place)
+        model = vae_of("realnvp", "gaussian optimal", norm="batch", posterior="flow")
+        x = images_for(model)
+        (record,) = vl.Trainer(max_epochs=1, batch_size=4).fit(model, x, x, progress=False)
+        found.append([*record.train, *record.val])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_tensors_of_the_device_are_drawn(stand_in, tmp_path):
     model = vae_of().to(DEVICE)
     x = images_for(model).to(DEVICE)
     vl.plots.save_pairs(x, model.reconstruct(x), tmp_path / "pairs.png")
@@ -561,7 +593,7 @@ def test_tensors_of_the_device_are_drawn(device, tmp_path):
 @pytest.mark.parametrize(
     "prior", ["mixture", *(pytest.param(p, marks=pytest.mark.slow) for p in PRIORS if p != "mixture")]
 )
-def test_a_run_that_is_written_and_resumed_stays_on_its_device(device, tmp_path, prior):
+def test_a_run_that_is_written_and_resumed_stays_on_its_device(stand_in, tmp_path, prior):
     model = vae_of(prior)
     x = images_for(model, 8)
     for epochs in (1, 2):
@@ -611,10 +643,10 @@ MISPLACED = {
 
 
 @pytest.mark.parametrize("fault", MISPLACED)
-def test_a_tensor_of_the_cpu_in_the_wrong_place_raises(device, fault):
+def test_a_tensor_of_the_cpu_in_the_wrong_place_raises(stand_in, fault):
     model, objective, match = MISPLACED[fault]
     with pytest.raises(RuntimeError, match=match):
-        waits_of_a_step(device, model(), objective)
+        waits_of_a_step(stand_in, model(), objective)
 
 
 WAITS = {
@@ -636,17 +668,17 @@ WAITS = {
 
 
 @pytest.mark.parametrize("fault", WAITS)
-def test_what_waits_for_the_device_in_a_step_is_found(device, fault):
+def test_what_waits_for_the_device_in_a_step_is_found(stand_in, fault):
     term, operation = WAITS[fault]
-    (wait,) = waits_of_a_step(device, vae_of(), extra(term))
+    (wait,) = waits_of_a_step(stand_in, vae_of(), extra(term))
     assert operation in wait and "test_devices" not in wait
 
 
-def test_what_does_not_wait_is_not_found(device):
+def test_what_does_not_wait_is_not_found(stand_in):
     """A number in the CPU's memory, one that is filled in on the device, a copy that is not waited for."""
 
     def term(x, images):
         moved = torch.rand(4).to(x.device, non_blocking=True)
         return moved * torch.tensor(2.0) + x.new_full((), 3.0) + x.masked_fill(x > 0.5, 0.0).mean()
 
-    assert waits_of_a_step(device, vae_of(), extra(term)) == []
+    assert waits_of_a_step(stand_in, vae_of(), extra(term)) == []

@@ -200,6 +200,7 @@ class VAE(nn.Module):
         """Images from the prior: the likelihood's mean of z ~ p(z), clamped to [0, 1], ``(num_samples, C, H, W)``.
 
         Always in eval mode, without gradients. Draw pixels too with ``likelihood.sample(vae.decode(z))``.
+        A generator of the CPU gives the same latents on every device.
         """
         check_int("num_samples", num_samples, minimum=0, maximum=LARGEST_TENSOR // math.prod(self.image_shape))
         check_generator(generator)

@@ -144,6 +144,8 @@ class ImageDataset(Dataset[Tensor]):
 
     def subset(self, indices: Tensor | slice) -> ImageDataset:
         """The images at ``indices``, with their labels and factors."""
+        if isinstance(indices, Tensor):
+            indices = indices.cpu()  # where labels and factors stay
         return ImageDataset(
             self.images[indices],
             labels=None if self.labels is None else self.labels[indices],
@@ -211,7 +213,7 @@ def checked_names(argument: str, names: Sequence[str], count: int | None = None)
 def _names_at(names: tuple[str, ...], indices: Tensor | slice) -> Sequence[str]:
     if not names or isinstance(indices, slice):
         return names[indices] if names else ()
-    return [names[index] for index in torch.arange(len(names))[indices.cpu()].tolist()]
+    return [names[index] for index in torch.arange(len(names))[indices].tolist()]
 
 
 def _check_factors(factors: Tensor, shape: tuple[int, int]) -> None:

@@ -211,8 +211,9 @@ class ImageStream(Dataset[Tensor]):
 
     def subset(self, indices: Tensor | slice) -> ImageStream:
         """The stream of the images at ``indices``, with their labels."""
-        # By torch, since numpy takes a tensor of one index for a number.
-        return self.replace(listing=self.listing.subset(torch.arange(len(self))[indices].numpy()))
+        at = indices.cpu() if isinstance(indices, Tensor) else indices
+        at = torch.arange(len(self))[at]  # by torch, since numpy takes a tensor of one index for a number
+        return self.replace(listing=self.listing.subset(at.numpy()))
 
     def to(self, device: torch.device | str) -> ImageStream:
         """The same stream with its batches on ``device``."""

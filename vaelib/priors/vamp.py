@@ -39,6 +39,8 @@ class VampPrior(PriorFromNoise):
     """
 
     extra_noise = 1
+    _mu: Tensor | None
+    _logvar: Tensor | None
 
     def __init__(self, image_shape: Sequence[int], num_components: int = 500) -> None:
         super().__init__()
@@ -46,7 +48,8 @@ class VampPrior(PriorFromNoise):
         self.num_components = check_int("num_components", num_components)
         self.pseudo_logits = nn.Parameter(0.05 * torch.randn(self.num_components, *self.image_shape))
         self._model: tuple[Any, ...] = ()
-        self._fixed: tuple[Tensor, Tensor] | None = None
+        for name in ("_mu", "_logvar"):  # of the components that `fix` has computed
+            self.register_buffer(name, None, persistent=False)
 
     def start_from(self, images: Tensor) -> VampPrior:
         """Let pseudo-inputs be ``images``, ``(K, C, H, W)`` in [0, 1], such as pictures of the training set."""
@@ -74,7 +77,7 @@ class VampPrior(PriorFromNoise):
     @torch.no_grad()
     def fix(self) -> None:
         """Compute the components once, for weights that will not change; in training mode they are computed anew."""
-        self._fixed = self._components()
+        self._mu, self._logvar = self._components()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
@@ -90,8 +93,8 @@ class VampPrior(PriorFromNoise):
         return mixture_from_noise(noise, weights, *self._components())
 
     def _components(self) -> tuple[Tensor, Tensor]:
-        if self._fixed is not None and not self.training:
-            return self._fixed
+        if self._mu is not None and self._logvar is not None and not self.training:
+            return self._mu, self._logvar
         if not self._model:
             raise ValueError("`VampPrior` must be given to a VAE, whose encoder it asks, before it can be used.")
         mu, logvar = self._model[0].encoder(self.pseudo_logits.sigmoid())
