@@ -78,7 +78,7 @@ def command():
     )
 
 
-MARGIN = 10
+MARGIN = 7
 """Seconds that a program takes to start, and its processes to end."""
 
 

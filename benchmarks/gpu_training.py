@@ -25,6 +25,7 @@ CONFIGURATIONS = (("article", 64), ("default", 64), ("article", 512), ("default"
 """Networks and batch sizes, in order of worth."""
 LOOPS = ("article", "vaelib", "handwritten", "vaelib bf16", "vaelib eager")
 """The tutorial's loop comes first: the others are compared with it."""
+EAGER = ("article", "vaelib eager")
 NAMES = {"article": "tutorial", "vaelib": "vl.Trainer compiled", "handwritten": "hand-written"} | {
     "vaelib bf16": "vl.Trainer compiled, bf16",
     "vaelib eager": "vl.Trainer eager",
@@ -54,7 +55,7 @@ def main():
         quick=arguments.quick,
         loss_tolerance=LOSS_TOLERANCE,
         tf32="torch's settings: in convolutions, not in products",
-        products=rates(torch.get_num_threads()),
+        products={} if arguments.quick else rates(torch.get_num_threads()),
     )
     with deadline:
         measure_all(records, images, arguments, deadline)
@@ -62,7 +63,8 @@ def main():
     for network, batch in CONFIGURATIONS:
         missing = [NAMES[loop] for loop in LOOPS if not is_done(records, network, batch, loop, rounds)]
         if missing:
-            records.skip(f"{network}, batch {batch}: {', '.join(missing)}", "no time was left")
+            what = "" if len(missing) == len(LOOPS) else f": {', '.join(missing)}"
+            records.skip(f"{network}, batch {batch}{what}", "no time was left")
 
 
 def rounds_of(arguments):
@@ -112,7 +114,7 @@ class Configuration:
 
     def __init__(self, jobs, records):
         self._jobs, self._records = jobs, records
-        self._loops = {}
+        self._loops, self._counted_from = {}, dict.fromkeys(LOOPS, 2)
         self._flops = training_flops(jobs[0].network)
         self.first_row_after = 0.0
         """Seconds from the start to the first rows: less than this is no use to begin with."""
@@ -124,20 +126,32 @@ class Configuration:
             self._tutorial = self._loops["article"]
             self._read()
             self._check_losses()
-            for loop in self._loops.values():  # they compile side by side: one after the other would take minutes
-                loop.ask()
-            self._read()
-            while self._loops and len(next(iter(self._loops.values())).rounds) < rounds + 2:
-                for name, loop in list(self._loops.items()):
-                    loop.ask()
-                    self._read([name])
-                for name in self._loops:
-                    self._records.put(self._row(name))
-                self.first_row_after = self.first_row_after or time.monotonic() - started
+            self._begin(EAGER)
+            self._round(EAGER)  # rows that are there even if the others compile for too long
+            self.first_row_after = time.monotonic() - started
+            self._begin([name for name in LOOPS if name not in EAGER])
+            self._counted_from = {name: len(loop.rounds) for name, loop in self._loops.items()}
+            for _ in range(rounds):
+                self._round(LOOPS)
+
+    def _begin(self, names):
+        """The first round of loops, side by side: those that compile would take minutes one after the other."""
+        names = [name for name in names if name in self._loops]
+        for name in names:
+            self._loops[name].ask()
+        self._read(names)
+
+    def _round(self, names):
+        """A round of training of each loop in turn, and their rows."""
+        for name in [name for name in names if name in self._loops]:
+            self._loops[name].ask()
+            self._read([name])
+        for name in [name for name in names if name in self._loops]:
+            self._records.put(self._row(name))
 
     def _read(self, names=None):
         """Wait for loops; one that failed has its row with the error and is closed, the others continue."""
-        for name in names or list(self._loops):
+        for name in list(self._loops) if names is None else names:
             try:
                 self._loops[name].read()
             except LoopError as error:
@@ -162,7 +176,8 @@ class Configuration:
 
     def _row(self, name):
         loop = self._loops[name]
-        first, warm_up, *rounds = loop.rounds
+        first, warm_up = loop.rounds[:2]
+        rounds = self._counted(loop)
         seconds = statistics.median(entry["seconds"] for entry in rounds)
         speed = loop.job.images / seconds
         rate = self._records.environment["products"].get(loop.job.device + PRODUCTS.get(name, ""))
@@ -182,11 +197,15 @@ class Configuration:
 
     def _ratio(self, loop):
         """How many times as fast as the tutorial's loop, the median over rounds; None without that loop."""
-        pairs = list(zip(self._tutorial.rounds[2:], loop.rounds[2:], strict=False))
+        pairs = list(zip(self._counted(self._tutorial), self._counted(loop), strict=False))
+        if not pairs:
+            return None
         images = loop.job.images / self._tutorial.job.images
-        return (
-            statistics.median(theirs["seconds"] * images / ours["seconds"] for theirs, ours in pairs) if pairs else None
-        )
+        return statistics.median(theirs["seconds"] * images / ours["seconds"] for theirs, ours in pairs)
+
+    def _counted(self, loop):
+        """The rounds in which every loop had its turn."""
+        return loop.rounds[self._counted_from.get(loop.job.loop, 2) :]
 
 
 if __name__ == "__main__":

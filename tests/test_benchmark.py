@@ -261,6 +261,12 @@ def test_without_the_exporter_torch_is_measured_and_the_rest_is_skipped(model, m
     assert row.correct
 
 
+def test_a_bundle_needs_the_extra(bundle, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(vl.MissingExtraError, match=r"a benchmark of a bundle needs .* pip install 'vaelib\[onnx\]'"):
+        matrix.Matrix(bundle, ("OnnxVAE",))
+
+
 def test_a_long_first_call_does_not_shorten_the_warm_up(monkeypatch, tmp_path):
     """A CUDA graph is captured in the fourth call, which must not be a timed one."""
     clock = iter([0.0, 60.0, *(60.0 + 0.01 * step for step in range(10))])

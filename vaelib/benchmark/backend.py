@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vaelib.runtime.machine import load_libraries
 
 __all__ = [
+    "EXPORTING",
     "OPERATIONS",
     "Array",
     "Backend",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
+EXPORTING = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
+"""Packages of the extra ``onnx``."""
 OPERATIONS = ("encode", "decode", "reconstruct")
 """Images to mu; latents to images; images to images through z = mu."""
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vaelib.benchmark.backend import OPERATIONS, Array, functions_of
+from vaelib._checks import MissingExtraError
+from vaelib.benchmark.backend import EXPORTING, OPERATIONS, Array, functions_of, needs_packages
 from vaelib.export import export_onnx
 from vaelib.serialization import save
 from vaelib.vae import VAE, AutoEncoder
@@ -46,8 +47,16 @@ class Subject(NamedTuple):
 
 
 def write_files(source: Source, directory: Path, needs: Collection[str]) -> Subject:
-    """Fill ``directory`` with what backends need: ``model``, ``bundle``, ``graphs`` of each operation, in ``int8``."""
+    """Fill ``directory`` with what backends need: ``model``, ``bundle``, ``graphs`` of each operation, in ``int8``.
+
+    Raises:
+        ExportError: A ``ValueError``: if the model cannot be exported.
+        ModelFileError: A ``ValueError``: if the bundle is torn.
+        MissingExtraError: If the source is a bundle and the extra ``onnx`` is not installed.
+    """
     if isinstance(source, Path):
+        if needs_packages(*EXPORTING):
+            raise MissingExtraError("a benchmark of a bundle", "onnx")
         from vaelib.benchmark.graphs import of_bundle
 
         return of_bundle(source, directory, needs)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from vaelib.benchmark.backend import Backend, needs_packages
+from vaelib.benchmark.backend import EXPORTING, Backend, needs_packages
 from vaelib.benchmark.backends import BACKENDS, OPERATIONS, Array
 from vaelib.benchmark.files import Source, draw, write_files
 from vaelib.benchmark.roofline import rates
@@ -25,7 +25,6 @@ __all__ = ["Matrix", "Report", "Row", "measure", "why_missing"]
 LEAST_CALLS = 50
 _NOISY_SPREAD = 1.5
 _NOISY_LOAD = 0.5
-_EXPORTING = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 
 
 class Row(NamedTuple):
@@ -74,7 +73,7 @@ def why_missing(backend: Backend, source: Source) -> str | None:
     """Why a backend cannot run this model or bundle here; None if it can."""
     if isinstance(source, Path):
         return "a bundle has no torch model" if backend.needs == "model" else backend.missing()
-    return backend.missing() or (None if backend.needs == "model" else needs_packages(*_EXPORTING))
+    return backend.missing() or (None if backend.needs == "model" else needs_packages(*EXPORTING))
 
 
 class Matrix:
