@@ -18,13 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import vaelib as vl
 
-for package in ("zuko", "sklearn", "torchmetrics"):
-    pytest.importorskip(package)
+zuko = pytest.importorskip("zuko")
+pytest.importorskip("sklearn")
+pytest.importorskip("torchmetrics")
 
 DEVICE = torch.device("mps", 0)  # torch takes this name without the hardware, and has fused optimisers for it
 CPU = torch.device("cpu")
 _GENERATORS = {}  # device by address, which is all that torch hands to an operation
 _COPIES = (torch.ops.aten.copy_, torch.ops.aten._to_copy)
+_LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (vl, zuko))
 _INDEXING = (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_)
 
 
@@ -146,7 +148,7 @@ def _check_generator(operation, generator, there):
 
 
 def _check_mixture(operation, arguments, here):
-    """A number in the CPU's memory goes into most pointwise kernels, and indices are copied; all else is refused."""
+    """A number in the CPU's memory goes into most pointwise kernels, and indices are copied; all else raises."""
     if operation.overloadpacket in _COPIES:
         return
     if operation.overloadpacket in _INDEXING and isinstance(arguments[0], OnDevice):
@@ -175,7 +177,7 @@ def _place():
     frame, found = sys._getframe(1), []
     while frame is not None and len(found) < 2:
         path = frame.f_code.co_filename
-        if f"{os.sep}vaelib{os.sep}" in path or f"{os.sep}zuko{os.sep}" in path:
+        if path.startswith(_LIBRARIES):
             found.append(f"{os.path.basename(path)}:{frame.f_lineno}")
         frame = frame.f_back
     return " called by ".join(found)
@@ -261,10 +263,15 @@ def vae_of(prior="standard", likelihood="bernoulli", latent="vector", posterior=
     )
 
 
-def autoencoder_of(**parts):
+def autoencoder_of(likelihood=None, **parts):
     torch.manual_seed(0)
-    networks = vl.ConvEncoder(SHAPE, 2, hidden_channels=(3,)), vl.ConvDecoder(2, SHAPE, hidden_channels=(3,))
-    return vl.AutoEncoder(*networks, **parts)
+    channels = 1 if likelihood is None else likelihood.param_channels(1)
+    networks = {"hidden_channels": (3,), "stride": 4}
+    encoder, decoder = (
+        vl.ConvEncoder(SHAPE, 2, **networks),
+        vl.ConvDecoder(2, SHAPE, **networks, param_channels=channels),
+    )
+    return vl.AutoEncoder(encoder, decoder, likelihood=likelihood, **parts)
 
 
 MODELS = {
@@ -398,6 +405,14 @@ def test_every_combination_is_trained_on_its_device(stand_in, prior, objective):
         if found:
             faults[latent, posterior, likelihood] = found
     assert not faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("objective", OF_AUTOENCODERS)
+def test_every_combination_of_autoencoders_is_trained_on_its_device(stand_in, objective, likelihood):
+    model = autoencoder_of(likelihood=LIKELIHOODS[likelihood]())
+    assert waits_of_a_step(stand_in, model, OF_AUTOENCODERS[objective]()) == []
 
 
 def test_the_combinations_are_of_all_public_parts():
