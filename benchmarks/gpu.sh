@@ -86,7 +86,7 @@ step() {
     elif [ -n "$missing" ]; then
         results end "$name" skipped 0 "$missing"
     else
-        timeout --signal=KILL "$limit" "$@" "$((limit - 5))" || code=$?  # its result file is whole at every moment
+        timeout --signal=KILL "$limit" "$@" "$((limit - limit / 20 - 5))" || code=$?  # its result file is whole at every moment
         case $code in
             0) results end "$name" passed $((SECONDS - started)) "" ;;
             137) results end "$name" "timed out" $((SECONDS - started)) "at its limit of $limit s" ;;

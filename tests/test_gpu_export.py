@@ -8,7 +8,10 @@ import torch
 
 import vaelib as vl
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("default"),
+]  # a warning of a GPU's is shown, and fails nothing
 
 SMALL = {"hidden_channels": (4, 8), "norm": "batch"}
 

@@ -1,6 +1,7 @@
 """What a run does for CUDA, as far as it can be seen without; tests/test_gpu*.py hold what needs it."""
 
 import contextlib
+import types
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import vaelib as vl
 from vaelib.training import hardware, randomness
 from vaelib.training.hardware import Graphed
+from vaelib.training.optimization import Optimization
 
 
 class RecordedGraph:
@@ -133,3 +135,20 @@ def test_on_cuda_sizes_are_fixed_and_a_number_that_changes_is_not(traced, monkey
     for step, size in enumerate((4, 3, 4, 3, 4)):
         assert torch.equal(doubled(torch.ones(size, 2), step), torch.full((size, 2), float(step)))
     assert [len(free) for free in traced] == [0, 1, 1]  # the first is of the first step alone
+
+
+def test_a_loss_scale_comes_down_by_more_steps_than_an_epoch_has():
+    """fp16's begins at 65,536 and is halved by each step that overflows: no reason to end a run of short epochs."""
+    terms, model = vl.ElboTerms(*torch.ones(3)), torch.nn.Linear(2, 1)
+    scaler = torch.amp.GradScaler("cpu")
+    around = types.SimpleNamespace(scaler=scaler, num_processes=1)
+    optimization = Optimization(model, torch.optim.Adam(model.parameters()), lambda step: 1e-3, around, None, None)
+    for step in range(20):
+        assert optimization.skipped(terms, 3) == step
+        optimization.begin(step)
+        scaler.scale(model(torch.ones(1, 2)).sum()).backward()
+        model.weight.grad.fill_(torch.inf)
+        assert not optimization.finish(terms.loss)
+    assert scaler.get_scale() == 2.0**16 / 2**20
+    with pytest.raises(vl.TrainingError, match="20 steps in a row were skipped"):
+        optimization.skipped(terms, 3)

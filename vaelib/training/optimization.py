@@ -95,7 +95,7 @@ class Optimization:
             TrainingError: If too many were in a row, naming what in ``terms`` and which gradients are not finite.
         """
         self._count()
-        if self._in_a_row >= min(MAX_SKIPPED, steps_per_epoch):
+        if self._in_a_row >= _most_in_a_row(self._accelerator.scaler, steps_per_epoch):
             raise TrainingError(f"{self._in_a_row} steps in a row were skipped: {_blame(self._model, terms)}.")
         return self._skipped
 
@@ -148,6 +148,11 @@ class Optimization:
             return
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(ok, buffer, kept))
+
+
+def _most_in_a_row(scaler: Any, steps_per_epoch: int) -> int:
+    """Skipped steps that end a run; a loss scale comes down by skipping, however short the epochs are."""
+    return MAX_SKIPPED if scaler is not None else min(MAX_SKIPPED, steps_per_epoch)
 
 
 def _blame(model: nn.Module, terms: Any) -> str:
