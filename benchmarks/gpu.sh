@@ -6,8 +6,8 @@
 #
 # OUT       folder of the results: tests.json, training.json, inference.json, row.json, steps.json, and the run of the
 #           row in two parts of at most 15 MiB (row.tar.0, row.tar.1). Seven files, flat. Each is complete at every
-#           moment: a step that fails or runs out of time leaves what it had. A second call with the same OUT measures
-#           again, and resumes the row.
+#           moment: a step that fails or runs out of time leaves what it had. A second call with the same OUT runs
+#           the tests again, measures what training and inference lack, and resumes the row.
 # --wheels  folder of wheels for what is missing: torch, torchvision, numpy, onnx, onnxruntime, safetensors, accelerate,
 #           pytest and scikit-learn must be installed. Without rich every step is skipped with the reason, and without
 #           another package its tests and rows are skipped with the reason. Collect them where there is a network:

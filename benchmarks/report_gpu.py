@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 
-from report_tables import details, rates, table
+from report_tables import details, rates, table, times
 
 FILES = ("steps", "tests", "training", "inference", "row")
 
@@ -127,7 +127,7 @@ def training_line(entry):
         entry["loop"],
         f"{entry['images_per_second']:,.0f}",
         f"{entry['epoch_seconds']:.3g}",
-        "" if entry["times_tutorial"] is None else f"{entry['times_tutorial']:.2f}",
+        times(entry["times_tutorial"]),
         f"{entry['compile_seconds']:.1f}",
         "" if entry["peak_device_mib"] is None else f"{entry['peak_device_mib']:,.0f}",
         "" if entry["of_products"] is None else f"{entry['of_products']:.1%}",

@@ -37,7 +37,7 @@ def rate(row, best):
 def details(rows):
     on_gpu = any(row.get("device_mib") is not None for row in rows)
     columns = ["", "batch", "p50 ms", "p90 ms", "p99 ms", "first call s", "peak MiB", "of products", "error"]
-    columns += ["peak GPU MiB"] if on_gpu else []
+    columns += ["peak GPU MiB", "x eager torch"] if on_gpu else []
     lines = [
         [
             f"{row['operation']}, {row['backend']}",
@@ -46,7 +46,7 @@ def details(rows):
             f"{row['peak_mib']:,.0f}",
             "" if row["of_products"] is None else f"{row['of_products']:.0%}",
             f"{row['error']:.0e}" + ("" if row["correct"] else " **wrong**"),
-            *([device_mib(row)] if on_gpu else []),
+            *([device_mib(row), times(row.get("times_torch"))] if on_gpu else []),
         ]
         for row in rows
     ]
@@ -55,3 +55,7 @@ def details(rows):
 
 def device_mib(row):
     return "" if row["device_mib"] is None else f"{row['device_mib']:,.0f}"
+
+
+def times(value):
+    return "" if value is None else f"{value:.2f}"

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import shutil
+import types
 import weakref
 
 import numpy as np
@@ -291,6 +292,29 @@ def test_memory_of_the_shape_before_does_not_count(monkeypatch, tmp_path):
 
     worker._serve(backend.Opened(lambda operation, values: np.zeros(1), place), io.StringIO())
     assert before == [0, 0]
+
+
+def test_memory_of_a_gpu_is_measured_and_given_back_to_the_other_processes(monkeypatch, tmp_path):
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 3), np.float32))
+    begin = {"operation": "encode", "inputs": str(tmp_path / "inputs.npy"), "answer": str(tmp_path / "answer")}
+    commands = [begin, {"seconds": 0.0, "least_calls": 2}, {}]
+    done = []
+    gpu = types.SimpleNamespace(
+        empty_cache=lambda: done.append("empty"),
+        reset_peak_memory_stats=lambda: done.append("reset"),
+        max_memory_allocated=lambda: 3 * 2**20,
+    )
+    monkeypatch.setattr(worker, "_torch_on_cuda", lambda: types.SimpleNamespace(cuda=gpu))
+    monkeypatch.setattr("sys.stdin", map(json.dumps, commands))
+    answers = io.StringIO()
+    opened = backend.Opened(lambda operation, values: done.append("call") or np.zeros(1))
+    worker._serve(opened, answers)
+    first, turn, peaks = map(json.loads, answers.getvalue().splitlines())
+    assert first["first"] >= 0.0
+    assert len(turn["times"]) == 2
+    assert peaks["device_mib"] == 3.0
+    assert peaks["host_mib"] > 0.0
+    assert done == ["reset", *["call"] * 4, "empty", *["call"] * 3, "empty"]
 
 
 class Tracked(np.ndarray):
