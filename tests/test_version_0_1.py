@@ -51,7 +51,7 @@ def moved(model):
 def flow_vae():
     torch.manual_seed(0)
     parts = vl.ConvEncoder(SHAPE, 3, hidden_channels=(4,)), vl.ConvDecoder(3, SHAPE, hidden_channels=(4,))
-    return moved(vl.VAE(*parts, posterior=vl.FlowPosterior((3,), hidden_features=(8,))))
+    return moved(vl.VAE(*parts, latent=vl.GaussianLatent((3,), posterior=vl.FlowPosterior((3,), hidden_features=(8,)))))
 
 
 def autoencoder(**arguments):
@@ -201,6 +201,18 @@ def _codes():
     return [*mu.flatten().tolist(), *logvar.flatten().tolist(), *evaluation.encode(autoencoder(), images())[0].tolist()]
 
 
+OTHER_ORDER = {
+    *(f"prior {name}: elbo" for name in ("mixture", "vamp", "realnvp", "nsf")),
+    "prior nsf: iwae",
+    *(f"objective {name}{steps}" for name in ("stl", "dreg") for steps in ("", ": five steps")),
+    "flow posterior info",
+    "log likelihood",
+    "log likelihood of a flow posterior",
+}
+"""Sums in another order than in version 0.1, so the last bits differ: a draw has its nats before it is decoded, so
+gradients arrive at z in another order; and log p(x) adds what the objectives add, -(reconstruction + kl)."""
+
+
 def machine():
     """What bits depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -220,8 +232,10 @@ def test_the_numbers_are_those_of_version_0_1(name):
         NUMBERS.write_text(json.dumps(kept, indent=0) + "\n")
         return
     kept = json.loads(NUMBERS.read_text())
-    if kept["machine"] == machine():
+    if kept["machine"] == machine() and name not in OTHER_ORDER:
         assert found == kept["numbers"][name]
+    elif kept["machine"] == machine():
+        np.testing.assert_allclose(found, kept["numbers"][name], rtol=1e-5)
     else:
         np.testing.assert_allclose(found, kept["numbers"][name], rtol=2e-4, atol=2e-5)
 

@@ -6,11 +6,11 @@ from vaelib import (
     evaluation as evaluation,
     export as export,
     functional as functional,
+    latents as latents,
     likelihoods as likelihoods,
     networks as networks,
     objectives as objectives,
     plots as plots,
-    posteriors as posteriors,
     presets as presets,
     priors as priors,
     runtime as runtime,
@@ -36,6 +36,12 @@ from vaelib.functional import (
     bits_per_dim as bits_per_dim,
     kl_standard_normal as kl_standard_normal,
     reparameterize as reparameterize,
+)
+from vaelib.latents import (
+    FlowPosterior as FlowPosterior,
+    GaussianLatent as GaussianLatent,
+    Latent as Latent,
+    PointLatent as PointLatent,
 )
 from vaelib.likelihoods import (
     Bernoulli as Bernoulli,
@@ -73,7 +79,6 @@ from vaelib.objectives import (
     mmd as mmd,
     reconstruction_loss as reconstruction_loss,
 )
-from vaelib.posteriors import FlowPosterior as FlowPosterior
 from vaelib.presets import conv_vae as conv_vae
 from vaelib.priors import (
     FlowPrior as FlowPrior,
@@ -108,8 +113,7 @@ from vaelib.training import (
 from vaelib.vae import (
     VAE as VAE,
     AutoEncoder as AutoEncoder,
-    AutoEncoderOutput as AutoEncoderOutput,
-    FlowVAEOutput as FlowVAEOutput,
+    LatentOutput as LatentOutput,
     VAEOutput as VAEOutput,
 )
 

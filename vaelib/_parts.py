@@ -30,9 +30,14 @@ __all__ = [
     "check_posterior",
     "check_raw_params",
     "check_recon_params",
+    "check_rows",
 ]
 
-_METHODS = {"likelihood": ("param_channels", "log_prob", "mean", "sample"), "prior": ("log_prob", "kl", "sample")}
+_METHODS = {
+    "likelihood": ("param_channels", "log_prob", "mean", "sample"),
+    "prior": ("log_prob", "from_noise"),
+    "latent": ("draw", "point", "encoded", "from_noise", "log_prob", "hidden"),
+}
 
 
 def check_modules(**parts: object) -> None:
@@ -110,22 +115,35 @@ def _check_place(name: str, value: Tensor, model: Any) -> None:
         )
 
 
-def check_posterior(encoded: Any, x: Tensor, latent_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The ``(mu, logvar)`` that an encoder returned for ``x``; an error unless both are ``(B, *latent_shape)``."""
-    if not isinstance(encoded, tuple | list) or len(encoded) != 2:
-        got = f"{len(encoded)} values" if isinstance(encoded, tuple | list) else shown(encoded)
+def check_posterior(features: Any, latent_shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The ``(mu, logvar)`` that an encoder returned; an error unless both are ``(B, *latent_shape)``."""
+    if not isinstance(features, tuple | list) or len(features) != 2:
+        got = f"{len(features)} values" if isinstance(features, tuple | list) else shown(features)
         raise TypeError(f"`encoder` must return two tensors, (mu, logvar), got {got}.")
-    mu, logvar = encoded
-    _check_returned("the encoder's mu", mu, x, latent_shape)
-    _check_returned("the encoder's logvar", logvar, x, latent_shape)
+    mu, logvar = features
+    for name, value in (("mu", mu), ("logvar", logvar)):
+        check_tensor(f"the encoder's {name}", value)
+        check_shape(f"the encoder's {name}", value.shape, ("B", *latent_shape))
     return mu, logvar
 
 
-def check_code(encoded: Any, x: Tensor, latent_shape: Sequence[int]) -> Tensor:
-    """The code that an autoencoder's encoder returned for ``x``, of ``(mu, logvar)`` the first."""
-    code = encoded[0] if isinstance(encoded, tuple) and encoded else encoded
-    _check_returned("the encoder's code", code, x, latent_shape)
+def check_code(features: Any, latent_shape: Sequence[int]) -> Tensor:
+    """The code that an encoder returned, of ``(mu, logvar)`` the first."""
+    code = features[0] if isinstance(features, tuple) and features else features
+    check_tensor("the encoder's code", code)
+    check_shape("the encoder's code", code.shape, ("B", *latent_shape))
     return code
+
+
+def check_rows(returned: Sequence[Any], x: Tensor) -> None:
+    """Raise ``ValueError`` unless every tensor that an encoder ``returned`` for ``x`` has as many rows as ``x``."""
+    if torch.compiler.is_compiling():  # where the size of a batch is a symbol, which a comparison would make a constant
+        return
+    for part in returned:
+        if isinstance(part, Tensor) and part.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"The encoder must return {len(x)} rows for {len(x)} images, got the shape {tuple(part.shape)}."
+            )
 
 
 def check_recon_params(decoded: Any, z: Tensor, channels: int, image_shape: Sequence[int]) -> Tensor:

@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vaelib import corruptions, likelihoods, networks, posteriors, priors, vae
+from vaelib import corruptions, latents, likelihoods, networks, priors, vae
 from vaelib._budget import Budget
 from vaelib._checks import MissingExtraError, ModelFileError, check_device, check_module, check_path, check_type
 from vaelib._files import Listed, committed, files_replaced, target_directory
 from vaelib._weights import is_sealed, read_object, read_tensors, sealed, write_tensors
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
 
-__all__ = ["describe", "load", "register", "save"]
+__all__ = ["describe", "load", "of_today", "register", "save"]
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -32,7 +32,6 @@ FORMAT = "vaelib-model-2"
 _OLD_FORMAT = "vaelib-model-1"  # of version 0.1, without checksums
 _MAX_CONFIG_BYTES = 2**20
 _ATTEMPTS = 3
-_ADDED = {"VAE": ("posterior",)}  # arguments that files of older versions do not have
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 _KNOWN: dict[str, type[nn.Module]] = {
@@ -54,7 +53,9 @@ _KNOWN: dict[str, type[nn.Module]] = {
         priors.MixtureOfGaussians,
         priors.VampPrior,
         priors.FlowPrior,
-        posteriors.FlowPosterior,
+        latents.FlowPosterior,
+        latents.GaussianLatent,
+        latents.PointLatent,
         corruptions.GaussianNoise,
         corruptions.SaltAndPepper,
         corruptions.Masking,
@@ -106,7 +107,8 @@ def describe(module: nn.Module) -> dict[str, Any]:
     for argument in () if takes_none else inspect.signature(type(module)).parameters:
         if not hasattr(module, argument):
             raise TypeError(f"{name} must keep its argument `{argument}` as an attribute to be saved.")
-        arguments[argument] = _plain(f"{name}.{argument}", getattr(module, argument))
+        held = argument in getattr(module, "short_forms", ())  # by another argument
+        arguments[argument] = None if held else _plain(f"{name}.{argument}", getattr(module, argument))
     return {"class": name, **arguments}
 
 
@@ -264,7 +266,7 @@ def _build(description: Any, path: Path) -> Any:
             f"{path} names the class {name!r:.80}, which is not one of {', '.join(sorted(_KNOWN))}."
             " If it is yours, import the module that decorates it with @vaelib.register first."
         )
-    arguments = {key: _build(value, path) for key, value in description.items() if key != "class"}
+    arguments = {key: _build(value, path) for key, value in of_today(description).items() if key != "class"}
     cls = _KNOWN[name]
     missing = [argument for argument in _always_described(cls) if argument not in arguments]
     if missing:
@@ -279,11 +281,23 @@ def _build(description: Any, path: Path) -> Any:
         raise ModelFileError(f"{path} does not describe a {name}: {error!s:.500}") from error
 
 
+def of_today(description: Any) -> Any:
+    """The description of a model as it would be written now: in version 0.1, prior and posterior were a VAE's own."""
+    is_vae = isinstance(description, dict) and description.get("class") == "VAE"
+    if not is_vae or "latent" in description or not description.keys() >= {"prior", "latent_shape"}:
+        return description
+    held = {"posterior": None} | {
+        name: description[name] for name in ("latent_shape", "prior", "posterior") if name in description
+    }
+    kept = {name: value for name, value in description.items() if name != "posterior"}
+    return kept | {"prior": None, "latent": {"class": "GaussianLatent", **held}}
+
+
 def _always_described(cls: type[nn.Module]) -> list[str]:
     """Arguments that every description of a class of vaelib's has had; other people's classes have their defaults."""
     if not cls.__module__.startswith("vaelib.") or cls.__init__ is nn.Module.__init__:
         return []
-    return [name for name in inspect.signature(cls).parameters if name not in _ADDED.get(cls.__name__, ())]
+    return list(inspect.signature(cls).parameters)
 
 
 def _check_dtypes(model: nn.Module, tensors: Mapping[str, Tensor], where: Path, *, mixed: bool) -> None:

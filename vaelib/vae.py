@@ -5,31 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vaelib._checks import LARGEST_TENSOR, check_generator, check_int, check_unit_range
 from vaelib._parts import (
     agreed_shape,
-    check_code,
     check_input,
     check_latents,
     check_modules,
     check_param_channels,
-    check_posterior,
     check_recon_params,
+    check_rows,
 )
-from vaelib.functional import gaussian_log_prob, reparameterize
+from vaelib.latents import Draw, GaussianLatent, Latent, PointLatent
+from vaelib.latents.base import first_tensor, repeated
 from vaelib.likelihoods import Bernoulli, ContinuousBernoulli, Likelihood
-from vaelib.priors import Prior, StandardNormal, VampPrior
+from vaelib.priors import Prior
 
-__all__ = ["VAE", "AutoEncoder", "AutoEncoderOutput", "FlowVAEOutput", "VAEOutput", "eval_mode", "image_of"]
+__all__ = ["VAE", "AutoEncoder", "LatentOutput", "VAEOutput", "eval_mode", "image_of"]
 
 
 class VAEOutput(NamedTuple):
-    """One pass through a VAE; unpacks in this order."""
+    """One pass through a VAE with a Gaussian posterior; unpacks in this order, for :func:`elbo_loss`."""
 
     recon_params: Tensor
     """Raw parameters of p(x|z), ``(B, likelihood.param_channels(C), H, W)``."""
@@ -41,23 +43,15 @@ class VAEOutput(NamedTuple):
     """The draw from the posterior that was decoded, the same shape."""
 
 
-class FlowVAEOutput(NamedTuple):
-    """Of a bent posterior: ``mu`` and ``logvar`` are of what is bent; ``log_q``, log q(z|x), has the shape ``(B,)``."""
-
-    recon_params: Tensor
-    mu: Tensor
-    logvar: Tensor
-    z: Tensor
-    log_q: Tensor
-
-
-class AutoEncoderOutput(NamedTuple):
-    """One pass through an autoencoder."""
+class LatentOutput(NamedTuple):
+    """One pass through a model with another latent, such as an autoencoder or a VAE with a flow posterior."""
 
     recon_params: Tensor
     """Raw decoder output, ``(B, C, H, W)`` (more channels if the likelihood wants them)."""
     z: Tensor
-    """The code, ``(B, *latent_shape)``."""
+    """The latent that was decoded, ``(B, *latent_shape)``."""
+    kl: Tensor
+    """KL(q(z|x) to p(z)) in nats, ``(B, G)``, as in :class:`vaelib.latents.Draw`."""
 
 
 def image_of(likelihood: Likelihood | None, recon_params: Tensor) -> Tensor:
@@ -85,24 +79,26 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 class VAE(nn.Module):
-    """A variational autoencoder from any encoder and decoder.
+    """A variational autoencoder from any encoder, latent and decoder.
 
-    The parts need no base class: the encoder maps images ``(B, C, H, W)`` to ``(mu, logvar)``, the decoder
-    maps ``z`` to ``recon_params``. If neither carries ``image_shape`` or ``latent_shape``, give them here.
+    Encoder and decoder need no base class: the encoder maps images ``(B, C, H, W)`` to what the latent reads, for the
+    default :class:`GaussianLatent` ``(mu, logvar)``; the decoder maps ``z`` to ``recon_params``. If neither carries
+    ``image_shape`` or ``latent_shape``, give them here.
 
     Args:
         encoder: Network of q(z|x). If yours returns unbounded log variances, pass them through
             :func:`vaelib.functional.soft_bound` as :class:`ConvEncoder` does.
         decoder: Network of p(x|z).
         likelihood: What ``recon_params`` mean; :class:`Bernoulli` if None.
-        prior: p(z); :class:`StandardNormal` if None.
-        posterior: What bends the encoder's Gaussian, such as :class:`vaelib.posteriors.FlowPosterior`; nothing if None.
+        prior: p(z) of a Gaussian latent; :class:`StandardNormal` if None.
+        latent: Posterior, prior and rate together; ``GaussianLatent(latent_shape, prior)`` if None.
         corruption: Noise on the encoder's input, in training mode only; see :mod:`vaelib.corruptions`.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
 
     Raises:
-        ValueError: If the parts disagree about the image or the latent, or nobody knows its shape.
+        ValueError: If the parts disagree about the image or the latent, nobody knows its shape, or both ``prior`` and
+            ``latent`` are given.
 
     Examples:
         >>> import vaelib as vl
@@ -110,12 +106,15 @@ class VAE(nn.Module):
         >>> out = vae(torch.rand(2, 1, 28, 28))
         >>> out.recon_params.shape, out.mu.shape
         (torch.Size([2, 1, 28, 28]), torch.Size([2, 32]))
-        >>> vae.sample(4).shape
+        >>> vae.sample(4, seed=0).shape
         torch.Size([4, 1, 28, 28])
 
     References:
         Kingma & Welling (2014), Auto-Encoding Variational Bayes. https://arxiv.org/abs/1312.6114
     """
+
+    short_forms = ("prior",)
+    """Arguments that ``latent`` holds, for :func:`vaelib.save`."""
 
     def __init__(
         self,
@@ -124,64 +123,118 @@ class VAE(nn.Module):
         *,
         likelihood: Likelihood | None = None,
         prior: Prior | None = None,
-        posterior: nn.Module | None = None,
+        latent: Latent | None = None,
         corruption: nn.Module | None = None,
         image_shape: Sequence[int] | None = None,
         latent_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, prior=prior, corruption=corruption)
-        check_modules(posterior=posterior)
-        parts = {"encoder": encoder, "decoder": decoder, "prior": prior, "posterior": posterior}
+        check_modules(latent=latent)
+        if prior is not None and latent is not None:
+            raise ValueError("`prior` must be None where `latent` is given, which has its own.")
+        parts = {"encoder": encoder, "decoder": decoder, "prior": prior, "latent": latent}
         self.image_shape = agreed_shape("image_shape", image_shape, **parts)
         self.latent_shape = agreed_shape("latent_shape", latent_shape, **parts)
         self.encoder, self.decoder = encoder, decoder
-        self.likelihood: Likelihood = Bernoulli() if likelihood is None else likelihood
-        self.prior: Prior = StandardNormal() if prior is None else prior
-        self.posterior, self.corruption = posterior, corruption
-        if isinstance(prior, VampPrior):
-            prior.attach(self)
+        self.likelihood: Any = Bernoulli() if likelihood is None else likelihood
+        self.latent: Any = GaussianLatent(self.latent_shape, prior) if latent is None else latent
+        self.corruption = corruption
+        if hasattr(self.prior, "attach"):
+            self.prior.attach(self)
         check_param_channels(decoder, self.likelihood, self.image_shape)
+        self.register_load_state_dict_pre_hook(_of_version_0_1)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""
+    @property
+    def prior(self) -> Any:
+        """p(z): the latent's own; None of a latent without one. ``model.prior = ...`` gives the latent another."""
+        return getattr(self.latent, "prior", None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Prior and posterior are the latent's; torch would register modules here that nothing would use."""
+        if name in ("prior", "posterior"):
+            setattr(self.latent, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def observe(self, x: Tensor, *, generator: torch.Generator | None = None) -> Any:
+        """What the encoder makes of images ``(B, C, H, W)`` in [0, 1], in training mode behind the corruption.
+
+        Autocast ends here: tensors come back in the dtype of ``x``, and what follows is in full precision.
+        """
         check_input(self, x)
-        mu, logvar = check_posterior(self.encoder(x), x, self.latent_shape)
-        return mu.to(x.dtype), logvar.to(x.dtype)  # autocast ends here: what follows is in full precision
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents ``(B, *latent_shape)`` to ``recon_params``: raw, before any squashing."""
-        check_latents(self, z)
-        channels = self.likelihood.param_channels(self.image_shape[0])
-        return check_recon_params(self.decoder(z), z, channels, self.image_shape).to(z.dtype)
-
-    def infer(self, x: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The posterior as training sees it: :meth:`encode` behind the corruption, if there is one and it trains."""
-        return self.encode(_corrupt(self, x, generator))
-
-    def draw(self, mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Z from the posterior, ``(B, *latent_shape)``, and log q(z|x) in nats, ``(B,)``."""
-        check_latents(self, mu, "mu")
-        check_latents(self, logvar, "logvar")
         check_generator(generator)
-        z = reparameterize(mu, logvar, generator=generator)
-        log_q = gaussian_log_prob(z, mu, 0.5 * logvar)
-        if self.posterior is None:
-            return z, log_q
-        z, log_det = self.posterior(z, mu, logvar)
-        return z, log_q - log_det
+        if self.corruption is not None and self.training:
+            x = self.corruption(x, generator=generator)
+        return self._features(x)
 
-    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput | FlowVAEOutput:
+    def draw(
+        self,
+        features: Any,
+        *,
+        num_samples: int = 1,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Draw:
+        """A draw of q(z|x) with its nats.
+
+        Args:
+            features: Of :meth:`observe`.
+            num_samples: K draws of each image, as ``(K * B, ...)``: the first of all images, the second, ...
+            noise: Standard normal, ``(K * B, noise_size)``; drawn if None.
+            generator: Of the noise; torch's global one if None.
+        """
+        check_generator(generator)
+        if num_samples > 1:
+            features = repeated(features, num_samples)
+        if noise is None:
+            like = first_tensor(features)
+            shape = like.shape[0], self.latent.noise_size
+            noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+        draw: Draw = self.latent.draw(features, noise)
+        return draw
+
+    def decode(self, z: Tensor | Draw) -> Tensor:
+        """Latents ``(B, *latent_shape)``, or a :class:`Draw`, to ``recon_params``: raw, before any squashing."""
+        if isinstance(z, Draw):
+            return self.decode_hidden(z.hidden)
+        check_latents(self, z)
+        return self.decode_hidden(self.latent.hidden(z))
+
+    def decode_hidden(self, hidden: Tensor) -> Tensor:
+        """What the latent gives the decoder to ``recon_params``."""
+        channels = self.image_shape[0]
+        if self.likelihood is not None:
+            channels = self.likelihood.param_channels(channels)
+        return check_recon_params(self.decoder(hidden), hidden, channels, self.image_shape).to(hidden.dtype)
+
+    def decode_mean(self, z: Tensor | Draw) -> Tensor:
+        """The same to images: the likelihood's mean, clamped to [0, 1], ``(B, C, H, W)``."""
+        return image_of(self.likelihood, self.decode(z))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The deterministic z of images, ``(B, *latent_shape)``: what :meth:`reconstruct` decodes."""
+        check_input(self, x)
+        z: Tensor = self.latent.point(self._features(x))
+        return z
+
+    def encode(self, x: Tensor) -> Any:
+        """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``.
+
+        Of a latent without a Gaussian posterior, to what describes an image there: z, or codes.
+        """
+        check_input(self, x)
+        return self.latent.encoded(self._features(x))
+
+    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput | LatentOutput:
         """Encode, draw z from the posterior, decode; z is drawn in eval mode too, as the ELBO wants it."""
-        mu, logvar = self.infer(x, generator=generator)
-        if self.posterior is not None:
-            z, log_q = self.draw(mu, logvar, generator=generator)
-            return FlowVAEOutput(self.decode(z), mu, logvar, z, log_q)
-        z = reparameterize(mu, logvar, generator=generator)
-        return VAEOutput(self.decode(z), mu, logvar, z)
+        draw = self.draw(self.observe(x, generator=generator), generator=generator)
+        if draw.mu is None or draw.logvar is None:
+            return LatentOutput(self.decode(draw), draw.z, draw.kl)
+        return VAEOutput(self.decode(draw), draw.mu, draw.logvar, draw.z)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Images from images, ``(B, C, H, W)`` both: z = mu and the likelihood's mean, clamped to [0, 1].
+        """Images from images, ``(B, C, H, W)`` both: :meth:`embed` and the likelihood's mean, clamped to [0, 1].
 
         Deterministic: always in eval mode, without gradients, and a corruption is not applied.
 
@@ -192,31 +245,48 @@ class VAE(nn.Module):
         with eval_mode(self):
             check_input(self, x)
             check_unit_range("x", x)
-            mu, logvar = self.encode(x)
-            z = mu if self.posterior is None else self.posterior(mu, mu, logvar)[0]
-            return image_of(self.likelihood, self.decode(z))
+            return self.decode_mean(self.embed(x))
 
-    def sample(self, num_samples: int, *, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, num_samples: int, *, seed: int | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Images from the prior: the likelihood's mean of z ~ p(z), clamped to [0, 1], ``(num_samples, C, H, W)``.
 
         Always in eval mode, without gradients. Draw pixels too with ``likelihood.sample(vae.decode(z))``.
-        A generator of the CPU gives the same latents on every device.
+
+        Args:
+            num_samples: How many, >= 0.
+            seed: The same images again, and within rounding those of ``OnnxVAE.sample`` with this seed.
+            generator: Of the noise, in the place of a seed; torch's global one if both are None.
+
+        Raises:
+            ValueError: If both ``seed`` and ``generator`` are given, or the model has no prior.
         """
         check_int("num_samples", num_samples, minimum=0, maximum=LARGEST_TENSOR // math.prod(self.image_shape))
         check_generator(generator)
+        if seed is not None and generator is not None:
+            raise ValueError("`generator` must be None where `seed` is given.")
         parameter = next(self.parameters(), torch.empty(0))
+        shape = num_samples, self.latent.prior_noise_size
+        if seed is None:
+            noise = torch.randn(shape, generator=generator, device=parameter.device, dtype=parameter.dtype)
+        else:
+            normal = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
+            noise = torch.from_numpy(normal).to(parameter)
         with eval_mode(self):
-            z = self.prior.sample(num_samples, self.latent_shape, generator=generator, device=parameter.device)
-            return image_of(self.likelihood, self.decode(z.to(parameter.dtype)))
+            return self.decode_mean(self.latent.from_noise(noise))
+
+    def _features(self, x: Tensor) -> Any:
+        features = self.encoder(x)
+        check_rows(tree_leaves(features), x)
+        return tree_map_only(Tensor, lambda part: part.to(x.dtype) if part.is_floating_point() else part, features)
 
 
-class AutoEncoder(nn.Module):
-    """The VAE's deterministic sibling: one code per image, no prior, nothing to sample.
+class AutoEncoder(VAE):
+    """A :class:`VAE` whose latent is a point: one code per image, no prior, nothing to sample.
 
     Args:
         encoder: Maps images to codes; of an encoder that returns ``(mu, logvar)``, ``mu`` is the code.
         decoder: Maps codes to ``recon_params``.
-        likelihood: What ``recon_params`` mean; pictures themselves, trained by squared error, if None.
+        likelihood: What ``recon_params`` mean; images themselves, trained by squared error, if None.
         corruption: Noise on the encoder's input, in training mode only: a denoising autoencoder.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
@@ -241,52 +311,22 @@ class AutoEncoder(nn.Module):
         image_shape: Sequence[int] | None = None,
         latent_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
-        check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, corruption=corruption)
-        self.image_shape = agreed_shape("image_shape", image_shape, encoder=encoder, decoder=decoder)
-        self.latent_shape = agreed_shape("latent_shape", latent_shape, encoder=encoder, decoder=decoder)
-        self.encoder, self.decoder = encoder, decoder
-        self.likelihood = likelihood
-        self.corruption = corruption
-        if likelihood is not None:
-            check_param_channels(decoder, likelihood, self.image_shape)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` in [0, 1] to codes ``(B, *latent_shape)``."""
-        check_input(self, x)
-        return check_code(self.encoder(x), x, self.latent_shape)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Codes ``(B, *latent_shape)`` to ``recon_params``."""
-        check_latents(self, z)
-        channels = self.image_shape[0]
-        if self.likelihood is not None:
-            channels = self.likelihood.param_channels(channels)
-        return check_recon_params(self.decoder(z), z, channels, self.image_shape).to(z.dtype)
-
-    def infer(self, x: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """The code as training sees it: :meth:`encode` behind the corruption, if there is one and it trains."""
-        return self.encode(_corrupt(self, x, generator))
-
-    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> AutoEncoderOutput:
-        """Encode and decode; ``generator`` is for the corruption."""
-        z = self.infer(x, generator=generator)
-        return AutoEncoderOutput(self.decode(z), z)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Images from images, ``(B, C, H, W)`` both, clamped to [0, 1]; in eval mode, without gradients.
-
-        Raises as a VAE's.
-        """
-        with eval_mode(self):
-            check_input(self, x)
-            check_unit_range("x", x)
-            return image_of(self.likelihood, self.decode(self.encode(x)))
+        check_modules(encoder=encoder, decoder=decoder)
+        shape = agreed_shape("latent_shape", latent_shape, encoder=encoder, decoder=decoder)
+        super().__init__(
+            encoder,
+            decoder,
+            likelihood=likelihood,
+            latent=PointLatent(shape),
+            corruption=corruption,
+            image_shape=image_shape,
+        )
+        if likelihood is None:
+            del self.likelihood
+            self.likelihood = None
 
 
-def _corrupt(model: VAE | AutoEncoder, x: Tensor, generator: torch.Generator | None) -> Tensor:
-    check_generator(generator)
-    if model.corruption is None or not model.training:
-        return x
-    check_input(model, x)
-    return model.corruption(x, generator=generator)
+def _of_version_0_1(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """The keys of weights from version 0.1, where prior and posterior lay beside encoder and decoder."""
+    for name in [name for name in state if name.startswith((f"{prefix}prior.", f"{prefix}posterior."))]:
+        state[f"{prefix}latent.{name.removeprefix(prefix)}"] = state.pop(name)

@@ -95,9 +95,9 @@ def check_module(name: str, value: object, *methods: str, optional: bool = False
         raise TypeError(f"`{name}` must have the methods {', '.join(missing)}, {type(value).__name__} has not.")
 
 
-def check_has_prior(name: str, model: object) -> None:
-    """Raise ``TypeError`` unless ``model`` has a prior, as a VAE has."""
-    if isinstance(model, type) or not hasattr(model, "prior"):
+def check_has_prior(name: str, model: Any) -> None:
+    """Raise ``TypeError`` unless ``model`` has a latent with a prior, as a VAE has."""
+    if isinstance(model, type) or not getattr(getattr(model, "latent", None), "has_prior", False):
         got = type(model).__name__ if hasattr(model, "encoder") else shown(model)
         raise TypeError(f"`model` must have a prior, as a VAE has, for {name}; got {got}.")
 

@@ -142,7 +142,7 @@ def evaluation_of(
     num_images = estimates.pop("num_images")
     counts: dict[str, Any] = {"num_images": num_images, "note": estimates.pop("note")}
     words, active_units = "Of a single image, or a posterior that a flow bends, latents are not measured.", None
-    if vae.posterior is None and num_images > 1:
+    if getattr(vae.latent, "posterior", None) is None and num_images > 1:
         report = latents(vae, images, generator=_seeded(seed))
         estimates |= {"mutual_information": report.mutual_information, "marginal_kl": report.marginal_kl}
         words, active_units = report.in_words(), report.active_units

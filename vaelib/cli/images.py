@@ -66,14 +66,13 @@ def reconstruct(
     from vaelib.data.skipped import readable
     from vaelib.evaluation import per_image_terms
     from vaelib.evaluation.values import ImageValues, check_model_finite
-    from vaelib.objectives import Elbo, Reconstruction
-    from vaelib.vae import VAE
+    from vaelib.objectives.elbo import default_objective
 
     trained = serialization.load(model)
     images, skipped = _read(trained, model, pictures, reading_options(context.params))
     shown = images.batch(slice(0, max(1, LARGEST_GRID // (4 * math.prod(images.image_shape[1:])))))
     plots.save_pairs(shown, torch.cat([trained.reconstruct(x) for x in shown.split(_BATCH)]), target)
-    objective = Elbo() if isinstance(trained, VAE) else Reconstruction()
+    objective = default_objective(trained)
     generator = torch.Generator().manual_seed(0)
     values = ImageValues(trained.likelihood)
     terms = per_image_terms(trained, values.watched(images.batches(_BATCH)), objective, generator=generator)
@@ -137,7 +136,7 @@ def sample(
     from vaelib.vae import VAE
 
     vae = serialization.load(model)
-    if not isinstance(vae, VAE):
+    if not (isinstance(vae, VAE) and vae.latent.has_prior):
         raise TypeError(f"Only a VAE has a prior to sample from, {model} holds a {type(vae).__name__}.")
     _, height, width = vae.image_shape
     if num > LARGEST_GRID // (height * width):

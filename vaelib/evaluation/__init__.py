@@ -2,7 +2,7 @@
 
 from vaelib.evaluation.anomaly import AnomalyReport, AnomalyScores, anomaly, anomaly_scores, auroc
 from vaelib.evaluation.bound import BoundEstimate, Estimate, elbo, per_image_terms, unit_of
-from vaelib.evaluation.codes import encode
+from vaelib.evaluation.codes import embed, encode
 from vaelib.evaluation.comparison import Comparison, compare
 from vaelib.evaluation.disentanglement import DisentanglementReport, disentanglement, mig, modularity, modularity_chance
 from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
@@ -33,6 +33,7 @@ __all__ = [
     "dci",
     "disentanglement",
     "elbo",
+    "embed",
     "encode",
     "factor_vae_score",
     "features_of",

@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from vaelib.evaluation.inputs import BatchSource, batches_for
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_model
 from vaelib.evaluation.values import check_model_finite
-from vaelib.vae import VAE, AutoEncoder, eval_mode
+from vaelib.vae import VAE, eval_mode
 
-__all__ = ["encode"]
+__all__ = ["embed", "encode"]
 
 
-@overload
 def encode(
     model: VAE,
     data: Tensor | BatchSource | Iterable[Any],
     *,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]: ...
-@overload
-def encode(
-    model: AutoEncoder,
-    data: Tensor | BatchSource | Iterable[Any],
-    *,
-    batch_size: int = 256,
-    generator: torch.Generator | None = None,
-) -> Tensor: ...
-def encode(
-    model: VAE | AutoEncoder,
-    data: Tensor | BatchSource | Iterable[Any],
-    *,
-    batch_size: int = 256,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor] | Tensor:
-    """The codes of all images, in their order, in eval mode without gradients.
+) -> Any:
+    """What ``model.encode`` gives of all images, in their order, in eval mode without gradients.
 
     Args:
         model: A VAE or an autoencoder.
@@ -47,7 +32,8 @@ def encode(
         generator: Of a set that draws its images, as ``dynamic_mnist`` does; of any device.
 
     Returns:
-        Of a VAE ``(mu, logvar)``, of an autoencoder ``z``, each ``(N, *latent_shape)`` on the CPU.
+        Of a VAE with a Gaussian posterior ``(mu, logvar)``, of another model ``z``, each ``(N, *latent_shape)`` on the
+        CPU. :func:`embed` gives the one z that ``reconstruct`` decodes, whatever the model.
 
     Raises:
         DataError: A ``ValueError``: if there is no image.
@@ -60,14 +46,45 @@ def encode(
         >>> mu.shape, logvar.shape
         (torch.Size([600, 2]), torch.Size([600, 2]))
     """
-    if not isinstance(model, VAE | AutoEncoder):
-        raise TypeError(f"`model` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
+    check_model("model", model)
     with eval_mode(model):
-        found: list[Any] = [model.encode(x) for x in batches_for(model, data, batch_size, generator)]
-    if isinstance(model, AutoEncoder):
-        z = torch.cat(found).cpu()
-        check_model_finite("model", "the code", z)
-        return z
-    mu, logvar = (torch.cat(moments).cpu() for moments in zip(*found, strict=True))
-    check_model_finite("model", "the posterior", mu, logvar)
-    return mu, logvar
+        found = [model.encode(x) for x in batches_for(model, data, batch_size, generator)]
+    codes = tree_map(lambda *parts: torch.cat(parts).cpu(), *found)
+    what = "the posterior" if isinstance(codes, tuple) else "the code"
+    check_model_finite("model", what, *(codes if isinstance(codes, tuple) else [codes]))
+    return codes
+
+
+def embed(
+    model: VAE,
+    data: Tensor | BatchSource | Iterable[Any],
+    *,
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The deterministic z of all images, in their order: what ``model.reconstruct`` decodes.
+
+    Args:
+        model: A VAE or an autoencoder.
+        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
+        batch_size: Where vaelib cuts the batches.
+        generator: Of a set that draws its images, as ``dynamic_mnist`` does; on the model's device.
+
+    Returns:
+        ``(N, *latent_shape)`` on the CPU.
+
+    Raises:
+        DataError: A ``ValueError``: if there is no image.
+        ValueError: If a code is not finite.
+        TypeError: If ``model`` is neither.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> embed(vl.conv_vae((1, 8, 8), 2), torch.rand(600, 1, 8, 8)).shape
+        torch.Size([600, 2])
+    """
+    check_model("model", model)
+    with eval_mode(model):
+        z = torch.cat([model.embed(x) for x in batches_for(model, data, batch_size, generator)]).cpu()
+    check_model_finite("model", "the code", z)
+    return z

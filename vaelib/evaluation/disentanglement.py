@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vaelib._checks import check_int
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.codes import encode
+from vaelib.evaluation.codes import embed
 from vaelib.evaluation.factors import bootstrapped, checked
 from vaelib.evaluation.inputs import BatchSource
 from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
 from vaelib.evaluation.predictors import dci, sap
-from vaelib.vae import VAE, AutoEncoder
+from vaelib.vae import VAE
 
 __all__ = ["DisentanglementReport", "disentanglement", "mig", "modularity", "modularity_chance"]
 
@@ -50,7 +50,7 @@ class DisentanglementReport(NamedTuple):
 
 
 def disentanglement(
-    model: VAE | AutoEncoder,
+    model: VAE,
     data: Tensor | BatchSource | Iterable[Any],
     factors: Tensor,
     *,
@@ -85,9 +85,8 @@ def disentanglement(
         >>> 0 <= report.mig.value <= 1, report.num_images
         (True, 60)
     """
-    found = encode(model, data, batch_size=batch_size)
-    codes = (found if isinstance(found, Tensor) else found[0]).flatten(1)
-    if isinstance(model, AutoEncoder):  # the scale of its codes is free
+    codes = embed(model, data, batch_size=batch_size).flatten(1)
+    if not model.latent.has_prior:  # the scale of its codes is free
         codes = codes / codes.var(0).max().sqrt().clamp(min=1e-30)
     options: dict[str, Any] = {"num_resamples": num_resamples, "generator": generator}
     return DisentanglementReport(

@@ -19,6 +19,7 @@ __all__ = [
     "as_batches",
     "batches_for",
     "check_data",
+    "check_model",
     "check_vae",
     "device_of",
     "images_of_batch",
@@ -201,6 +202,12 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_vae(name: str, model: object) -> None:
-    """Raise ``TypeError`` unless ``model`` is a VAE."""
-    if not isinstance(model, VAE):
+    """Raise ``TypeError`` unless ``model`` is a VAE whose latent has a prior."""
+    if not (isinstance(model, VAE) and model.latent.has_prior):
         raise TypeError(f"`{name}` must be a VAE, got {type(model).__name__}.")
+
+
+def check_model(name: str, model: object) -> None:
+    """Raise ``TypeError`` unless ``model`` is a VAE or an autoencoder."""
+    if not isinstance(model, VAE):
+        raise TypeError(f"`{name}` must be a VAE or an AutoEncoder, got {type(model).__name__}.")

@@ -15,8 +15,6 @@ from vaelib.evaluation.codes import encode
 from vaelib.evaluation.inputs import BatchSource, check_vae
 from vaelib.evaluation.values import check_model_finite
 from vaelib.functional import gaussian_log_prob, kl_standard_normal, reparameterize
-from vaelib.posteriors import check_gaussian
-from vaelib.priors import Prior
 from vaelib.vae import VAE, eval_mode
 
 __all__ = ["LatentReport", "latents"]
@@ -109,8 +107,9 @@ def latents(
         https://arxiv.org/abs/1509.00519
     """
     check_vae("model", model)
-    check_gaussian("latents", model)
     codes = encode(model, data, batch_size=batch_size, generator=generator)
+    if not isinstance(codes, tuple):
+        raise ValueError("`latents` needs a Gaussian posterior: the model's latent has no mu and logvar.")
     if len(codes[0]) < 2:
         raise DataError("`data` must hold at least two images.")
     parameter = next(model.parameters(), torch.empty(0))
@@ -134,10 +133,10 @@ def latents(
     )
 
 
-def _kl_per_latent(prior: Prior, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
+def _kl_per_latent(prior: Any, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
     """KL to the prior where it splits over latents, else to N(0, 1), ``(N, D)``."""
-    splits = prior.kl(mu[:1], logvar[:1], z[:1]).shape[1] == mu[0].numel()
-    return prior.kl(mu, logvar, z) if splits else kl_standard_normal(mu, logvar, per_latent=True)
+    kl = prior.kl(mu, logvar, z) if hasattr(prior, "kl") else None
+    return kl if kl is not None and kl.shape[1] == mu[0].numel() else kl_standard_normal(mu, logvar, per_latent=True)
 
 
 def _log_aggregate(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:

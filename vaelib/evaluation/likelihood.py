@@ -18,6 +18,7 @@ from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
+from vaelib.objectives.importance import nats_of
 from vaelib.vae import VAE, eval_mode
 
 __all__ = ["LikelihoodEstimate", "OfImages", "log_likelihood", "log_likelihoods", "tracked", "warn_of_few"]
@@ -185,11 +186,11 @@ def log_likelihoods(
 
 
 def _of_few(model: VAE, x: Tensor, num_samples: int, batch_size: int, generator: torch.Generator | None) -> OfImages:
-    mu, logvar = model.encode(x)
+    features = model.observe(x)
     at_a_time = max(1, batch_size // len(x))
     log_weights = torch.cat(
         [
-            _log_weights(model, x, mu, logvar, min(at_a_time, num_samples - start), generator)
+            _log_weights(model, x, features, min(at_a_time, num_samples - start), generator)
             for start in range(0, num_samples, at_a_time)
         ]
     ).double()
@@ -218,10 +219,7 @@ def _jackknife(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     return ((count - 1) / count * (changes - mean).square().sum(0)).sqrt(), (count - 1) * mean
 
 
-def _log_weights(
-    model: VAE, x: Tensor, mu: Tensor, logvar: Tensor, draws: int, generator: torch.Generator | None
-) -> Tensor:
+def _log_weights(model: VAE, x: Tensor, features: Any, draws: int, generator: torch.Generator | None) -> Tensor:
     """Log p(x|z) + log p(z) - log q(z|x), ``(draws, B)``."""
-    mu, logvar, x = (values.repeat(draws, *[1] * (values.ndim - 1)) for values in (mu, logvar, x))
-    z, log_q = model.draw(mu, logvar, generator=generator)
-    return (model.likelihood.log_prob(x, model.decode(z)) + model.prior.log_prob(z) - log_q).view(draws, -1)
+    reconstruction, kl = nats_of(model, x, model.draw(features, num_samples=draws, generator=generator))
+    return -(reconstruction + kl).view(draws, -1)

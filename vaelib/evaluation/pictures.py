@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vaelib._checks import MissingExtraError
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import BatchSource, batches_for
+from vaelib.evaluation.inputs import BatchSource, batches_for, check_model
 from vaelib.evaluation.values import check_model_finite
-from vaelib.vae import VAE, AutoEncoder
+from vaelib.vae import VAE
 
 __all__ = ["ReconstructionQuality", "reconstruction_quality"]
 
@@ -36,7 +36,7 @@ class ReconstructionQuality(NamedTuple):
 
 
 def reconstruction_quality(
-    model: VAE | AutoEncoder,
+    model: VAE,
     data: Tensor | BatchSource | Iterable[Any],
     *,
     batch_size: int = 256,
@@ -69,8 +69,7 @@ def reconstruction_quality(
         Wang et al. (2004), Image quality assessment, https://doi.org/10.1109/TIP.2003.819861; over scales: Wang et
         al. (2003), https://doi.org/10.1109/ACSSC.2003.1292216
     """
-    if not isinstance(model, VAE | AutoEncoder):
-        raise TypeError(f"`model` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
+    check_model("model", model)
     smallest = min(model.image_shape[1:])
     if smallest < _SSIM_SIZE:
         raise ValueError(f"SSIM needs images of at least {_SSIM_SIZE} pixels a side, got {model.image_shape}.")
@@ -87,7 +86,7 @@ def reconstruction_quality(
     )
 
 
-def _reconstructed(model: VAE | AutoEncoder, images: Tensor) -> Tensor:
+def _reconstructed(model: VAE, images: Tensor) -> Tensor:
     """``model.reconstruct`` of images; raw outputs are checked too, since a sigmoid makes infinite ones 0 or 1."""
     raw: list[Tensor] = []
     handle = model.decoder.register_forward_hook(lambda module, inputs, output: raw.append(output))

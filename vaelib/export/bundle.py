@@ -14,7 +14,7 @@ from vaelib._checks import check_path
 from vaelib._files import Listed, check_replaceable, files_replaced, listed_in, target_directory
 from vaelib.export import Parity
 from vaelib.serialization import describe
-from vaelib.vae import VAE, AutoEncoder
+from vaelib.vae import VAE
 
 __all__ = ["CARD_NAME", "at_most", "bundle_directory", "facts_of", "metadata_of", "write_bundle"]
 
@@ -24,7 +24,7 @@ CARD_NAME = "README.md"
 _ALWAYS = ("encoder.onnx", "decoder.onnx")  # graphs of every bundle
 
 
-def facts_of(model: VAE | AutoEncoder, opset: int) -> dict[str, Any]:
+def facts_of(model: VAE, opset: int) -> dict[str, Any]:
     """What every graph of the bundle says about the model."""
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -32,7 +32,7 @@ def facts_of(model: VAE | AutoEncoder, opset: int) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "kind": "VAE" if isinstance(model, VAE) else "AutoEncoder",
+        "kind": "VAE" if model.latent.has_prior else "AutoEncoder",
         "image_shape": list(model.image_shape),
         "image_range": [0.0, 1.0],
         "latent_shape": list(model.latent_shape),
@@ -49,7 +49,7 @@ def _class_name(part: object | None) -> str:
     return "none" if part is None else type(part).__name__
 
 
-def _config(model: VAE | AutoEncoder) -> dict[str, Any] | None:
+def _config(model: VAE) -> dict[str, Any] | None:
     try:
         return describe(model)
     except TypeError:  # a foreign encoder exports all the same; only its config has no words

@@ -13,11 +13,10 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError
-from vaelib._parts import check_code, check_posterior, check_recon_params
 from vaelib.export.lowering import lower
 from vaelib.export.quiet import quiet, reason_of
 from vaelib.export.sizes import free_sizes
-from vaelib.vae import VAE, AutoEncoder, image_of
+from vaelib.vae import VAE, image_of
 
 __all__ = ["Graph", "culprit", "graphs_of", "lowest_ir_version", "noise_of", "sampler_of", "to_bytes", "with_metadata"]
 
@@ -76,21 +75,21 @@ _TRANSLATIONS: dict[Any, Any] = {torch.ops.aten.log_sigmoid.default: _log_sigmoi
 
 
 class _Encoder(nn.Module):
-    def __init__(self, model: VAE | AutoEncoder) -> None:
+    def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return _code(self.model, image)
+    def forward(self, image: Tensor) -> Any:
+        return self.model.latent.encoded(self.model.encoder(image))
 
 
 class _Decoder(nn.Module):
-    def __init__(self, model: VAE | AutoEncoder) -> None:
+    def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        recon_params = _recon_params(self.model, z)
+        recon_params = self.model.decode_hidden(self.model.latent.hidden(z))
         return image_of(self.model.likelihood, recon_params), recon_params.clone()
 
 
@@ -100,22 +99,20 @@ class _Whole(nn.Module):
         self.vae = vae
 
     def forward(self, image: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
-        mu, logvar = _code(self.vae, image)
-        z = mu + (0.5 * logvar).exp() * eps
-        recon_params = _recon_params(self.vae, z)
+        draw = self.vae.latent.draw(self.vae.encoder(image), eps)
+        recon_params = self.vae.decode(draw)
         distortion = -self.vae.likelihood.log_prob(image, recon_params)
-        kl = self.vae.prior.kl(mu, logvar, z).sum(1)
-        return image_of(self.vae.likelihood, recon_params), mu, logvar, distortion, kl
+        return image_of(self.vae.likelihood, recon_params), draw.mu, draw.logvar, distortion, draw.kl.sum(1)
 
 
 class _WholeAutoEncoder(nn.Module):
-    def __init__(self, model: AutoEncoder) -> None:
+    def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        z = _code(self.model, image)
-        return image_of(self.model.likelihood, _recon_params(self.model, z)), z.clone()
+        z = self.model.latent.point(self.model.encoder(image))
+        return self.model.decode_mean(self.model.latent.draw(z, z)), z.clone()
 
 
 class _Sampler(nn.Module):
@@ -128,27 +125,13 @@ class _Sampler(nn.Module):
         return z
 
 
-def _code(model: VAE | AutoEncoder, image: Tensor) -> Any:
-    """As ``encode``, but for its check that images have the weights' dtype, which in float16 they have not."""
-    check = check_code if isinstance(model, AutoEncoder) else check_posterior
-    return check(model.encoder(image), image, model.latent_shape)
-
-
-def _recon_params(model: VAE | AutoEncoder, z: Tensor) -> Tensor:
-    """As ``decode``, but for the same check."""
-    channels = model.image_shape[0]
-    if model.likelihood is not None:
-        channels = model.likelihood.param_channels(channels)
-    return check_recon_params(model.decoder(z), z, channels, model.image_shape)
-
-
-def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[Graph, Graph, Graph]:
+def graphs_of(model: VAE, *, dynamic_size: bool = False) -> tuple[Graph, Graph, Graph]:
     """Encoder, decoder and the whole; with ``dynamic_size``, ``model`` is changed by :func:`free_sizes`."""
     image, latent = {"image": tuple(model.image_shape)}, tuple(model.latent_shape)
     multiple = free_sizes(model) if dynamic_size else None
     decoded = {"mean": "picture", "recon_params": "raw"}
     decoder = Graph("decoder", _Decoder(model), {"z": latent}, decoded, multiple)
-    if isinstance(model, AutoEncoder):
+    if not model.latent.has_prior:
         whole = {"reconstruction": "picture", "z": "raw"}
         return (
             Graph("encoder", _Encoder(model), image, {"z": "raw"}, multiple),
@@ -164,13 +147,13 @@ def graphs_of(model: VAE | AutoEncoder, *, dynamic_size: bool = False) -> tuple[
     )
 
 
-def sampler_of(model: VAE | AutoEncoder) -> Graph | None:
+def sampler_of(model: VAE) -> Graph | None:
     """From noise to draws of the prior, if it can; None for N(0, I), of which noise is a draw."""
     size = noise_of(model)["noise_size"]
     return None if size is None else Graph("prior", _Sampler(model.prior), {"noise": (size,)}, {"z": "raw"})
 
 
-def noise_of(model: VAE | AutoEncoder) -> dict[str, int | None]:
+def noise_of(model: VAE) -> dict[str, int | None]:
     """How many standard normal numbers the prior makes a draw from, and how many of them beside the latent's."""
     prior: Any = getattr(model, "prior", None)
     if not hasattr(prior, "from_noise"):

@@ -19,7 +19,7 @@ from vaelib._checks import ExportError, check_images, check_unit_range
 from vaelib.export.graphs import Graph, lowest_ir_version
 from vaelib.export.speed import images_per_second
 from vaelib.export.validation import Limit, session
-from vaelib.vae import VAE, AutoEncoder
+from vaelib.vae import VAE
 
 __all__ = ["LIMITS", "Judgement", "check_calibration", "halved", "quantized", "quantized_graph"]
 
@@ -62,7 +62,7 @@ class _Half(nn.Module):
 def halved(graph: Graph) -> Graph:
     """The same with both networks in float16; likelihood and prior stay in float32, for nats are large sums."""
     module = copy.deepcopy(graph.module)
-    model = next(part for part in module.modules() if isinstance(part, VAE | AutoEncoder))
+    model = next(part for part in module.modules() if isinstance(part, VAE))
     model.encoder, model.decoder = _Half(model.encoder), _Half(model.decoder)
     return graph._replace(module=module)
 
@@ -101,14 +101,14 @@ def quantized(
     return result, judgement
 
 
-def check_calibration(model: VAE | AutoEncoder, images: Tensor | None) -> Tensor:
+def check_calibration(model: VAE, images: Tensor | None) -> Tensor:
     """The images, or an error that says which are needed.
 
     Raises:
         ValueError: If there are none, too few, or they do not fit the model.
         TypeError: If they are no tensor, or the model is no VAE: without a bound there are no nats to judge by.
     """
-    if not isinstance(model, VAE):
+    if not model.latent.has_prior:
         raise TypeError(f"`precision` 'int8' is judged by the ELBO, which a VAE has, got {type(model).__name__}.")
     if images is not None and not isinstance(images, Tensor):
         raise TypeError(f"`calibration` must be a tensor, got {type(images).__name__}.")

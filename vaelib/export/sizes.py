@@ -6,12 +6,12 @@ import torch
 
 from vaelib._checks import ExportError
 from vaelib.export.quiet import reason_of
-from vaelib.vae import VAE, AutoEncoder
+from vaelib.vae import VAE
 
 __all__ = ["free_sizes"]
 
 
-def free_sizes(model: VAE | AutoEncoder) -> int:
+def free_sizes(model: VAE) -> int:
     """Let ``model``, a copy that is about to be exported, take other sizes than its own.
 
     Returns:
@@ -40,12 +40,11 @@ def free_sizes(model: VAE | AutoEncoder) -> int:
     return multiple
 
 
-def _check_at(model: VAE | AutoEncoder, multiple: int, rows: int, columns: int) -> None:
+def _check_at(model: VAE, multiple: int, rows: int, columns: int) -> None:
     size = (multiple * rows, multiple * columns)
     try:
         with torch.no_grad():
-            code = model.encode(torch.full((1, model.image_shape[0], *size), 0.5))
-            code = code[0] if isinstance(code, tuple) else code
+            code = model.embed(torch.full((1, model.image_shape[0], *size), 0.5))
             picture = model.decode(code)
     except (RuntimeError, ValueError) as error:
         raise ExportError(

@@ -16,6 +16,7 @@ from vaelib.objectives.elbo import (
     Objective,
     Reconstruction,
     ReconstructionTerms,
+    bound_loss,
     elbo_loss,
     reconstruction_loss,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "ReconstructionTerms",
     "Wae",
     "WaeTerms",
+    "bound_loss",
     "dip_penalty",
     "elbo_loss",
     "iwae_bound",

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_batch, check_choice, check_float, check_has_prior
-from vaelib.objectives.elbo import elbo_loss
-from vaelib.posteriors import check_gaussian
+from vaelib.objectives.elbo import bound_loss, gaussian_of, one_draw
 from vaelib.priors.base import check_moments
 
 __all__ = ["DipTerms", "DipVae", "dip_penalty"]
@@ -97,9 +96,10 @@ class DipVae:
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> DipTerms:
         """Terms of one batch."""
         check_has_prior("DipVae", model)
-        check_gaussian("DipVae", model)
-        out = model(x, generator=generator)
-        elbo = elbo_loss(x, *out, likelihood=model.likelihood, prior=model.prior)
-        logvar = out.logvar if self.kind == "ii" else None
-        penalty = dip_penalty(out.mu, logvar, lambda_od=self.lambda_od, lambda_d=self.lambda_d)
+        recon_params, draw = one_draw(model, x, generator)
+        mu, logvar = gaussian_of("DipVae", draw)
+        elbo = bound_loss(-model.likelihood.log_prob(x, recon_params), draw.kl)
+        penalty = dip_penalty(
+            mu, logvar if self.kind == "ii" else None, lambda_od=self.lambda_od, lambda_d=self.lambda_d
+        )
         return DipTerms(elbo.loss + penalty, elbo.reconstruction, elbo.kl, penalty.expand(len(x)))

@@ -17,7 +17,7 @@ from vaelib._checks import (
     check_one_device,
     check_shape,
 )
-from vaelib.objectives.elbo import elbo_loss, reconstruction_loss
+from vaelib.objectives.elbo import bound_loss, one_draw, reconstruction_loss
 from vaelib.priors import Prior, StandardNormal
 
 __all__ = ["InfoTerms", "InfoVae", "Wae", "WaeTerms", "mmd"]
@@ -135,9 +135,11 @@ class InfoVae:
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> InfoTerms:
         """Terms of one batch."""
         check_has_prior("InfoVae", model)
-        out = model(x, generator=generator)
-        elbo = elbo_loss(x, *out, likelihood=model.likelihood, prior=model.prior, beta=1.0 - self.alpha)
-        divergence = _to_prior(out.z, _draws(model.prior, out.z, generator), self.kernel, self.scale)
+        recon_params, draw = one_draw(model, x, generator)
+        reconstruction = -model.likelihood.log_prob(x, recon_params)
+        elbo = bound_loss(reconstruction, draw.kl, beta=1.0 - self.alpha, penalty=draw.penalty)
+        prior_draws = model.latent.from_noise(_noise(draw.z, model.latent.prior_noise_size, generator))
+        divergence = _to_prior(draw.z, prior_draws, self.kernel, self.scale)
         loss = elbo.loss + (self.alpha + self.lambda_ - 1.0) * divergence
         return InfoTerms(loss, elbo.reconstruction, elbo.kl, divergence.expand(len(x)))
 
@@ -176,11 +178,11 @@ class Wae:
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> WaeTerms:
         """Terms of one batch."""
         check_has_code("Wae", model)
-        out = model(x, generator=generator)
-        loss, reconstruction = reconstruction_loss(x, out.recon_params, likelihood=model.likelihood)
+        recon_params, draw = one_draw(model, x, generator)
+        loss, reconstruction = reconstruction_loss(x, recon_params, likelihood=model.likelihood)
         with torch.no_grad():
-            draws = _draws(self.prior, out.z, generator)
-        divergence = _to_prior(out.z, draws, self.kernel, self.scale)
+            prior_draws = self.prior.sample(len(x), draw.z.shape[1:], generator=generator, device=draw.z.device)
+        divergence = _to_prior(draw.z, prior_draws.to(draw.z.dtype), self.kernel, self.scale)
         return WaeTerms(loss + self.weight * divergence, reconstruction, divergence.expand(len(x)))
 
 
@@ -188,5 +190,5 @@ def _to_prior(z: Tensor, draws: Tensor, kernel: str, scale: float) -> Tensor:
     return mmd(z, draws, kernel=kernel, scale=scale) if len(z) > 1 else z.new_zeros(())
 
 
-def _draws(prior: Prior, z: Tensor, generator: torch.Generator | None) -> Tensor:
-    return prior.sample(len(z), z.shape[1:], generator=generator, device=z.device).to(z.dtype)
+def _noise(z: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
+    return torch.randn((len(z), size), generator=generator, device=z.device, dtype=z.dtype)

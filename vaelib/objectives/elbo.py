@@ -24,7 +24,8 @@ from vaelib._checks import (
     check_shape,
     check_tensor,
 )
-from vaelib.functional import sum_per_image
+from vaelib.functional import gaussian_log_prob, sum_per_image
+from vaelib.latents import Draw
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal
 from vaelib.priors.base import check_moments
@@ -36,7 +37,11 @@ __all__ = [
     "Objective",
     "Reconstruction",
     "ReconstructionTerms",
+    "bound_loss",
+    "default_objective",
     "elbo_loss",
+    "gaussian_of",
+    "one_draw",
     "reconstruction_loss",
 ]
 
@@ -123,7 +128,7 @@ def elbo_loss(
     beta = check_float("beta", beta, 0.0)
     free_bits = check_float("free_bits", free_bits, 0.0)
     check_module("likelihood", likelihood, "log_prob", optional=True)
-    check_module("prior", prior, "kl" if log_q is None else "log_prob", optional=True)
+    check_module("prior", prior, "log_prob", optional=True)
     check_batch("x", x)
     check_moments(mu, logvar, z)
     check_shape("mu", mu.shape, (x.shape[0], *("..." for _ in mu.shape[1:])))
@@ -131,19 +136,84 @@ def elbo_loss(
         check_tensor("log_q", log_q)
         check_shape("log_q", log_q.shape, x.shape[:1])
     reconstruction = -(likelihood or Bernoulli()).log_prob(x, recon_params)
-    prior = prior or StandardNormal()
-    if log_q is None:
-        kl_per_latent = prior.kl(mu, logvar, z)
-    elif z is None:
-        raise ValueError("`z` must be given with `log_q`, which is its density.")
-    else:
-        kl_per_latent = (log_q - prior.log_prob(z))[:, None]
-    kl = kl_per_latent.sum(1)
-    floor = free_bits * mu[0].numel() / kl_per_latent.shape[1]
-    penalty = kl_per_latent.mean(0).clamp(min=floor).sum() if free_bits else kl.mean()
+    kl = _kl(mu, logvar, z, log_q, prior or StandardNormal())
+    return bound_loss(reconstruction, kl, num_latents=mu[0].numel(), beta=beta, free_bits=free_bits, capacity=capacity)
+
+
+def _kl(mu: Tensor, logvar: Tensor, z: Tensor | None, log_q: Tensor | None, prior: Any) -> Tensor:
+    """In closed form, ``(B, D)``, or the estimate from the draw, ``(B, 1)``."""
+    if log_q is None and hasattr(prior, "kl"):
+        closed: Tensor = prior.kl(mu, logvar, z)
+        return closed
+    if z is None:
+        what = f"the KL to {type(prior).__name__} has no closed form" if log_q is None else "`log_q` is its density"
+        raise ValueError(f"`z` must be given: {what}.")
+    log_q = gaussian_log_prob(z, mu, 0.5 * logvar) if log_q is None else log_q
+    estimate: Tensor = (log_q - prior.log_prob(z))[:, None]
+    return estimate
+
+
+def bound_loss(
+    reconstruction: Tensor,
+    kl: Tensor,
+    *,
+    num_latents: int = 1,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    capacity: float | None = None,
+    penalty: Tensor | None = None,
+) -> ElboTerms:
+    """The loss of a bound from its nats: the one place of ``beta``, ``free_bits`` and ``capacity``.
+
+    Args:
+        reconstruction: -log p(x|z) in nats, ``(B,)``.
+        kl: KL(q(z|x) to p(z)) in nats, ``(B, G)``: by latent, position or level, or of all together.
+        num_latents: How many latents there are, over which the groups of ``kl`` share the free bits.
+        beta: Weight of the KL, >= 0.
+        free_bits: Nats per latent below which the KL of a group, averaged over the batch, costs nothing; >= 0.
+        capacity: Nats to which the KL, averaged over the batch, is held; >= 0.
+        penalty: What is trained on but is no part of the bound, ``(B,)``.
+
+    Returns:
+        ``ElboTerms(loss, reconstruction, kl)``.
+
+    Raises:
+        ValueError: If shapes disagree or a weight is negative.
+
+    Examples:
+        >>> kl = torch.tensor([[1.0, 0.1], [1.0, 0.1]])
+        >>> bound_loss(torch.full((2,), 10.0), kl, num_latents=2, free_bits=0.5).loss
+        tensor(11.5000)
+
+    References:
+        As for :func:`elbo_loss`.
+    """
+    check_shape("kl", kl.shape, (*reconstruction.shape, "G"))
+    beta = check_float("beta", beta, 0.0)
+    free_bits = check_float("free_bits", free_bits, 0.0)
+    total = kl.sum(1)
+    cost = kl.mean(0).clamp(min=free_bits * num_latents / kl.shape[1]).sum() if free_bits else total.mean()
     if capacity is not None:
-        penalty = (penalty - check_float("capacity", capacity, 0.0)).abs()
-    return ElboTerms(reconstruction.mean() + beta * penalty, reconstruction, kl)
+        cost = (cost - check_float("capacity", capacity, 0.0)).abs()
+    loss = reconstruction.mean() + beta * cost
+    return ElboTerms(loss if penalty is None else loss + penalty.mean(), reconstruction, total)
+
+
+def one_draw(model: Any, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Draw]:
+    """``recon_params`` and the draw of q(z|x) that they are of, as training sees them."""
+    draw = model.draw(model.observe(x, generator=generator), generator=generator)
+    return model.decode(draw), draw
+
+
+def gaussian_of(name: str, draw: Draw) -> tuple[Tensor, Tensor]:
+    """``mu`` and ``logvar`` of a draw, for the objectives that are about a Gaussian.
+
+    Raises:
+        ValueError: If the posterior is no Gaussian.
+    """
+    if draw.mu is None or draw.logvar is None:
+        raise ValueError(f"`{name}` needs a Gaussian posterior: the model's latent has no mu and logvar.")
+    return draw.mu, draw.logvar
 
 
 def reconstruction_loss(
@@ -212,21 +282,27 @@ class Elbo:
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> ElboTerms:
         """Terms of one batch; ``step`` drives the schedules of ``beta`` and ``capacity``."""
         check_has_prior("Elbo", model)
-        out = model(x, generator=generator)
-        terms = elbo_loss(
-            x,
-            *out,
-            likelihood=model.likelihood,
-            prior=model.prior,
+        recon_params, draw = one_draw(model, x, generator)
+        terms = bound_loss(
+            -model.likelihood.log_prob(x, recon_params),
+            draw.kl,
+            num_latents=draw.z[0].numel(),
             beta=self.beta(step),
             free_bits=self.free_bits,
             capacity=None if self.capacity is None else self.capacity(step),
+            penalty=draw.penalty,
         )
         if self.extra is None:
             return terms
-        extra = self.extra(x, model.likelihood.mean(out.recon_params))
+        extra = self.extra(x, model.likelihood.mean(recon_params))
         check_shape("extra", extra.shape, x.shape[:1])
         return terms._replace(loss=terms.loss + extra.mean())
+
+
+def default_objective(model: Any) -> Objective:
+    """:class:`Elbo`, or :class:`Reconstruction` of a VAE whose latent has no prior, such as an autoencoder."""
+    latent = getattr(model, "latent", None)
+    return Reconstruction() if latent is not None and not latent.has_prior else Elbo()
 
 
 class Reconstruction:
@@ -244,5 +320,5 @@ class Reconstruction:
     ) -> ReconstructionTerms:
         """Terms of one batch."""
         check_has_code("Reconstruction", model)
-        out = model(x, generator=generator)
-        return reconstruction_loss(x, out.recon_params, likelihood=model.likelihood)
+        recon_params, _ = one_draw(model, x, generator)
+        return reconstruction_loss(x, recon_params, likelihood=model.likelihood)

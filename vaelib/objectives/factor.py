@@ -20,7 +20,7 @@ from vaelib._checks import (
     check_shape,
 )
 from vaelib.functional.draws import uniform
-from vaelib.objectives.elbo import elbo_loss
+from vaelib.objectives.elbo import bound_loss, one_draw
 from vaelib.objectives.frozen import frozen
 
 __all__ = ["FactorTerms", "FactorVae", "permute_latents"]
@@ -108,9 +108,9 @@ class FactorVae(nn.Module):
     def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> FactorTerms:
         """Terms of one batch."""
         check_has_prior("FactorVae", model)
-        out = model(x, generator=generator)
-        elbo = elbo_loss(x, *out, likelihood=model.likelihood, prior=model.prior)
-        z = out.z.flatten(1)
+        recon_params, draw = one_draw(model, x, generator)
+        elbo = bound_loss(-model.likelihood.log_prob(x, recon_params), draw.kl, penalty=draw.penalty)
+        z = draw.z.flatten(1)
         if z.shape[1] != self.latent_dim:
             raise ValueError(f"`latent_dim` must be {z.shape[1]}, all latents of the model, got {self.latent_dim}.")
         with frozen(self.discriminator):

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_batch, check_bool, check_choice, check_float, check_has_prior, check_int
-from vaelib.functional import gaussian_log_prob, reparameterize
+from vaelib.functional import gaussian_log_prob
+from vaelib.latents import Draw
+from vaelib.objectives.elbo import gaussian_of
 from vaelib.objectives.frozen import frozen
-from vaelib.posteriors import check_gaussian
 
-__all__ = ["Iwae", "IwaeTerms", "iwae_bound"]
+__all__ = ["Iwae", "IwaeTerms", "iwae_bound", "nats_of"]
 
 
 class IwaeTerms(NamedTuple):
@@ -48,6 +49,12 @@ def iwae_bound(log_weights: Tensor) -> Tensor:
     """
     check_batch("log_weights", log_weights)
     return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def nats_of(model: Any, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """-log p(x|z) and log q(z|x) - log p(z) of K draws of B images, ``(K * B,)`` each; minus their sum is log w."""
+    x = x.repeat(len(draw.z) // len(x), 1, 1, 1)
+    return -model.likelihood.log_prob(x, model.decode(draw)), draw.log_q - draw.log_p
 
 
 class Iwae:
@@ -109,29 +116,26 @@ class Iwae:
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> IwaeTerms:
         """Terms of one batch."""
         check_has_prior("Iwae", model)
-        mu, logvar = model.infer(x, generator=generator)
         draws = self.num_samples * self.num_groups
-        mu, logvar, x = (values.repeat(draws, *[1] * (values.ndim - 1)) for values in (mu, logvar, x))
-        if self.gradient == "plain":
-            z, log_q = model.draw(mu, logvar, generator=generator)
-        else:
-            check_gaussian(f"Iwae(gradient={self.gradient!r})", model)
-            z = reparameterize(mu, logvar, generator=generator)
-            log_q = gaussian_log_prob(z, mu.detach(), 0.5 * logvar.detach())
+        draw = model.draw(model.observe(x, generator=generator), num_samples=draws, generator=generator)
+        if self.gradient != "plain":
+            mu, logvar = gaussian_of(f"Iwae(gradient={self.gradient!r})", draw)
+            draw = draw._replace(log_q=gaussian_log_prob(draw.z, mu.detach(), 0.5 * logvar.detach()))
         only_its_gradient: Tensor | float = 0.0
         if self.pool_decoder:
             with frozen(model):
-                encoder_loss, *_ = self._terms(model, x, z, log_q, self.num_groups)
+                draw = draw._replace(log_p=model.latent.log_prob(draw.z))
+                encoder_loss, *_ = self._terms(model, x, draw, self.num_groups)
             only_its_gradient = encoder_loss - encoder_loss.detach()
-            z, log_q = z.detach(), log_q.detach()
-        terms = self._terms(model, x, z, log_q, 1 if self.pool_decoder else self.num_groups)
+            z = draw.z.detach()
+            draw = Draw(z, model.latent.hidden(z), draw.kl, draw.log_q.detach(), model.latent.log_prob(z))
+        terms = self._terms(model, x, draw, 1 if self.pool_decoder else self.num_groups)
         return terms._replace(loss=terms.loss + only_its_gradient)
 
-    def _terms(self, model: Any, x: Tensor, z: Tensor, log_q: Tensor, num_groups: int) -> IwaeTerms:
-        """Of the draws ``z``, one bound for each of ``num_groups`` groups."""
-        draws = self.num_samples * self.num_groups
-        reconstruction = -model.likelihood.log_prob(x, model.decode(z))
-        kl = log_q - model.prior.log_prob(z)
+    def _terms(self, model: Any, x: Tensor, draw: Draw, num_groups: int) -> IwaeTerms:
+        """Of the draws, one bound for each of ``num_groups`` groups."""
+        z, draws = draw.z, self.num_samples * self.num_groups
+        reconstruction, kl = nats_of(model, x, draw)
         log_weights = -(reconstruction + kl).view(draws // num_groups, num_groups, -1)
         bound = iwae_bound(log_weights).mean(0)
         if self.gradient == "dreg" and z.requires_grad:

@@ -63,9 +63,9 @@ class Rae:
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> RaeTerms:
         """Terms of one batch."""
         check_has_code("Rae", model)
-        if hasattr(model, "prior"):
+        if model.latent.has_prior:
             raise TypeError(f"`Rae` needs an autoencoder, whose codes are points, got {type(model).__name__}.")
-        z = model.infer(x, generator=generator)
+        z = model.draw(model.observe(x, generator=generator)).z
         if self.penalty == "gradient":
             recon_params, penalty = _decoded_with_slope(model, z, generator)
         else:

@@ -19,7 +19,7 @@ from vaelib._checks import (
     check_shape,
     check_tensor,
 )
-from vaelib.posteriors import check_gaussian
+from vaelib.objectives.elbo import gaussian_of, one_draw
 from vaelib.priors import Prior, StandardNormal
 from vaelib.schedules import Schedule, as_schedule
 
@@ -176,12 +176,10 @@ class BetaTcVae:
     ) -> BetaTcTerms:
         """Terms of one batch; ``step`` drives the schedule of ``beta``."""
         check_has_prior("BetaTcVae", model)
-        check_gaussian("BetaTcVae", model)
-        out = model(x, generator=generator)
-        reconstruction = -model.likelihood.log_prob(x, out.recon_params)
-        split = kl_split(
-            out.z, out.mu, out.logvar, num_images=self.num_images, prior=model.prior, estimator=self.estimator
-        )
+        recon_params, draw = one_draw(model, x, generator)
+        mu, logvar = gaussian_of("BetaTcVae", draw)
+        reconstruction = -model.likelihood.log_prob(x, recon_params)
+        split = kl_split(draw.z, mu, logvar, num_images=self.num_images, prior=model.prior, estimator=self.estimator)
         information, correlation, by_latent = split
         beta = check_float("beta", self.beta(step), 0.0)
         penalty = self.alpha * information + beta * correlation + self.gamma * by_latent

@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from vaelib._checks import MissingExtraError, check_choice, check_int, check_int_tuple, check_shape, check_tensor
-from vaelib.priors.base import PriorFromNoise
+from vaelib.priors.base import Prior
 
 __all__ = ["FlowPrior"]
 
 
-class FlowPrior(PriorFromNoise):
+class FlowPrior(Prior):
     """A flow from latents to standard normal noise, trained jointly with the model; starts as the identity.
 
     Args:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from vaelib import functional
 from vaelib._checks import check_finite, check_int, check_int_tuple, check_shape, check_tensor
-from vaelib.priors.base import PriorFromNoise, check_moments
+from vaelib.priors.base import Prior, check_moments
 
 __all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
 
 _LOGVAR_LIMIT = 20.0
 
 
-class LearnedGaussian(PriorFromNoise):
+class LearnedGaussian(Prior):
     """N(mu, exp(logvar)), both learned, one pair per latent; starts as the standard normal.
 
     For a plain VAE whose last encoder and first decoder layers are linear it adds nothing but speed of training: those
@@ -59,7 +59,7 @@ class LearnedGaussian(PriorFromNoise):
         return self.mu + scale * noise.unflatten(1, self.latent_shape)
 
 
-class MixtureOfGaussians(PriorFromNoise):
+class MixtureOfGaussians(Prior):
     """K diagonal Gaussians with learned weights, means and variances.
 
     Starts with equal weights, means drawn from the standard normal and variances of 1.

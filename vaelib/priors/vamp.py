@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_tensor, check_unit_range
-from vaelib.priors.base import PriorFromNoise
+from vaelib.priors.base import Prior
 from vaelib.priors.gaussians import mixture_from_noise, mixture_log_prob
 
 __all__ = ["VampPrior"]
 
 
-class VampPrior(PriorFromNoise):
+class VampPrior(Prior):
     """The mixture of the encoder's posteriors of K learned pseudo-inputs, all with the same weight.
 
     It belongs to one encoder: that of the :class:`VAE` it is given to. Pseudo-inputs are kept as logits, so they stay

@@ -12,7 +12,7 @@ from torch import nn
 from vaelib._checks import check_type, shown
 from vaelib.training.callbacks import EMA
 from vaelib.training.checkpoints import Checkpoints
-from vaelib.vae import VAE, AutoEncoder
+from vaelib.vae import VAE
 
 __all__ = ["HOOKS", "check_callbacks", "check_objective", "check_output_dir"]
 
@@ -24,7 +24,7 @@ def check_objective(objective: Any) -> None:
     """Raise ``TypeError`` unless it is None or can be called as the Trainer calls it."""
     if objective is None:
         return
-    if isinstance(objective, VAE | AutoEncoder):
+    if isinstance(objective, VAE):
         raise TypeError(
             "`objective` must be an objective such as Elbo(), got a model, which belongs in fit(model, ...)."
         )

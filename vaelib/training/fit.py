@@ -17,7 +17,7 @@ from vaelib.data import ImageDataset
 from vaelib.evaluation.inputs import as_batches, check_data, opened
 from vaelib.functional import check_levels
 from vaelib.likelihoods import DiscretizedLogistic
-from vaelib.objectives import Elbo, Reconstruction
+from vaelib.objectives.elbo import default_objective
 from vaelib.serialization import describe, save
 from vaelib.training import randomness
 from vaelib.training.batches import Indexed, IndexedBatches, LoaderBatches, Share
@@ -34,7 +34,6 @@ from vaelib.training.progress import ProgressReport
 from vaelib.training.recipe import check_recipe, checkpoint_to_resume, recipe_of
 from vaelib.training.run import ObjectiveModule, Run
 from vaelib.training.validation import over_processes, validate, warn_of_moving_schedules
-from vaelib.vae import AutoEncoder
 
 if TYPE_CHECKING:
     from vaelib.training.trainer import Trainer
@@ -51,7 +50,7 @@ class Fit:
         self.trainer, self.model = trainer, model
         self.accelerator = make_accelerator(trainer.precision)
         self.device = self.accelerator.device
-        self.objective = trainer.objective or (Reconstruction() if isinstance(model, AutoEncoder) else Elbo())
+        self.objective = trainer.objective or default_objective(model)
         self.module = ObjectiveModule(model, self.objective)
         share = Share(self.accelerator.process_index, self.accelerator.num_processes, trainer.accumulate)
         sources = {name: _source(name, data, model) for name, data in (("train", train), ("val", val))}

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vaelib import plots
 from vaelib._checks import check_float, check_int
+from vaelib.latents import Draw
 from vaelib.training.history import curves
-from vaelib.vae import VAE, AutoEncoder, eval_mode, image_of
+from vaelib.vae import VAE, eval_mode
 
 __all__ = ["CollapseWarning", "Pictures"]
 
@@ -43,17 +44,15 @@ class Pictures:
     def on_epoch(self, run: Any) -> None:
         """Draw the evaluated model."""
         record, model, out = run.history[-1], run.evaluated, run.output_dir
-        if out is None or not isinstance(model, VAE | AutoEncoder):
+        if out is None or not isinstance(model, VAE):
             return
         if record.epoch % self.every and record.epoch != run.max_epochs:
             return
         shown = run.examples[:50]
         name = f"epoch_{record.epoch:03d}.png"
         plots.save_pairs(shown, model.reconstruct(shown), _file(out, "reconstructions", name))
-        if isinstance(model, VAE):
-            # A generator of the CPU, so that the pictures of every epoch and device are of the same latents.
-            z = model.prior.sample(64, model.latent_shape, generator=torch.Generator().manual_seed(0))
-            plots.save_grid(_decoded(model, z.to(shown.device)), _file(out, "samples", name))
+        if model.latent.has_prior:
+            plots.save_grid(model.sample(64, seed=0), _file(out, "samples", name))
             plots.save_grid(traversals(model, shown[:1]), _file(out, "traversals", name), columns=len(_STEPS))
 
     def on_end(self, run: Any) -> None:
@@ -89,10 +88,10 @@ class CollapseWarning:
     def on_epoch(self, run: Any) -> None:
         """Count the dead latents of the evaluated model."""
         model = run.evaluated
-        if not isinstance(model, VAE) or not run.accelerator.is_main_process:
+        if not isinstance(model, VAE) or not model.latent.has_prior or not run.accelerator.is_main_process:
             return
         with eval_mode(model):
-            kl = model.prior.kl(*(moments := model.encode(run.examples)), moments[0]).mean(0)
+            kl = at_the_mean(model, run.examples).kl.mean(0)
         dead = int((kl < self.threshold).sum())
         if len(kl) > 1 and dead / len(kl) > self._warned:
             self._warned = max(dead / len(kl), 1 - 1 / len(kl))
@@ -124,21 +123,21 @@ def collapse_message(dead: int, latents: int, epoch: int, threshold: float) -> s
 def traversals(model: VAE, x: Tensor, rows: int = 10) -> Tensor:
     """Pictures of one image's latent, each of the ``rows`` latents of largest KL in turn moved from -3 to 3."""
     with eval_mode(model):
-        mu, logvar = model.encode(x)
-        kl = model.prior.kl(mu, logvar, mu)[0]
-        flat = mu.flatten(1)
+        draw = at_the_mean(model, x)
+        kl, flat = draw.kl[0], draw.z.flatten(1)
         rows = min(rows, flat.shape[1])
         chosen = kl.topk(rows).indices if len(kl) == flat.shape[1] else torch.arange(rows)
         moved = flat.repeat(len(chosen) * len(_STEPS), 1)
         for row, latent in enumerate(chosen.tolist()):
             block = slice(row * len(_STEPS), (row + 1) * len(_STEPS))
             moved[block, latent] = torch.tensor(_STEPS, device=flat.device)
-    return _decoded(model, moved.view(-1, *model.latent_shape))
+        return model.decode_mean(moved.view(-1, *model.latent_shape))
 
 
-def _decoded(model: VAE, z: Tensor) -> Tensor:
-    with eval_mode(model):
-        return image_of(model.likelihood, model.decode(z))
+def at_the_mean(model: VAE, x: Tensor) -> Draw:
+    """The draw of noise 0, which is the posterior's mean."""
+    features = model.observe(x)
+    return model.draw(features, noise=x.new_zeros(len(x), model.latent.noise_size))
 
 
 def _file(out: Path, folder: str, name: str) -> Path:

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast
 
 from vaelib._checks import ModelFileError, shown
 from vaelib._files import check_claimed, claim
-from vaelib.serialization import describe
+from vaelib.serialization import describe, of_today
 from vaelib.training.checkpoints import checkpoint_path, checkpoints_in, newest_checkpoint, read_checkpoint
 from vaelib.training.fingerprint import FIRST_BATCH, differences
 from vaelib.training.run import Run, scheduled
@@ -95,7 +95,7 @@ def recipe_of(fit: Fit) -> dict[str, Any]:
 
 def check_recipe(run: Run, path: Path, state: dict[str, Any]) -> None:
     """Raise ``ValueError`` if the checkpoint ``state`` at ``path`` is of another run."""
-    kept = state["recipe"]
+    kept = state["recipe"] | {"model": of_today(state["recipe"].get("model"))}
     asked = {name: value for name, value in run.recipe.items() if name not in ("images", "objective_arguments")}
     for name, value in asked.items():
         before, now = _given(kept.get(name, value)), _given(value)  # version 0.1 kept fewer

@@ -18,9 +18,9 @@ __all__ = ["FlowPosterior"]
 class FlowPosterior(nn.Module):
     """Inverse autoregressive flow, by zuko: bends a draw of the encoder's Gaussian, knowing its ``mu`` and ``logvar``.
 
-    ``vl.VAE(..., posterior=FlowPosterior((32,)))``. Each transform shifts and scales every latent by what it makes of
-    those before it; the order is reversed from one to the next. Starts as the identity. Of the draws that it made,
-    and of no other z, the density comes at no cost.
+    ``vl.VAE(..., latent=vl.GaussianLatent((32,), posterior=FlowPosterior((32,))))``. Each transform shifts and scales
+    every latent by what it makes of those before it; the order is reversed from one to the next. Starts as the
+    identity. Of the draws that it made, and of no other z, the density comes at no cost.
 
     Args:
         latent_shape: ``(D,)`` or ``(C, h, w)``.
@@ -33,7 +33,8 @@ class FlowPosterior(nn.Module):
     Examples:
         >>> import vaelib as vl
         >>> parts = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
-        >>> vae = vl.VAE(*parts, posterior=FlowPosterior((4,), num_transforms=2, hidden_features=(16,)))
+        >>> flow = FlowPosterior((4,), num_transforms=2, hidden_features=(16,))
+        >>> vae = vl.VAE(*parts, latent=vl.GaussianLatent((4,), posterior=flow))
         >>> vl.Elbo()(vae, torch.rand(3, 1, 8, 8)).kl.shape
         torch.Size([3])
 
@@ -80,13 +81,3 @@ class FlowPosterior(nn.Module):
             flat, part = transform(context).call_and_ladj(flat)
             log_det = log_det + part
         return flat.unflatten(1, self.latent_shape), log_det
-
-
-def check_gaussian(what: str, model: Any) -> None:
-    """Refuse a model whose posterior is more than ``mu`` and ``logvar``.
-
-    Raises:
-        ValueError: If it has a :class:`FlowPosterior` or the like.
-    """
-    if getattr(model, "posterior", None) is not None:
-        raise ValueError(f"`{what}` needs a Gaussian posterior, the model has a {type(model.posterior).__name__}.")

@@ -1,0 +1,8 @@
+"""The part between encoder and decoder: q(z|x), p(z) and the rate in nats."""
+
+from vaelib.latents.base import Draw, Latent, repeated
+from vaelib.latents.flow import FlowPosterior
+from vaelib.latents.gaussian import GaussianLatent
+from vaelib.latents.point import PointLatent
+
+__all__ = ["Draw", "FlowPosterior", "GaussianLatent", "Latent", "PointLatent", "repeated"]

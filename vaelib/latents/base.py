@@ -1,0 +1,92 @@
+"""What a latent is, and what one draw of it carries."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+__all__ = ["Draw", "Latent", "first_tensor", "repeated"]
+
+
+class Draw(NamedTuple):
+    """One draw of q(z|x) for each image of a batch, with its own nats."""
+
+    z: Tensor
+    """The latent, ``(B, *latent_shape)``."""
+    hidden: Tensor
+    """What the decoder is given; ``z`` itself except in a hierarchy."""
+    kl: Tensor
+    """KL(q(z|x) to p(z)) in nats, ``(B, G)``: by latent, position or level where it has a closed form, else the
+    estimate ``log_q - log_p``, ``(B, 1)``; ``(B, 0)`` of a latent without a prior."""
+    log_q: Tensor
+    """log q(z|x) of this draw in nats, ``(B,)``; 0 where q is deterministic."""
+    log_p: Tensor
+    """log p(z) in nats, ``(B,)``."""
+    penalty: Tensor | None = None
+    """What is trained on but is no part of the bound, such as a commitment loss, ``(B,)``."""
+    codes: Tensor | None = None
+    """Indices of a quantised latent, int64 ``(B, N)``."""
+    mu: Tensor | None = None
+    """Mean of a Gaussian posterior, ``(B, *latent_shape)``."""
+    logvar: Tensor | None = None
+    """Log variance of a Gaussian posterior, the same shape."""
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """What ``VAE``, the objectives and the evaluation ask of a latent, which is an ``nn.Module``.
+
+    ``features`` are whatever the encoder returned: a tensor, or a tuple, list or dict of tensors ``(B, ...)``.
+    """
+
+    latent_shape: tuple[int, ...]
+    """Shape of one z."""
+    noise_size: int
+    """Standard normal numbers per image that :meth:`draw` needs; 0 where q is deterministic."""
+    prior_noise_size: int
+    """Standard normal numbers per image that :meth:`from_noise` needs."""
+    has_prior: bool
+    """Whether there is a p(z), and so a bound."""
+
+    def draw(self, features: Any, noise: Tensor) -> Draw:
+        """A draw of q(z|x) from ``noise``, ``(B, noise_size)``."""
+
+    def point(self, features: Any) -> Tensor:
+        """The deterministic z, ``(B, *latent_shape)``, such as the mean of q(z|x)."""
+
+    def encoded(self, features: Any) -> Any:
+        """What ``VAE.encode`` returns: ``(mu, logvar)`` of a Gaussian posterior, else z or codes."""
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """A draw of p(z), ``(B, *latent_shape)``, from ``noise``, ``(B, prior_noise_size)``."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats, ``(B,)``."""
+
+    def hidden(self, z: Tensor) -> Tensor:
+        """What the decoder is given for ``z``; ``z`` itself except in a hierarchy."""
+
+
+def repeated(features: Any, num_samples: int) -> Any:
+    """Each tensor ``(B, ...)`` of ``features`` ``num_samples`` times, ``(K * B, ...)``: all images of a draw together.
+
+    Examples:
+        >>> import torch
+        >>> repeated((torch.tensor([[1.0], [2.0]]),), 2)[0].flatten()
+        tensor([1., 2., 1., 2.])
+    """
+    return tree_map_only(Tensor, lambda part: part.repeat(num_samples, *[1] * (part.ndim - 1)), features)
+
+
+def first_tensor(features: Any) -> Tensor:
+    """Any one tensor among ``features``, for the batch size, the dtype and the device of all.
+
+    Raises:
+        TypeError: If there is none.
+    """
+    found = [leaf for leaf in tree_leaves(features) if isinstance(leaf, Tensor)]
+    if not found:
+        raise TypeError(f"`encoder` must return tensors, got {type(features).__name__}.")
+    return found[0]
