@@ -27,7 +27,7 @@ PAGES = [path for path in sorted(DOCS.rglob("*.md")) if path.parent.name not in 
 FENCE = re.compile(r"^```(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 NO_SOURCE = {
-    "constant", "cosine", "encode", "soft_bound", "sum_per_image", "gaussian_log_prob", "laplace_log_prob",
+    "constant", "cosine", "embed", "encode", "soft_bound", "sum_per_image", "gaussian_log_prob", "laplace_log_prob",
     "bernoulli_log_prob", "Bernoulli", "Laplace", "StandardNormal", "LearnedGaussian", "reconstruction_loss", "Elbo",
     "Reconstruction", "elbo", "per_image_terms", "anomaly", "disentanglement", "features_of", "fidelity",
     "at_levels", "check_levels", "compare", "modularity_chance", "unit_of",

@@ -67,8 +67,10 @@ MODELS = [
     (lambda: VAE.decode(3), TypeError, "`z` must be a torch.Tensor, got 3"),
     (lambda: VAE.decode(Z.long()), TypeError, "`z` must be floating point, got dtype torch.int64"),
     (lambda: VAE.decode(Z.double()), TypeError, "`z` must have the dtype of the model's weights, torch.float32"),
-    (lambda: VAE.draw(Z, None), TypeError, "`logvar` must be a torch.Tensor, got None"),
-    (lambda: VAE.draw(Z[0], Z), ValueError, r"`mu` must have shape \(B, 2\), got \(2,\)"),
+    (lambda: VAE.draw((Z, None)), TypeError, "`the encoder's logvar` must be a torch.Tensor, got None"),
+    (lambda: VAE.draw((Z[0], Z)), ValueError, r"`the encoder's mu` must have shape \(B, 2\), got \(2,\)"),
+    (lambda: VAE.draw((Z, Z), noise=Z[:1]), ValueError, r"`noise` must have shape \(2, 2\), got \(1, 2\)"),
+    (lambda: VAE.draw((Z, Z), noise=3), TypeError, "`noise` must be a torch.Tensor, got 3"),
     (lambda: VAE(X, generator=7), TypeError, "`generator` must be a torch.Generator or None, got 7"),
     (lambda: VAE.sample(2, generator="seed"), TypeError, "`generator` must be a torch.Generator or None, got 'seed'"),
     (lambda: VAE.sample(2.0), TypeError, r"`num_samples` must be an int, got 2\.0"),
@@ -91,12 +93,12 @@ MODELS = [
     (
         lambda: small_vae(Returning(lambda x: (CODE[:1], CODE[:1])))(X),
         ValueError,
-        r"`the encoder's mu` must have shape \(2, 2\), got \(1, 2\)",
+        r"`encoder` must return 2 rows for 2 images, got a tensor of shape \(1, 2\)",
     ),
     (
         lambda: small_vae(Returning(lambda x: (CODE, CODE.T[:, :1])))(X),
         ValueError,
-        r"`the encoder's logvar` must have shape \(2, 2\), got \(2, 1\)",
+        r"`the encoder's logvar` must have shape \(B, 2\), got \(2, 1\)",
     ),
     (
         lambda: small_vae(decoder=Returning(lambda z: (X, X))).sample(2),
@@ -116,9 +118,9 @@ MODELS = [
     (
         lambda: small_autoencoder(Returning(lambda x: x)).encode(X),
         ValueError,
-        r"`the encoder's code` must have shape \(2, 2\), got \(2, 1, 8, 8\)",
+        r"`the encoder's code` must have shape \(B, 2\), got \(2, 1, 8, 8\)",
     ),
-    (lambda: small_autoencoder(Returning(lambda x: None))(X), TypeError, "`the encoder's code` must be a torch.Tensor"),
+    (lambda: small_autoencoder(Returning(lambda x: None))(X), TypeError, "`encoder` must return tensors, got None"),
     (
         lambda: small_autoencoder(decoder=Returning(lambda z: X.repeat(1, 2, 1, 1)))(X),
         ValueError,
@@ -155,15 +157,15 @@ MODELS = [
     ),
     (lambda: vl.LearnedGaussian((2,)).sample(3, (4,)), ValueError, r"`latent_shape` must be \(2,\), got \(4,\)"),
     (lambda: vl.evaluation.elbo(VAE, None), TypeError, "`data` must be images, an ImageDataset, or batches of images"),
-    (lambda: small_vae(prior=Half()), TypeError, "`prior` must have the methods `kl`, Half has not"),
-    (lambda: small_vae(prior=nn.ReLU()), TypeError, "`prior` must have the methods `log_prob`, `kl`, `sample`, ReLU"),
+    (lambda: small_vae(prior=Half()), TypeError, "`prior` must have the methods `from_noise`, Half has not"),
+    (lambda: small_vae(prior=nn.ReLU()), TypeError, "`prior` must have the methods `log_prob`, `from_noise`, ReLU"),
     (lambda: small_vae(likelihood=Half()), TypeError, "`likelihood` must have the methods `param_channels`, `mean`"),
     (
         lambda: small_vae(likelihood=nn.ReLU()),
         TypeError,
         "`likelihood` must have the methods `param_channels`, `log_prob`",
     ),
-    (lambda: small_vae(posterior=3), TypeError, "`posterior` must be an nn.Module object, got 3"),
+    (lambda: vl.GaussianLatent((2,), posterior=3), TypeError, "`posterior` must be an nn.Module object, got 3"),
     (lambda: small_vae("conv"), TypeError, "`encoder` must be an nn.Module object, got 'conv'"),
     (
         lambda: vl.VAE(nn.ReLU(), nn.ReLU(), image_shape=(8, 8), latent_shape=(2,)),
@@ -261,6 +263,9 @@ def factor_codes():
     return {"codes": FLAT, "factors": FACTORS, "generator": None, "num_resamples": 2}
 
 
+OF_IMAGES = ("forward", "observe", "embed", "encode", "reconstruct")
+
+
 def doors(place):
     """Name to a callable and arguments that it takes."""
     image, latent = {"image_shape": IMAGE}, {"latent_shape": (LATENT,)}
@@ -272,14 +277,17 @@ def doors(place):
     found = {
         "VAE": (vl.VAE, {"encoder": VAE.encoder, "decoder": VAE.decoder}),
         "AutoEncoder": (vl.AutoEncoder, {"encoder": VAE.encoder, "decoder": VAE.decoder}),
-        **{f"VAE.{name}": (getattr(VAE, name), {"x": X}) for name in ("forward", "encode", "infer", "reconstruct")},
-        "VAE.decode": (VAE.decode, {"z": Z}),
-        "VAE.draw": (VAE.draw, gaussian),
-        "VAE.sample": (VAE.sample, {"num_samples": 2}),
         **{
-            f"AutoEncoder.{n}": (getattr(AUTOENCODER, n), {"x": X})
-            for n in ("forward", "encode", "infer", "reconstruct")
+            f"VAE.{name}": (getattr(VAE, name), {"x": X})
+            for name in ("forward", "observe", "embed", "encode", "reconstruct")
         },
+        "VAE.decode": (VAE.decode, {"z": Z}),
+        "VAE.draw": (VAE.draw, {"features": (Z, Z)}),
+        "VAE.decode_mean": (VAE.decode_mean, {"z": Z}),
+        "GaussianLatent": (vl.GaussianLatent, latent),
+        "PointLatent": (vl.PointLatent, latent),
+        "VAE.sample": (VAE.sample, {"num_samples": 2}),
+        **{f"AutoEncoder.{name}": (getattr(AUTOENCODER, name), {"x": X}) for name in OF_IMAGES},
         "AutoEncoder.decode": (AUTOENCODER.decode, {"z": Z}),
         "conv_vae": (vl.conv_vae, {**image, "hidden_channels": (2,), "latent_dim": 2}),
         "article_vae": (vl.presets.article_vae, {}),
@@ -398,7 +406,8 @@ def doors(place):
     for prior in (vl.StandardNormal(), vl.LearnedGaussian((2,)), vl.MixtureOfGaussians((2,), 3)):
         name = type(prior).__name__
         found[f"{name}.log_prob"] = (prior.log_prob, {"z": Z})
-        found[f"{name}.kl"] = (prior.kl, {**gaussian, "z": Z})
+        if hasattr(prior, "kl"):
+            found[f"{name}.kl"] = (prior.kl, {**gaussian, "z": Z})
         found[f"{name}.sample"] = (prior.sample, {"num_samples": 2, **latent})
     return found
 

@@ -73,7 +73,7 @@ FUNCTIONS = {
     "whole numbers": (lambda x: x.long(), LINEAR),
     "a larger latent": (
         lambda x: torch.cat([x, x]).view(-1, 128)[:, :64].repeat(2, 1),
-        r"encoder fails at a batch of 5: `the encoder's mu` must have shape \(5, 3\), got \(10, 3\)",
+        r"one `mu` for each image, but this model's encoder gives the shape \(10, 3\) for a batch of 5",
     ),
 }
 

@@ -83,7 +83,7 @@ def vae(*layers, size=64, decode=lambda x: x, likelihood=None):
         (vae(Call(lambda x: x / 0)), "finite values, but this model's encoder gives NaN or infinity in `mu`"),
         (
             vae(Call(lambda x: x[:1])),
-            r"encoder fails at a batch of 5: `the encoder's mu` must have shape \(5, 3\), got \(1, 3\)",
+            r"one `mu` for each image, but this model's encoder gives the shape \(1, 3\) for a batch of 5",
         ),
     ],
 )

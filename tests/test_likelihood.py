@@ -56,14 +56,14 @@ def test_exactly_so_many_draws_whatever_the_budget(truth_in_range, monkeypatch, 
     x = truth_in_range.sample(5).clamp(0, 1)
     vae = truth_in_range.vae(0.2)
     decoded, most = 0, 0
-    original = vae.decode
+    original = vae.decode_hidden
 
-    def decode(z):
+    def decode(hidden):
         nonlocal decoded, most
-        decoded, most = decoded + len(z), max(most, len(z))
-        return original(z)
+        decoded, most = decoded + len(hidden), max(most, len(hidden))
+        return original(hidden)
 
-    monkeypatch.setattr(vae, "decode", decode)
+    monkeypatch.setattr(vae, "decode_hidden", decode)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = log_likelihood(vae, x, num_samples=num_samples, batch_size=batch_size)
@@ -259,7 +259,7 @@ def test_both_models_see_the_same_binarised_and_shuffled_images(monkeypatch):
     first, second = (vl.conv_vae((1, 6, 6), 2, hidden_channels=(3,)) for _ in range(2))
     seen = []
     for model in (first, second):
-        monkeypatch.setattr(model, "encode", lambda x, was=model.encode, m=model: (seen.append((m, x)), was(x))[1])
+        monkeypatch.setattr(model, "observe", lambda x, was=model.observe, m=model: (seen.append((m, x)), was(x))[1])
     images = torch.rand(12, 1, 6, 6)
     loader = torch.utils.data.DataLoader(images, batch_size=5, shuffle=True)
     for data in (vl.data.ImageDataset(images, dynamic=True), loader, iter(list(images.split(5)))):

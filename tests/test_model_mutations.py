@@ -106,7 +106,10 @@ models = [
     vl.conv_vae(shape, 2, hidden_channels=(2, 3), dropout=0.1, corruption=vl.GaussianNoise(0.1)),
     vl.VAE(*nets(), prior=vl.VampPrior(shape, 3)),
     vl.VAE(*nets(), prior=vl.MixtureOfGaussians((2,), 3), likelihood=vl.ContinuousBernoulli()),
-    vl.VAE(*nets(), prior=vl.FlowPrior((2,), hidden_features=(4,)), posterior=vl.FlowPosterior((2,), 1, (4,))),
+    vl.VAE(
+        *nets(),
+        latent=vl.GaussianLatent((2,), vl.FlowPrior((2,), hidden_features=(4,)), vl.FlowPosterior((2,), 1, (4,))),
+    ),
     vl.AutoEncoder(*nets(), corruption=vl.Masking(0.5)),
     presets.article_vae(),
 ]

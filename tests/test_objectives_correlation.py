@@ -182,14 +182,20 @@ RHO = 0.8
 class Correlated(nn.Module):
     """A model whose draws of z are a given sample of a correlated Gaussian."""
 
-    likelihood, prior = vl.Bernoulli(), vl.StandardNormal()
+    likelihood, latent = vl.Bernoulli(), vl.GaussianLatent((2,))
 
     def __init__(self, z):
         super().__init__()
         self.z = nn.Parameter(z)
 
-    def forward(self, x, *, generator=None):
-        return vl.VAEOutput(torch.zeros_like(x), torch.zeros_like(self.z), torch.zeros_like(self.z), self.z)
+    def observe(self, x, *, generator=None):
+        return x
+
+    def draw(self, x, *, generator=None):
+        return self.latent.draw((torch.zeros_like(self.z), torch.zeros_like(self.z)), self.z)
+
+    def decode(self, draw):
+        return torch.zeros(len(draw.z), 1, 1, 1)
 
 
 class ExactRatio(nn.Module):

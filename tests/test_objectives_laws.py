@@ -222,9 +222,9 @@ def test_gradients_through_every_prior_and_posterior_are_finite_differences(prio
     options = {"latent_shape": shape, "hidden_channels": (3, 4), "norm": "group", "activation": "gelu"}
     torch.manual_seed(0)
     if prior == "flow posterior":
-        posterior = vl.posteriors.FlowPosterior(shape, num_transforms=2, hidden_features=(8,))
+        posterior = vl.FlowPosterior(shape, num_transforms=2, hidden_features=(8,))
         parts = vl.ConvEncoder((1, 8, 8), **options), vl.ConvDecoder(image_shape=(1, 8, 8), **options)
-        vae = vl.VAE(*parts, posterior=posterior).double()
+        vae = vl.VAE(*parts, latent=vl.GaussianLatent(shape, posterior=posterior)).double()
     else:
         vae = vl.conv_vae((1, 8, 8), **options, prior=PRIORS[prior]((1, 8, 8), shape)).double()
     x = torch.rand(5, 1, 8, 8, dtype=torch.float64)

@@ -126,16 +126,19 @@ def test_wae_moves_codes_to_the_prior():
     """Codes at N(3, 0.1^2) are pulled down and apart; those of the prior cost nothing."""
     near, far = torch.randn(400, 2), 3.0 + 0.1 * torch.randn(400, 2)
 
-    class Codes(nn.Module):
-        likelihood = None
+    class Given(nn.Module):
+        def forward(self, x):
+            return self.z
 
-        def forward(self, x, *, generator=None):
-            return vl.AutoEncoderOutput(x, self.z)
+    class Blank(nn.Module):
+        def forward(self, z):
+            return z.new_zeros(len(z), 1, 1, 1)
 
-    model, x = Codes(), torch.zeros(400, 1, 1, 1)
-    model.z = near
+    model = vl.AutoEncoder(Given(), Blank(), image_shape=(1, 1, 1), latent_shape=(2,))
+    x = torch.zeros(400, 1, 1, 1)
+    model.encoder.z = near
     at_home = vl.Wae(1.0)(model, x)
-    model.z = far.requires_grad_()
+    model.encoder.z = far.requires_grad_()
     away = vl.Wae(1.0)(model, x)
     away.loss.backward()
     assert abs(at_home.loss.item()) < 0.01 < 0.5 < away.loss.item()

@@ -29,7 +29,7 @@ def worn(shape=(2,), scale=0.3, **arguments):
 def small_vae(posterior, latent=(2,)):
     kind = {"latent_dim": latent[0]} if len(latent) == 1 else {"latent_shape": latent}
     base = vl.conv_vae((1, 8, 8), **kind, hidden_channels=(4,), norm="group")
-    return vl.VAE(base.encoder, base.decoder, posterior=posterior)
+    return vl.VAE(base.encoder, base.decoder, latent=vl.GaussianLatent(latent, posterior=posterior))
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 1)])
@@ -98,9 +98,8 @@ def test_it_learns_what_a_diagonal_gaussian_cannot():
             Encoder(),
             Decoder(),
             likelihood=vl.Gaussian(0.5),
-            posterior=posterior,
+            latent=vl.GaussianLatent((2,), posterior=posterior),
             image_shape=(1, 1, 1),
-            latent_shape=(2,),
         )
         optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
         for _ in range(600):
@@ -119,13 +118,13 @@ def test_it_goes_where_a_gaussian_goes(latent, tmp_path):
     vae = small_vae(worn(latent, scale=0.1), latent)
     x = torch.rand(6, 1, 8, 8)
     out = vae(x)
-    assert isinstance(out, vl.FlowVAEOutput)
-    assert vl.elbo_loss(x, *out).kl.shape == (6,)
+    assert isinstance(out, vl.LatentOutput)
+    assert out.kl.shape == (6, 1)
     for objective in (vl.Elbo(free_bits=0.1), vl.Iwae(4), vl.Iwae(2, num_groups=2, elbo_weight=0.5)):
         vae.zero_grad()
         objective(vae, x).loss.backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in vae.parameters())
-        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.posterior.parameters())
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.latent.posterior.parameters())
     assert vae.reconstruct(x).shape == x.shape
     assert elbo(vae, x).num_images == 6
     with warnings.catch_warnings():
@@ -144,10 +143,10 @@ def test_what_needs_a_gaussian_says_so(tmp_path):
         ("DipVae", lambda: vl.DipVae()(vae, x)),
         (r"Iwae\(gradient='stl'\)", lambda: vl.Iwae(2, gradient="stl")(vae, x)),
     ):
-        with pytest.raises(ValueError, match=rf"`{what}` needs a Gaussian posterior, the model has a FlowPosterior"):
+        with pytest.raises(ValueError, match=rf"`{what}` needs a Gaussian posterior: the model's latent has no mu"):
             use()
-    out = vae(x)
-    with pytest.raises(ValueError, match="`z` must be given with `log_q`"):
-        vl.elbo_loss(x, out.recon_params, out.mu, out.logvar, log_q=out.log_q)
+    mu = logvar = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match="`z` must be given: `log_q` is its density"):
+        vl.elbo_loss(x, x, mu, logvar, log_q=torch.zeros(4))
     with pytest.raises(ValueError, match="`num_transforms` must be >= 1"):
         vl.FlowPosterior((2,), num_transforms=0)

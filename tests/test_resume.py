@@ -526,9 +526,9 @@ def test_resume_without_a_checkpoint_starts(tmp_path):
 def test_an_older_checkpoint_without_an_argument_that_is_none_is_resumed(tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as older:
-        older.setattr(recipe, "describe", lambda model: {k: v for k, v in describe(model).items() if k != "posterior"})
+        older.setattr(recipe, "describe", lambda model: {k: v for k, v in describe(model).items() if k != "prior"})
         trainer_of(run, max_epochs=2).fit(model_of(), dataset(), dataset(), progress=False)
-    assert "posterior" in describe(model_of())
+    assert "prior" in describe(model_of())
     assert len(trainer_of(run, max_epochs=3).fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
 
 

@@ -142,7 +142,7 @@ def check_rows(returned: Sequence[Any], x: Tensor) -> None:
     for part in returned:
         if isinstance(part, Tensor) and part.shape[:1] != x.shape[:1]:
             raise ValueError(
-                f"The encoder must return {len(x)} rows for {len(x)} images, got the shape {tuple(part.shape)}."
+                f"`encoder` must return {len(x)} rows for {len(x)} images, got a tensor of shape {tuple(part.shape)}."
             )
 
 

@@ -61,16 +61,11 @@ class Backend(NamedTuple):
 
 def functions_of(model: Any) -> dict[str, Callable[[Any], Any]]:
     """Each operation as a function of one tensor."""
-    from vaelib.vae import image_of
-
-    def encode(x: Any) -> Any:
-        code = model.encode(x)
-        return code[0] if isinstance(code, tuple) else code
-
-    def decode(z: Any) -> Any:
-        return image_of(model.likelihood, model.decode(z))
-
-    return {"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))}
+    return {
+        "encode": model.embed,
+        "decode": model.decode_mean,
+        "reconstruct": lambda x: model.decode_mean(model.embed(x)),
+    }
 
 
 def sessions_of(

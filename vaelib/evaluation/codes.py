@@ -86,5 +86,5 @@ def embed(
     check_model("model", model)
     with eval_mode(model):
         z = torch.cat([model.embed(x) for x in batches_for(model, data, batch_size, generator)]).cpu()
-    check_model_finite("model", "the code", z)
+    check_model_finite("model", "the posterior" if model.latent.has_prior else "the code", z)
     return z

@@ -16,6 +16,7 @@ from vaelib._checks import ExportError
 from vaelib.export.lowering import lower
 from vaelib.export.quiet import quiet, reason_of
 from vaelib.export.sizes import free_sizes
+from vaelib.priors import StandardNormal
 from vaelib.vae import VAE, image_of
 
 __all__ = ["Graph", "culprit", "graphs_of", "lowest_ir_version", "noise_of", "sampler_of", "to_bytes", "with_metadata"]
@@ -112,7 +113,8 @@ class _WholeAutoEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         z = self.model.latent.point(self.model.encoder(image))
-        return self.model.decode_mean(self.model.latent.draw(z, z)), z.clone()
+        recon_params = self.model.decode_hidden(self.model.latent.hidden(z))
+        return image_of(self.model.likelihood, recon_params), z.clone()
 
 
 class _Sampler(nn.Module):
@@ -155,8 +157,8 @@ def sampler_of(model: VAE) -> Graph | None:
 
 def noise_of(model: VAE) -> dict[str, int | None]:
     """How many standard normal numbers the prior makes a draw from, and how many of them beside the latent's."""
-    prior: Any = getattr(model, "prior", None)
-    if not hasattr(prior, "from_noise"):
+    prior: Any = model.prior
+    if prior is None or isinstance(prior, StandardNormal):
         return {"noise_size": None, "extra_noise": None}
     extra = int(getattr(prior, "extra_noise", 0))
     return {"noise_size": math.prod(model.latent_shape) + extra, "extra_noise": extra}

@@ -39,8 +39,8 @@ class PointLatent(nn.Module):
     def draw(self, features: Any, noise: Tensor) -> Draw:
         """The point, without nats."""
         z = self.point(features)
-        nothing = z.new_zeros(len(z))
-        return Draw(z, z, z.new_zeros(len(z), 0), nothing, nothing)
+        nothing = z.new_zeros(z.shape[0])
+        return Draw(z, z, z.new_zeros(z.shape[0], 0), nothing, nothing)
 
     def point(self, features: Any) -> Tensor:
         """``features``, of a tuple the first."""

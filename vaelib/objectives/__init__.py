@@ -8,20 +8,13 @@ that needs several draws or passes is written the same way.
 pieces or over processes, each piece is their batch.
 """
 
+from vaelib.objectives.bound import ElboTerms, bound_loss, elbo_loss
 from vaelib.objectives.dip import DipTerms, DipVae, dip_penalty
 from vaelib.objectives.discrepancy import InfoTerms, InfoVae, Wae, WaeTerms, mmd
-from vaelib.objectives.elbo import (
-    Elbo,
-    ElboTerms,
-    Objective,
-    Reconstruction,
-    ReconstructionTerms,
-    bound_loss,
-    elbo_loss,
-    reconstruction_loss,
-)
+from vaelib.objectives.elbo import Elbo, Objective
 from vaelib.objectives.factor import FactorTerms, FactorVae, permute_latents
 from vaelib.objectives.importance import Iwae, IwaeTerms, iwae_bound
+from vaelib.objectives.reconstruction import Reconstruction, ReconstructionTerms, reconstruction_loss
 from vaelib.objectives.regularised import Rae, RaeTerms
 from vaelib.objectives.total_correlation import BetaTcTerms, BetaTcVae, KlSplit, kl_split
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_batch, check_choice, check_float, check_has_prior
-from vaelib.objectives.elbo import bound_loss, gaussian_of, one_draw
+from vaelib.objectives.bound import bound_loss, gaussian_of, one_draw
 from vaelib.priors.base import check_moments
 
 __all__ = ["DipTerms", "DipVae", "dip_penalty"]

@@ -17,7 +17,8 @@ from vaelib._checks import (
     check_one_device,
     check_shape,
 )
-from vaelib.objectives.elbo import bound_loss, one_draw, reconstruction_loss
+from vaelib.objectives.bound import bound_loss, one_draw
+from vaelib.objectives.reconstruction import reconstruction_loss
 from vaelib.priors import Prior, StandardNormal
 
 __all__ = ["InfoTerms", "InfoVae", "Wae", "WaeTerms", "mmd"]

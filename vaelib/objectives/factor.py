@@ -20,7 +20,7 @@ from vaelib._checks import (
     check_shape,
 )
 from vaelib.functional.draws import uniform
-from vaelib.objectives.elbo import bound_loss, one_draw
+from vaelib.objectives.bound import bound_loss, one_draw
 from vaelib.objectives.frozen import frozen
 
 __all__ = ["FactorTerms", "FactorVae", "permute_latents"]

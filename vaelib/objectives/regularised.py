@@ -10,7 +10,7 @@ from torch import Tensor
 from vaelib._checks import check_choice, check_float, check_has_code
 from vaelib.functional import sum_per_image
 from vaelib.functional.draws import signs
-from vaelib.objectives.elbo import reconstruction_loss
+from vaelib.objectives.reconstruction import reconstruction_loss
 
 __all__ = ["Rae", "RaeTerms"]
 

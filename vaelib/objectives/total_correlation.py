@@ -19,7 +19,7 @@ from vaelib._checks import (
     check_shape,
     check_tensor,
 )
-from vaelib.objectives.elbo import gaussian_of, one_draw
+from vaelib.objectives.bound import gaussian_of, one_draw
 from vaelib.priors import Prior, StandardNormal
 from vaelib.schedules import Schedule, as_schedule
 

@@ -1,84 +1,32 @@
-"""The models: an encoder and a decoder put together. No loss is computed here."""
+"""The model: encoder, latent and decoder put together. No loss is computed here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vaelib._checks import LARGEST_TENSOR, check_generator, check_int, check_unit_range
 from vaelib._parts import (
     agreed_shape,
     check_input,
-    check_latents,
     check_modules,
     check_param_channels,
-    check_recon_params,
-    check_rows,
 )
-from vaelib.latents import Draw, GaussianLatent, Latent, PointLatent
-from vaelib.latents.base import first_tensor, repeated
-from vaelib.likelihoods import Bernoulli, ContinuousBernoulli, Likelihood
+from vaelib.latents import GaussianLatent, Latent, PointLatent
+from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior
+from vaelib.vae.outputs import LatentOutput, VAEOutput, eval_mode
+from vaelib.vae.verbs import Verbs
 
-__all__ = ["VAE", "AutoEncoder", "LatentOutput", "VAEOutput", "eval_mode", "image_of"]
-
-
-class VAEOutput(NamedTuple):
-    """One pass through a VAE with a Gaussian posterior; unpacks in this order, for :func:`elbo_loss`."""
-
-    recon_params: Tensor
-    """Raw parameters of p(x|z), ``(B, likelihood.param_channels(C), H, W)``."""
-    mu: Tensor
-    """Posterior mean, ``(B, *latent_shape)``."""
-    logvar: Tensor
-    """Posterior log variance, the same shape."""
-    z: Tensor
-    """The draw from the posterior that was decoded, the same shape."""
+__all__ = ["VAE", "AutoEncoder"]
 
 
-class LatentOutput(NamedTuple):
-    """One pass through a model with another latent, such as an autoencoder or a VAE with a flow posterior."""
-
-    recon_params: Tensor
-    """Raw decoder output, ``(B, C, H, W)`` (more channels if the likelihood wants them)."""
-    z: Tensor
-    """The latent that was decoded, ``(B, *latent_shape)``."""
-    kl: Tensor
-    """KL(q(z|x) to p(z)) in nats, ``(B, G)``, as in :class:`vaelib.latents.Draw`."""
-
-
-def image_of(likelihood: Likelihood | None, recon_params: Tensor) -> Tensor:
-    """The image that a person sees: the likelihood's mean, or ``recon_params`` without one, clamped to [0, 1].
-
-    The mean of a Gaussian or a Laplace may be any real value, and log p(x|z) takes it as it is.
-    """
-    image = recon_params if likelihood is None else likelihood.mean(recon_params)
-    if type(likelihood) in (Bernoulli, ContinuousBernoulli):  # their means are in (0, 1)
-        return image
-    return image.clamp(0, 1) + 0 * image  # NaN where it is infinite, so that a broken model does not look white
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients inside the ``with``; every submodule's own mode comes back after it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-class VAE(nn.Module):
+class VAE(Verbs):
     """A variational autoencoder from any encoder, latent and decoder.
 
     Encoder and decoder need no base class: the encoder maps images ``(B, C, H, W)`` to what the latent reads, for the
@@ -157,75 +105,6 @@ class VAE(nn.Module):
         else:
             super().__setattr__(name, value)
 
-    def observe(self, x: Tensor, *, generator: torch.Generator | None = None) -> Any:
-        """What the encoder makes of images ``(B, C, H, W)`` in [0, 1], in training mode behind the corruption.
-
-        Autocast ends here: tensors come back in the dtype of ``x``, and what follows is in full precision.
-        """
-        check_input(self, x)
-        check_generator(generator)
-        if self.corruption is not None and self.training:
-            x = self.corruption(x, generator=generator)
-        return self._features(x)
-
-    def draw(
-        self,
-        features: Any,
-        *,
-        num_samples: int = 1,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Draw:
-        """A draw of q(z|x) with its nats.
-
-        Args:
-            features: Of :meth:`observe`.
-            num_samples: K draws of each image, as ``(K * B, ...)``: the first of all images, the second, ...
-            noise: Standard normal, ``(K * B, noise_size)``; drawn if None.
-            generator: Of the noise; torch's global one if None.
-        """
-        check_generator(generator)
-        if num_samples > 1:
-            features = repeated(features, num_samples)
-        if noise is None:
-            like = first_tensor(features)
-            shape = like.shape[0], self.latent.noise_size
-            noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
-        draw: Draw = self.latent.draw(features, noise)
-        return draw
-
-    def decode(self, z: Tensor | Draw) -> Tensor:
-        """Latents ``(B, *latent_shape)``, or a :class:`Draw`, to ``recon_params``: raw, before any squashing."""
-        if isinstance(z, Draw):
-            return self.decode_hidden(z.hidden)
-        check_latents(self, z)
-        return self.decode_hidden(self.latent.hidden(z))
-
-    def decode_hidden(self, hidden: Tensor) -> Tensor:
-        """What the latent gives the decoder to ``recon_params``."""
-        channels = self.image_shape[0]
-        if self.likelihood is not None:
-            channels = self.likelihood.param_channels(channels)
-        return check_recon_params(self.decoder(hidden), hidden, channels, self.image_shape).to(hidden.dtype)
-
-    def decode_mean(self, z: Tensor | Draw) -> Tensor:
-        """The same to images: the likelihood's mean, clamped to [0, 1], ``(B, C, H, W)``."""
-        return image_of(self.likelihood, self.decode(z))
-
-    def embed(self, x: Tensor) -> Tensor:
-        """The deterministic z of images, ``(B, *latent_shape)``: what :meth:`reconstruct` decodes."""
-        check_input(self, x)
-        z: Tensor = self.latent.point(self._features(x))
-        return z
-
-    def encode(self, x: Tensor) -> Any:
-        """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``.
-
-        Of a latent without a Gaussian posterior, to what describes an image there: z, or codes.
-        """
-        check_input(self, x)
-        return self.latent.encoded(self._features(x))
-
     def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput | LatentOutput:
         """Encode, draw z from the posterior, decode; z is drawn in eval mode too, as the ELBO wants it."""
         draw = self.draw(self.observe(x, generator=generator), generator=generator)
@@ -261,23 +140,10 @@ class VAE(nn.Module):
             ValueError: If both ``seed`` and ``generator`` are given, or the model has no prior.
         """
         check_int("num_samples", num_samples, minimum=0, maximum=LARGEST_TENSOR // math.prod(self.image_shape))
-        check_generator(generator)
-        if seed is not None and generator is not None:
-            raise ValueError("`generator` must be None where `seed` is given.")
-        parameter = next(self.parameters(), torch.empty(0))
         shape = num_samples, self.latent.prior_noise_size
-        if seed is None:
-            noise = torch.randn(shape, generator=generator, device=parameter.device, dtype=parameter.dtype)
-        else:
-            normal = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
-            noise = torch.from_numpy(normal).to(parameter)
+        noise = _noise(shape, seed, generator, next(self.parameters(), torch.empty(0)))
         with eval_mode(self):
             return self.decode_mean(self.latent.from_noise(noise))
-
-    def _features(self, x: Tensor) -> Any:
-        features = self.encoder(x)
-        check_rows(tree_leaves(features), x)
-        return tree_map_only(Tensor, lambda part: part.to(x.dtype) if part.is_floating_point() else part, features)
 
 
 class AutoEncoder(VAE):
@@ -324,6 +190,17 @@ class AutoEncoder(VAE):
         if likelihood is None:
             del self.likelihood
             self.likelihood = None
+
+
+def _noise(shape: tuple[int, int], seed: int | None, generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Standard normal numbers, of a seed the same as in ``vaelib.runtime``."""
+    check_generator(generator)
+    if seed is None:
+        return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+    if generator is not None:
+        raise ValueError("`generator` must be None where `seed` is given.")
+    normal = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
+    return torch.from_numpy(normal).to(like)
 
 
 def _of_version_0_1(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
