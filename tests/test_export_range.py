@@ -163,7 +163,7 @@ def ask(app, path, body):
 
 
 def test_the_explorer_never_answers_200_with_values_that_are_not_finite(exported, changed):
-    scene = build_scene(exported[1], OnnxVAE(exported[1], threads=1), None if hasattr(exported[0], "prior") else data())
+    scene = build_scene(exported[1], OnnxVAE(exported[1], threads=1), None if exported[0].latent.has_prior else data())
     broken = changed(break_weights(np.nan))
     assert ask(application(broken, scene, 1), "/encode", np.full(IMAGE, 0.5, np.float32).tobytes())[0] == 200
     status, text = ask(application(broken, scene, 1), "/decode", np.zeros(3, np.float32).tobytes())

@@ -119,7 +119,7 @@ def check_posterior(features: Any, latent_shape: Sequence[int]) -> tuple[Tensor,
     """The ``(mu, logvar)`` that an encoder returned; an error unless both are ``(B, *latent_shape)``."""
     if not isinstance(features, tuple | list) or len(features) != 2:
         got = f"{len(features)} values" if isinstance(features, tuple | list) else shown(features)
-        raise TypeError(f"`encoder` must return two tensors, (mu, logvar), got {got}.")
+        raise TypeError(f"`features` of the encoder must be two tensors, (mu, logvar), got {got}.")
     mu, logvar = features
     for name, value in (("mu", mu), ("logvar", logvar)):
         check_tensor(f"the encoder's {name}", value)

@@ -101,7 +101,7 @@ class _Whole(nn.Module):
 
     def forward(self, image: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
         draw = self.vae.latent.draw(self.vae.encoder(image), eps)
-        recon_params = self.vae.decode(draw)
+        recon_params = self.vae.decode_hidden(draw.hidden)
         distortion = -self.vae.likelihood.log_prob(image, recon_params)
         return image_of(self.vae.likelihood, recon_params), draw.mu, draw.logvar, distortion, draw.kl.sum(1)
 

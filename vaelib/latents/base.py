@@ -88,5 +88,5 @@ def first_tensor(features: Any) -> Tensor:
     """
     found = [leaf for leaf in tree_leaves(features) if isinstance(leaf, Tensor)]
     if not found:
-        raise TypeError(f"`encoder` must return tensors, got {features!r:.80}.")
+        raise TypeError(f"`features` must be tensors, as the encoder returns them, got {features!r:.80}.")
     return found[0]

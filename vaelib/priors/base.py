@@ -19,7 +19,20 @@ class Prior(nn.Module):
     """p(z), as a function of standard normal noise: what can be sampled, trained and written as an ONNX graph.
 
     A prior of your own has ``log_prob`` and ``from_noise``, and, where the KL of a diagonal Gaussian to it has a closed
-    form, ``kl(mu, logvar)``; elsewhere the KL is estimated as ``log q(z|x) - log p(z)``.
+    form, ``kl(mu, logvar, z=None)``; elsewhere the KL is estimated as ``log q(z|x) - log p(z)``.
+
+    Examples:
+        >>> class Wide(Prior):  # N(0, 4 I)
+        ...     def log_prob(self, z):
+        ...         return functional.gaussian_log_prob(z, torch.zeros_like(z), torch.full_like(z, math.log(2.0)))
+        ...
+        ...     def from_noise(self, noise):
+        ...         return 2 * noise
+        >>> Wide().sample(3, (2,)).shape
+        torch.Size([3, 2])
+
+    References:
+        Kingma & Welling (2014), Auto-Encoding Variational Bayes. https://arxiv.org/abs/1312.6114
     """
 
     extra_noise = 0
