@@ -84,7 +84,11 @@ MODELS = [
         TypeError,
         r"`features` of the encoder must be two tensors, \(mu, logvar\), got Tensor of shape \(2, 2\)",
     ),
-    (lambda: small_vae(Returning(lambda x: (CODE,) * 3))(X), TypeError, r"`features` of the encoder must be two .* got 3 values"),
+    (
+        lambda: small_vae(Returning(lambda x: (CODE,) * 3))(X),
+        TypeError,
+        r"`features` of the encoder must be two .* got 3 values",
+    ),
     (
         lambda: small_vae(Returning(lambda x: (CODE, 0.0)))(X),
         TypeError,
@@ -120,7 +124,11 @@ MODELS = [
         ValueError,
         r"`the encoder's code` must have shape \(B, 2\), got \(2, 1, 8, 8\)",
     ),
-    (lambda: small_autoencoder(Returning(lambda x: None))(X), TypeError, "`features` must be tensors, as the encoder returns them, got None"),
+    (
+        lambda: small_autoencoder(Returning(lambda x: None))(X),
+        TypeError,
+        "`features` must be tensors, as the encoder returns them, got None",
+    ),
     (
         lambda: small_autoencoder(decoder=Returning(lambda z: X.repeat(1, 2, 1, 1)))(X),
         ValueError,

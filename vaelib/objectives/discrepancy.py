@@ -17,6 +17,7 @@ from vaelib._checks import (
     check_one_device,
     check_shape,
 )
+from vaelib.functional.draws import normal
 from vaelib.objectives.bound import bound_loss, one_draw
 from vaelib.objectives.reconstruction import reconstruction_loss
 from vaelib.priors import Prior, StandardNormal
@@ -139,7 +140,7 @@ class InfoVae:
         recon_params, draw = one_draw(model, x, generator)
         reconstruction = -model.likelihood.log_prob(x, recon_params)
         elbo = bound_loss(reconstruction, draw.kl, beta=1.0 - self.alpha, penalty=draw.penalty)
-        prior_draws = model.latent.from_noise(_noise(draw.z, model.latent.prior_noise_size, generator))
+        prior_draws = model.latent.from_noise(normal((len(x), model.latent.prior_noise_size), draw.z, generator))
         divergence = _to_prior(draw.z, prior_draws, self.kernel, self.scale)
         loss = elbo.loss + (self.alpha + self.lambda_ - 1.0) * divergence
         return InfoTerms(loss, elbo.reconstruction, elbo.kl, divergence.expand(len(x)))
@@ -189,7 +190,3 @@ class Wae:
 
 def _to_prior(z: Tensor, draws: Tensor, kernel: str, scale: float) -> Tensor:
     return mmd(z, draws, kernel=kernel, scale=scale) if len(z) > 1 else z.new_zeros(())
-
-
-def _noise(z: Tensor, size: int, generator: torch.Generator | None) -> Tensor:
-    return torch.randn((len(z), size), generator=generator, device=z.device, dtype=z.dtype)

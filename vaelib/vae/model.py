@@ -17,6 +17,7 @@ from vaelib._parts import (
     check_modules,
     check_param_channels,
 )
+from vaelib.functional.draws import normal
 from vaelib.latents import GaussianLatent, Latent, PointLatent
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior
@@ -196,11 +197,11 @@ def _noise(shape: tuple[int, int], seed: int | None, generator: torch.Generator 
     """Standard normal numbers, of a seed the same as in ``vaelib.runtime``."""
     check_generator(generator)
     if seed is None:
-        return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+        return normal(shape, like, generator)
     if generator is not None:
         raise ValueError("`generator` must be None where `seed` is given.")
-    normal = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
-    return torch.from_numpy(normal).to(like)
+    numbers = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
+    return torch.from_numpy(numbers).to(like)
 
 
 def _of_version_0_1(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

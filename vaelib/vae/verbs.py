@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vaelib._checks import check_generator, check_shape, check_tensor
 from vaelib._parts import check_input, check_latents, check_recon_params, check_rows
+from vaelib.functional.draws import normal
 from vaelib.latents import Draw
 from vaelib.latents.base import first_tensor, repeated
 from vaelib.vae.outputs import image_of
@@ -61,7 +62,7 @@ class Verbs(nn.Module):
         like = first_tensor(features)
         shape = like.shape[0], self.latent.noise_size
         if noise is None:
-            noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+            noise = normal(shape, like, generator)
         else:
             check_tensor("noise", noise)
             check_shape("noise", noise.shape, shape)
