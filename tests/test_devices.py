@@ -257,8 +257,11 @@ def vae_of(prior="standard", likelihood="bernoulli", latent="vector", posterior=
         vl.ConvEncoder(SHAPE, **of_the_encoder),
         vl.ConvDecoder(None, SHAPE, **networks, param_channels=part.param_channels(1)),
         likelihood=part,
-        prior=PRIORS[prior](shape) if isinstance(prior, str) else prior,
-        posterior=None if posterior is None else vl.FlowPosterior(shape, **FLOW),
+        latent=vl.GaussianLatent(
+            shape,
+            PRIORS[prior](shape) if isinstance(prior, str) else prior,
+            None if posterior is None else vl.FlowPosterior(shape, **FLOW),
+        ),
         corruption=corruption,
     )
 
@@ -429,17 +432,17 @@ def test_the_combinations_are_of_all_public_parts():
     def names(parts):
         return {type(part).__name__ for part in parts}
 
-    assert names(make((2,)) for make in PRIORS.values()) == classes(vl.priors)
+    assert names(make((2,)) for make in PRIORS.values()) == classes(vl.priors) - {"Prior"}
     assert names(make() for make in LIKELIHOODS.values()) == classes(vl.likelihoods)
     assert names(LIKELIHOODS[name]() for name in OF_EACH_CLASS) == classes(vl.likelihoods)
     objectives = [make(2) for make in OBJECTIVES.values()] + [make() for make in OF_AUTOENCODERS.values()]
     assert names(objectives) == classes(vl.objectives)
     assert names(make() for make in CORRUPTIONS.values()) == classes(vl.corruptions)
-    assert {*classes(vl.posteriors), *vl.presets.__all__} <= {*MODELS}
+    assert {*classes(vl.latents) - {"GaussianLatent", "PointLatent"}, *vl.presets.__all__} <= {*MODELS}
     functions = {name for name in vl.evaluation.__all__ if inspect.isfunction(getattr(vl.evaluation, name))}
     assert {*EVALUATIONS, *OF_VALUES} == functions - {"unit_of"}
     assert sum(map(len, TOGETHER.values())) == 6 * 5 * 2 * (15 + 9)
-    assert sum(map(len, EVALUATED.values())) == 6 * 5 * 2 * (10 + 9)
+    assert sum(map(len, EVALUATED.values())) == 6 * 5 * 2 * (11 + 10)
 
 
 def images_of(folder, count=12):
@@ -468,6 +471,7 @@ EVALUATIONS = {
     ],
     "disentanglement": lambda call, model, x, g: call(model, x, FACTORS, num_resamples=2),
     "elbo": lambda call, model, x, g: call(model, x, generator=g),
+    "embed": lambda call, model, x, g: call(model, x, generator=g),
     "encode": lambda call, model, x, g: call(model, x, generator=g),
     "features_of": lambda call, model, x, g: call(extractor(), x),
     "fidelity": lambda call, model, x, g: call(extractor(), x, model.sample(20, generator=g)),
@@ -520,7 +524,7 @@ def test_every_evaluation_takes_values_of_the_device(stand_in, name):
     assert not any(isinstance(value, OnDevice) for value in _leaves([result]))
 
 
-@pytest.mark.parametrize("name", ["encode", "disentanglement", "reconstruction_quality"])
+@pytest.mark.parametrize("name", ["embed", "encode", "disentanglement", "reconstruction_quality"])
 def test_every_evaluation_of_autoencoders_runs_on_their_device(stand_in, name):
     check_evaluation(name, autoencoder_of(), images_for(vae_of(), 20))
 

@@ -137,7 +137,7 @@ def test_a_flow_posterior_and_a_corruption(device, noise):
     model = vl.VAE(
         vl.ConvEncoder((1, 16, 16), 4, hidden_channels=(4,), norm="group"),
         vl.ConvDecoder(4, (1, 16, 16), hidden_channels=(4,), norm="group"),
-        posterior=vl.FlowPosterior((4,)),
+        latent=vl.GaussianLatent((4,), posterior=vl.FlowPosterior((4,))),
         corruption=vl.GaussianNoise(0.1),
     )
     compare(device, model, vl.Elbo(), noise)

@@ -58,7 +58,7 @@ def test_it_knows_the_encoders_output():
 def test_with_any_flow_the_bound_stays_below_the_truth(truth):
     """p(x) is the mean of exp(log w) over draws of any q: the flow's density is the right one."""
     vae, x = truth.vae(stretch=2.0), truth.sample(1)
-    vae.posterior = worn((5,), scale=0.05).double()
+    vae.latent.posterior = worn((5,), scale=0.05).double()
     many = x.expand(50_000, *x.shape[1:])
     with torch.no_grad():
         terms = vl.Elbo()(vae, many, generator=seeded())
