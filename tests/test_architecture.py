@@ -1,6 +1,7 @@
 """The house rules of docs/architecture.md, read from the code itself."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -139,3 +140,23 @@ def test_every_public_name_exists():
     assert set(dir(vaelib)) == set(vaelib.__all__)
     with pytest.raises(AttributeError, match="no attribute 'VEA'"):
         _ = vaelib.VEA
+    with pytest.raises(AttributeError, match=r"no attribute 'FlowVAEOutput': write vl\.LatentOutput"):
+        _ = vaelib.FlowVAEOutput
+
+
+def test_the_stub_has_the_same_names():
+    imports = [n for n in ast.parse((PACKAGE / "__init__.pyi").read_text()).body if isinstance(n, ast.ImportFrom)]
+    homes = {alias.name: node.module for node in imports for alias in node.names}
+    assert all(alias.asname == alias.name for node in imports for alias in node.names)
+    assert {*homes, "__version__"} == set(vaelib.__all__)
+    for name, home in homes.items():
+        assert home == "vaelib" or getattr(vaelib, name) is getattr(importlib.import_module(home), name)
+
+
+def test_the_stub_is_not_needed():
+    code = (
+        "import pathlib; was = pathlib.Path.read_text;"
+        "pathlib.Path.read_text = lambda path, *a, **k: 1 / 0 if path.suffix == '.pyi' else was(path, *a, **k);"
+        "import vaelib; vaelib.VAE"
+    )
+    run(code)

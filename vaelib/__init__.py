@@ -1,35 +1,57 @@
 """vaelib: images in, a measured variational autoencoder, a verified ONNX model out.
 
-Names load on first use, so ``import vaelib`` pulls in nothing, and ``vaelib.runtime`` works without torch. The list
-of public names is the stub beside this file. Every per-image number is in nats, summed over pixels and latents.
+Names load on first use, so ``import vaelib`` pulls in nothing, and ``vaelib.runtime`` works without torch. The stub
+beside this file lists the same names for type checkers. Every per-image number is in nats, summed over pixels and
+latents.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
-from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME_OF = {
-    alias.name: node.module
-    for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text()).body
-    if isinstance(node, ast.ImportFrom) and node.module
-    for alias in node.names
+_ROOMS = (
+    "corruptions data evaluation export functional latents likelihoods networks objectives plots presets priors runtime"
+    " schedules serialization training"
+)
+_NAMES = {
+    "_checks": "DataError ExportError MissingExtraError ModelFileError TrainingError VaelibError",
+    "corruptions": "GaussianNoise Masking SaltAndPepper",
+    "export": "export_onnx",
+    "functional": "bits_per_dim kl_standard_normal reparameterize",
+    "latents": "FlowPosterior GaussianLatent Latent PointLatent",
+    "likelihoods": "Bernoulli ContinuousBernoulli DiscretizedLogistic Gaussian Laplace Likelihood",
+    "networks": "ConvDecoder ConvEncoder",
+    "objectives": (
+        "BetaTcTerms BetaTcVae DipTerms DipVae Elbo ElboTerms FactorTerms FactorVae InfoTerms InfoVae Iwae IwaeTerms"
+        " KlSplit Rae RaeTerms Reconstruction ReconstructionTerms Wae WaeTerms dip_penalty elbo_loss iwae_bound"
+        " kl_split mmd reconstruction_loss"
+    ),
+    "presets": "conv_vae",
+    "priors": "FlowPrior LearnedGaussian MixtureOfGaussians Prior StandardNormal VampPrior fit_prior",
+    "schedules": "constant cosine cyclical linear_warmup one_cycle warmup_cosine",
+    "serialization": "load register save",
+    "training": (
+        "EMA Checkpoints CollapseWarning EarlyStopping EpochRecord Pictures Run Trackers Trainer TrainingInterrupted"
+    ),
+    "vae": "VAE AutoEncoder LatentOutput VAEOutput",
 }
+_HOME_OF = {name: room for room, names in _NAMES.items() for name in names.split()}
+_OLD = {"AutoEncoderOutput": "vl.LatentOutput", "FlowVAEOutput": "vl.LatentOutput", "posteriors": "vl.latents"}
+"""Names of version 0.1, and what is to be written for them now."""
 
-__all__ = ["__version__", *_HOME_OF]
+__all__ = ["__version__", *_ROOMS.split(), *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'vaelib' has no attribute {name!r}")
-    home = _HOME_OF[name]
-    if home == __name__:
+    if name in _ROOMS.split():
         return importlib.import_module(f"vaelib.{name}")
-    value = getattr(importlib.import_module(home), name)
+    if name not in _HOME_OF:
+        hint = f": write {_OLD[name]}" if name in _OLD else ""
+        raise AttributeError(f"module 'vaelib' has no attribute {name!r}{hint}")
+    value = getattr(importlib.import_module(f"vaelib.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
 
