@@ -66,7 +66,7 @@ def read_model(directory):
     ("kind", "name"), [("model", name) for name in MODEL_FILES] + [("checkpoint", name) for name in CHECKPOINT_FILES]
 )
 def test_every_damage_is_found(kind, name, request, tmp_path, monkeypatch):
-    monkeypatch.setattr(vl.serialization, "_ATTEMPTS", 1)  # nobody else writes
+    monkeypatch.setattr("vaelib.serialization.files._ATTEMPTS", 1)  # nobody else writes
     read = read_model if kind == "model" else lambda directory: str(read_checkpoint(directory))
     directory = tmp_path / "copy"
     shutil.copytree(request.getfixturevalue(kind), directory)

@@ -62,9 +62,9 @@ def test_what_cannot_be_held_out(images, fraction, error, match):
 @pytest.fixture
 def splits_read(monkeypatch):
     """The splits that `vaelib train` reads, in order."""
-    read, original = [], train_command._images
+    read, original = [], train_command.images_of
     monkeypatch.setattr(
-        train_command, "_images", lambda options, split: (read.append(split), original(options, split))[1]
+        train_command, "images_of", lambda options, split: (read.append(split), original(options, split))[1]
     )
     return read
 
@@ -103,7 +103,7 @@ def test_a_stream_holds_a_tenth_out_too(splits_read, tmp_path, capsys):
 
 def as_version_0_1(options):
     options["validation"] = "test"
-    return tuple(train_command._images(options, split) for split in ("train", "test"))
+    return tuple(train_command.images_of(options, split) for split in ("train", "test"))
 
 
 def test_a_run_of_version_0_1_goes_on_with_the_test_split(splits_read, tmp_path, capsys, monkeypatch):

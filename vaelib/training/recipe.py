@@ -13,7 +13,8 @@ from accelerate.utils import broadcast
 
 from vaelib._checks import ModelFileError, shown
 from vaelib._files import check_claimed, claim
-from vaelib.serialization import describe, of_today
+from vaelib.serialization import describe
+from vaelib.serialization.descriptions import of_today
 from vaelib.training.checkpoints import checkpoint_path, checkpoints_in, newest_checkpoint, read_checkpoint
 from vaelib.training.fingerprint import FIRST_BATCH, differences
 from vaelib.training.run import Run, scheduled

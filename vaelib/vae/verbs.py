@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from vaelib._checks import check_generator, check_shape, check_tensor
+from vaelib._checks import check_generator, check_int, check_shape, check_tensor
 from vaelib._parts import check_input, check_latents, check_recon_params, check_rows
 from vaelib.functional.draws import normal
 from vaelib.latents import Draw
@@ -57,7 +57,7 @@ class Verbs(nn.Module):
             generator: Of the noise; torch's global one if None.
         """
         check_generator(generator)
-        if num_samples > 1:
+        if check_int("num_samples", num_samples) > 1:
             features = repeated(features, num_samples)
         like = first_tensor(features)
         shape = like.shape[0], self.latent.noise_size
