@@ -150,6 +150,19 @@ def test_every_page_with_code_runs_somewhere():
             assert text.startswith("---\nfile_format: mystnb\n"), page
 
 
+def test_models_come_back_from_a_gpu_before_they_are_called():
+    """On a machine with a GPU, `fit` leaves the model there, and the images of the page are on the CPU."""
+    wrong = []
+    for path in [*PAGES, ROOT / "README.md", *(ROOT / "examples").glob("*.py")]:
+        text = path.read_text()
+        for fitted in re.finditer(r"\.fit\(\s*(\w+), ", text):
+            name, after = fitted[1], text[fitted.end() :]
+            called = re.search(rf"\b{name}\.(reconstruct|encode|decode)\(", after)
+            if called and f"{name}.cpu()" not in after[: called.start()]:
+                wrong.append((path.name, called[0]))
+    assert not wrong
+
+
 def test_options_in_commands_exist():
     commands = typer.main.get_command(app).commands
     seen = 0

@@ -110,12 +110,15 @@ def reproduce(row, vae, objective, arguments, published, source, published_on="d
 
 def write(row, arguments, figures):
     """One JSON per row, with flags, code, seed, hardware and date; printed, and kept unless it was a quick run."""
+    hardware = f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores, {platform.machine()}"
+    if torch.cuda.is_available():
+        hardware = f"{torch.cuda.get_device_name()}, {hardware}"
     result = {
         "row": row,
         "flags": " ".join(sys.argv[1:]),
         **figures,
         "seed": arguments.seed,
-        "hardware": f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores, {platform.machine()}",
+        "hardware": hardware,
         "torch": torch.__version__,
         **arguments.code,
         "date": datetime.date.today().isoformat(),

@@ -1,0 +1,108 @@
+"""The programs around benchmarks/gpu.sh: result files that are whole at every moment, and what becomes of the rest."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return runpy.run_path(str(BENCHMARKS / "gpu_results.py"))
+
+
+def run(*command, **options):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, **options)
+
+
+def test_a_result_file_is_whole_after_every_row(results, tmp_path):
+    path = tmp_path / "training.json"
+    written = results["Results"](path, "cpu")
+    for add in (lambda: written.add({"a": 1}), lambda: written.skip("b", "no zuko"), lambda: written.note(c=2)):
+        add()
+        content = json.loads(path.read_text())
+    assert (content["rows"], content["skipped"], content["c"]) == ([{"a": 1}], {"b": "no zuko"}, 2)
+    assert {"device", "driver", "versions", "commit", "date"} <= content["environment"].keys()
+    assert content["environment"]["versions"]["torch"]
+    assert [file.name for file in tmp_path.iterdir()] == ["training.json"]
+
+
+def test_steps_are_noted_and_those_of_an_earlier_call_stay(results, tmp_path, capsys):
+    path = tmp_path / "steps.json"
+    results["begin"](path, "cpu")
+    results["end"](path, "tests", "skipped", "0", "no time remained")
+    results["end"](path, "row", "timed out", "60", "at its limit of 60 s")
+    results["begin"](path, "cpu")
+    results["end"](path, "tests", "passed", "12", "")
+    content = json.loads(path.read_text())
+    assert content["skipped"] == {}
+    results["show"](path)
+    assert capsys.readouterr().out == "row: timed out after 60 s, at its limit of 60 s\ntests: passed after 12 s\n"
+
+
+def test_a_gpu_that_is_not_there_is_told(results, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device here; --device cpu rehearses"):
+        results["begin"](tmp_path / "steps.json", "cuda")
+
+
+@pytest.mark.parametrize("wrong", [[], ["--help"], ["out", "--device"], ["out", "--device", "tpu"], ["out", "-x", "1"]])
+def test_wrong_arguments_show_the_usage(wrong, tmp_path):
+    found = run("bash", BENCHMARKS / "gpu.sh", *wrong, cwd=tmp_path)
+    assert found.returncode == 2
+    assert "bash benchmarks/gpu.sh OUT [--wheels DIR] [--mnist FILE]" in found.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_tests_that_are_killed_leave_those_that_have_ended(tmp_path):
+    out = tmp_path / "tests.json"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, BENCHMARKS / "gpu_tests.py", "--out", out, "--device", "cpu"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    for _ in range(1200):
+        time.sleep(0.1)
+        if out.exists() and len(rows := json.loads(out.read_text())["rows"]) > 3:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    content = json.loads(out.read_text())
+    assert len(rows) <= len(content["rows"]) < content["collected"]
+    assert {row["outcome"] for row in content["rows"]} <= {"passed", "skipped"}
+
+
+@pytest.mark.slow
+def test_no_test_begins_when_the_time_is_over(tmp_path):
+    out = tmp_path / "tests.json"
+    found = run(sys.executable, BENCHMARKS / "gpu_tests.py", "--out", out, "--device", "cpu", "--seconds", 0)
+    content = json.loads(out.read_text())
+    assert found.returncode == 0, found.stdout
+    assert content["rows"] == []
+    assert set(content["skipped"].values()) == {"no time remained"}
+    assert len(content["skipped"]) == content["collected"] > 50
+
+
+@pytest.mark.slow
+def test_the_row_is_resumed(mnist_root, tmp_path):
+    pytest.importorskip("zuko")
+    command = [sys.executable, BENCHMARKS / "gpu_row.py", "--out", tmp_path / "row.json", "--runs", tmp_path / "runs"]
+    ended = []
+    for seconds in (0, 60):
+        found = run(*command, "--device", "cpu", "--quick", "--seconds", seconds)
+        assert found.returncode == 0, found.stderr
+        (row,) = json.loads((tmp_path / "row.json").read_text())["rows"]
+        ended.append(row["ended"])
+        assert row["log_likelihood"]["value"] < 0
+    assert ended == ["out of time after step 1; resumes from there", "all epochs are done"]
+    assert row["epochs"] == 1
+    assert row["minutes_to_train"] > 0
