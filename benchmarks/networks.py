@@ -5,6 +5,7 @@ import torch
 import vaelib as vl
 
 NETWORKS = {
+    "tiny": lambda: vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)),
     "article": vl.presets.article_vae,
     "default": lambda: vl.conv_vae((1, 32, 32)),
     "residual 64": lambda: vl.conv_vae((3, 64, 64), 64, residual_blocks=1),

@@ -143,7 +143,8 @@ class FakeMatrix:
 
     cells: ClassVar = []
 
-    def __init__(self, model, backends):
+    def __init__(self, model, backends, products):
+        assert products == {"cuda": 1e9}
         self._backends, self.failed = set(backends), {}
 
     def __enter__(self):
@@ -170,7 +171,7 @@ def test_inference_rows_are_those_of_the_group_and_are_continued(path, monkeypat
     monkeypatch.setattr(FakeMatrix, "cells", [])
     MISSING.clear()
     MISSING.update({id(b): "not here" for name, b in gpu_inference.BACKENDS.items() if name not in present})
-    records = Records(path, "cuda", ("network", "operation", "batch", "backend"))
+    records = Records(path, "cuda", ("network", "operation", "batch", "backend"), products={"cuda": 1e9})
     groups = gpu_inference.groups_of("cuda", False)
     cells = [gpu_inference.Cell(group, "encode", 64) for group in ("plain", "compiled")]
     program = gpu_inference.Program(records, groups)

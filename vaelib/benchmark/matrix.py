@@ -84,12 +84,13 @@ class Matrix:
         backends: Names of what is to run it.
         threads: Of every backend; as many as torch has if None.
         table: A Python file whose ``BACKENDS`` are known too.
+        products: The rates of matrix products here; measured if None.
 
     Attributes:
         skipped: Backend to why it is not there: what is missing on this machine.
         failed: Backend to how its process ended.
         threads: Of every backend.
-        products: The machine's rates of matrix products, of :func:`vaelib.benchmark.roofline.rates`.
+        products: The machine's rates of matrix products, as of :func:`vaelib.benchmark.roofline.rates`.
 
     Raises:
         ValueError: If a backend is unknown.
@@ -104,6 +105,7 @@ class Matrix:
         *,
         threads: int | None = None,
         table: Path | None = None,
+        products: dict[str, float] | None = None,
     ) -> None:
         self._backends = table_of(table)
         _check_known("backends", backends, self._backends)
@@ -118,7 +120,7 @@ class Matrix:
             if self._subject.tolerance > 0.0:
                 unquantized = [name for name in backends if self._backends[name].needs == "int8"]
                 self.skipped |= dict.fromkeys(unquantized, "the bundle is not in float32")
-            self.products = rates(self.threads)
+            self.products = rates(self.threads) if products is None else products
             self._workers = {
                 name: stack.enter_context(Worker(name, directory, self.threads, table))
                 for name in backends
