@@ -13,8 +13,8 @@
 #           another package its tests and rows are skipped with the reason. Collect them where there is a network:
 #             python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #               --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-#               -d wheels rich markdown-it-py mdurl pygments typer click shellingham annotated-doc filelock \
-#               zuko onnxscript onnx-ir ml-dtypes torchmetrics lightning-utilities
+#               -d wheels rich markdown-it-py mdurl typer click shellingham annotated-doc \
+#               zuko onnxscript onnx-ir torchmetrics lightning-utilities
 # --mnist   MNIST as one compressed file, made by: tar -C "$VAELIB_DATA" -czf mnist.tar.gz MNIST/raw
 #           VAELIB_DATA itself is taken if it is set; without either, what needs MNIST is skipped.
 # --device  cpu rehearses the same steps in small on a machine without a GPU.
