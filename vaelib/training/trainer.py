@@ -134,6 +134,8 @@ class Trainer:
     ) -> list[EpochRecord]:
         """Train ``model`` in place; it ends in eval mode, with its last weights (with :class:`EMA`, the averaged ones).
 
+        It stays on the device of the training, such as a GPU that is there; ``model.cpu()`` brings it back.
+
         The same seed gives bitwise the same weights on the same machine, whatever was drawn before, and however often
         the run was stopped and resumed; torch's, numpy's and Python's global generators come back as they were.
 
