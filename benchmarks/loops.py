@@ -152,7 +152,7 @@ def handwritten(task):
 
     model = task.model().to(memory_format=torch.channels_last)
     images = task.resized(task.train).images.to(task.device)
-    optimizer = torch.optim.Adam(flattened(model), lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(flattened(model.parameters()), lr=1e-3, fused=True)
     objective = vl.Elbo()
     on_cpu = task.device.type == "cpu"
     # Every batch size has a graph of its own: CUDA graphs need fixed sizes.

@@ -11,7 +11,7 @@ pieces or over processes, each piece is their batch.
 from vaelib.objectives.bound import ElboTerms, bound_loss, elbo_loss
 from vaelib.objectives.dip import DipTerms, DipVae, dip_penalty
 from vaelib.objectives.discrepancy import InfoTerms, InfoVae, Wae, WaeTerms, mmd
-from vaelib.objectives.elbo import Elbo, Objective
+from vaelib.objectives.elbo import Elbo, ExtraTerms, Objective
 from vaelib.objectives.factor import FactorTerms, FactorVae, permute_latents
 from vaelib.objectives.importance import Iwae, IwaeTerms, iwae_bound
 from vaelib.objectives.reconstruction import Reconstruction, ReconstructionTerms, reconstruction_loss
@@ -25,6 +25,7 @@ __all__ = [
     "DipVae",
     "Elbo",
     "ElboTerms",
+    "ExtraTerms",
     "FactorTerms",
     "FactorVae",
     "InfoTerms",

@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaelib._checks import check_callable, check_float, check_has_prior, check_shape
 from vaelib.objectives.bound import ElboTerms, bound_loss, one_draw
 from vaelib.objectives.reconstruction import Reconstruction
 from vaelib.schedules import Schedule, as_schedule
 
-__all__ = ["Elbo", "Objective", "default_objective"]
+__all__ = ["Elbo", "ExtraTerms", "Objective", "default_objective"]
 
 
 class Objective(Protocol):
-    """What a ``Trainer`` asks: a named tuple whose ``loss`` is a scalar and whose other terms are ``(B,)``."""
+    """What a ``Trainer`` asks: a named tuple whose ``loss`` is a scalar and whose other terms are ``(B,)``.
+
+    An objective that is an ``nn.Module`` is moved, trained, saved in checkpoints and resumed with the model. With a
+    method ``parameter_groups(model)`` it also says how the optimiser treats the weights: a sequence of dicts, each
+    with ``params``, of the model or its own, and what differs for them: ``lr_scale``, by which the learning rate is
+    multiplied, and arguments of the optimiser such as ``betas``. What is in no group is trained as always.
+    """
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
         """The terms of one batch ``x`` in [0, 1]; ``step`` is for schedules."""
 
 
-class Elbo:
+class ExtraTerms(NamedTuple):
+    """The terms of :class:`Elbo` with an ``extra``."""
+
+    loss: Tensor
+    """What is minimised, a scalar: that of :class:`ElboTerms` and the batch mean of ``extra``."""
+    reconstruction: Tensor
+    """-log p(x|z) per image in nats, shape ``(B,)``."""
+    kl: Tensor
+    """KL(q(z|x) to p(z)) per image in nats, shape ``(B,)``."""
+    extra: Tensor
+    """The extra term per image, shape ``(B,)``; no nats."""
+
+
+class Elbo(nn.Module):
     """:func:`elbo_loss` of a :class:`VAE` with its own likelihood and prior.
 
     Args:
         beta: Weight of the KL: a number >= 0 or a schedule ``step -> float``.
         free_bits: Nats per latent that cost nothing; >= 0.
         capacity: Nats to which the KL is held, such as ``vl.linear_warmup(100_000, final=25.0)``, or None.
-        extra: ``(x, pictures) -> (B,)``, a perceptual or adversarial term that is added to the loss of each image. The
-            pictures are the likelihood's means, ``(B, C, H, W)``. With it the loss is no bound.
+        extra: ``(x, images) -> (B,)``, a perceptual or adversarial term that is added to the loss of each image. The
+            images are the likelihood's means, ``(B, C, H, W)``. With it the loss is no bound, and the terms are
+            :class:`ExtraTerms`. Weights of a module are trained, moved and resumed with the model; those of a fixed
+            network have ``requires_grad_(False)``.
 
     Examples:
         >>> import vaelib as vl
@@ -47,14 +68,17 @@ class Elbo:
         capacity: float | Schedule | None = None,
         extra: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
+        super().__init__()
         self.beta = as_schedule("beta", beta)
         self.free_bits = check_float("free_bits", free_bits, 0.0)
         self.capacity = None if capacity is None else as_schedule("capacity", capacity)
         if extra is not None:
-            check_callable("extra", extra, "callable, `(x, pictures) -> (B,)`")
+            check_callable("extra", extra, "callable, `(x, images) -> (B,)`")
         self.extra = extra
 
-    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> ElboTerms:
+    def forward(
+        self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
+    ) -> ElboTerms | ExtraTerms:
         """Terms of one batch; ``step`` drives the schedules of ``beta`` and ``capacity``."""
         check_has_prior("Elbo", model)
         recon_params, draw = one_draw(model, x, generator)
@@ -71,7 +95,7 @@ class Elbo:
             return terms
         extra = self.extra(x, model.likelihood.mean(recon_params))
         check_shape("extra", extra.shape, x.shape[:1])
-        return terms._replace(loss=terms.loss + extra.mean())
+        return ExtraTerms(terms.loss + extra.mean(), terms.reconstruction, terms.kl, extra)
 
 
 def default_objective(model: Any) -> Objective:

@@ -6,6 +6,7 @@ An update of many small tensors is mostly overhead; Adam and the norm of the gra
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,9 @@ __all__ = ["flattened", "unflattened"]
 _ALIGNMENT = 16  # numbers, for kernels that read 64 bytes at once
 
 
-def flattened(model: nn.Module) -> list[nn.Parameter]:
-    """One parameter per dtype, of which the trained ones of ``model``, and their gradients, become views."""
-    trained = sorted((p for p in model.parameters() if p.requires_grad), key=lambda parameter: str(parameter.dtype))
+def flattened(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """One parameter per dtype, of which the trained ones among ``parameters``, and their gradients, become views."""
+    trained = sorted((p for p in parameters if p.requires_grad), key=lambda parameter: str(parameter.dtype))
     return [_flat(list(group)) for _, group in itertools.groupby(trained, key=lambda parameter: parameter.dtype)]
 
 

@@ -59,7 +59,7 @@ class Optimization:
         else:
             self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
-            rate = self._learning_rate(step)
+            rate = self._learning_rate(step) * group.get("lr_scale", 1.0)
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
         for kept, buffer in zip(self._kept, self._buffers, strict=True):
             kept.copy_(buffer)

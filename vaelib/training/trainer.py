@@ -17,6 +17,7 @@ from vaelib.schedules import Schedule, as_schedule, constant, one_cycle, warmup_
 from vaelib.training.arguments import check_callbacks, check_objective, check_output_dir
 from vaelib.training.fit import Fit
 from vaelib.training.flat import flattened
+from vaelib.training.groups import parameter_groups
 from vaelib.training.hardware import PRECISIONS
 from vaelib.training.history import EpochRecord
 
@@ -176,10 +177,12 @@ class Trainer:
 
         For CUDA ``graphs`` all that changes between steps, the learning rate too, is on the device.
         """
+        groups = parameter_groups(model)
         if not isinstance(self.optimizer, str):
-            return self.optimizer(model.parameters(), lr=self.learning_rate)
-        flat = flattened(model)
-        lr = torch.tensor(self.learning_rate, device=flat[0].device) if graphs else self.learning_rate
+            alike = len(groups) == 1 and groups[0].keys() == {"params"}
+            return self.optimizer(groups[0]["params"] if alike else groups, lr=self.learning_rate)
+        flat = [{**group, "params": flattened(group["params"])} for group in groups]
+        lr = torch.tensor(self.learning_rate, device=flat[0]["params"][0].device) if graphs else self.learning_rate
         return OPTIMIZERS[self.optimizer](flat, lr=lr, capturable=graphs)
 
     def learning_rate_schedule(self, total_steps: int) -> Schedule:
