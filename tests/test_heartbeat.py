@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vaelib.training import heartbeat
+from vaelib.training import hardware, heartbeat
 from vaelib.training.heartbeat import Heartbeat
 
 
@@ -98,6 +98,22 @@ def test_a_process_that_was_stopped_itself_hears_the_others_first(pair, codes, m
             connection.answers.set()
         time.sleep(0.5)
         assert codes == []
+
+
+def test_a_store_that_outlives_restarts_is_reported(monkeypatch, caplog):
+    class State:
+        is_main_process = True
+
+    monkeypatch.setattr(hardware, "PartialState", State)
+    torchrun = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3", "GROUP_WORLD_SIZE": "2"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
+    hardware._warn_of_a_store_that_stays()
+    assert "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # what that variable leads to
+    hardware._warn_of_a_store_that_stays()
+    assert caplog.text == ""
 
 
 def test_without_an_address_there_is_a_warning(monkeypatch, caplog):

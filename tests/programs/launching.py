@@ -1,5 +1,6 @@
 """Starts tests/programs/train.py in several processes: without a launcher, or under two agents of torchrun."""
 
+import contextlib
 import json
 import os
 import signal
@@ -45,25 +46,30 @@ def start(processes, settings, environment=None):
     return started
 
 
-def start_nodes(command, environment=None, nodes=2, folders=None, arguments=()):
-    """Two agents that meet over c10d, one process each; ``folders`` are their working directories."""
+def start_nodes(command, environment=None, nodes=2, folders=None, arguments=(), meets=()):
+    """Agents that meet over c10d at the first one, one process each; ``folders`` are their working directories."""
     port, started = free_port(), []
     for number in range(nodes):
-        meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
-        meeting += ["--rdzv-endpoint", f"127.0.0.1:{port}", *arguments]
+        agent = agent_of(number, f"127.0.0.{number + 1}", f"127.0.0.1:{port}", meets, arguments)
         own = environment_of(ALL_RANKS="1", **(environment or {}))
-        folder = None if folders is None else folders[number]
-        started.append(begin([*TORCHRUN, *meeting, *command], env=own, cwd=folder))
+        started.append(begin([*agent, *command], env=own, cwd=None if folders is None else folders[number]))
     return started
 
 
-def end(started):
-    """Kill what is left of processes and their children, stopped ones too."""
-    for process in started:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def agent_of(number, address, endpoint, meets=(), arguments=()):
+    """One of two agents, of which the first holds the store at which they meet."""
+    meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "test"]
+    meeting += ["--rdzv-endpoint", endpoint, "--local-addr", address]
+    return [*TORCHRUN, *meeting, "--rdzv-conf", ",".join([f"is_host={int(number == 0)}", *meets]), *arguments]
+
+
+def end(started, faults=None):
+    """Kill what is left of processes and their children; those that are stopped have their numbers in ``faults``."""
+    marks = [] if faults is None else [mark.read_text() for mark in Path(faults).iterdir()]
+    stopped = [int(mark) for mark in marks if mark]
+    for number, kill in [*((process.pid, os.killpg) for process in started), *((pid, os.kill) for pid in stopped)]:
+        with contextlib.suppress(ProcessLookupError):
+            kill(number, signal.SIGKILL)
     for process in started:
         process.communicate()
 

@@ -71,7 +71,7 @@ class Faults:
                     mark = Path(os.environ.get("FAULTS", "nowhere")) / f"{name}-{place.replace(':', '-')}"
                     if not mark.exists():
                         if mark.parent.is_dir():
-                            mark.touch()
+                            mark.write_text(str(os.getpid()))
                         act(run)
         if "SHOW_STEPS" in os.environ:
             print(f"step {run.step} of rank {RANK}", flush=True)

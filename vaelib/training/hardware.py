@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -45,6 +47,18 @@ def _joined() -> None:
     atexit.register(torch.distributed.destroy_process_group)
     atexit.register(gc.collect)  # runs first: a model in a cycle would keep the group, and so its threads, alive
     heartbeat()
+    _warn_of_a_store_that_stays()
+
+
+def _warn_of_a_store_that_stays() -> None:
+    """Seen with torch 2.14: restarted processes find the addresses of killed ones there and wait for them."""
+    get = os.environ.get
+    stays = get("TORCHELASTIC_USE_AGENT_STORE") == "True" and int(get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    if stays and int(get("GROUP_WORLD_SIZE", "1")) > 1 and PartialState().is_main_process:
+        logging.getLogger("vaelib.training").warning(
+            "After a restart, processes on several machines may wait for each other without end: set"
+            " TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine."
+        )
 
 
 def is_main_process() -> bool:
