@@ -13,6 +13,7 @@ import torch
 from loop_process import SIZE, Job, plain_network, vl_model
 
 import vaelib as vl
+from vaelib._images import even_parts
 from vaelib.training.hardware import float32_products
 
 
@@ -159,7 +160,7 @@ def handwritten(task):
     step = torch.compile(
         lambda x: objective(model, x).loss, dynamic=False, mode="default" if on_cpu else "reduce-overhead"
     )
-    parts = vl.data.dataset.even_parts(len(images), task.job.batch_size)
+    parts = even_parts(len(images), task.job.batch_size)
 
     def one_round():
         model.train()

@@ -8,7 +8,7 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib.data import ImageDataset, load, read_pictures, shapes
-from vaelib.data.derive import binarized
+from vaelib.data.derive import binarized, concatenated, resized
 from vaelib.data.shapes import FACTOR_SIZES, render
 
 
@@ -31,6 +31,52 @@ def test_dataset_converts_and_cuts():
     assert "ImageDataset(10 images, (1, 2, 2), torch.uint8, labels)" in repr(dataset)
     loader = torch.utils.data.DataLoader(dataset, batch_size=5)
     assert next(iter(loader)).shape == (5, 1, 2, 2)
+
+
+def test_a_set_binarises_and_flips_in_a_loader_too():
+    """By torch's global generator, whose seed is a worker's own; each image with probability 1/2."""
+    images = torch.zeros(64, 1, 4, 4, dtype=torch.uint8)
+    images[..., :2] = 255
+    loader = torch.utils.data.DataLoader(ImageDataset(images, flip=True), batch_size=64)
+    runs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        runs.append(next(iter(loader)))
+    assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])
+    plain = ImageDataset(images)[0]
+    mirrored = [torch.equal(image, plain.flip(-1)) for image in runs[0]]
+    assert all(flipped or torch.equal(image, plain) for image, flipped in zip(runs[0], mirrored, strict=True))
+    assert 16 < sum(mirrored) < 48
+    drawn = ImageDataset(torch.full((1, 1, 8, 8), 0.5), dynamic=True)
+    assert drawn[0].unique().tolist() == [0.0, 1.0] and not torch.equal(drawn[0], drawn[0])
+
+
+def test_sets_that_need_no_new_pixels_share_memory(tmp_path):
+    """Of one part, one cut out, or one with other flags; checks of all values are made once."""
+    dataset = ImageDataset(torch.rand(10, 1, 4, 4), labels=torch.arange(10))
+    for same in (
+        concatenated([dataset]),
+        resized(dataset, (4, 4)),
+        binarized(dataset, None),
+        binarized(dataset, "dynamic"),
+        dataset.to("cpu"),
+        dataset.subset(slice(0, 5)),
+    ):
+        assert same.images.data_ptr() == dataset.images.data_ptr()
+
+
+@pytest.mark.parametrize("options", [{}, {"image_size": 8, "binarize": "static"}, {"binarize": "dynamic"}])
+def test_loading_builds_one_set(tmp_path, monkeypatch, options):
+    np.savez(tmp_path / "a.npz", images=np.full((20, 6, 6), 200, np.uint8), labels=np.arange(20))
+    for number in range(20):
+        (tmp_path / f"{number % 2}").mkdir(exist_ok=True)
+        picture(tmp_path / f"{number % 2}" / f"{number}.png")
+    built, build = [], ImageDataset.__init__
+    monkeypatch.setattr(ImageDataset, "__init__", lambda self, *a, **k: built.append(self) or build(self, *a, **k))
+    for path in (tmp_path / "a.npz", tmp_path):
+        dataset = load(path, "train", flip=True, **options)
+        assert (len(built), len(dataset), len(dataset.labels), dataset.flip) == (1, 18, 18, True)
+        built.clear()
 
 
 @pytest.mark.parametrize(("count", "size"), [(65, 64), (64, 64), (1, 64), (1000, 64), (7, 1)])

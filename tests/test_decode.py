@@ -185,7 +185,7 @@ def test_a_range_is_decided_over_the_whole_set(tmp_path):
     images = vl.data.read_pictures([dark], value_range=[0, 900])
     assert images.unique().tolist() == [255]
     assert torch.equal(vl.data.load(tmp_path, "all", value_range=(0, 900)).images, images)
-    assert torch.equal(vl.data.stream(tmp_path, "all", value_range=(0, 900), workers=0)[0], images[0])
+    assert torch.equal(vl.data.stream(tmp_path, "all", value_range=(0, 900), workers=0)[0], images[0] / 255)
     saved(tmp_path / "1.png", np.full((2, 2), 60_000, np.uint16))
     assert vl.data.load(tmp_path, "all").images[:, 0, 0, 0].tolist() == [3, 234]
 

@@ -131,7 +131,7 @@ def test_sampler_epochs_advance():
     for rank in range(2):
         sampler = DistributedSampler(images, num_replicas=2, rank=rank, seed=0)
         batches = LoaderBatches(DataLoader(images, 2, sampler=sampler), Share(rank, 2, 1), torch.device("cpu"))
-        orders += [torch.cat([piece.x for step in batches.epoch(epoch) for piece in step]) for epoch in (1, 2)]
+        orders += [torch.cat([piece.batch.x for step in batches.epoch(epoch) for piece in step]) for epoch in (1, 2)]
     assert not torch.equal(orders[0], orders[1])
     assert torch.equal(torch.cat([orders[0], orders[2]]).flatten().sort().values, images.flatten())
 

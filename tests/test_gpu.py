@@ -310,9 +310,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_trains(device, folder, workers):
     stream = vl.data.stream(folder, "all", workers=workers)
-    for batch in stream.fetch([torch.arange(8)], device):
-        assert batch.device.type == device.type
-        torch.testing.assert_close(batch.cpu(), images(64)[:8].float() / 255)
+    for x, _ in stream.fetch([torch.arange(8)], device):
+        assert x.device.type == device.type
+        torch.testing.assert_close(x.cpu(), images(64)[:8].float() / 255)
     history = vl.Trainer(max_epochs=2, batch_size=16).fit(model_of(), stream, stream, progress=False)
     assert history[-1].num_images == 64
     assert history[-1].val.loss < history[0].train.loss

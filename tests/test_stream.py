@@ -81,6 +81,16 @@ def test_binarisation_flips_and_evaluation(shards):
     assert 0 < sum(mirrored) < 9
 
 
+def test_one_image_of_a_stream_is_that_of_a_set_in_memory(shards):
+    for options in ({}, {"binarize": "dynamic"}, {"flip": True}):
+        images = []
+        for open_set in (vl.data.load, vl.data.stream):
+            torch.manual_seed(0)
+            opened = open_set(shards, "test", **options)
+            images.append(torch.stack([opened[index] for index in range(9)]))
+        assert images[0].dtype == images[1].dtype == torch.float32 and torch.equal(*images)
+
+
 def test_training_from_a_stream_is_training_from_memory(shards):
     runs = []
     for train in (vl.data.load(shards, image_size=8), vl.data.stream(shards, image_size=8)):
@@ -95,10 +105,10 @@ def test_transforms_draw_by_seed_epoch_and_picture(shards):
     transform = v2.Compose([v2.RandomResizedCrop(8), v2.RandomVerticalFlip()])
     streams = [vl.data.stream(shards, image_size=8, transform=transform, workers=workers) for workers in (0, 2)]
     indices = [torch.arange(4), torch.arange(4, 9)]
-    first, second = (torch.cat(list(stream.fetch(indices, "cpu", seed=1))) for stream in streams)
+    first, second = (torch.cat([x for x, _ in stream.fetch(indices, "cpu", seed=1)]) for stream in streams)
     assert torch.equal(first, second)
-    assert not torch.equal(first, torch.cat(list(streams[0].fetch(indices, "cpu", seed=2))))
-    assert torch.equal(first[4:], next(streams[0].fetch([indices[1]], "cpu", seed=1)))
+    assert not torch.equal(first, torch.cat([x for x, _ in streams[0].fetch(indices, "cpu", seed=2)]))
+    assert torch.equal(first[4:], next(streams[0].fetch([indices[1]], "cpu", seed=1)).x)
 
 
 def test_colour_follows_all_images(tmp_path):

@@ -65,6 +65,7 @@ def reconstruct(
     from vaelib import plots, serialization
     from vaelib.data.skipped import readable
     from vaelib.evaluation import per_image_terms
+    from vaelib.evaluation.inputs import batches_for
     from vaelib.evaluation.values import ImageValues, check_model_finite
     from vaelib.objectives.elbo import default_objective
 
@@ -75,7 +76,9 @@ def reconstruct(
     objective = default_objective(trained)
     generator = torch.Generator().manual_seed(0)
     values = ImageValues(trained.likelihood)
-    terms = per_image_terms(trained, values.watched(images.batches(_BATCH)), objective, generator=generator)
+    terms = per_image_terms(
+        trained, values.watched(batches_for(trained, images, _BATCH)), objective, generator=generator
+    )
     names = [name for name in terms._fields if name != "loss"]
     check_model_finite("model", "the loss", *(getattr(terms, name) for name in names))
     columns = [getattr(terms, name).tolist() for name in names]

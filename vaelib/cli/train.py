@@ -225,7 +225,7 @@ def _train(options: dict[str, Any], *, begins: bool, json_output: bool) -> None:
             f" The run is in {out}. Next: vaelib evaluate {out}"
         )
         values = ImageValues(model.likelihood)
-        values.watch(next(val_images.fetch([torch.arange(min(64, len(val_images)))], "cpu")))
+        values.watch(next(val_images.fetch([torch.arange(min(64, len(val_images)))], torch.device("cpu"))).x)
         if values.note_on_nats:
             typer.echo(values.note_on_nats)
 

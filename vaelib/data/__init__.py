@@ -114,7 +114,8 @@ def load(
         value_range = check_value_range(value_range)
         dataset = _load_path(Path(name_or_path), split, size, value_range, channels_last, frames, images_key)
     dataset = binarized(dataset, binarize, seed=seed)
-    return dataset.replace(dataset.images, flip=True) if flip else dataset
+    dataset.flip = flip
+    return dataset
 
 
 def splits(name_or_path: str | Path, *, images_key: str | None = None) -> tuple[str, ...]:
@@ -175,9 +176,9 @@ def _load_path(
     dataset, is_split = load_array(
         path, split, value_range=value_range, channels_last=channels_last, images_key=images_key
     )
-    if size is not None:
-        dataset = resized(dataset, size)
-    return dataset if is_split or split == "all" else dataset.subset(holdout(len(dataset), split))
+    if not is_split and split != "all":
+        dataset = dataset.subset(holdout(len(dataset), split))
+    return dataset if size is None else resized(dataset, size)
 
 
 def _check_none(what: str, **arguments: object) -> None:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from vaelib._checks import (
     DataError,
     check_bool,
     check_has_values,
-    check_int,
     check_shape,
     check_tensor,
     check_type,
     check_unit_range,
 )
+from vaelib._images import Batch, one_pass
 from vaelib.data.guard import check_plain_tensor
 from vaelib.data.labels import class_labels, class_names_of
 from vaelib.data.skipped import warn
-from vaelib.functional.draws import bernoulli, permutation, uniform
+from vaelib.functional.draws import bernoulli, uniform
 
-__all__ = ["ImageDataset", "even_parts", "prepared", "to_float"]
+__all__ = ["ImageDataset", "changed", "prepared", "to_float"]
 
 
 class ImageDataset(Dataset[Tensor]):
@@ -38,8 +39,11 @@ class ImageDataset(Dataset[Tensor]):
         factor_names: Their F names.
         class_names: Names of the classes, by their number; if empty, of labels that are names, these names, sorted.
         names: Where each image comes from, such as its file; or none.
-        dynamic: Draw black or white pixels with the images' values as probabilities, again in every batch.
-        flip: Mirror each image left to right with probability 1/2, again in every batch.
+        dynamic: Draw black or white pixels with the images' values as probabilities, again each time an image is used.
+        flip: Mirror each image left to right with probability 1/2, again each time it is used.
+
+    ``dataset[i]`` is one image as it is used, float32 ``(C, H, W)``: in a ``DataLoader`` too, images are binarised and
+    flipped, by torch's global generator, which each worker seeds for itself.
 
     Raises:
         DataError: A ``ValueError``: if there is no image.
@@ -87,7 +91,7 @@ class ImageDataset(Dataset[Tensor]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_float(self.images[index], self.dynamic, None)
+        return self.batch(index)
 
     def __repr__(self) -> str:
         extras = [name for name in ("labels", "factors") if getattr(self, name) is not None]
@@ -99,21 +103,28 @@ class ImageDataset(Dataset[Tensor]):
         listed = "".join(f", {extra}" for extra in extras)
         return f"ImageDataset({len(self)} images, {self.image_shape}, {self.images.dtype}{listed})"
 
-    def batch(self, indices: Tensor | slice, *, generator: torch.Generator | None = None) -> Tensor:
+    def batch(self, indices: Tensor | slice | int, *, generator: Generator | None = None) -> Tensor:
         """float32 images ``(B, C, H, W)`` in [0, 1]; ``generator`` is for dynamic binarisation and flips."""
         return prepared(self.images[indices], self.dynamic, self.flip, generator)
 
-    def fetch(self, index_batches: Iterable[Tensor], device: torch.device | str, *, seed: int = 0) -> Iterator[Tensor]:
-        """Batches for a training loop on ``device``, one per tensor of indices.
+    def fetch(
+        self,
+        index_batches: Iterable[Tensor],
+        device: torch.device,
+        *,
+        seed: int = 0,
+        generator: Generator | None = None,
+    ) -> Iterator[Batch]:
+        """Batches on ``device``, one per tensor of indices; nothing depends on ``seed`` here.
 
-        Nothing depends on ``seed`` here: binarisation and flips draw from the global generator of the device.
+        Binarisation and flips draw from ``generator``, or from the global one of the device.
         """
         for indices in index_batches:
             images = self.images[indices.to(self.images.device, non_blocking=True)].to(device, non_blocking=True)
-            yield prepared(images, self.dynamic, self.flip, None)
+            yield Batch(prepared(images, self.dynamic, self.flip, generator))
 
     def batches(
-        self, batch_size: int, *, shuffle: bool = False, generator: torch.Generator | None = None
+        self, batch_size: int, *, shuffle: bool = False, generator: Generator | None = None
     ) -> Iterator[Tensor]:
         """One pass over all images, in batches of at most ``batch_size`` whose sizes differ by at most one.
 
@@ -132,43 +143,41 @@ class ImageDataset(Dataset[Tensor]):
             >>> [len(batch) for batch in dataset.batches(4)]
             [3, 3, 4]
         """
-        check_int("batch_size", batch_size)
-        order = permutation(len(self), self.images.device, generator) if shuffle else None
-        for start, stop in even_parts(len(self), batch_size):
-            indices = slice(start, stop) if order is None else order[start:stop]
-            yield self.batch(indices, generator=generator)
+        for batch in one_pass(self, batch_size, self.images.device, shuffle=shuffle, generator=generator):
+            yield batch.x
 
     def to(self, device: torch.device | str) -> ImageDataset:
         """The same set with its images on ``device``."""
-        return self.replace(self.images.to(device))
+        return changed(self, images=self.images.to(device))
 
     def subset(self, indices: Tensor | slice) -> ImageDataset:
         """The images at ``indices``, with their labels and factors."""
         if isinstance(indices, Tensor):
             indices = indices.cpu()  # where labels and factors stay
-        return ImageDataset(
-            self.images[indices],
+        images = self.images[indices]
+        _check_not_empty(images)
+        return changed(
+            self,
+            images=images,
             labels=None if self.labels is None else self.labels[indices],
             factors=None if self.factors is None else self.factors[indices],
-            factor_names=self.factor_names,
-            class_names=self.class_names,
             names=_names_at(self.names, indices),
-            dynamic=self.dynamic,
-            flip=self.flip,
         )
 
     def replace(self, images: Tensor, *, dynamic: bool | None = None, flip: bool | None = None) -> ImageDataset:
         """The same set with other images ``(N, C', H', W')`` for its labels and factors."""
-        return ImageDataset(
-            images,
-            labels=self.labels,
-            factors=self.factors,
-            factor_names=self.factor_names,
-            class_names=self.class_names,
-            names=self.names,
-            dynamic=self.dynamic if dynamic is None else dynamic,
-            flip=self.flip if flip is None else flip,
-        )
+        names = ("labels", "factors", "factor_names", "class_names", "names")
+        kept: dict[str, Any] = {name: getattr(self, name) for name in names}
+        kept["dynamic"] = self.dynamic if dynamic is None else dynamic
+        kept["flip"] = self.flip if flip is None else flip
+        return ImageDataset(images, **kept)
+
+
+def changed(dataset: ImageDataset, **attributes: object) -> ImageDataset:
+    """The same set with other attributes, which need no checks."""
+    other = copy.copy(dataset)
+    vars(other).update(attributes)
+    return other
 
 
 def _check_images(images: Tensor) -> None:
@@ -177,12 +186,16 @@ def _check_images(images: Tensor) -> None:
         raise TypeError(f"`images` must be a tensor, uint8 or floating point in [0, 1], got {got}.")
     check_plain_tensor("images", images)
     check_shape("images", images.shape, ("N", "C", "H", "W"))
-    if images.numel() == 0:
-        raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")
+    _check_not_empty(images)
     if images.is_floating_point():
         check_unit_range("images", images)
     elif images[:64].max() == 1 and images.max() == 1:
         warn("`images` holds 8-bit values of 0 and 1 alone, black and almost black; multiply by 255 if 1 is white.")
+
+
+def _check_not_empty(images: Tensor) -> None:
+    if images.numel() == 0:
+        raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")
 
 
 def _check_rest(
@@ -210,10 +223,8 @@ def checked_names(argument: str, names: Sequence[str], count: int | None = None)
     return tuple(names)
 
 
-def _names_at(names: tuple[str, ...], indices: Tensor | slice) -> Sequence[str]:
-    if not names or isinstance(indices, slice):
-        return names[indices] if names else ()
-    return [names[index] for index in torch.arange(len(names))[indices].tolist()]
+def _names_at(names: tuple[str, ...], indices: Tensor | slice) -> tuple[str, ...]:
+    return tuple(names[index] for index in torch.arange(len(names))[indices].tolist()) if names else ()
 
 
 def _check_factors(factors: Tensor, shape: tuple[int, int]) -> None:
@@ -224,22 +235,16 @@ def _check_factors(factors: Tensor, shape: tuple[int, int]) -> None:
         raise TypeError(f"`factors` must be a tensor of integers, got dtype {factors.dtype}.")
 
 
-def even_parts(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """The first and the last-but-one index of every batch, sizes at most ``batch_size`` and alike but for one."""
-    parts = -(-count // batch_size)
-    return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
-
-
-def prepared(images: Tensor, binarize: bool, flip: bool, generator: torch.Generator | None) -> Tensor:
-    """A batch as it is trained on: float32 in [0, 1], binarised and flipped at random if asked, on its own device."""
+def prepared(images: Tensor, binarize: bool, flip: bool, generator: Generator | None) -> Tensor:
+    """Images ``(..., C, H, W)`` as they are used: float32 in [0, 1], binarised and flipped at random if asked."""
     values = to_float(images, binarize, generator)
     if not flip:
         return values
-    mirrored = uniform((len(values), 1, 1, 1), values, generator) < 0.5
+    mirrored = uniform((*values.shape[:-3], 1, 1, 1), values, generator) < 0.5
     return torch.where(mirrored, values.flip(-1), values)
 
 
-def to_float(images: Tensor, binarize: bool, generator: torch.Generator | None) -> Tensor:
+def to_float(images: Tensor, binarize: bool, generator: Generator | None) -> Tensor:
     """8-bit or floating images to float32 in [0, 1], or to draws of zero and one with those probabilities."""
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
     return bernoulli(values.clamp(0, 1), generator) if binarize else values

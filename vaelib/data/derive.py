@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError, check_choice, check_int_tuple
-from vaelib.data.dataset import ImageDataset, to_float
+from vaelib.data.dataset import ImageDataset, changed, to_float
 from vaelib.data.guard import check_memory
 
 __all__ = ["binarized", "concatenated", "fit_to_size", "height_and_width", "holdout", "resized"]
@@ -39,20 +39,24 @@ def fit_to_size(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
     """All images cropped and resized to ``(height, width)``."""
+    if dataset.image_shape[1:] == size:
+        return dataset
     count, channels = dataset.images.shape[:2]
     taken = count * channels * math.prod(size) * dataset.images.element_size()
     check_memory(f"{count} images of {size[0]} x {size[1]}", 2 * taken, "use a smaller `image_size`")
     images = fit_to_size(dataset.images, size)
-    return dataset.replace(images.clamp(0, 1) if images.is_floating_point() else images)
+    return changed(dataset, images=images.clamp_(0, 1) if images.is_floating_point() else images)
 
 
 def binarized(dataset: ImageDataset, how: str | None, *, seed: int = 0) -> ImageDataset:
     """Black and white: ``"static"``, one fixed draw of ``seed``; ``"dynamic"``, per use; None, as it is."""
     check_choice("binarize", how, ("static", "dynamic", None))
-    if how == "static":
-        # In pieces, since a float copy of a large 8-bit set would not fit.
-        return dataset.replace(torch.cat([_drawn_once(piece, seed) for piece in dataset.images.split(256)]))
-    return dataset.replace(dataset.images, dynamic=True) if how == "dynamic" else dataset
+    if how != "static":
+        return changed(dataset, dynamic=True) if how == "dynamic" else dataset
+    images = torch.empty(dataset.images.shape, dtype=torch.uint8)
+    for piece, drawn in zip(dataset.images.split(256), images.split(256), strict=True):  # all as floats would not fit
+        drawn.copy_(_drawn_once(piece, seed))
+    return changed(dataset, images=images)
 
 
 def _drawn_once(images: Tensor, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vaelib._checks import (
@@ -28,7 +28,8 @@ from vaelib._checks import (
     check_unit_range,
     shown,
 )
-from vaelib.data.dataset import even_parts, prepared
+from vaelib._images import Batch, one_pass
+from vaelib.data.dataset import prepared
 from vaelib.data.decode import UNREADABLE
 from vaelib.data.derive import fit_to_size, height_and_width
 from vaelib.data.guard import check_memory
@@ -36,7 +37,6 @@ from vaelib.data.listing import Listing, list_images
 from vaelib.data.ranges import check_value_range
 from vaelib.data.skipped import warn
 from vaelib.data.split_names import SPLITS
-from vaelib.functional.draws import permutation
 
 __all__ = ["ImageStream", "stream"]
 
@@ -92,7 +92,7 @@ def stream(
         ...     Image.new("L", (40, 30), 200).save(f"{directory}/wide.png")
         ...     images = stream(directory, "all", image_size=16, workers=0)
         ...     len(images), images.image_shape, images[0].dtype
-        (1, (1, 16, 16), torch.uint8)
+        (1, (1, 16, 16), torch.float32)
     """
     check_path(path)
     path = Path(path)
@@ -175,13 +175,23 @@ class ImageStream(Dataset[Tensor]):
         return f"ImageStream({len(self)} images in {len(self.files)} files, {self.image_shape}{classes})"
 
     def __getitem__(self, index: int) -> Tensor:
-        """One image, uint8 (or what ``transform`` returns), of the stream's shape."""
-        image, unreadable = self._image(range(len(self))[index])
+        """One image as it is used, float32 ``(C, H, W)`` in [0, 1], as :class:`ImageDataset` gives it."""
+        image, unreadable = _image_at(self, range(len(self))[index])
         self._report(unreadable)
-        return image
+        return prepared(image, self.dynamic, self.flip, None)
 
-    def fetch(self, index_batches: Iterable[Tensor], device: torch.device | str, *, seed: int = 0) -> Iterator[Tensor]:
-        """Batches for a training loop, one per tensor of indices; ``seed`` is of the transform's draws."""
+    def fetch(
+        self,
+        index_batches: Iterable[Tensor],
+        device: torch.device,
+        *,
+        seed: int = 0,
+        generator: Generator | None = None,
+    ) -> Iterator[Batch]:
+        """Batches on ``device``, one per tensor of indices.
+
+        ``seed`` is of the transform's draws, ``generator`` of binarisation and flips, or the global one of the device.
+        """
         source = copy.copy(self)
         source._epoch_seed = seed
         loader: DataLoader[Any] = DataLoader(
@@ -197,17 +207,14 @@ class ImageStream(Dataset[Tensor]):
             self._report(unreadable)
             if error is not None:
                 raise error
-            yield prepared(images.to(device, non_blocking=True), self.dynamic, self.flip, None)
+            yield Batch(prepared(images.to(device, non_blocking=True), self.dynamic, self.flip, generator))
 
     def batches(
-        self, batch_size: int, *, shuffle: bool = False, generator: torch.Generator | None = None
+        self, batch_size: int, *, shuffle: bool = False, generator: Generator | None = None
     ) -> Iterator[Tensor]:
         """One pass in batches whose sizes differ by at most one, as :meth:`ImageDataset.batches`."""
-        check_int("batch_size", batch_size)
-        order = permutation(len(self), torch.device("cpu"), generator) if shuffle else torch.arange(len(self))
-        plain = self.replace(dynamic=False, flip=False)
-        for images in plain.fetch((order[a:b] for a, b in even_parts(len(self), batch_size)), self.device):
-            yield prepared(images, self.dynamic, self.flip, generator)
+        for batch in one_pass(self, batch_size, self.device, shuffle=shuffle, generator=generator):
+            yield batch.x
 
     def subset(self, indices: Tensor | slice) -> ImageStream:
         """The stream of the images at ``indices``, with their labels."""
@@ -225,30 +232,31 @@ class ImageStream(Dataset[Tensor]):
         vars(other).update(attributes)
         return other
 
-    def _image(self, index: int) -> tuple[Tensor, list[str]]:
-        """An image as the model sees it. In the place of an unreadable one is the next that is readable."""
-        height, width = self.image_shape[1:]
-        unreadable: list[str] = []
-        for candidate in range(index, index + _IN_A_ROW):
-            place = candidate % len(self)
-            try:
-                image = self.listing.decode(place, None if self.transform else (height, width)).image
-                break
-            except UNREADABLE as error:
-                unreadable.append(f"{self.listing.name(place)}: {error}")
-        else:
-            raise DataError(f"{_IN_A_ROW} images in a row cannot be read: {'; '.join(unreadable[:3])}; ...")
-        if self.transform is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._epoch_seed + index)
-                image = _checked(self.transform(image), self.image_shape[0])
-        return fit_to_size(image, (height, width)), unreadable
-
     def _report(self, unreadable: Sequence[str]) -> None:
         for image in unreadable:
             if image not in self._reported:
                 self._reported.add(image)
                 warn(f"An image cannot be read, and the next one takes its place: {image}.")
+
+
+def _image_at(stream: ImageStream, index: int) -> tuple[Tensor, list[str]]:
+    """An image as the model sees it. In the place of an unreadable one is the next that is readable."""
+    height, width = stream.image_shape[1:]
+    unreadable: list[str] = []
+    for candidate in range(index, index + _IN_A_ROW):
+        place = candidate % len(stream)
+        try:
+            image = stream.listing.decode(place, None if stream.transform else (height, width)).image
+            break
+        except UNREADABLE as error:
+            unreadable.append(f"{stream.listing.name(place)}: {error}")
+    else:
+        raise DataError(f"{_IN_A_ROW} images in a row cannot be read: {'; '.join(unreadable[:3])}; ...")
+    if stream.transform is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream._epoch_seed + index)
+            image = _checked(stream.transform(image), stream.image_shape[0])
+    return fit_to_size(image, (height, width)), unreadable
 
 
 def _checked(image: Any, channels: int) -> Tensor:
@@ -275,7 +283,7 @@ class _Reported(Dataset[_Read]):
 
     def __getitem__(self, index: int) -> _Read:
         try:
-            return *self._images._image(index), None
+            return *_image_at(self._images, index), None
         except DataError as error:  # raised in a worker, its message would be a traceback
             return torch.empty(0), [], error
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_finite, check_one_device, check_shape, check_tensor
+from vaelib._images import ImageSet, check_data
 from vaelib.evaluation.bound import Estimate, per_image_terms
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_data, check_vae
+from vaelib.evaluation.inputs import batches_for, check_vae
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
@@ -43,7 +44,7 @@ class AnomalyReport(NamedTuple):
 
 def anomaly_scores(
     model: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     *,
     background: VAE | None = None,
     batch_size: int = 256,
@@ -89,8 +90,8 @@ def anomaly_scores(
                 f" got {type(part.likelihood).__name__}."
             )
     columns = []
-    for images in ImageValues(model.likelihood).watched(batches_for(model, data, batch_size, generator)):
-        terms = [per_image_terms(part, [images], Elbo(), generator=generator) for part in models.values()]
+    for batch in ImageValues(model.likelihood).watched(batches_for(model, data, batch_size, generator)):
+        terms = [per_image_terms(part, [batch], Elbo(), generator=generator) for part in models.values()]
         columns.append((terms[0].reconstruction, *(found.reconstruction + found.kl for found in terms)))
     reconstruction, negative_elbo, *rest = (torch.cat(column) for column in zip(*columns, strict=True))
     for name, scores in zip(models, (negative_elbo, *rest), strict=True):
@@ -100,8 +101,8 @@ def anomaly_scores(
 
 def anomaly(
     model: VAE,
-    normal: Tensor | BatchSource | Iterable[Any],
-    anomalous: Tensor | BatchSource | Iterable[Any],
+    normal: Tensor | ImageSet | Iterable[Any],
+    anomalous: Tensor | ImageSet | Iterable[Any],
     *,
     background: VAE | None = None,
     batch_size: int = 256,

@@ -19,7 +19,8 @@ from vaelib._checks import (
     check_tensor,
     check_type,
 )
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_data, check_vae, device_of
+from vaelib._images import Batch, ImageSet, check_data
+from vaelib.evaluation.inputs import batches_for, check_vae, device_of
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
 from vaelib.objectives import Elbo, Objective
@@ -83,7 +84,7 @@ class BoundEstimate(NamedTuple):
 
 def per_image_terms(
     model: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Tensor | Batch],
     objective: Objective,
     *,
     step: int = 0,
@@ -119,11 +120,11 @@ def per_image_terms(
     collected, sizes = [], []
     with eval_mode(model):
         for batch in batches:
-            check_tensor("batches", batch, floating=False)
-            check_has_values("batches", batch)
-            terms = objective(model, batch.to(device), step=step, generator=generator)
-            collected.append(terms)
-            sizes.append(len(batch))
+            x = batch.x if isinstance(batch, Batch) else batch
+            check_tensor("batches", x, floating=False)
+            check_has_values("batches", x)
+            collected.append(objective(model, x.to(device), step=step, generator=generator))
+            sizes.append(len(x))
     if not sizes:
         raise DataError("`batches` must hold at least one image, got none.")
     fields = {
@@ -138,7 +139,7 @@ def per_image_terms(
 
 def elbo(
     model: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     *,
     batch_size: int = 256,
     generator: torch.Generator | None = None,

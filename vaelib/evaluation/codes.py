@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_model
+from vaelib._images import ImageSet
+from vaelib.evaluation.inputs import batches_for, check_model
 from vaelib.evaluation.values import check_model_finite
 from vaelib.vae import VAE, eval_mode
 
@@ -18,7 +19,7 @@ __all__ = ["embed", "encode"]
 
 def encode(
     model: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     *,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
@@ -48,7 +49,7 @@ def encode(
     """
     check_model("model", model)
     with eval_mode(model):
-        found = [model.encode(x) for x in batches_for(model, data, batch_size, generator)]
+        found = [model.encode(x) for x, _ in batches_for(model, data, batch_size, generator)]
     codes = tree_map(lambda *parts: torch.cat(parts).cpu(), *found)
     what = "the posterior" if isinstance(codes, tuple) else "the code"
     check_model_finite("model", what, *(codes if isinstance(codes, tuple) else [codes]))
@@ -57,7 +58,7 @@ def encode(
 
 def embed(
     model: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     *,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
@@ -85,6 +86,6 @@ def embed(
     """
     check_model("model", model)
     with eval_mode(model):
-        z = torch.cat([model.embed(x) for x in batches_for(model, data, batch_size, generator)]).cpu()
+        z = torch.cat([model.embed(x) for x, _ in batches_for(model, data, batch_size, generator)]).cpu()
     check_model_finite("model", "the posterior" if model.latent.has_prior else "the code", z)
     return z

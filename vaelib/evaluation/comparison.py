@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_int
+from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate, per_image_terms
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae, device_of
+from vaelib.evaluation.inputs import batches_for, check_vae, device_of
 from vaelib.evaluation.likelihood import log_likelihoods, tracked, warn_of_few
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.objectives import Elbo
@@ -41,7 +42,7 @@ class Comparison(NamedTuple):
 def compare(
     first: VAE,
     second: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     *,
     num_samples: int | None = None,
     batch_size: int = 512,
@@ -80,7 +81,7 @@ def compare(
     at_a_time = batch_size if num_samples is None else max(1, batch_size // check_int("num_samples", num_samples))
     seen = [ImageValues(model.likelihood) for model in (first, second)]
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for images in tracked(batches_for(first, data, at_a_time, generator), data, at_a_time, progress):
+    for images, _ in tracked(batches_for(first, data, at_a_time, generator), data, at_a_time, progress):
         for model, values, columns in zip((first, second), seen, found, strict=True):
             values.watch(images)
             x = images.to(device_of(model))

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_int
+from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.codes import embed
 from vaelib.evaluation.factors import bootstrapped, checked
-from vaelib.evaluation.inputs import BatchSource
 from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
 from vaelib.evaluation.predictors import dci, sap
 from vaelib.vae import VAE
@@ -51,7 +51,7 @@ class DisentanglementReport(NamedTuple):
 
 def disentanglement(
     model: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     factors: Tensor,
     *,
     categorical: Collection[int] = (),

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_callable, check_finite, check_int, check_one_device, check_shape, check_tensor
+from vaelib._images import ImageSet, check_data
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_data
+from vaelib.evaluation.inputs import batches_for
 from vaelib.vae import eval_mode
 
 __all__ = ["Fidelity", "PrecisionRecall", "features_of", "fid", "fidelity", "kid", "precision_recall"]
@@ -52,8 +53,8 @@ class Fidelity(NamedTuple):
 
 def fidelity(
     extractor: Extractor,
-    real: Tensor | BatchSource | Iterable[Any],
-    generated: Tensor | BatchSource | Iterable[Any],
+    real: Tensor | ImageSet | Iterable[Any],
+    generated: Tensor | ImageSet | Iterable[Any],
     *,
     batch_size: int = 256,
 ) -> Fidelity:
@@ -85,7 +86,7 @@ def fidelity(
     return Fidelity(fid(*features), kid(*features), precision, recall, *map(len, features))
 
 
-def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any], *, batch_size: int = 256) -> Tensor:
+def features_of(extractor: Extractor, data: Tensor | ImageSet | Iterable[Any], *, batch_size: int = 256) -> Tensor:
     """Features of a whole set, float64 ``(N, F)`` on the CPU; a module runs in eval mode on its own device.
 
     Raises:
@@ -99,7 +100,7 @@ def features_of(extractor: Extractor, data: Tensor | BatchSource | Iterable[Any]
     module = extractor if isinstance(extractor, nn.Module) else nn.Identity()
     found = []
     with eval_mode(module):
-        for images in batches_for(module, data, batch_size):
+        for images, _ in batches_for(module, data, batch_size):
             features = extractor(images)
             check_tensor("extractor(images)", features)
             check_shape("extractor(images)", features.shape, (len(images), "F"))

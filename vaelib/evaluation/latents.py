@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError
+from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.codes import encode
-from vaelib.evaluation.inputs import BatchSource, check_vae
+from vaelib.evaluation.inputs import check_vae
 from vaelib.evaluation.values import check_model_finite
 from vaelib.functional import gaussian_log_prob, kl_standard_normal, reparameterize
 from vaelib.vae import VAE, eval_mode
@@ -72,7 +73,7 @@ class LatentReport(NamedTuple):
 
 def latents(
     model: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     *,
     batch_size: int = 256,
     generator: torch.Generator | None = None,

@@ -14,8 +14,9 @@ from rich.progress import track
 from torch import Tensor
 
 from vaelib._checks import check_bool, check_int
+from vaelib._images import Batch, ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_vae
+from vaelib.evaluation.inputs import batches_for, check_vae
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
 from vaelib.objectives.importance import nats_of
@@ -80,7 +81,7 @@ class OfImages(NamedTuple):
 
 def log_likelihood(
     model: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     *,
     num_samples: int = 1000,
     batch_size: int = 512,
@@ -127,7 +128,7 @@ def log_likelihood(
     columns: tuple[list[float], ...] = tuple([] for _ in OfImages._fields)  # tensors among large ones would
     at_a_time = max(1, batch_size // num_samples)  # fragment the memory
     seen = ImageValues(model.likelihood)
-    for images in tracked(batches_for(model, data, at_a_time, generator), data, at_a_time, progress):
+    for images, _ in tracked(batches_for(model, data, at_a_time, generator), data, at_a_time, progress):
         seen.watch(images)
         for few in log_likelihoods(model, images, num_samples, batch_size, generator):
             for column, values in zip(columns, few, strict=True):
@@ -138,9 +139,9 @@ def log_likelihood(
     return _estimate(model, found, num_samples, seen.note)
 
 
-def tracked(batches: Iterator[Tensor], data: Any, at_a_time: int, progress: bool) -> Iterable[Tensor]:
+def tracked(batches: Iterator[Batch], data: Any, at_a_time: int, progress: bool) -> Iterable[Batch]:
     """The batches, with a bar on standard error that counts them."""
-    each = at_a_time if isinstance(data, Tensor | BatchSource) else 1
+    each = at_a_time if isinstance(data, Tensor | ImageSet) else 1
     total = math.ceil(length_hint(data) / each) or None
     return track(batches, "log p(x)", total=total, console=Console(stderr=True), disable=not progress)
 

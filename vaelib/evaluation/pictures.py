@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import MissingExtraError
+from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import BatchSource, batches_for, check_model
+from vaelib.evaluation.inputs import batches_for, check_model
 from vaelib.evaluation.values import check_model_finite
 from vaelib.vae import VAE
 
@@ -37,7 +38,7 @@ class ReconstructionQuality(NamedTuple):
 
 def reconstruction_quality(
     model: VAE,
-    data: Tensor | BatchSource | Iterable[Any],
+    data: Tensor | ImageSet | Iterable[Any],
     *,
     batch_size: int = 256,
     generator: torch.Generator | None = None,
@@ -74,7 +75,7 @@ def reconstruction_quality(
     if smallest < _SSIM_SIZE:
         raise ValueError(f"SSIM needs images of at least {_SSIM_SIZE} pixels a side, got {model.image_shape}.")
     columns = []
-    for images in batches_for(model, data, batch_size, generator):
+    for images, _ in batches_for(model, data, batch_size, generator):
         found = _reconstructed(model, images)
         columns.append(_similarities(found, images, several_scales=smallest >= _MS_SSIM_SIZE))
     psnr, ssim, *ms_ssim = (torch.cat(column).cpu() for column in zip(*columns, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaelib._images import Batch
 from vaelib.functional import at_levels, check_levels
 from vaelib.likelihoods import Bernoulli, DiscretizedLogistic
 
@@ -38,11 +39,11 @@ class ImageValues:
         self.likelihood = likelihood
         self.binary, self.eight_bit = True, True
 
-    def watched(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches, each taken into account; ``ValueError`` if the likelihood has no probability for it."""
-        for images in batches:
-            self.watch(images)
-            yield images
+        for batch in batches:
+            self.watch(batch.x)
+            yield batch
 
     def watch(self, images: Tensor) -> None:
         """Take one batch into account."""

@@ -6,26 +6,25 @@ gradients are accumulated. Order and shares follow from the seed and the epoch a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from vaelib.data.dataset import even_parts
-from vaelib.evaluation.inputs import images_of_batch
+from vaelib._images import Batch, ImageSet, as_batch, even_parts
 from vaelib.training import randomness
 
-__all__ = ["Indexed", "IndexedBatches", "LoaderBatches", "Piece", "Share"]
+__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share"]
 
 
 class Piece(NamedTuple):
     """What one backward pass is over."""
 
-    x: Tensor
-    """float32 images ``(B, C, H, W)`` on the training device."""
+    batch: Batch
+    """On the training device."""
     weight: float
     """Its share of the step's images, times the processes, whose gradients are averaged."""
 
@@ -38,25 +37,10 @@ class Share(NamedTuple):
     accumulate: int = 1
 
 
-@runtime_checkable
-class Indexed(Protocol):
-    """Images by number: :class:`vaelib.data.ImageDataset` and :class:`vaelib.data.ImageStream`."""
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """``(C, H, W)``."""
-
-    def __len__(self) -> int:
-        """How many."""
-
-    def fetch(self, index_batches: Iterable[Tensor], device: torch.device, *, seed: int = 0) -> Iterator[Tensor]:
-        """float32 batches on ``device``, one per tensor of indices."""
-
-
 class IndexedBatches:
     """Batches of a set whose images can be had by number."""
 
-    def __init__(self, data: Indexed, batch_size: int, share: Share, seed: int, device: torch.device) -> None:
+    def __init__(self, data: ImageSet, batch_size: int, share: Share, seed: int, device: torch.device) -> None:
         self._data, self._share, self._seed, self._device = data, share, seed, device
         self.num_images = len(data)
         self._parts = even_parts(len(data), batch_size)
@@ -119,7 +103,7 @@ class LoaderBatches:
         self._restore(state["now"])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[list[Piece]]:
-        """The batches of an epoch; those before ``start`` are drawn again and left out."""
+        """The batches of an epoch; those before ``start`` are drawn again and skipped."""
         if isinstance(self._sampler, DistributedSampler):
             self._sampler.set_epoch(epoch)
         now = self._capture()
@@ -133,8 +117,7 @@ class LoaderBatches:
         if start:
             randomness.restore(now["random"], self._device)
         for batch in batches:
-            images = images_of_batch("train", batch)
-            yield [Piece(images.to(self._device, non_blocking=True), 1.0)]
+            yield [Piece(as_batch("train", batch).to(self._device), 1.0)]
 
     def _capture(self) -> dict[str, Any]:
         state: dict[str, Any] = {"random": randomness.capture(self._device)}

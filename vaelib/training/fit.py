@@ -13,14 +13,14 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from vaelib._files import writable_directory
+from vaelib._images import ImageSet, as_batches, check_data, opened
 from vaelib.data import ImageDataset
-from vaelib.evaluation.inputs import as_batches, check_data, opened
 from vaelib.functional import check_levels
 from vaelib.likelihoods import DiscretizedLogistic
 from vaelib.objectives.elbo import default_objective
 from vaelib.serialization import describe, save
 from vaelib.training import randomness
-from vaelib.training.batches import Indexed, IndexedBatches, LoaderBatches, Share
+from vaelib.training.batches import IndexedBatches, LoaderBatches, Share
 from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.fingerprint import fingerprint, fingerprint_of_loader
 from vaelib.training.hardware import compiled, compiles, make_accelerator, tuned
@@ -57,7 +57,7 @@ class Fit:
         self.train, self.val = (_moved(data, self.device) for data in sources.values())
         self.batches = (
             IndexedBatches(self.train, trainer.batch_size, share, trainer.seed, self.device)
-            if isinstance(self.train, Indexed)
+            if isinstance(self.train, ImageSet)
             else LoaderBatches(self.train, share, self.device)
         )
         self.compiled = compiles(trainer.compile, trainer.max_epochs * len(self.batches), self.device)
@@ -229,7 +229,7 @@ def _source(name: str, data: Any, model: nn.Module) -> Any:
     data = opened(name, data)
     if isinstance(data, Tensor):
         data = ImageDataset(data)
-    if not isinstance(data, Indexed):
+    if not isinstance(data, ImageSet):
         check_data(name, data)
         if iter(data) is data:
             raise TypeError(f"`{name}` must be images, or a loader that can be passed over again, got an iterator.")
@@ -245,15 +245,16 @@ def _source(name: str, data: Any, model: nn.Module) -> Any:
 
 def _moved(data: Any, device: torch.device) -> Any:
     """In-memory images move to the device once and for all, if they fit; streams and loaders stay what they are."""
-    images = getattr(data, "images", None) if isinstance(data, Indexed) else None
-    if images is None or (device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2):
+    if not isinstance(data, ImageDataset):
+        return data
+    if device.type == "cuda" and data.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
         return data
     return data.to(device)
 
 
 def _marks(name: str, data: Any) -> dict[str, Any] | None:
     """What a checkpoint keeps of the images, to refuse others."""
-    if data is None or isinstance(data, Indexed):
+    if data is None or isinstance(data, ImageSet):
         return None if data is None else fingerprint(data)
     return fingerprint_of_loader(data, _examples(name, data, torch.device("cpu")))
 
@@ -262,11 +263,11 @@ def _examples(name: str, data: Any, device: torch.device) -> Tensor:
     """The first images, with fixed draws of their own."""
     with randomness.isolated(device):
         set_seed(0)
-        if isinstance(data, Indexed):
-            return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device))
+        if isinstance(data, ImageSet):
+            return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device)).x
         generator = getattr(data, "generator", None)
         state = None if generator is None else generator.get_state()
-        first = next(as_batches(data, _EXAMPLES, name=name))[:_EXAMPLES].to(device)
+        first = next(as_batches(name, data, _EXAMPLES, device)).x[:_EXAMPLES]
         if generator is not None:
             generator.set_state(state)
         return first

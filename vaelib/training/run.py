@@ -107,7 +107,7 @@ class Run:
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._module):
-                terms, totals = self._module(piece.x, self.step)
+                terms, totals = self._module(piece.batch.x, self.step)
                 self.accelerator.backward(terms.loss if piece.weight == 1.0 else terms.loss * piece.weight)
             collected.append(totals if last else totals.clone())  # the next pass may write over them
         ok = self.optimization.finish(terms.loss)

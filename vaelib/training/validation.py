@@ -9,12 +9,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
-from torch import Tensor
 
-from vaelib.data.dataset import even_parts
-from vaelib.evaluation.inputs import as_batches
+from vaelib._images import Batch, ImageSet, as_batches, even_parts
 from vaelib.training import randomness
-from vaelib.training.batches import Indexed
 from vaelib.training.history import Means, totals_of
 from vaelib.training.run import Run, check_terms
 from vaelib.vae import eval_mode
@@ -32,7 +29,7 @@ def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
     means, counts = Means(), torch.ones((), dtype=torch.bool, device=accelerator.device)
     with randomness.isolated(accelerator.device), eval_mode(run.evaluated), accelerator.autocast():
         set_seed(seed, device_specific=True)
-        for x in _batches(data, batch_size, accelerator):
+        for x, _ in _batches(data, batch_size, accelerator):
             terms = run.objective(run.evaluated, x, step=run.total_steps - 1)
             means.add(terms._fields, totals_of(terms, len(x)), counts)
     return check_terms(over_processes(means, accelerator)[0], f"on `val` after step {run.step}")
@@ -59,11 +56,11 @@ def over_processes(means: Means, accelerator: Accelerator) -> tuple[Any, int]:
     return means.read(totals.tolist()), int(totals[-1])
 
 
-def _batches(data: Any, batch_size: int, accelerator: Accelerator) -> Iterator[Tensor]:
+def _batches(data: Any, batch_size: int, accelerator: Accelerator) -> Iterator[Batch]:
     """This process's part of the images."""
     device = accelerator.device
-    if not isinstance(data, Indexed):
-        yield from (x.to(device) for x in as_batches(data, batch_size, name="val"))
+    if not isinstance(data, ImageSet):
+        yield from as_batches("val", data, batch_size, device)
         return
     mine = torch.arange(len(data)).tensor_split(accelerator.num_processes)[accelerator.process_index]
     yield from data.fetch((mine[first:last] for first, last in even_parts(len(mine), batch_size)), device)
