@@ -129,9 +129,8 @@ def _sign_bundle(directory):
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, content in contents.items()
     }
-    kind = "AutoEncoder" if "autoencoder.onnx" in files else "VAE"
-    manifest = {"files": files, "kind": kind, "schema": "2", "version": vl.__version__}
-    (directory / "manifest.json").write_text(json.dumps(manifest, sort_keys=True))
+    manifest = json.loads((directory / "manifest.json").read_text()) | {"files": files}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from torch import nn
 
 import vaelib as vl
 from vaelib.export import graphs, validation
-from vaelib.runtime import OnnxVAE
+from vaelib.runtime import OnnxVAE, metadata as runtime_metadata
 from vaelib.runtime.engine import Engine
 
 IMAGE = (1, 8, 8)
@@ -61,7 +61,7 @@ class Comparing(vl.Bernoulli):
 NORM = nn.BatchNorm2d(1, track_running_stats=False)
 FLAT_NORM = nn.BatchNorm1d(64, track_running_stats=False)
 SEQUENCE = (Call(lambda x: x.view(1, -1, 64)), BatchedLSTM(64, 8, batch_first=True), Call(lambda x: x[0]))
-FIRST = r"this model's encoder does not: its `mu` .*`encoder.layers.0` \(Call\)"
+FIRST = r"this model's encoder does not: its `z` .*`encoder.layers.0` \(Call\)"
 
 
 def vae(*layers, size=64, decode=lambda x: x, likelihood=None):
@@ -76,14 +76,14 @@ def vae(*layers, size=64, decode=lambda x: x, likelihood=None):
         (vae(Call(lambda x: x.roll(1, 0))), FIRST),
         (vae(nn.Conv2d(1, 1, 1), NORM), r"`encoder.layers.1` \(BatchNorm2d, which has no running statistics"),
         (vae(nn.Flatten(), FLAT_NORM), r"fails at a batch of 1, in `encoder.layers.1` \(BatchNorm1d, which has no"),
-        (vae(*SEQUENCE, size=8), "this model's encoder does not: its `mu`"),
+        (vae(*SEQUENCE, size=8), "this model's encoder does not: its `z`"),
         (vae(decode=lambda x: x.softmax(0)), r"decoder does not: its `mean` .*`decoder.function` \(Call\)"),
         (vae(likelihood=Comparing()), r"Comparing.log_prob or StandardNormal.kl does not: its `distortion`"),
-        (vae(Call(lambda x: x + torch.randn_like(x))), "deterministic in eval mode, but .* gives another `mu`"),
-        (vae(Call(lambda x: x / 0)), "finite values, but this model's encoder gives NaN or infinity in `mu`"),
+        (vae(Call(lambda x: x + torch.randn_like(x))), "deterministic in eval mode, but .* gives another `z`"),
+        (vae(Call(lambda x: x / 0)), "finite values, but this model's encoder gives NaN or infinity in `z`"),
         (
             vae(Call(lambda x: x[:1])),
-            r"one `mu` for each image, but this model's encoder gives the shape \(1, 3\) for a batch of 5",
+            r"one `z` for each image, but this model's encoder gives the shape \(1, 3\) for a batch of 5",
         ),
     ],
 )
@@ -141,9 +141,9 @@ def test_a_graph_that_the_runtime_refuses_is_not_run_and_not_written(tmp_path):
 
 
 def test_a_bundle_that_the_runtime_refuses_is_not_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaelib.runtime.bundle._TEXTS", ("surprise",))
+    monkeypatch.setitem(runtime_metadata._RULES, "surprise", bool)
     with pytest.raises(
-        vl.ExportError, match=r"vaelib.runtime refuses the bundle: encoder.onnx was not .* no surprise in"
+        vl.ExportError, match=r"vaelib.runtime refuses the bundle: manifest.json was not .* no surprise in"
     ):
         vl.export_onnx(vae(), tmp_path)
     assert os.listdir(tmp_path) == []

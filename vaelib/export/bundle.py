@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,41 +11,41 @@ from typing import Any
 from vaelib import __version__
 from vaelib._checks import check_path
 from vaelib._files import Listed, check_replaceable, files_replaced, listed_in, target_directory
-from vaelib.export import Parity
+from vaelib.export.graphs import Graph, contract_of
+from vaelib.export.parity import Parity, at_most
+from vaelib.runtime.bundle import SCHEMA
 from vaelib.serialization import describe
 from vaelib.vae import VAE
 
-__all__ = ["CARD_NAME", "at_most", "bundle_directory", "facts_of", "metadata_of", "write_bundle"]
+__all__ = ["CARD_NAME", "bundle_directory", "described", "metadata_of", "props_of", "write_bundle"]
 
-SCHEMA = "2"
 MANIFEST_NAME = "manifest.json"
 CARD_NAME = "README.md"
 _ALWAYS = ("encoder.onnx", "decoder.onnx")  # graphs of every bundle
 
 
-def facts_of(model: VAE, opset: int) -> dict[str, Any]:
-    """What every graph of the bundle says about the model."""
+def metadata_of(model: VAE, opset: int, precision: str) -> dict[str, Any]:
+    """What a bundle says about the model, whichever graph it is of."""
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(name.encode() + tensor.numpy().tobytes())
     return {
-        "schema": SCHEMA,
-        "version": __version__,
         "kind": "VAE" if model.latent.has_prior else "AutoEncoder",
         "image_shape": list(model.image_shape),
         "image_range": [0.0, 1.0],
         "latent_shape": list(model.latent_shape),
         "likelihood": _class_name(model.likelihood),
-        "prior": _class_name(getattr(model, "prior", None)),
+        "prior": _class_name(model.prior, "none" if not model.latent.has_prior else type(model.latent).__name__),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": weights.hexdigest(),
         "opset": opset,
+        "precision": precision,
         "config": _config(model),
     }
 
 
-def _class_name(part: object | None) -> str:
-    return "none" if part is None else type(part).__name__
+def _class_name(part: object | None, otherwise: str = "none") -> str:
+    return otherwise if part is None else type(part).__name__
 
 
 def _config(model: VAE) -> dict[str, Any] | None:
@@ -56,19 +55,29 @@ def _config(model: VAE) -> dict[str, Any] | None:
         return None
 
 
-def metadata_of(part: str, facts: Mapping[str, Any], parity: Mapping[str, Parity]) -> dict[str, str]:
-    """The ``metadata_props`` of one graph."""
-    validation = {name: {kind: at_most(x) for kind, x in p._asdict().items()} for name, p in parity.items()}
-    own = {"part": part, "validation": validation}
+def described(
+    metadata: Mapping[str, Any], graphs: Mapping[str, Graph], parity: Mapping[str, Mapping[str, Parity]]
+) -> dict[str, Any]:
+    """The manifest but for its files: the model, and what each graph takes and gives."""
+    validation = {
+        part: {name: {kind: at_most(x) for kind, x in p._asdict().items()} for name, p in outputs.items()}
+        for part, outputs in parity.items()
+    }
     return {
-        f"vaelib.{name}": value if isinstance(value, str) else json.dumps(value)
-        for name, value in {**facts, **own}.items()
+        "schema": SCHEMA,
+        "version": __version__,
+        "model": {**metadata, "spatial_multiple": graphs["encoder"].multiple, "validation": validation},
+        "graphs": {part: contract_of(graph).as_json() for part, graph in graphs.items()},
     }
 
 
-def at_most(difference: float) -> float:
-    """The next power of ten, for files: digits of rounding errors differ between machines, bytes must not."""
-    return float(f"1e{math.ceil(math.log10(difference))}") if difference else 0.0
+def props_of(part: str, described: Mapping[str, Any]) -> dict[str, str]:
+    """The ``metadata_props`` of one graph: which of which model it is; the rest is in the manifest beside it."""
+    values = {name: described[name] for name in ("schema", "version")}
+    return {
+        f"vaelib.{name}": value
+        for name, value in {**values, "part": part, "weights_sha256": described["model"]["weights_sha256"]}.items()
+    }
 
 
 def bundle_directory(directory: str | Path) -> Path:
@@ -87,27 +96,21 @@ def bundle_directory(directory: str | Path) -> Path:
     return path
 
 
-def write_bundle(path: Path, kind: str, files: Mapping[str, bytes]) -> None:
+def write_bundle(path: Path, described: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     """All files and their manifest, in the place of those that the manifest in ``path`` lists.
 
     Raises:
         FileExistsError: An ``OSError``: if there is a file in the place of one of them that the manifest does not list,
             or that was changed since, such as a model card that somebody has edited.
     """
-    manifest = {
-        "schema": SCHEMA,
-        "version": __version__,
-        "kind": kind,
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-            for name, content in files.items()
-        },
+    listed = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
     }
-    contents = {**files, MANIFEST_NAME: (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()}
+    manifest = (json.dumps({**described, "files": listed}, indent=2) + "\n").encode()
     with files_replaced(path, MANIFEST_NAME, _listed) as staging:
-        for name, content in contents.items():
+        for name, content in {**files, MANIFEST_NAME: manifest}.items():
             (staging / name).write_bytes(content)
 
 
 def _listed(manifest: Path) -> Listed | None:
-    return listed_in(manifest, lambda content: "schema" in content and content.get("kind") in ("VAE", "AutoEncoder"))
+    return listed_in(manifest, lambda content: content.get("schema") in ("2", SCHEMA))

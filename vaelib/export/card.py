@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vaelib.evaluation import unit_of
-from vaelib.export import Parity
-from vaelib.export.bundle import at_most
-from vaelib.export.graphs import Graph
 from vaelib.export.hardware import hardware
+from vaelib.export.parity import Parity, at_most
 from vaelib.export.precision import Judgement
 from vaelib.export.speed import Speed
 
@@ -48,7 +46,7 @@ Those that the graphs give are clamped to [0, 1]; `recon_params` and `distortion
 ## Agreement with torch
 
 Largest differences over batches of 1 to 16, by onnxruntime with its optimisations off and on{reference},
-rounded up to a power of ten. The second is relative to the output's largest value; of pictures and nats, to 1 at least.
+rounded up to a power of ten. The second is relative to the output's largest value; of images and nats, to 1 at least.
 
 {parity}
 {speed}
@@ -68,7 +66,7 @@ import onnxruntime
 
 decoder = onnxruntime.InferenceSession("decoder.onnx")
 z = np.random.default_rng(0).standard_normal((16, {latent}), dtype=np.float32)
-(pictures,) = decoder.run(["mean"], {{"z": z}})  # (16, {image})
+(images,) = decoder.run(["mean"], {{"z": z}})  # (16, {image})
 ```
 
 In a browser or Node, with onnxruntime-web or onnxruntime-node:
@@ -87,44 +85,42 @@ const {{ mean }} = await decoder.run({{ z }}); // mean.data: {image_size} values
 """
 
 _VAE_LIMITS = """\
-For pictures like those it was trained on: to compress and compare them, to reconstruct, to interpolate, to draw new
-ones, and to rank how unusual one is by `distortion + kl` (minus the ELBO, in nats: higher is more unusual). Pictures of
+For images like those it was trained on: to compress and compare them, to reconstruct, to interpolate, to draw new
+ones, and to rank how unusual one is by `distortion + kl` (minus the ELBO, in nats: higher is more unusual). Images of
 another kind are reconstructed as if they were of its own, and can even have a lower score; a score is no verdict.
 Drawn images are means of p(x|z), clamped to [0, 1], and look smoother than data."""
 _AUTOENCODER_LIMITS = """\
-For pictures like those it was trained on: to compress, compare and reconstruct them. It has no prior: random codes need
-not give pictures, and it has no bound to rank pictures by."""
+For images like those it was trained on: to compress, compare and reconstruct them. It has no prior: random codes need
+not give images, and it has no bound to rank images by."""
 
 
 def card(
-    facts: Mapping[str, Any],
-    graphs: Sequence[Graph],
+    described: Mapping[str, Any],
     parity: Mapping[str, Mapping[str, Parity]],
     evaluation: Mapping[str, Any] | None,
     judgement: Judgement | None,
     speeds: Sequence[Speed],
 ) -> str:
-    """README.md of a bundle."""
-    is_vae = facts["kind"] == "VAE"
-    image, latent = (", ".join(map(str, facts[name])) for name in ("image_shape", "latent_shape"))
-    multiple = facts["spatial_multiple"]
+    """README.md of a bundle, by its manifest and by what was measured."""
+    model, graphs = described["model"], described["graphs"]
+    image, latent = (", ".join(map(str, model[name])) for name in ("image_shape", "latent_shape"))
+    multiple = model["spatial_multiple"]
     return _CARD.format(
-        **{name: facts[name] for name in ("kind", "version", "opset")},
-        size=" x ".join(map(str, facts["image_shape"])),
-        axes=image if multiple is None else f"{facts['image_shape'][0]}, H, W",
+        kind=model["kind"],
+        version=described["version"],
+        opset=model["opset"],
+        size=" x ".join(map(str, model["image_shape"])),
+        axes=", ".join(map(str, graphs["encoder"]["inputs"]["image"]["shape"][1:])),
         image=image,
         latent=latent,
-        image_size=math.prod(facts["image_shape"]),
-        latent_size=math.prod(facts["latent_shape"]),
-        sizes="" if multiple is None else f" H and W may be any multiples of {multiple}.",
-        files=_table(
-            ("file", "inputs", "outputs"),
-            [(f"{g.part}.onnx", ", ".join(g.inputs), ", ".join(g.outputs)) for g in graphs],
-        ),
-        model=_table(("", ""), _model_rows(facts)),
-        config=_config(facts["config"]),
-        reference="" if facts["precision"] == "int8" else " and by `onnx.reference`",
-        quality=_quality(evaluation, facts["precision"]) + _cost(judgement),
+        image_size=math.prod(model["image_shape"]),
+        latent_size=math.prod(model["latent_shape"]),
+        sizes="" if multiple is None else f" H and W may be any multiples of {multiple}, h and w are that much smaller.",
+        files=_table(("file", "inputs", "outputs"), [_graph_row(graph) for graph in graphs.values() if graph["file"]]),
+        model=_table(("", ""), _model_rows(model)),
+        config=_config(model["config"]),
+        reference="" if model["precision"] == "int8" else " and by `onnx.reference`",
+        quality=_quality(evaluation, model["precision"]) + _cost(judgement),
         parity=_table(
             ("graph", "output", "absolute", "relative"),
             [
@@ -134,20 +130,27 @@ def card(
             ],
         ),
         speed=_speed(speeds),
-        runtime=_runtime(is_vae),
-        limits=_VAE_LIMITS if is_vae else _AUTOENCODER_LIMITS,
+        runtime=_runtime(graphs),
+        limits=_VAE_LIMITS if "distortion" in graphs["vae"]["outputs"] else _AUTOENCODER_LIMITS,
     )
 
 
-def _model_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    latent = " x ".join(map(str, facts["latent_shape"]))
+def _graph_row(graph: Mapping[str, Any]) -> tuple[str, str, str]:
+    def of(specs: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} ({', '.join(map(str, spec['shape']))})" for name, spec in specs.items())
+
+    return graph["file"], of(graph["inputs"]), of(graph["outputs"])
+
+
+def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    latent = " x ".join(map(str, model["latent_shape"]))
     return [
-        ("precision", facts["precision"]),
+        ("precision", model["precision"]),
         ("latent", latent),
-        ("parameters", f"{facts['parameters']:,}"),
-        ("p(x given z)", facts["likelihood"]),
-        ("p(z)", facts["prior"]),
-        ("weights, sha256", f"`{facts['weights_sha256']}`"),
+        ("parameters", f"{model['parameters']:,}"),
+        ("p(x given z)", model["likelihood"]),
+        ("p(z)", model["prior"]),
+        ("weights, sha256", f"`{model['weights_sha256']}`"),
     ]
 
 
@@ -181,8 +184,8 @@ def _cost(judgement: Judgement | None) -> str:
         return ""
     return (
         f"\n\nint8 costs {judgement.nats_lost:.3g} nats of ELBO per image; its"
-        f" pictures have a PSNR of {judgement.psnr:.1f} dB against float32's. Both on other"
-        " pictures than it was calibrated on."
+        f" images have a PSNR of {judgement.psnr:.1f} dB against float32's. Both on other"
+        " images than it was calibrated on."
     )
 
 
@@ -193,13 +196,12 @@ def _speed(speeds: Sequence[Speed]) -> str:
     return f"\n## Speed\n\n{hardware()}; medians.\n\n{_table(('graph', 'batch', 'images per second'), rows)}\n"
 
 
-def _runtime(is_vae: bool) -> str:
+def _runtime(graphs: Mapping[str, Any]) -> str:
     lines = ["from vaelib.runtime import OnnxVAE", "", 'model = OnnxVAE(".")']
-    if is_vae:
-        lines += ["mu, logvar = model.encode(images)", "pictures = model.decode(mu)", "new = model.sample(16, seed=0)"]
-    else:
-        lines += ["pictures = model.reconstruct(images)"]
-    return "\n".join(lines)
+    if "mu" in graphs["encoder"]["outputs"]:
+        lines += ["mu, logvar = model.encode(images)"]
+    lines += ["z = model.embed(images)", "images = model.decode(z)"]
+    return "\n".join(lines + (["new = model.sample(16, seed=0)"] if "prior" in graphs else []))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,8 +1,8 @@
-"""The three graphs, from torch to ONNX bytes."""
+"""The graphs of a bundle, from torch to ONNX bytes, and what each takes and gives."""
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,10 +16,11 @@ from vaelib._checks import ExportError
 from vaelib.export.lowering import lower
 from vaelib.export.quiet import quiet, reason_of
 from vaelib.export.sizes import free_sizes
-from vaelib.priors import StandardNormal
+from vaelib.latents.base import first_tensor
+from vaelib.runtime.contract import Contract, Spec
 from vaelib.vae import VAE, image_of
 
-__all__ = ["Graph", "culprit", "graphs_of", "lowest_ir_version", "noise_of", "sampler_of", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "contract_of", "culprit", "graphs_of", "lowest_ir_version", "to_bytes", "with_metadata"]
 
 
 class Graph(NamedTuple):
@@ -33,6 +34,8 @@ class Graph(NamedTuple):
     """Output name to its kind, which has a tolerance: ``"picture"``, ``"nats"`` or ``"raw"``."""
     multiple: int | None = None
     """Of which H and W must be multiples; None if they are fixed."""
+    has_file: bool = True
+    """False where the output is the input itself, so that nobody opens a session for nothing."""
 
     def larger(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the inputs at another size."""
@@ -41,7 +44,7 @@ class Graph(NamedTuple):
 
     def free_axes(self) -> tuple[dict[int, Any], ...]:
         """The axes of each input that may have any length."""
-        batch, rows, columns = (torch.export.Dim(name) for name in ("batch", "rows", "columns"))
+        batch, rows, columns = (torch.export.Dim(name) for name in ("B", "h", "w"))
         if self.multiple is None:
             return tuple({0: batch} for _ in self.inputs)
         image = {0: batch, 2: self.multiple * rows, 3: self.multiple * columns}
@@ -76,12 +79,14 @@ _TRANSLATIONS: dict[Any, Any] = {torch.ops.aten.log_sigmoid.default: _log_sigmoi
 
 
 class _Encoder(nn.Module):
-    def __init__(self, model: VAE) -> None:
+    def __init__(self, model: VAE, *, is_gaussian: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.is_gaussian = model, is_gaussian
 
-    def forward(self, image: Tensor) -> Any:
-        return self.model.latent.encoded(self.model.encoder(image))
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        features = self.model.encoder(image)
+        described = self.model.latent.encoded(features) if self.is_gaussian else ()
+        return (self.model.latent.point(features).clone(), *described)
 
 
 class _Decoder(nn.Module):
@@ -95,73 +100,106 @@ class _Decoder(nn.Module):
 
 
 class _Whole(nn.Module):
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, image: Tensor, eps: Tensor) -> tuple[Tensor, ...]:
-        draw = self.vae.latent.draw(self.vae.encoder(image), eps)
-        recon_params = self.vae.decode_hidden(draw.hidden)
-        distortion = -self.vae.likelihood.log_prob(image, recon_params)
-        return image_of(self.vae.likelihood, recon_params), draw.mu, draw.logvar, distortion, draw.kl.sum(1)
-
-
-class _WholeAutoEncoder(nn.Module):
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.model.latent.point(self.model.encoder(image))
-        recon_params = self.model.decode_hidden(self.model.latent.hidden(z))
-        return image_of(self.model.likelihood, recon_params), z.clone()
+    def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
+        model = self.model
+        draw = model.latent.draw(model.encoder(image), image.new_zeros(image.shape[0], 0) if noise is None else noise)
+        recon_params = model.decode_hidden(draw.hidden)
+        found = image_of(model.likelihood, recon_params), draw.z.clone()
+        if not model.latent.has_prior:
+            return found
+        return (*found, -model.likelihood.log_prob(image, recon_params), draw.kl.sum(1), draw.kl)
 
 
-class _Sampler(nn.Module):
-    def __init__(self, prior: Any) -> None:
+class _Prior(nn.Module):
+    def __init__(self, latent: Any) -> None:
         super().__init__()
-        self.prior = prior
+        self.latent = latent
 
     def forward(self, noise: Tensor) -> Tensor:
-        z: Tensor = self.prior.from_noise(noise)
+        z: Tensor = self.latent.from_noise(noise)
         return z
 
 
-def graphs_of(model: VAE, *, dynamic_size: bool = False) -> tuple[Graph, Graph, Graph]:
-    """Encoder, decoder and the whole; with ``dynamic_size``, ``model`` is changed by :func:`free_sizes`."""
-    image, latent = {"image": tuple(model.image_shape)}, tuple(model.latent_shape)
+def graphs_of(model: VAE, *, dynamic_size: bool = False) -> dict[str, Graph]:
+    """By part: encoder, decoder, the whole, and the prior if there is one.
+
+    With ``dynamic_size``, ``model`` is changed by :func:`free_sizes`.
+    """
+    image, latent = tuple(model.image_shape), tuple(model.latent_shape)
+    is_gaussian, noise_size = _is_gaussian(model), model.latent.noise_size
+    prior = {"prior": _prior_of(model)} if model.latent.has_prior else {}
     multiple = free_sizes(model) if dynamic_size else None
-    decoded = {"mean": "picture", "recon_params": "raw"}
-    decoder = Graph("decoder", _Decoder(model), {"z": latent}, decoded, multiple)
-    if not model.latent.has_prior:
-        whole = {"reconstruction": "picture", "z": "raw"}
-        return (
-            Graph("encoder", _Encoder(model), image, {"z": "raw"}, multiple),
-            decoder,
-            Graph("autoencoder", _WholeAutoEncoder(model), image, whole, multiple),
-        )
-    posterior = {"mu": "raw", "logvar": "raw"}
-    bound = {"reconstruction": "picture", **posterior, "distortion": "nats", "kl": "nats"}
-    return (
-        Graph("encoder", _Encoder(model), image, posterior, multiple),
-        decoder,
-        Graph("vae", _Whole(model), {**image, "eps": latent}, bound, multiple),
+    whole = {"image": image} | ({"noise": latent if is_gaussian else (noise_size,)} if noise_size else {})
+    posterior = {"mu": "raw", "logvar": "raw"} if is_gaussian else {}
+    bound = dict.fromkeys(("distortion", "kl", "kl_groups"), "nats") if model.latent.has_prior else {}
+    graphs = [
+        Graph("encoder", _Encoder(model, is_gaussian=is_gaussian), {"image": image}, {"z": "raw", **posterior}),
+        Graph("decoder", _Decoder(model), {"z": latent}, {"mean": "picture", "recon_params": "raw"}),
+        Graph("vae", _Whole(model), whole, {"reconstruction": "picture", "z": "raw", **bound}),
+    ]
+    return {graph.part: graph._replace(multiple=multiple) for graph in graphs} | prior
+
+
+def _is_gaussian(model: VAE) -> bool:
+    """Whether a draw has a mean and a variance; of a model that fails, which is reported when its graphs are run."""
+    try:
+        with torch.no_grad():
+            features = model.encoder(torch.zeros(2, *model.image_shape))
+            rows = first_tensor(features).shape[0]
+            return model.latent.draw(features, torch.zeros(rows, model.latent.noise_size)).mu is not None
+    except Exception:  # a part of a user's own may raise anything
+        return False
+
+
+def _prior_of(model: VAE) -> Graph:
+    """From noise to latents of the size of the training; without a file if they are that noise, as of N(0, I)."""
+    latent = copy.deepcopy(model.latent)  # whose shape stays
+    noise = torch.zeros(2, latent.prior_noise_size)
+    try:
+        with torch.no_grad():
+            is_noise = latent.from_noise(noise).data_ptr() == noise.data_ptr()
+    except Exception:  # as above
+        is_noise = False
+    return Graph("prior", _Prior(latent), {"noise": noise.shape[1:]}, {"z": "raw"}, has_file=not is_noise)
+
+
+def contract_of(graph: Graph) -> Contract:
+    """What the graph takes and gives: the inputs' shapes, and those of what the module makes of them.
+
+    An axis that is another at another size is free, and has the name of the input's that it follows.
+    """
+    runs = []
+    for shapes in [graph.inputs] if graph.multiple is None else [graph.inputs, graph.larger()]:
+        example = [torch.zeros(2, *shape) for shape in shapes.values()]
+        with torch.no_grad():
+            answers = graph.module(*example)
+        runs.append([*example, *((answers,) if isinstance(answers, Tensor) else answers)])
+    names = {} if graph.multiple is None else _free_names(graph)
+    specs = []
+    for values in zip(*runs, strict=True):
+        extents = zip(*(value.shape[1:] for value in values), strict=True)
+        axes = (sizes[0] if len({*sizes}) == 1 else names.get(sizes, "G") for sizes in extents)
+        specs.append(Spec("float32", ("B", *axes)))
+    inputs, outputs = specs[: len(graph.inputs)], specs[len(graph.inputs) :]
+    return Contract(
+        dict(zip(graph.inputs, inputs, strict=True)),
+        dict(zip(graph.outputs, outputs, strict=True)),
+        f"{graph.part}.onnx" if graph.has_file else None,
     )
 
 
-def sampler_of(model: VAE) -> Graph | None:
-    """From noise to draws of the prior, if it can; None for N(0, I), of which noise is a draw."""
-    size = noise_of(model)["noise_size"]
-    return None if size is None else Graph("prior", _Sampler(model.prior), {"noise": (size,)}, {"z": "raw"})
-
-
-def noise_of(model: VAE) -> dict[str, int | None]:
-    """How many standard normal numbers the prior makes a draw from, and how many of them beside the latent's."""
-    prior: Any = model.prior
-    if prior is None or isinstance(prior, StandardNormal):
-        return {"noise_size": None, "extra_noise": None}
-    extra = int(getattr(prior, "extra_noise", 0))
-    return {"noise_size": math.prod(model.latent_shape) + extra, "extra_noise": extra}
+def _free_names(graph: Graph) -> dict[tuple[int, ...], str]:
+    """The extents of a free axis at both sizes to its name."""
+    found: dict[tuple[int, ...], str] = {}
+    for small, large in zip(graph.inputs.items(), graph.larger().values(), strict=True):
+        name, shape = small
+        for axis, pair in zip("HW" if name == "image" else "hw", zip(shape[1:], large[1:], strict=True), strict=True):
+            found.setdefault(pair, axis)
+    return found
 
 
 @torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away
@@ -206,11 +244,12 @@ def lowest_ir_version(proto: onnx.ModelProto) -> int:
 
 
 def culprit(graph: Graph) -> str:
-    """What to look at: the graph of a whole VAE comes last, and adds only the bound to what went well before."""
-    if not isinstance(graph.module, _Whole):
+    """What to look at: the graph of the whole comes after the networks', and adds only the bound to them."""
+    if "kl" not in graph.outputs:
         return f"this model's {graph.part}"
-    vae = graph.module.vae
-    return f"{type(vae.likelihood).__name__}.log_prob or {type(vae.prior).__name__}.kl"
+    model: Any = graph.module.model
+    rate = f"{type(model.latent).__name__}.draw" if model.prior is None else f"{type(model.prior).__name__}.kl"
+    return f"{type(model.likelihood).__name__}.log_prob or {rate}"
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -168,7 +168,7 @@ def _agree(whole: list[Tensor], single: list[list[Tensor]]) -> bool:
 
 def _described(module: nn.Module, graph: Graph) -> str:
     names = {id(part): name for name, part in graph.module.named_modules()}
-    name = names[id(module)].removeprefix("model.").removeprefix("vae.")
+    name = names[id(module)].removeprefix("model.")
     is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.InstanceNorm2d)
     note = ""
     if is_norm and getattr(module, "running_mean", None) is None:

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from vaelib._checks import ExportError, check_images, check_unit_range
 from vaelib.export.graphs import Graph, lowest_ir_version
 from vaelib.export.speed import images_per_second
-from vaelib.export.validation import Limit, session
+from vaelib.export.validation import Limit, answers_of_torch, drawn_inputs, session
 from vaelib.vae import VAE
 
 __all__ = ["LIMITS", "Judgement", "check_calibration", "halved", "quantized", "quantized_graph"]
@@ -54,21 +55,20 @@ class _Half(nn.Module):
         super().__init__()
         self.network = network.half()
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        answer = self.network(x.half())
-        return tuple(part.float() for part in answer) if isinstance(answer, tuple | list) else answer.float()
+    def forward(self, x: Tensor) -> Any:
+        return tree_map_only(Tensor, lambda part: part.float(), self.network(x.half()))
 
 
 def halved(graph: Graph) -> Graph:
     """The same with both networks in float16; likelihood and prior stay in float32, for nats are large sums."""
     module = copy.deepcopy(graph.module)
-    model = next(part for part in module.modules() if isinstance(part, VAE))
+    model: Any = module.model
     model.encoder, model.decoder = _Half(model.encoder), _Half(model.decoder)
     return graph._replace(module=module)
 
 
 def quantized(
-    files: Mapping[str, bytes], vae: VAE, images: Tensor, max_loss: float
+    files: Mapping[str, bytes], graphs: Mapping[str, Graph], images: Tensor, max_loss: float
 ) -> tuple[dict[str, bytes], Judgement]:
     """The graphs with convolutions and products in int8, if that is worth it.
 
@@ -76,7 +76,7 @@ def quantized(
 
     Args:
         files: The float32 graphs by part.
-        vae: Whose prior the decoder is calibrated on too.
+        graphs: What the files were made from, and the prior that the decoder is calibrated on too.
         images: ``(N, C, H, W)`` in [0, 1], N >= 64; at most 1,024 are used.
         max_loss: Nats per image that may be lost.
 
@@ -84,13 +84,13 @@ def quantized(
         ExportError: A ``ValueError`` with both figures: if more is lost, or encoder or decoder is not faster.
     """
     half = min(len(images) // 2, _MOST_IMAGES)
-    generator = torch.Generator().manual_seed(0)
-    calibration = _inputs(files, images[:half])
+    calibration = _inputs(files, graphs, images[:half])
     codes = calibration["decoder"]["z"]
-    prior_z = vae.prior.sample(len(codes), codes.shape[1:], generator=generator).numpy()
-    calibration["decoder"] = {"z": np.concatenate([codes, prior_z])}
+    noise = drawn_inputs(graphs["prior"].inputs, len(codes), torch.Generator().manual_seed(0))
+    (prior_z,) = answers_of_torch(graphs["prior"], noise)
+    calibration["decoder"] = {"z": np.concatenate([codes, prior_z.numpy()])}
     result = {part: quantized_graph(content, calibration[part]) for part, content in files.items()}
-    judgement = _judge(files, result, _inputs(files, images[half : 2 * half]))
+    judgement = _judge(files, result, _inputs(files, graphs, images[half : 2 * half]))
     slowest = min(judgement.speedup.values())
     if not (judgement.nats_lost <= max_loss and slowest > 1.0):
         speeds = ", ".join(f"{part} {ratio:.2f} x" for part, ratio in judgement.speedup.items())
@@ -120,13 +120,15 @@ def check_calibration(model: VAE, images: Tensor | None) -> Tensor:
     return images.cpu().float()
 
 
-def _inputs(files: Mapping[str, bytes], images: Tensor) -> dict[str, Arrays]:
+def _inputs(files: Mapping[str, bytes], graphs: Mapping[str, Graph], images: Tensor) -> dict[str, Arrays]:
     """What each graph is given: the whole fixed noise, the decoder the codes of the same draw."""
-    pixels = images.numpy()
-    (mu, logvar) = session(files["encoder"]).run(None, {"image": pixels})
-    eps = np.random.default_rng(0).standard_normal(mu.shape, np.float32)
-    codes = mu + np.exp(logvar / 2) * eps
-    return {"encoder": {"image": pixels}, "decoder": {"z": codes}, "vae": {"image": pixels, "eps": eps}}
+    generator = np.random.default_rng(0)
+    whole = {
+        name: images.numpy() if name == "image" else generator.standard_normal((len(images), *shape), np.float32)
+        for name, shape in graphs["vae"].inputs.items()
+    }
+    (codes,) = session(files["vae"]).run(["z"], whole)
+    return {"encoder": {"image": images.numpy()}, "decoder": {"z": codes}, "vae": whole}
 
 
 class _Batches(CalibrationDataReader):

@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from vaelib._checks import ExportError
-from vaelib.export import Parity
 from vaelib.export.graphs import Graph, culprit
+from vaelib.export.parity import Parity
 from vaelib.export.quiet import reason_of
 from vaelib.runtime.graph import GraphError, check_rules
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaelib._checks import check_finite, check_int, check_shape
+from vaelib.runtime.contract import Contract
 from vaelib.runtime.graphs import Graphs
-from vaelib.runtime.inputs import Array, finite_check, interpolated, range_check, traversed
+from vaelib.runtime.inputs import Array, finite_check, floats, interpolated, range_check, traversed
 from vaelib.runtime.machine import Machine, Provider
 from vaelib.runtime.plans import Plan
 
@@ -41,6 +42,7 @@ class OnnxVAE:
         latent_shape: ``(D,)`` or ``(C, h, w)``; of the training, where H and W are free.
         spatial_multiple: What H and W must be multiples of; None where they are fixed.
         metadata: What the exporter wrote about the model: likelihood, prior, validation figures and more.
+        contract: What each graph takes and gives, by its name.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -63,6 +65,7 @@ class OnnxVAE:
         machine = Machine(providers, None if threads is None else check_int("threads", threads))
         self._graphs = Graphs(directory, machine)
         self.metadata = self._graphs.metadata
+        self.contract: dict[str, Contract] = self._graphs.contract
         self.image_shape: tuple[int, ...] = tuple(self.metadata["image_shape"])
         self.latent_shape: tuple[int, ...] = tuple(self.metadata["latent_shape"])
         self.spatial_multiple: int | None = self.metadata["spatial_multiple"]
@@ -72,15 +75,22 @@ class OnnxVAE:
         return f"OnnxVAE({directory!r}, image_shape={self.image_shape}, latent_shape={self.latent_shape})"
 
     def encode(self, images: NDArray[Any]) -> tuple[Array, Array] | Array:
-        """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``; of an AutoEncoder, to its code ``z``.
+        """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``; of another posterior to :meth:`embed`.
 
         Raises:
             ValueError: If the shape is wrong, a value leaves [0, 1] or is NaN, or a code is not finite.
             TypeError: If ``images`` is no array of floating point.
         """
-        images = self._graphs.images("images", images)
-        code = self._graphs.run("encoder", {"image": images}, range_check("images", images))
-        return (code[0], code[1]) if len(code) == 2 else code[0]
+        if "mu" not in self.contract["encoder"].outputs:
+            return self.embed(images)
+        mu, logvar = self._encoded(images, ("mu", "logvar"))
+        return mu, logvar
+
+    def embed(self, images: NDArray[Any]) -> Array:
+        """Images to the deterministic z that :meth:`reconstruct` decodes, ``(B, *latent_shape)``: mu of a Gaussian
+        posterior, the code of an AutoEncoder. Raises as :meth:`encode`.
+        """
+        return self._encoded(images, ("z",))[0]
 
     def decode(self, z: NDArray[Any]) -> Array:
         """Latents ``(B, *latent_shape)``, finite floats, to images ``(B, C, H, W)``: p(x|z)'s mean, clamped to [0, 1].
@@ -89,8 +99,14 @@ class OnnxVAE:
             ValueError: If the shape is wrong, or a value is not finite, in ``z`` or in the images.
             TypeError: If ``z`` is no array of floating point.
         """
-        z = self._graphs.latents("z", z)
-        return self._graphs.run("decoder", {"z": z}, finite_check("z", z))[0]
+        return self._decoded(z, "mean")
+
+    def decode_params(self, z: NDArray[Any]) -> Array:
+        """Latents to the raw parameters of p(x|z), ``(B, K, H, W)``, as ``VAE.decode`` gives them.
+
+        Raises as :meth:`decode`.
+        """
+        return self._decoded(z, "recon_params")
 
     def encode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[tuple[Array, Array] | Array]:
         """:meth:`encode` of one batch after the other, for more images than the memory holds."""
@@ -101,38 +117,48 @@ class OnnxVAE:
         return map(self.decode, batches)
 
     def reconstruct(self, images: NDArray[Any]) -> Array:
-        """Images from images, ``(B, C, H, W)`` both, through z = mu: deterministic. Raises as :meth:`encode`."""
-        code = self.encode(images)
-        return self.decode(code[0] if isinstance(code, tuple) else code)
+        """Images from images, ``(B, C, H, W)`` both, by :meth:`embed`: deterministic. Raises as :meth:`encode`."""
+        return self.decode(self.embed(images))
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Array:
-        """Images from the prior, ``(num_samples, C, H, W)``; a seed gives the same ones again.
+        """Images from the prior, ``(num_samples, C, H, W)``; a seed gives the same again, as ``VAE.sample`` does.
 
         Raises:
-            ValueError: If the prior is one of the user's own, which has no graph, or an argument is negative.
+            ValueError: If the bundle has no prior to draw from, or an argument is negative.
         """
         check_int("num_samples", num_samples, minimum=0)
-        return self.decode(self._graphs.draws_of_prior(num_samples, np.random.default_rng(seed)))
+        if seed is not None:
+            check_int("seed", seed, minimum=0)
+        if "prior" not in self.contract:
+            raise ValueError(f"`sample` needs a prior of vaelib's, the model has {self.metadata['prior']}.")
+        shape = self._graphs.shape_of("prior", "noise")
+        return self.decode(self.from_noise(np.random.default_rng(seed).standard_normal((num_samples, *shape), np.float32)))
 
     def from_noise(self, noise: NDArray[Any]) -> Array:
-        """Draws of a prior that has a graph, from normal ``(B, metadata["noise_size"])``. Raises as :meth:`decode`."""
-        return self._graphs.from_noise(noise)
+        """Draws of the prior, ``(B, *latent_shape)``, from standard normal ``noise``, ``(B, N)``.
+
+        N is the size in ``contract["prior"].inputs["noise"]``. Raises as :meth:`decode`, and if there is no prior.
+        """
+        if "prior" not in self.contract:
+            raise ValueError(f"The prior {self.metadata['prior']} has no graph in this bundle.")
+        noise = self._graphs.checked("prior", "noise", noise, "noise")
+        return self._graphs.run("prior", {"noise": noise}, ("z",), finite_check("noise", noise))[0]
 
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
-        """Pictures ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.
+        """Images ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.
 
         ``spherical`` takes the arc between their directions instead of the chord, which stays at the distance from the
         origin where a standard normal prior has its mass. Raises as :meth:`decode`, and if ``steps`` is below 2.
         """
-        a, b = self._graphs.latents("a", a), self._graphs.latents("b", b)
+        a, b = (self._graphs.checked("decoder", "z", z, called) for z, called in ((a, "a"), (b, "b")))
         return self._decode_each(interpolated(a, b, steps, spherical=spherical))
 
     def traverse(self, z: NDArray[Any], dimensions: Sequence[int], values: Sequence[float]) -> Array:
-        """Pictures ``(B, len(dimensions), len(values), C, H, W)``: of each ``z`` with one latent at a time changed.
+        """Images ``(B, len(dimensions), len(values), C, H, W)``: of each ``z`` with one latent at a time changed.
 
         ``dimensions`` count the flattened latent from 0. Raises as :meth:`decode`.
         """
-        return self._decode_each(traversed(self._graphs.latents("z", z), dimensions, values))
+        return self._decode_each(traversed(self._graphs.checked("decoder", "z", z, "z"), dimensions, values))
 
     def score(self, images: NDArray[Any], *, num_samples: int = 1, seed: int = 0) -> Array:
         """The ELBO of each image in nats, ``(B,)``: the lower, the less the model expects such an image.
@@ -144,8 +170,9 @@ class OnnxVAE:
         References:
             Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.3. https://arxiv.org/abs/1312.6114
         """
-        images = self._graphs.images("images", images)
-        shape = (len(images), *self._graphs.latent_shape_at(images))
+        self._check_bound()
+        images = self._graphs.checked("vae", "image", images, "images")
+        shape = self._graphs.shape_beside("vae", "noise", images)
         generator = np.random.default_rng(seed)
         total = np.zeros(len(images))
         for _ in range(check_int("num_samples", num_samples)):
@@ -153,25 +180,40 @@ class OnnxVAE:
             total -= distortion.astype(np.float64) + kl
         return (total / num_samples).astype(np.float32)
 
-    def elbo_terms(self, images: NDArray[Any], eps: NDArray[Any]) -> tuple[Array, Array]:
-        """Distortion -log p(x|z) and KL(q(z|x) to p(z)), ``(B,)`` each, in nats at z = mu + sigma eps.
+    def elbo_terms(self, images: NDArray[Any], noise: NDArray[Any]) -> tuple[Array, Array]:
+        """Distortion -log p(x|z) and KL(q(z|x) to p(z)), ``(B,)`` each, in nats at the z that ``noise`` makes.
 
-        The ELBO is minus their sum. ``eps`` are finite, one ``(B, *latent_shape)`` draw of the standard normal for
-        each image. Raises as :meth:`score`.
+        The ELBO is minus their sum. ``noise`` is one finite draw of the standard normal for each image, of the shape in
+        ``contract["vae"].inputs["noise"]``: ``(B, *latent_shape)`` of a Gaussian posterior. Raises as :meth:`score`.
         """
-        if self.metadata["kind"] != "VAE":
-            raise ValueError(f"The ELBO needs a VAE, the model is an {self.metadata['kind']}.")
-        images, eps = self._graphs.images("images", images), self._graphs.latents("eps", eps)
-        check_shape("eps", eps.shape, (len(images), *self._graphs.latent_shape_at(images)))
-        check_finite("eps", eps)
-        distortion, kl = self._graphs.run("vae", {"image": images, "eps": eps}, range_check("images", images))
+        self._check_bound()
+        images = self._graphs.checked("vae", "image", images, "images")
+        noise = floats("noise", noise)
+        check_shape("noise", noise.shape, self._graphs.shape_beside("vae", "noise", images))
+        check_finite("noise", noise)
+        distortion, kl = self._graphs.run(
+            "vae", {"image": images, "noise": noise}, ("distortion", "kl"), range_check("images", images)
+        )
         return distortion, kl
 
     def tune(self) -> dict[str, dict[int, Plan]]:
         """Measure encoder and decoder now, in about a second each: how batches around each size will be cut."""
-        return {part: self._graphs.engine(part).tune() for part in ("encoder", "decoder")}
+        outputs = {"encoder": "z", "decoder": "mean"}
+        return {part: self._graphs.engine(part).tune((name,)) for part, name in outputs.items()}
+
+    def _check_bound(self) -> None:
+        if "vae" not in self.contract or "kl" not in self.contract["vae"].outputs:
+            raise ValueError(f"The ELBO needs a VAE, the model is an {self.metadata['kind']}.")
+
+    def _encoded(self, images: NDArray[Any], outputs: Sequence[str]) -> list[Array]:
+        images = self._graphs.checked("encoder", "image", images, "images")
+        return self._graphs.run("encoder", {"image": images}, outputs, range_check("images", images))
+
+    def _decoded(self, z: NDArray[Any], output: str) -> Array:
+        z = self._graphs.checked("decoder", "z", z, "z")
+        return self._graphs.run("decoder", {"z": z}, (output,), finite_check("z", z))[0]
 
     def _decode_each(self, z: Array) -> Array:
         axes = z.ndim - len(self.latent_shape)
-        pictures = self.decode(z.reshape(-1, *z.shape[axes:]))
-        return pictures.reshape(*z.shape[:axes], *pictures.shape[1:])
+        images = self.decode(z.reshape(-1, *z.shape[axes:]))
+        return images.reshape(*z.shape[:axes], *images.shape[1:])

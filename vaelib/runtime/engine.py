@@ -16,8 +16,10 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from vaelib.runtime.bundle import Bundle, shapes_of
-from vaelib.runtime.machine import Machine, Session
+from vaelib.runtime.bundle import Bundle
+from vaelib._checks import ModelFileError
+from vaelib.runtime.contract import Spec, axes_of, item_shape
+from vaelib.runtime.machine import Item, Machine, Session
 from vaelib.runtime.plans import SIZE_CLASSES, Plan, candidates, fastest, size_class_of
 
 __all__ = ["Array", "Check", "Engine"]
@@ -37,54 +39,62 @@ class Engine:
     Args:
         bundle: The bundle.
         part: Name of the graph.
-        outputs: Those of its outputs that anybody asks for.
         machine: Where to run it.
     """
 
-    def __init__(self, bundle: Bundle, part: str, outputs: Sequence[str], machine: Machine) -> None:
-        self._part, self._outputs, self._machine = part, list(outputs), machine
-        content, self.metadata, steady = bundle.read(part)
+    def __init__(self, bundle: Bundle, part: str, machine: Machine) -> None:
+        self._part, self._machine = part, machine
+        self._contract, self._axes = bundle.graphs[part], axes_of(bundle.metadata)
+        content, steady = bundle.read(part)
         self._steady = steady or not machine.is_cpu  # where no bits are promised
         threads = machine.threads if self._steady else 1
         self._session = self._opened(content, threads)
         self._single_threaded = self._session if threads == 1 else None
         self._content = content  # the file may be another by the time that it is needed again
-        self._item_size = math.prod(shapes_of(self.metadata)[self._session.inputs[0]])
+        self._given = self._items(self._contract.inputs, self._axes)
+        self._item_size = math.prod(next(iter(self._given.values()))[0])
         self._plans: dict[int, Plan] = {}
         self._lock, self._opening = Lock(), Lock()
 
-    def run(self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], check: Check) -> list[Array]:
-        """The outputs for a whole batch.
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str], check: Check, axes: Mapping[str, int] | None = None
+    ) -> list[Array]:
+        """Outputs for a whole batch.
 
         Args:
             inputs: C-contiguous, of the same length each.
-            shapes: Of one item of each output, and of whatever else.
+            outputs: Names of those that are asked for.
             check: Is shown the first input, whole or in parts, before it is computed with, and may raise.
+            axes: The free axes of this batch; those of the training if there are none.
 
         Raises:
-            ModelFileError: If onnxruntime cannot run the graph after all, or it gives other shapes.
+            ModelFileError: If the graph has no such output, onnxruntime cannot run it after all, or it gives another
+                shape.
         """
+        wanted = self._wanted(outputs, axes or self._axes)
+        if self._contract.names:
+            inputs = {self._contract.names.get(name, name): values for name, values in inputs.items()}
         items = next(iter(inputs.values()))
         if 0 < len(items) <= _DIRECT and (self._steady or len(items) == 1) and self._machine.is_cpu:
             check(items)
-            return self._session.call(self._outputs, inputs, shapes)
+            return self._session.call(inputs, wanted)
         if len(items) == 0:
-            return [np.empty((0, *shapes[name]), np.float32) for name in self._outputs]
-        return self._run_planned(inputs, shapes, check, self._plan_for(items))
+            return [np.empty((0, *shape), dtype) for shape, dtype in wanted.values()]
+        return self._run_planned(inputs, wanted, check, self._plan_for(items, outputs))
 
     def fix(self, plan: Plan) -> None:
         """Cut batches of every size by ``plan``, and measure nothing."""
         self._plans = dict.fromkeys(SIZE_CLASSES, plan)
 
-    def tune(self) -> dict[int, Plan]:
-        """Measure the plans of all sizes anew: by size class."""
+    def tune(self, outputs: Sequence[str]) -> dict[int, Plan]:
+        """Measure the plans of all sizes again, for these outputs: by size class."""
         if self._steady:
             for size_class in SIZE_CLASSES:
                 with self._lock:
-                    self._plans[size_class] = self._measured(size_class)
+                    self._plans[size_class] = self._measured(size_class, outputs)
         return dict(self._plans)
 
-    def _plan_for(self, items: Array) -> Plan:
+    def _plan_for(self, items: Array, outputs: Sequence[str]) -> Plan:
         """Of the size class; an item larger than those of the training counts as several."""
         if not self._steady:
             return Plan(1, self._machine.workers)
@@ -92,35 +102,47 @@ class Engine:
         if size_class not in self._plans:  # else nobody waits while others measure
             with self._lock:
                 if size_class not in self._plans:
-                    self._plans[size_class] = self._measured(size_class)
+                    self._plans[size_class] = self._measured(size_class, outputs)
         chunk, workers = self._plans[size_class]
         return Plan(max(1, chunk * self._item_size * len(items) // items.size), workers)
 
-    def _measured(self, size_class: int) -> Plan:
-        shapes = shapes_of(self.metadata)
+    def _measured(self, size_class: int, outputs: Sequence[str]) -> Plan:
+        wanted = self._wanted(outputs, self._axes)
         generator = np.random.default_rng(0)
         inputs = {
-            name: generator.random((size_class, *shapes[name]), dtype=np.float32) for name in self._session.inputs
+            name: generator.random((size_class, *shape), dtype=np.float32).astype(dtype, copy=False)
+            for name, (shape, dtype) in self._given.items()
         }
         few = {name: values[:_DIRECT] for name, values in inputs.items()}
         for _ in range(2):
             started = time.perf_counter()
-            self._session.call(self._outputs, few, shapes)
+            self._session.call(few, wanted)
         seconds = (time.perf_counter() - started) / _DIRECT
         size = min(size_class, max(2 * self._machine.threads, int(_SECONDS_OF_A_BATCH / seconds)))
 
         inputs = {name: values[:size] for name, values in inputs.items()}
         plans = candidates(size, self._machine.workers)
-        return fastest(plans, partial(self._run_planned, inputs, shapes, _accept))
+        return fastest(plans, partial(self._run_planned, inputs, wanted, _accept))
 
-    def _run_planned(
-        self, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], check: Check, plan: Plan
-    ) -> list[Array]:
+    def _wanted(self, outputs: Sequence[str], axes: Mapping[str, int]) -> dict[str, Item]:
+        specs = self._contract.outputs
+        found = self._items({name: specs[name] for name in outputs if name in specs}, axes)
+        if len(found) != len(outputs):
+            raise ModelFileError(f"{self._part}.onnx must give {', '.join(outputs)}, it has {', '.join(specs)}.")
+        return found
+
+    def _items(self, specs: Mapping[str, Spec], axes: Mapping[str, int]) -> dict[str, Item]:
+        """Shape and dtype of one item by the graph's own name, of those whose shape is known."""
+        shapes = {name: item_shape(spec, axes) for name, spec in specs.items()}
+        names = self._contract.names
+        return {names.get(n, n): (shape, np.dtype(specs[n].dtype)) for n, shape in shapes.items() if shape is not None}
+
+    def _run_planned(self, inputs: Mapping[str, Array], wanted: Mapping[str, Item], check: Check, plan: Plan) -> list[Array]:
         items = next(iter(inputs.values()))
         if plan.workers == 1 and len(items) <= plan.chunk and self._machine.is_cpu:
             check(items)
-            return self._session.call(self._outputs, inputs, shapes)
-        results = {name: np.empty((len(items), *shapes[name]), np.float32) for name in self._outputs}
+            return self._session.call(inputs, wanted)
+        results = {name: np.empty((len(items), *shape), dtype) for name, (shape, dtype) in wanted.items()}
         self._run_cut(inputs, results, check, plan)
         return list(results.values())
 
@@ -137,7 +159,7 @@ class Engine:
                     if self._steady:
                         session.fill(given, wanted)
                     else:  # what onnxruntime allocates is aligned alike for every image, a slice of ours is not
-                        found = session.call(self._outputs, given, {name: v.shape[1:] for name, v in wanted.items()})
+                        found = session.call(given, {name: (v.shape[1:], v.dtype) for name, v in wanted.items()})
                         for result, values in zip(wanted.values(), found, strict=True):
                             result[:] = values
             except BaseException:
@@ -153,8 +175,7 @@ class Engine:
         return self._single_threaded
 
     def _opened(self, content: bytes, threads: int) -> Session:
-        free_size = self.metadata["spatial_multiple"] is not None
-        return self._machine.session(self._part, content, threads, free_size=free_size)
+        return self._machine.session(self._part, content, threads, free_size=bool(self._axes))
 
 
 def _taken(calls: deque[tuple[int, int]]) -> Iterator[tuple[int, int]]:

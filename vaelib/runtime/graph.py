@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaelib.runtime.attributes import TENSOR, VALUE_OF, allowed
+from vaelib.runtime.contract import Contract, Spec
 from vaelib.runtime.operators import OTHERS, REFUSED, SIZES, STEADY, type_source
 
 __all__ = ["GraphError", "check_graph", "check_rules", "is_steady"]
 
 Message = Mapping[str, Any]
-Shape = Sequence[int | None]
 
 _FLOAT32, _INT32, _INT64 = 1, 6, 7
+_TYPES = {"float32": _FLOAT32, "int64": _INT64}
 _DTYPES = {1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "u1", 10: "<f2", 11: "<f8"} | {
     12: "<u4",
     13: "<u8",
@@ -45,19 +46,21 @@ def is_steady(model: Message) -> bool:
     return all(node["op_type"] in STEADY for node in model["graph"]["node"])
 
 
-def check_graph(model: Message, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
-    """Refuse what vaelib does not run.
+def check_graph(model: Message, contract: Contract) -> None:
+    """Refuse what vaelib does not run, and whatever takes or gives other than its contract says.
 
     Args:
         model: As :func:`vaelib.runtime.protobuf.parse` reads it.
-        inputs: The names that the graph must have, in order, each with the shape of one item; None is any extent.
-        outputs: The same.
+        contract: The names that the graph must have, in order, with dtypes and shapes.
 
     Raises:
         GraphError: If a rule is broken.
     """
-    _check_values("inputs", model["graph"]["input"], inputs)
-    _check_values("outputs", model["graph"]["output"], outputs)
+    graph, own = model["graph"], contract.names
+    if not graph:
+        raise GraphError("it holds no graph")
+    _check_values("inputs", graph["input"], {own.get(name, name): spec for name, spec in contract.inputs.items()})
+    _check_values("outputs", graph["output"], {own.get(name, name): spec for name, spec in contract.outputs.items()})
     check_rules(model)
 
 
@@ -113,7 +116,7 @@ def _check_sizes(nodes: Sequence[Message], constants: Mapping[str, Message]) -> 
 
 def _check_whole_numbers(graph: Message, constants: Mapping[str, Message]) -> None:
     """Refuse divisions of whole numbers by 0, or by -1 (of the smallest), which end the process, and endless ranges."""
-    types = dict.fromkeys((value["name"] for value in graph["input"]), _FLOAT32)
+    types = {value["name"]: value["type"].get("tensor_type", {}).get("elem_type") for value in graph["input"]}
     types |= {name: tensor["data_type"] for name, tensor in constants.items()}
     for node in graph["node"]:
         operator, inputs = node["op_type"], node["input"]
@@ -148,19 +151,18 @@ def _declared_type(node: Message) -> int | None:
     return None
 
 
-def _check_values(kind: str, values: Sequence[Message], expected: Mapping[str, Shape]) -> None:
+def _check_values(kind: str, values: Sequence[Message], expected: Mapping[str, Spec]) -> None:
     names = [value["name"] for value in values]
     if names != list(expected):
         raise GraphError(f"its {kind} must be {list(expected)}, got {names}")
     for value in values:
-        tensor = value["type"].get("tensor_type")
-        if not tensor or tensor["elem_type"] != _FLOAT32:
-            raise GraphError(f"`{value['name']}` must be a tensor of float32")
+        spec, tensor = expected[value["name"]], value["type"].get("tensor_type")
+        if not tensor or tensor["elem_type"] != _TYPES[spec.dtype]:
+            raise GraphError(f"`{value['name']}` must be a tensor of {spec.dtype}")
         shape = [None if axis["dim_param"] else axis["dim_value"] for axis in tensor["shape"].get("dim", [])]
-        wanted = [None, *expected[value["name"]]]
-        if [got if want is not None else None for got, want in zip(shape, wanted, strict=False)] != wanted or (
-            len(shape) != len(wanted) or shape[0] is not None
-        ):
+        wanted = [axis if isinstance(axis, int) else None for axis in spec.shape]
+        known = [got if want is not None else None for got, want in zip(shape, wanted, strict=False)]
+        if known != wanted or len(shape) != len(wanted) or shape[0] is not None:
             raise GraphError(f"`{value['name']}` must have shape {wanted}, where None is free, got {shape}")
 
 

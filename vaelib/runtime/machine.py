@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from vaelib._checks import MissingExtraError, ModelFileError
 
-__all__ = ["Machine", "Provider", "Session", "load_libraries"]
+__all__ = ["Item", "Machine", "Provider", "Session", "load_libraries"]
 
 Provider = str | tuple[str, dict[str, Any]]
+Item = tuple[tuple[int, ...], "np.dtype[Any]"]
+"""Shape and dtype of one item of a batch."""
 _ON_CUDA = {"CUDAExecutionProvider", "TensorrtExecutionProvider"}
 _SPIN_MICROSECONDS = "1000"
 """Long enough for the next of many small calls; by itself onnxruntime would take a core from others for some 60 ms."""
@@ -89,30 +91,28 @@ class Session:
 
     def __init__(self, part: str, session: Any) -> None:
         self._part, self._session = part, session
-        self.inputs = [value.name for value in session.get_inputs()]
 
-    def call(
-        self, outputs: list[str], inputs: Mapping[str, NDArray[np.float32]], shapes: Mapping[str, tuple[int, ...]]
-    ) -> list[NDArray[np.float32]]:
+    def call(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, Item]) -> list[NDArray[Any]]:
         """The outputs, in memory of onnxruntime's.
 
         Raises:
-            ModelFileError: If the graph cannot be run, or an output has another shape than ``shapes`` says of one item.
+            ModelFileError: If the graph cannot be run, or an output has another shape than ``outputs`` says of one
+                item.
         """
         try:
-            results: list[NDArray[np.float32]] = self._session.run(outputs, inputs)
+            results: list[NDArray[Any]] = self._session.run(list(outputs), inputs)
         except Exception as error:  # as above
             raise self._cannot_run(error) from error
         items = len(next(iter(inputs.values())))
-        for name, values in zip(outputs, results, strict=True):
-            if values.shape != (items, *shapes[name]):
+        for (name, (shape, _)), values in zip(outputs.items(), results, strict=True):
+            if values.shape != (items, *shape):
                 raise ModelFileError(
-                    f"{self._part}.onnx must give `{name}` of shape {(items, *shapes[name])} for {items} items, got"
+                    f"{self._part}.onnx must give `{name}` of shape {(items, *shape)} for {items} items, got"
                     f" {values.shape}."
                 )
         return results
 
-    def fill(self, inputs: Mapping[str, NDArray[np.float32]], results: Mapping[str, NDArray[np.float32]]) -> None:
+    def fill(self, inputs: Mapping[str, NDArray[Any]], results: Mapping[str, NDArray[Any]]) -> None:
         """Write the outputs into ``results``, without a copy between; all are C-contiguous and of the graph's shapes.
 
         Raises:
@@ -120,9 +120,9 @@ class Session:
         """
         binding = self._session.io_binding()
         for name, values in inputs.items():
-            binding.bind_input(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
+            binding.bind_input(name, "cpu", 0, values.dtype, values.shape, values.ctypes.data)
         for name, values in results.items():
-            binding.bind_output(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
+            binding.bind_output(name, "cpu", 0, values.dtype, values.shape, values.ctypes.data)
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # as above

@@ -1,0 +1,210 @@
+"""``export_onnx``: from a model to a bundle that is proved, or to an error and no file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import ExportError, check_choice, check_float, check_int
+from vaelib.export import bundle
+from vaelib.export.card import card
+from vaelib.export.graphs import Graph, graphs_of, to_bytes, with_metadata
+from vaelib.export.independence import check_independence
+from vaelib.export.lint import lint
+from vaelib.export.parity import Parity
+from vaelib.export.precision import LIMITS, check_calibration, halved, quantized
+from vaelib.export.proof import prove
+from vaelib.export.speed import measure
+from vaelib.export.validation import EXACT, compare
+from vaelib.vae import VAE
+
+__all__ = ["export_onnx"]
+
+
+def export_onnx(
+    model: VAE,
+    directory: str | Path,
+    *,
+    opset: int = 18,
+    dynamic_size: bool = False,
+    evaluation: Mapping[str, Any] | None = None,
+    benchmark: bool = False,
+    strict: bool = False,
+    precision: str = "fp32",
+    calibration: Tensor | None = None,
+    max_loss: float = 0.5,
+) -> dict[str, dict[str, Parity]]:
+    """Write a bundle: three or four graphs, a model card and a manifest; or raise and write nothing.
+
+    =======  ==================  ======================================================================
+    graph    inputs              outputs
+    =======  ==================  ======================================================================
+    encoder  ``image``           ``z`` without noise; of a Gaussian posterior ``mu``, ``logvar`` too
+    decoder  ``z``               ``mean`` (images), ``recon_params`` (raw parameters)
+    vae      ``image, noise``    ``reconstruction``, ``z``, ``distortion``, ``kl``, ``kl_groups``
+    prior    ``noise``           ``z``: draws of the prior; without a file if they are the noise itself
+    =======  ==================  ======================================================================
+
+    Of a latent without noise ``vae`` has no ``noise``, of one without a prior no nats. The batch axis is free.
+    Noise is an input, so the graphs are deterministic. ``mean`` and ``reconstruction`` are clamped to [0, 1] as in
+    ``VAE.reconstruct``, the mean within log p(x|z) is not; ``distortion`` is -log p(x|z), ``kl`` is KL(q(z|x) to p(z)),
+    in nats per image, ``(B,)``, at the z that the noise makes; ``kl_groups``, ``(B, G)``, are the parts of ``kl``.
+    The manifest says for each graph what it takes and gives, with dtypes and shapes, and has the hash of each file.
+    Every graph is compared with torch at batches 1, 2, 3, 7 and 16, by onnxruntime with its optimisations off and on,
+    and by ``onnx.reference``; if batch-norm statistics are still initial, the check is repeated with random ones: a
+    wrong fusion would go unnoticed otherwise. An image's result must not depend on the batch that it is in, which is
+    checked in torch and in onnxruntime; then ``OnnxVAE`` opens the bundle's own bytes, and must give what torch gives,
+    for batches of 1 to 40, cut and whole. The same weights give the same bytes.
+
+    Args:
+        model: A VAE or autoencoder on any device, in any mode; it is not changed.
+        directory: Made if missing; a bundle that is there is replaced after all graphs are proved.
+        opset: ONNX operator set, 18 to 23.
+        dynamic_size: Also leave H and W free, for a model with a latent map; they must then be multiples of what
+            the manifest calls ``spatial_multiple``. Compared with torch at two sizes.
+        evaluation: For the model card: what ``vaelib evaluate --json`` prints, and any other words and numbers, such
+            as ``{"data": "mnist, test"}``.
+        benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
+            one export to the next.
+        strict: Refuse a model for which ``vaelib.export.lint.lint`` has a finding.
+        precision: ``"fp32"``; ``"fp16"``, for GPUs: networks in float16, inputs, outputs and nats in float32, within
+            5e-3 of images and 1e-2 of the rest; or ``"int8"``, for CPUs: convolutions and products in 8 bits but for
+            the last layers, refused unless it is measured to be worth it.
+        calibration: Images ``(N, C, H, W)`` in [0, 1], N >= 64, for int8: half calibrate, the others judge.
+        max_loss: What int8 may cost, in nats of ELBO per image; 0.5 is less than lies between two seeds of a training.
+
+    Returns:
+        Graph name to output name to :class:`Parity`.
+
+    Raises:
+        ExportError: A ``ValueError``: if torch cannot express a graph; if an image's result depends on its batch or a
+            draw; if ``vaelib.runtime`` would not run a graph; if a graph breaks its contract or differs by more than
+            1e-5 of the images' scale, or 1e-4 of an other output's, unless rounding explains it; with ``strict`` also
+            if onnxruntime could run another architecture faster; if int8 loses more than ``max_loss`` or is not faster.
+        ValueError: If int8 lacks images to calibrate on, or an argument is out of its range.
+        TypeError: If ``model`` is no VAE and no autoencoder.
+        MissingExtraError: If onnx, onnxscript or onnxruntime is not installed.
+        OSError: If the directory cannot be written, or holds files in the place of the bundle's that no manifest in it
+            lists or that were changed since, which it names (``FileExistsError``).
+
+    Examples:
+        >>> import tempfile, vaelib as vl
+        >>> vae = vl.conv_vae((1, 8, 8), latent_dim=2, hidden_channels=(4,))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     parity = export_onnx(vae, f"{directory}/bundle")
+        ...     sorted(path.name for path in Path(directory, "bundle").iterdir())
+        ['README.md', 'decoder.onnx', 'encoder.onnx', 'manifest.json', 'vae.onnx']
+        >>> parity["vae"]["distortion"].max_rel < 1e-4
+        True
+    """
+    if not isinstance(model, VAE):
+        raise TypeError(f"`model` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
+    check_int("opset", opset, 18, 23)
+    check_choice("precision", precision, ("fp32", "fp16", "int8"))
+    check_float("max_loss", max_loss, 0.0)
+    _check_evaluation(evaluation or {})
+    images: Any = check_calibration(model, calibration) if precision == "int8" else None
+    path = bundle.bundle_directory(directory)
+    exported = _copied(model)
+    metadata = bundle.metadata_of(exported, opset, precision)
+    graphs = graphs_of(exported, dynamic_size=dynamic_size)
+    for graph in graphs.values():
+        check_independence(graph)
+    written = {part: graph for part, graph in graphs.items() if graph.has_file}
+    contents = {part: to_bytes(graph, opset) for part, graph in written.items()}
+    parity = {part: compare(contents[part], graph) for part, graph in written.items()}
+    if _has_initial_statistics(exported):
+        whole = graphs["vae"]  # it has every fold in it
+        changed = whole._replace(module=_with_random_statistics(whole.module))
+        compare(to_bytes(changed, opset), changed)
+    judgement = None
+    limits = dict.fromkeys(written, EXACT)
+    if precision != "fp32":
+        networks = {part: graph for part, graph in written.items() if part != "prior"}
+        if precision == "fp16":
+            contents |= {part: to_bytes(halved(graph), opset) for part, graph in networks.items()}
+        else:
+            small, judgement = quantized({part: contents[part] for part in networks}, graphs, images, max_loss)
+            contents |= small
+        limits |= dict.fromkeys(networks, LIMITS[precision])
+        parity |= {
+            part: compare(contents[part], graph, limits[part], third_opinion=precision == "fp16")
+            for part, graph in networks.items()
+        }
+    described = bundle.described(metadata, graphs, parity)
+    files = {
+        f"{part}.onnx": with_metadata(content, bundle.props_of(part, described)) for part, content in contents.items()
+    }
+    if strict and (findings := lint(files)):
+        raise ExportError(
+            f"`strict` refuses what onnxruntime cannot run at its fastest. {' '.join(map(str, findings))}"
+        )
+    speeds = measure(graphs, files) if benchmark else []
+    files[bundle.CARD_NAME] = card(described, parity, evaluation, judgement, speeds).encode()
+    prove(described, files, graphs, limits)
+    bundle.write_bundle(path, described, files)
+    return parity
+
+
+def _check_evaluation(evaluation: Mapping[str, Any]) -> None:
+    for name, entry in evaluation.items():
+        if isinstance(entry, Mapping) and {"value", "standard_error"} <= entry.keys():
+            continue
+        if not isinstance(entry, str | int | float):
+            raise ValueError(
+                f"`evaluation` must hold words, numbers, or estimates with 'value' and 'standard_error', got {name!r}:"
+                f" {entry!r:.80}."
+            )
+
+
+def _copied(model: VAE) -> Any:
+    """The copy that is exported: on the CPU, in float32 and eval mode, its prior fixed.
+
+    Raises:
+        ExportError: If it cannot be copied or moved, or does not hold dense numbers.
+    """
+    try:
+        exported: Any = copy.deepcopy(model).cpu().float().eval()
+    except Exception as error:  # a part of a user's own may raise anything
+        hint = ""
+        if "weight_norm" in str(error):
+            hint = " Take torch.nn.utils.parametrizations.weight_norm, or call remove_weight_norm first."
+        reason = str(error).strip().partition("\n")[0].partition(".  ")[0].rstrip(".!")
+        raise ExportError(f"`model` must be one that can be copied to the CPU: {reason:.200}.{hint}") from error
+    for name, values in exported.state_dict().items():
+        if nn.parameter.is_lazy(values):
+            raise ExportError(f"`model` must have run once, so that its lazy layers have weights; `{name}` has none.")
+        if not isinstance(values, Tensor) or values.layout != torch.strided:
+            raise ExportError(
+                f"`model` must hold dense tensors, got {getattr(values, 'layout', type(values))} in `{name}`."
+            )
+    if hasattr(getattr(exported, "prior", None), "fix"):
+        exported.prior.fix()
+    return exported
+
+
+def _batch_norms(model: nn.Module) -> list[Any]:
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+
+def _has_initial_statistics(model: nn.Module) -> bool:
+    return any(norm.num_batches_tracked == 0 for norm in _batch_norms(model))
+
+
+def _with_random_statistics(model: nn.Module) -> nn.Module:
+    """A copy whose batch norms look as if they had been trained."""
+    changed = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for norm in _batch_norms(changed):
+            norm.running_mean.normal_(0.0, 0.5, generator=generator)
+            norm.running_var.uniform_(0.5, 2.0, generator=generator)
+            if norm.affine:
+                norm.weight.uniform_(0.5, 1.5, generator=generator)
+                norm.bias.normal_(0.0, 0.5, generator=generator)
+    return changed

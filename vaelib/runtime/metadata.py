@@ -1,0 +1,76 @@
+"""What a bundle says about its model: anybody may have written it, so it is looked at before it is believed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vaelib._checks import ModelFileError
+from vaelib.runtime.contract import MAX_VALUES
+
+__all__ = ["checked_metadata", "from_json"]
+
+_MAX_EXTENT = 2**16
+
+
+def from_json(text: str | bytes, where: str) -> Any:
+    """The value.
+
+    Raises:
+        ModelFileError: If it is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{where} is no valid JSON: {str(error) or 'too deep'}.") from error
+
+
+def _extents(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) in (1, 3)
+        and all(type(extent) is int and 1 <= extent <= _MAX_EXTENT for extent in value)
+        and math.prod(value) <= MAX_VALUES
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_RULES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("version", "kind", "likelihood", "prior", "precision", "weights_sha256"), _is_text),
+    "image_shape": lambda value: _extents(value) and len(value) == 3,
+    "image_range": lambda value: value == [0.0, 1.0],
+    "latent_shape": _extents,
+    "spatial_multiple": lambda value: value is None or (type(value) is int and 1 <= value <= _MAX_EXTENT),
+    "opset": lambda value: type(value) is int and 1 <= value <= 100,
+    "config": lambda value: value is None or isinstance(value, dict),
+    "validation": lambda value: isinstance(value, dict),
+}
+
+
+def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The metadata.
+
+    Raises:
+        ModelFileError: If one is missing, or not what vaelib writes.
+    """
+    missing = [name for name in _RULES if name not in found]
+    if missing:
+        raise ModelFileError(f"{where} was not exported by vaelib: no {', '.join(missing)} in its metadata.")
+    for name, holds in _RULES.items():
+        if not holds(found[name]):
+            raise ModelFileError(f"{where} was not exported by vaelib: its `{name}` is {found[name]!r:.80}.")
+    multiple, image, latent = (found[name] for name in ("spatial_multiple", "image_shape", "latent_shape"))
+    if multiple is None:
+        return dict(found)
+    if len(latent) != 3:
+        raise ModelFileError(f"{where} was not exported by vaelib: only a latent map can have a `spatial_multiple`.")
+    if image[1:] != [multiple * extent for extent in latent[1:]]:
+        raise ModelFileError(
+            f"{where} was not exported by vaelib: images of {image} are not {multiple} times a latent map of {latent}."
+        )
+    return dict(found)
