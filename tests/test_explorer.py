@@ -23,6 +23,7 @@ from vaelib.explorer import Data, application, build_scene, write_static
 from vaelib.explorer.server import largest_batch, page_files
 from vaelib.explorer.static import CDN, INTEGRITY, VERSION
 from vaelib.runtime import OnnxVAE
+from vaelib.runtime.contract import Contract, Spec
 
 testclient = pytest.importorskip("starlette.testclient", reason="starlette's test client needs httpx")
 
@@ -127,21 +128,21 @@ def test_latents_are_sorted_by_what_they_tell_and_dead_ones_are_marked(model, da
 
 
 def test_the_data_have_their_elbo_by_draws_that_the_page_knows(model, data, scene):
-    eps = scene.arrays["eps"]
-    draws = [model.elbo_terms(data.images, np.repeat(draw[None], 40, axis=0)) for draw in eps]
+    noise = scene.arrays["noise"]
+    draws = [model.elbo_terms(data.images, np.repeat(draw[None], 40, axis=0)) for draw in noise]
     distortion, kl = np.mean(draws, axis=0)
     np.testing.assert_allclose(scene.arrays["distortion"], distortion, rtol=1e-6)
     np.testing.assert_allclose(scene.arrays["kl"], kl, rtol=1e-6)
     of_draws = np.sum(draws, axis=1).mean(1)
     another_way = -model.score(data.images, num_samples=64).mean()  # to the same expectation
-    assert abs(of_draws.mean() - another_way) < 5 * of_draws.std(ddof=1) / len(eps) ** 0.5
+    assert abs(of_draws.mean() - another_way) < 5 * of_draws.std(ddof=1) / len(noise) ** 0.5
 
 
 def test_planes_are_orthonormal_and_pca_has_the_most_variance(scene):
     pca, latents = scene.facts["planes"]
     assert (pca["name"], latents["name"]) == ("pca", "latents")
-    mu = scene.arrays["mu"].astype(np.float64)
-    values = np.linalg.eigvalsh(np.cov(mu.T, bias=True))[::-1]
+    z = scene.arrays["z"].astype(np.float64)
+    values = np.linalg.eigvalsh(np.cov(z.T, bias=True))[::-1]
     assert pca["explained"] == pytest.approx(values[:2].sum() / values.sum(), rel=1e-5)
     assert latents["explained"] < pca["explained"]
     for basis in scene.arrays["bases"]:
@@ -156,7 +157,7 @@ def test_without_data_samples_of_the_model_stand_in(bundle, model):
     scene = build_scene(bundle, model)
     assert scene.facts["data"] == {"name": "samples of the model", "count": 512, "given": False}
     assert scene.facts["labels"] is None
-    np.testing.assert_array_equal(scene.arrays["mu"], model.encode(model.sample(512, seed=0))[0])
+    np.testing.assert_array_equal(scene.arrays["z"], model.embed(model.sample(512, seed=0)))
 
 
 class Plain:
@@ -169,22 +170,38 @@ class Plain:
         named = {
             "image_shape": [1, 2, 8],
             "latent_shape": list(latent_shape),
+            "spatial_multiple": None,
             "kind": kind,
             "prior": prior,
-            "noise_size": None,
         }
         self.metadata = named | {"likelihood": "Bernoulli", "precision": "fp32", "version": "0"}
+        x, z, nats = (Spec("float32", ("B", *shape)) for shape in (self.image_shape, latent_shape, ()))
+        code = {"z": z, "mu": z, "logvar": z} if kind == "VAE" else {"z": z}
+        self.contract = {
+            "encoder": Contract({"image": x}, code, "encoder.onnx"),
+            "decoder": Contract({"z": z}, {"mean": x}, "decoder.onnx"),
+        }
+        if kind == "VAE":
+            self.contract["vae"] = Contract({"image": x, "noise": z}, {"distortion": nats, "kl": nats}, "vae.onnx")
+        if prior == "StandardNormal":
+            self.contract["prior"] = Contract({"noise": Spec("float32", ("B", int(np.prod(latent_shape))))}, {"z": z}, None)
+
+    def embed(self, images):
+        return images.reshape(len(images), -1)[:, : np.prod(self.latent_shape)].reshape(-1, *self.latent_shape)
+
+    def from_noise(self, noise):
+        return noise.reshape(-1, *self.latent_shape)
 
     def encode(self, images):
-        mu = images.reshape(len(images), -1)[:, : np.prod(self.latent_shape)].reshape(-1, *self.latent_shape)
+        mu = self.embed(images)
         return (mu, np.full_like(mu, -2.0)) if self.metadata["kind"] == "VAE" else mu
 
     def decode(self, z):
         return np.zeros((len(z), *self.image_shape), np.float32)
 
-    def elbo_terms(self, images, eps):
-        assert eps.shape == (len(images), *self.latent_shape)
-        return images.sum((1, 2, 3)), eps.reshape(len(eps), -1).sum(1)
+    def elbo_terms(self, images, noise):
+        assert noise.shape == (len(images), *self.latent_shape)
+        return images.sum((1, 2, 3)), noise.reshape(len(noise), -1).sum(1)
 
 
 @pytest.fixture
@@ -217,7 +234,7 @@ def test_maps_of_latents_with_a_prior_that_has_no_kl_per_latent(bundle, plain):
     found = scene.facts["latents"]
     np.testing.assert_allclose([latent["kl"] for latent in found], expected.values, rtol=1e-5)
     assert [latent["index"] for latent in found] == expected.indices.tolist()
-    np.testing.assert_allclose(scene.arrays["kl"], scene.arrays["eps"].sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(scene.arrays["kl"], scene.arrays["noise"].reshape(16, -1).sum(1).mean(), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -227,7 +244,7 @@ def test_the_page_draws_from_a_prior_that_has_a_graph(tmp_path):
     vl.export_onnx(vl.conv_vae((1, 8, 6), 4, hidden_channels=(8,), prior=prior), tmp_path / "bundle")
     model = OnnxVAE(tmp_path / "bundle")
     scene = build_scene(tmp_path / "bundle", model)  # its own samples stand in for data
-    assert scene.facts["noise_size"] == 5
+    assert scene.facts["graphs"]["prior"]["inputs"]["noise"]["shape"] == ["B", 5]
     noise = np.random.default_rng(0).standard_normal((6, 5), dtype=np.float32)
     with torch.no_grad():
         expected = prior.from_noise(torch.from_numpy(noise)).numpy()
@@ -241,7 +258,7 @@ def test_autoencoders_have_no_elbo(bundle, plain):
     with pytest.raises(ValueError, match="of the prior none the bundle has no sampler"):
         build_scene(bundle, model)
     scene = build_scene(bundle, model, plain)
-    assert set(scene.arrays) == {"mu", "origins", "bases"}
+    assert set(scene.arrays) == {"z", "origins", "bases"}
     assert scene.facts["measure"] == "variance"
     with testclient.TestClient(application(model, scene, PORT), base_url=f"http://127.0.0.1:{PORT}") as client:
         np.testing.assert_array_equal(numbers(post(client, "encode", plain.images)), model.encode(plain.images).ravel())
@@ -267,7 +284,7 @@ def test_the_page_gets_the_scene_and_the_models_numbers(client, model, data, sce
     np.testing.assert_array_equal(numbers(post(client, "decode", z)).reshape(3, 1, 8, 6), model.decode(z))
     code = numbers(post(client, "encode", data.images[:5])).reshape(5, 2, 4)
     np.testing.assert_array_equal(code, np.stack(model.encode(data.images[:5]), axis=1))
-    terms = numbers(post(client, "terms", data.images[:2])).reshape(2, len(scene.arrays["eps"]), 2)
+    terms = numbers(post(client, "terms", data.images[:2])).reshape(2, len(scene.arrays["noise"]), 2)
     np.testing.assert_allclose(terms.mean(1)[:, 0], scene.arrays["distortion"][:2], rtol=1e-6)
     np.testing.assert_allclose(terms.mean(1)[:, 1], scene.arrays["kl"][:2], rtol=1e-6)
 

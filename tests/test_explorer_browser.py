@@ -277,8 +277,8 @@ def test_film_strips_change_one_latent_each(page, model, scene):
 
 def check_judgement(page, model, scene, image):
     """Every number that the page tells of a picture is Python's."""
-    repeated = np.repeat(image[None], len(scene.arrays["eps"]), axis=0)
-    distortion, kl = (part.mean() for part in model.elbo_terms(repeated, scene.arrays["eps"]))
+    repeated = np.repeat(image[None], len(scene.arrays["noise"]), axis=0)
+    distortion, kl = (part.mean() for part in model.elbo_terms(repeated, scene.arrays["noise"]))
     assert number(page, "#own-elbo") == pytest.approx(-(distortion + kl), abs=0.11)
     assert number(page, "#own-distortion") == pytest.approx(distortion, abs=0.11)
     assert number(page, "#own-kl") == pytest.approx(kl, abs=0.11)

@@ -34,8 +34,11 @@ def blocks(card, language):
 def test_what_is_known_and_measured_is_on_the_card(written):
     vae, directory, card = written
     assert "# VAE for images of 1 x 8 x 12" in card
-    assert "shape (B, 1, H, W), the batch of any length. H and W may be any multiples of 2." in card
-    assert "| vae.onnx | image, eps | reconstruction, mu, logvar, distortion, kl |" in card
+    assert "shape (B, 1, H, W), the batch of any length. H and W may be any multiples of 2, h and w are that much smaller." in card
+    assert (
+        "| vae.onnx | image (B, 1, H, W), noise (B, 2, h, w) | reconstruction (B, 1, H, W), z (B, 2, h, w),"
+        " distortion (B), kl (B), kl_groups (B, G) |"
+    ) in card
     assert f"| parameters | {sum(p.numel() for p in vae.parameters()):,} |" in card
     assert "| elbo | -99.12 | 0.25 | nats per image |" in card
     assert "| bits_per_dim | 0.5000 | - | bits per dimension |" in card
@@ -56,7 +59,7 @@ def test_the_code_for_onnxruntime_alone_runs(written, monkeypatch):
     monkeypatch.chdir(written[1])
     names = {}
     exec(blocks(written[2], "python")[1], names)
-    assert names["pictures"].shape == (16, 1, 8, 12)
+    assert names["images"].shape == (16, 1, 8, 12)
     (script,) = blocks(written[2], "js")
     assert "new Float32Array(48), [1, 2, 4, 6]" in script
 

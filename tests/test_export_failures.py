@@ -73,7 +73,7 @@ FUNCTIONS = {
     "whole numbers": (lambda x: x.long(), LINEAR),
     "a larger latent": (
         lambda x: torch.cat([x, x]).view(-1, 128)[:, :64].repeat(2, 1),
-        r"one `mu` for each image, but this model's encoder gives the shape \(10, 3\) for a batch of 5",
+        r"one `z` for each image, but this model's encoder gives the shape \(10, 3\) for a batch of 5",
     ),
 }
 

@@ -31,18 +31,18 @@ def trained():
     return vae.eval(), images
 
 
-def bound(vae, x, eps):
+def bound(vae, x, noise):
     with torch.no_grad():
         mu, logvar = vae.encode(x)
-        z = mu + (0.5 * logvar).exp() * eps
+        z = mu + (0.5 * logvar).exp() * noise
         recon_params = vae.decode(z)
-        return mu, vae.likelihood.mean(recon_params), -vae.likelihood.log_prob(x, recon_params)
+        return z, vae.likelihood.mean(recon_params), -vae.likelihood.log_prob(x, recon_params)
 
 
 @pytest.mark.parametrize("kind", [vl.VAE, vl.AutoEncoder])
 def test_networks_in_float16_give_float32(kind):
     parts = vl.ConvEncoder((1, 8, 8), 2, hidden_channels=(4,)), vl.ConvDecoder(2, (1, 8, 8), hidden_channels=(4,))
-    for graph in graphs_of(kind(*parts).eval()):
+    for graph in list(graphs_of(kind(*parts).eval()).values())[:3]:
         inputs = [torch.rand(3, *shape) for shape in graph.inputs.values()]
         with torch.no_grad():
             answers = precision.halved(graph).module(*inputs)
@@ -60,12 +60,12 @@ def test_fp16(trained, tmp_path, dynamic_size):
     if dynamic_size:
         vae = vl.conv_vae((1, 16, 16), latent_shape=(2, 4, 4), norm="group", **FAST).eval()
     vl.export_onnx(vae, tmp_path, precision="fp16", dynamic_size=dynamic_size)
-    x, eps = images[:8], torch.randn(8, *vae.latent_shape)
-    got, (mu, pictures, distortion) = run(tmp_path, "vae", image=x, eps=eps), bound(vae, x, eps)
-    torch.testing.assert_close(got["mu"], mu, rtol=1e-2, atol=1e-2)
-    torch.testing.assert_close(got["reconstruction"], pictures, rtol=0, atol=5e-3)
+    x, noise = images[:8], torch.randn(8, *vae.latent_shape)
+    got, (z, images, distortion) = run(tmp_path, "vae", image=x, noise=noise), bound(vae, x, noise)
+    torch.testing.assert_close(got["z"], z, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(got["reconstruction"], images, rtol=0, atol=5e-3)
     torch.testing.assert_close(got["distortion"], distortion, rtol=1e-2, atol=0)
-    assert not torch.equal(got["mu"], mu)
+    assert not torch.equal(got["z"], z)
     whole = onnx.load(tmp_path / "vae.onnx").graph
     assert {value.type.tensor_type.elem_type for value in (*whole.input, *whole.output)} == {onnx.TensorProto.FLOAT}
     weights = [tensor for tensor in whole.initializer if len(tensor.dims) == 4]
@@ -90,8 +90,8 @@ def quantized(monkeypatch, trained, directory, *, speed, **options):
 def test_int8_that_is_worth_it(trained, tmp_path, monkeypatch):
     quantized(monkeypatch, trained, tmp_path, speed=1.5)
     vae, images = trained
-    x, eps = images[-200:], torch.randn(200, 4)
-    lost = (run(tmp_path, "vae", image=x, eps=eps)["distortion"] - bound(vae, x, eps)[2]).mean().item()
+    x, noise = images[-200:], torch.randn(200, 4)
+    lost = (run(tmp_path, "vae", image=x, noise=noise)["distortion"] - bound(vae, x, noise)[2]).mean().item()
     assert 0 < abs(lost) < 0.5
     card = (tmp_path / "README.md").read_text()
     (stated,) = re.findall(r"int8 costs (\S+) nats of ELBO per image", card)

@@ -34,18 +34,20 @@ def test_a_graph_for_every_size_is_the_model_built_for_that_size(options, tmp_pa
     for size in ((16, 12), (8, 8), (36, 20)):
         other = build(size, **options)
         other.load_state_dict(trained.state_dict())
-        x, eps = at_levels(torch.rand(3, 1, *size)), torch.randn(3, *other.latent_shape)
+        x, noise = at_levels(torch.rand(3, 1, *size)), torch.randn(3, *other.latent_shape)
         with torch.no_grad():
             mu, logvar = other.encode(x)
-            recon_params = other.decode(mu + (0.5 * logvar).exp() * eps)
+            z = mu + (0.5 * logvar).exp() * noise
+            recon_params = other.decode(z)
+            kl = other.prior.kl(mu, logvar)
             expected = [
                 image_of(other.likelihood, recon_params),
-                mu,
-                logvar,
+                z,
                 -other.likelihood.log_prob(x, recon_params),
-                other.prior.kl(mu, logvar).sum(1),
+                kl.sum(1),
+                kl,
             ]
-        got = session.run(None, {"image": x.numpy(), "eps": eps.numpy()})
+        got = session.run(None, {"image": x.numpy(), "noise": noise.numpy()})
         for values, wanted in zip(got, expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(values), wanted, rtol=1e-4, atol=1e-4)
 
@@ -57,13 +59,20 @@ def test_the_multiple_and_the_free_axes_are_recorded(tmp_path):
     before = vl.serialization.describe(model)
     vl.export_onnx(model, tmp_path, dynamic_size=True)
     assert vl.serialization.describe(model) == before
-    axes = {"encoder": ["image", "z"], "decoder": ["z", "mean", "recon_params"], "autoencoder": ["image", "z"]}
-    for part, names in axes.items():
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["model"]["spatial_multiple"] == 4
+    assert manifest["model"]["image_shape"] == [1, 16, 12]
+    assert manifest["model"]["latent_shape"] == [2, 4, 3]
+    image, latent = ["B", 1, "H", "W"], ["B", 2, "h", "w"]
+    shapes = {
+        "encoder": {"image": image, "z": latent},
+        "decoder": {"z": latent, "mean": image, "recon_params": image},
+        "vae": {"image": image, "reconstruction": image, "z": latent},
+    }
+    for part, names in shapes.items():
+        graph = manifest["graphs"][part]
+        assert {n: spec["shape"] for n, spec in {**graph["inputs"], **graph["outputs"]}.items()} == names
         session = onnxruntime.InferenceSession(tmp_path / f"{part}.onnx")
-        metadata = session.get_modelmeta().custom_metadata_map
-        assert json.loads(metadata["vaelib.spatial_multiple"]) == 4
-        assert json.loads(metadata["vaelib.image_shape"]) == [1, 16, 12]
-        assert json.loads(metadata["vaelib.latent_shape"]) == [2, 4, 3]
         values = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
         for name in names:
             assert [isinstance(axis, str) for axis in values[name]] == [True, False, True, True], name

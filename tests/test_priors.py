@@ -228,7 +228,7 @@ def test_a_bundle_samples_and_bounds_as_torch_does(name, tmp_path):
     parity = vl.export_onnx(vae, tmp_path / "bundle")
     assert parity["prior"]["z"].max_rel < 1e-4
     model = vl.runtime.OnnxVAE(tmp_path / "bundle")
-    noise = np.random.default_rng(3).standard_normal((20, model.metadata["noise_size"]), dtype=np.float32)
+    noise = np.random.default_rng(3).standard_normal((20, vae.latent.prior_noise_size), dtype=np.float32)
     with torch.no_grad():
         expected = vae.likelihood.mean(vae.decode(vae.prior.from_noise(torch.from_numpy(noise))))
     np.testing.assert_allclose(model.sample(20, seed=3), expected.numpy(), atol=1e-5)
@@ -239,10 +239,10 @@ def test_a_bundle_samples_and_bounds_as_torch_does(name, tmp_path):
         model.from_noise(np.full_like(noise, np.nan))
 
     x = torch.rand(5, 1, 8, 8)
-    eps = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 6), dtype=np.float32))
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 6), dtype=np.float32))
     with torch.no_grad():
         mu, logvar = vae.encode(x)
-        z = mu + (0.5 * logvar).exp() * eps
+        z = mu + (0.5 * logvar).exp() * noise
         terms = vl.elbo_loss(x, vae.decode(z), mu, logvar, z, prior=vae.prior)
     np.testing.assert_allclose(model.score(x.numpy()), -(terms.reconstruction + terms.kl).numpy(), rtol=1e-4)
 
@@ -259,9 +259,12 @@ def test_the_standard_normal_needs_no_graph(tmp_path):
     vl.export_onnx(model_with("standard"), tmp_path / "bundle")
     assert not (tmp_path / "bundle/prior.onnx").exists()
     model = vl.runtime.OnnxVAE(tmp_path / "bundle")
-    assert model.metadata["noise_size"] is None
-    with pytest.raises(ValueError, match="The prior StandardNormal has no graph"):
-        model.from_noise(np.zeros((2, 6), np.float32))
+    noise = np.random.default_rng(0).standard_normal((2, 6), dtype=np.float32)
+    assert np.array_equal(model.from_noise(noise), noise)
+    with pytest.raises(ValueError, match=r"`noise` must have shape \(B, 6\), got \(2, 5\)"):
+        model.from_noise(noise[:, 1:])
+    with pytest.raises(ValueError, match="`noise` must be finite"):
+        model.from_noise(np.full_like(noise, np.nan))
 
 
 @pytest.mark.parametrize("kind", ["mixture", pytest.param("realnvp", marks=pytest.mark.slow)])

@@ -67,6 +67,10 @@ def test_it_does_what_the_torch_model_does(bundle, model):
     with torch.no_grad():
         pictures = vae.likelihood.mean(vae.eval().decode(z))
     np.testing.assert_allclose(model.decode(z.numpy()), pictures.numpy(), atol=1e-5)
+    with torch.no_grad():
+        np.testing.assert_allclose(model.decode_params(z.numpy()), vae.decode(z).numpy(), atol=1e-5)
+    assert np.array_equal(model.embed(x.numpy()), model.encode(x.numpy())[0])
+    np.testing.assert_allclose(model.sample(5, seed=2), vae.sample(5, seed=2).numpy(), atol=1e-5)
     assert "OnnxVAE(" in repr(model)
     assert "image_shape=(1, 9, 7), latent_shape=(3,)" in repr(model)
 
@@ -145,6 +149,8 @@ def test_an_autoencoder_has_codes(tmp_path):
         model.score(x.numpy())
     with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has none"):
         model.sample(1)
+    with pytest.raises(ValueError, match="The prior none has no graph in this bundle"):
+        model.from_noise(floats(1, 2))
 
 
 def test_other_heights_and_widths(dynamic):
@@ -222,6 +228,9 @@ def floats(*shape):
         (lambda m: m.reconstruct(np.full((2, 1, 9, 7), -1.0)), ValueError, r"`images` must have values in \[0, 1\]"),
         (lambda m: m.sample(-1), ValueError, "`num_samples` must be >= 0"),
         (lambda m: m.sample(1.5), TypeError, "`num_samples` must be an int"),
+        (lambda m: m.sample(1, seed=-1), ValueError, "`seed` must be >= 0"),
+        (lambda m: m.decode_params(floats(2, 4)), ValueError, r"`z` must have shape \(B, 3\), got \(2, 4\)"),
+        (lambda m: m.embed(floats(2, 3, 9, 7)), ValueError, r"`images` must have shape \(B, 1, 9, 7\)"),
         (lambda m: m.encode(np.full((40, 1, 9, 7), 2.0)), ValueError, r"values in \[0, 1\], got \[2, 2\]"),
         (lambda m: m.decode(np.full((40, 3), np.nan)), ValueError, "`z` must be finite"),
         (lambda m: m.decode(np.full((4000, 3), np.nan)), ValueError, "`z` must be finite"),
@@ -229,9 +238,9 @@ def floats(*shape):
         (
             lambda m: m.elbo_terms(floats(2, 1, 9, 7), floats(1, 3)),
             ValueError,
-            r"`eps` must have shape \(2, 3\), got \(1, 3\)",
+            r"`noise` must have shape \(2, 3\), got \(1, 3\)",
         ),
-        (lambda m: m.elbo_terms(floats(1, 1, 9, 7), np.full((1, 3), np.inf)), ValueError, "`eps` must be finite"),
+        (lambda m: m.elbo_terms(floats(1, 1, 9, 7), np.full((1, 3), np.inf)), ValueError, "`noise` must be finite"),
         (lambda m: m.interpolate(floats(2, 3), floats(2, 3), 1), ValueError, "`steps` must be >= 2, got 1"),
         (
             lambda m: m.interpolate(floats(2, 3), floats(1, 3), 3),

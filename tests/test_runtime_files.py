@@ -1,5 +1,7 @@
 """What a bundle is refused for: each rule, broken on purpose, in a file that its manifest vouches for."""
 
+import functools
+import json
 import shutil
 import struct
 import subprocess
@@ -13,6 +15,9 @@ from onnx import helper, numpy_helper
 
 import vaelib as vl
 from vaelib.runtime import OnnxVAE, bundle as bundles, protobuf
+from vaelib.runtime.contract import Contract, Spec
+from vaelib.runtime.graph import GraphError, check_graph
+from vaelib.runtime.machine import Machine
 from vaelib.runtime.protobuf import MAX_FIELDS, MODEL, ProtobufError, parse
 
 
@@ -198,62 +203,164 @@ def test_a_graph_that_fails_only_when_it_runs(changed):
             model.decode(np.zeros((size, 2), np.float32))
 
 
+@pytest.fixture
+def described(bundle):
+    """Changes what the manifest says, and opens the bundle."""
+
+    def change(place, value):
+        path = bundle / "manifest.json"
+        content = json.loads(path.read_text())
+        *outer, last = place
+        inner = functools.reduce(lambda found, name: found[name], outer, content)
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
+        path.write_text(json.dumps(content))
+        return OnnxVAE(bundle, threads=1)
+
+    return change
+
+
+Z = ("graphs", "decoder", "inputs", "z")
+
+
+def prior(size=2, dtype="float32", file=None):
+    value = {"dtype": dtype, "shape": ["B", size]}
+    return {"file": file, "inputs": {"noise": value}, "outputs": {"z": {"dtype": dtype, "shape": ["B", 2]}}}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "match"),
+    [
+        (["model"], [], "must have a `model`"),
+        (["model", "prior"], None, "was not exported by vaelib: no prior in its metadata"),
+        (["model", "latent_shape"], [2, 2], r"its `latent_shape` is \[2, 2\]"),
+        (["model", "latent_shape"], [3], r"`z` of the encoder must be float32 \('B', 3\) in a model of images .* got"),
+        (["model", "latent_shape"], [True], r"its `latent_shape` is \[True\]"),
+        (["model", "image_shape"], [65536] * 3, "its `image_shape` is"),
+        (["model", "image_shape"], [8], r"its `image_shape` is \[8\]"),
+        (["model", "image_range"], [0, 255], "its `image_range` is"),
+        (["model", "spatial_multiple"], 0, "its `spatial_multiple` is 0"),
+        (["model", "spatial_multiple"], 4, "only a latent map can have a `spatial_multiple`"),
+        (["model", "opset"], "18", "its `opset` is '18'"),
+        (["model", "validation"], [], r"its `validation` is \[\]"),
+        (["model", "config"], 1, "its `config` is 1"),
+        (["model", "kind"], ["VAE"], r"its `kind` is \['VAE'\]"),
+        (["model", "weights_sha256"], "0" * 64, "belongs to another model than the one that the bundle describes"),
+        (["graphs"], [], "must have `graphs`, encoder and decoder among them"),
+        (["graphs", "encoder"], None, "must have `graphs`, encoder and decoder among them"),
+        (["graphs", "../up"], {}, r"graph '../up' takes and gives: its name is none of a graph"),
+        (["graphs", "prior"], [], "the graph 'prior' takes and gives: "),
+        (["graphs", "prior"], {}, "the graph 'prior' takes and gives: 'file'"),
+        (["graphs", "decoder", "file"], "../decoder.onnx", r"its file must be decoder.onnx or null, got '../decoder"),
+        (["graphs", "decoder", "inputs"], {}, "it has 0 inputs and 2 outputs"),
+        (["graphs", "decoder", "inputs", "a b"], {"dtype": "float32", "shape": ["B"]}, "'a b' is no name of an input"),
+        ([*Z], "float32", "the graph 'decoder' takes and gives: "),
+        ([*Z, "dtype"], "float16", "the dtype of `z` must be among float32, int64, got 'float16'"),
+        ([*Z, "dtype"], "int64", "`z` of the decoder must be float32 .* got int64"),
+        ([*Z, "dtype"], [], r"the dtype of `z` must be among float32, int64, got \[\]"),
+        ([*Z, "shape"], "B2", "the shape of `z` must be 'B' and extents .* got 'B2'"),
+        ([*Z, "shape"], [1, 2], r"the shape of `z` must be 'B' and extents .* got \[1, 2\]"),
+        ([*Z, "shape"], ["B", 0], r"the shape of `z` must be 'B' and extents .* got \['B', 0\]"),
+        ([*Z, "shape"], ["B", True], "the shape of `z` must be 'B' and extents"),
+        ([*Z, "shape"], ["B", "N"], "or names among H, W, h, w, G"),
+        ([*Z, "shape"], ["B", [2]], "or names among H, W, h, w, G"),
+        ([*Z, "shape"], ["B", 2**20, 2**20], "extents of at most 268435456 in product"),
+        ([*Z, "shape"], ["B", *[1] * 6], "the shape of `z` must be 'B' and extents"),
+        ([*Z, "shape"], ["B", 3], r"`z` of the decoder must be float32 \('B', 2\) .* got float32 \('B', 3\)"),
+        (["graphs", "vae", "outputs", "kl", "shape"], ["B", 1], r"`kl` of the vae must be float32 \('B',\)"),
+        (["graphs", "decoder", "outputs", "recon_params", "shape"], ["B", 2, 8, 8], "`recon_params` must have shape"),
+        (["graphs", "decoder", "outputs", "recon_params", "dtype"], "int64", "`recon_params` must be a tensor of int64"),
+        (["graphs", "decoder", "outputs", "more"], {"dtype": "float32", "shape": ["B"]}, "its outputs must be"),
+        (["graphs", "prior"], prior(3), "without a file its one output must be its one input"),
+        (["graphs", "decoder", "file"], 1, "its file must be decoder.onnx or null, got 1"),
+    ],
+)
+def test_the_contract_is_data(described, place, value, match):
+    with pytest.raises(vl.ModelFileError, match=match):
+        described(place, value)
+
+
+def test_a_contract_that_lacks_what_is_asked_for(described, bundle):
+    model = described(["graphs", "prior"], prior(file="prior.onnx"))
+    with pytest.raises(FileNotFoundError, match=r"there is no .*prior\.onnx"):
+        model.sample(1)
+    model = described(["graphs", "prior"], None)
+    with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has StandardNormal"):
+        model.sample(1)
+    model = described(["graphs", "vae", "outputs", "kl"], None)
+    with pytest.raises(ValueError, match="The ELBO needs a VAE"):
+        model.score(np.zeros((1, 1, 8, 8), np.float32))
+    model = described(["graphs", "encoder", "outputs", "z"], None)
+    with pytest.raises(vl.ModelFileError, match="its outputs must be"):
+        model.embed(np.zeros((1, 1, 8, 8), np.float32))
+
+
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
         ("schema", "99", "has schema '99', known is '2'"),
-        ("kind", "AutoEncoder", "must be the decoder of a VAE, but is the decoder of a AutoEncoder"),
-        ("part", "encoder", "must be the decoder of a VAE, but is the encoder of a VAE"),
         ("latent_shape", "{", "`latent_shape` of .* is no valid JSON"),
         ("latent_shape", "[" * 100_000, "`latent_shape` of .* is no valid JSON"),
-        ("latent_shape", "[2, 2]", r"its `latent_shape` is \[2, 2\]"),
-        ("latent_shape", "[3]", r"`z` must have shape \[None, 3\], where None is free, got \[None, 2\]"),
-        ("latent_shape", "[true]", r"its `latent_shape` is \[True\]"),
-        ("image_shape", "[65536, 65536, 65536]", "its `image_shape` is"),
-        ("image_shape", "[8]", r"its `image_shape` is \[8\]"),
-        ("image_range", "[0, 255]", "its `image_range` is"),
-        ("spatial_multiple", "0", "its `spatial_multiple` is 0"),
-        ("spatial_multiple", "4", "only a latent map can have a `spatial_multiple`"),
-        ("opset", '"18"', "its `opset` is '18'"),
-        ("noise_size", "1000", "its `noise_size` is 1000, for a latent of 2 numbers and `extra_noise` None"),
+        ("latent_shape", "[3]", "its `noise_size` is 3, for a latent of 3 numbers and `extra_noise` 1"),
+        ("noise_size", "1000", "its `noise_size` is 1000, for a latent of 2 numbers and `extra_noise` 1"),
         ("noise_size", "1", "its `noise_size` is 1, for a latent of 2 numbers"),
         ("extra_noise", "-1", "its `extra_noise` is -1"),
         ("extra_noise", "1000000", "its `extra_noise` is 1000000"),
-        ("validation", "[]", r"its `validation` is \[\]"),
-        ("config", "1", "its `config` is 1"),
         ("prior", None, "was not exported by vaelib: no prior in its metadata"),
+        ("part", "encoder", "must be the decoder of a model, but is the 'encoder'"),
     ],
 )
-def test_metadata_is_data(changed, key, value, match):
-    def change(proto):
-        before = {entry.key: entry.value for entry in proto.metadata_props}
-        before.pop(f"vaelib.{key}")
-        helper.set_model_props(proto, before | ({} if value is None else {f"vaelib.{key}": value}))
-
+def test_metadata_of_version_0_1_are_data(key, value, match, tmp_path, sign_bundle):
+    old = Path(__file__).parent / "version_0_1" / "with_checksums" / "bundle"
+    bundle = Path(shutil.copytree(old, tmp_path / "bundle"))
+    proto = onnx.load(bundle / "decoder.onnx")
+    before = {entry.key: entry.value for entry in proto.metadata_props}
+    before.pop(f"vaelib.{key}")
+    helper.set_model_props(proto, before | ({} if value is None else {f"vaelib.{key}": value}))
+    (bundle / "decoder.onnx").write_bytes(proto.SerializeToString())
+    sign_bundle(bundle)
     with pytest.raises(vl.ModelFileError, match=match):
-        changed(change)
+        OnnxVAE(bundle)
 
 
-def test_another_prior_has_no_samples(changed):
-    def change(proto):
-        next(entry for entry in proto.metadata_props if entry.key == "vaelib.prior").value = "VampPrior"
+def test_a_prior_of_version_0_1_without_a_graph(tmp_path, sign_bundle):
+    old = Path(__file__).parent / "version_0_1" / "with_checksums" / "bundle"
+    bundle = Path(shutil.copytree(old, tmp_path / "bundle"))
+    for size in ("null", "5"):
+        proto = onnx.load(bundle / "decoder.onnx")
+        before = {entry.key: entry.value for entry in proto.metadata_props}
+        extra = "3" if size == "5" else "null"
+        helper.set_model_props(proto, before | {"vaelib.noise_size": size, "vaelib.extra_noise": extra})
+        (bundle / "decoder.onnx").write_bytes(proto.SerializeToString())
+        sign_bundle(bundle)
+        if size == "5":
+            assert OnnxVAE(bundle).contract["prior"].inputs["noise"].shape == ("B", 5)
+            continue
+        with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has MixtureOfGaussians"):
+            OnnxVAE(bundle).sample(1)
 
-    with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has"):
-        changed(change).sample(1)
 
-
-def test_noise_is_that_of_the_latent_and_of_what_the_prior_adds(changed):
-    def say(noise, extra):
-        def change(proto):
-            before = {entry.key: entry.value for entry in proto.metadata_props}
-            helper.set_model_props(proto, before | {"vaelib.noise_size": noise, "vaelib.extra_noise": extra})
-
-        return change
-
-    assert changed(say("5", "3")).metadata["noise_size"] == 5
-    for noise, extra in (("4", "3"), ("6", "3"), ("4", "null")):
-        with pytest.raises(vl.ModelFileError, match=f"its `noise_size` is {noise}, for a latent of 2 numbers"):
-            changed(say(noise, extra))
+def test_an_input_of_whole_numbers(original):
+    """Codes of a quantised latent will be one: a contract may have them, and onnxruntime is given their dtype."""
+    value = helper.make_tensor_value_info("codes", onnx.TensorProto.INT64, ["B", 3])
+    output = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["B", 3])
+    node = helper.make_node("Cast", ["codes"], ["z"], to=onnx.TensorProto.FLOAT)
+    proto = helper.make_model(helper.make_graph([node], "g", [value], [output]))
+    contract = Contract({"codes": Spec("int64", ("B", 3))}, {"z": Spec("float32", ("B", 3))}, "codes.onnx")
+    message = parse(proto.SerializeToString(), MODEL)
+    check_graph(message, contract)
+    with pytest.raises(GraphError, match="`codes` must be a tensor of float32"):
+        check_graph(message, contract._replace(inputs={"codes": Spec("float32", ("B", 3))}))
+    with pytest.raises(GraphError, match="it holds no graph"):
+        check_graph(parse(b"", MODEL), contract)
+    codes = np.int64([[1, 2, 3], [4, 5, 6]])
+    session = Machine(None, 1).session("codes", proto.SerializeToString(), 1, free_size=False)
+    (found,) = session.call({"codes": codes}, {"z": ((3,), np.dtype(np.float32))})
+    results = np.empty((2, 3), np.float32)
+    session.fill({"codes": codes}, {"z": results})
+    assert found.tolist() == results.tolist() == codes.tolist()
 
 
 @pytest.mark.parametrize(
@@ -262,11 +369,11 @@ def test_noise_is_that_of_the_latent_and_of_what_the_prior_adds(changed):
         (b"", r"manifest\.json is no valid JSON"),
         (b"\xff", r"manifest\.json is no valid JSON"),
         (b"[" * 100_000, r"manifest\.json is no valid JSON"),
-        (b"[]", "has schema None, known is '2': export the model again"),
-        (b'{"schema": "1"}', "has schema '1', known is '2': export the model again"),
-        (b'{"schema": "2", "kind": "GAN", "files": {}}', "must have a `kind` among VAE, AutoEncoder and `files`"),
-        (b'{"schema": "2", "kind": ["VAE"], "files": {}}', "must have a `kind` among VAE, AutoEncoder and `files`"),
-        (b'{"schema": "2", "kind": "VAE", "files": []}', "must have a `kind` among VAE, AutoEncoder and `files`"),
+        (b"[]", "has schema None, known are '3' and '2': export the model again"),
+        (b'{"schema": "1"}', "has schema '1', known are '3' and '2': export the model again"),
+        (b'{"schema": ["3"]}', r"has schema \['3'\], known are '3' and '2': export the model again"),
+        (b'{"schema": "3", "model": {}, "graphs": {}, "files": []}', "must have `files`"),
+        (b'{"schema": "3", "files": {}}', "must have a `model`"),
         (b'{"schema": "2", "kind": "VAE", "files": {}}', r"manifest\.json does not say what decoder\.onnx is"),
         (b" " * (2**20 + 1), r"manifest\.json must have at most 1048576 bytes, got 1048577"),
     ],
@@ -300,7 +407,7 @@ def test_graphs_of_two_models(bundle, sign_bundle, tmp_path):
     vl.export_onnx(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), tmp_path / "other")
     shutil.copy(tmp_path / "other" / "encoder.onnx", bundle)
     sign_bundle(bundle)
-    with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx belongs to another model than decoder\.onnx"):
+    with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx belongs to another model than the one"):
         OnnxVAE(bundle).encode(np.zeros((1, 1, 8, 8), np.float32))
 
 

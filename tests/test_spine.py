@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -310,6 +311,58 @@ def test_every_latent_trains_and_draws_its_images(latent, tmp_path):
     if directory is not None:
         assert torch.equal(vl.load(tmp_path / "last").reconstruct(x), model.reconstruct(x))
         assert (tmp_path / "reconstructions" / "epoch_001.png").exists()
+
+
+EXPORTED = [
+    name if name in ("flow posterior", "ladder") else pytest.param(name, marks=pytest.mark.slow)
+    for name in LATENTS
+]
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_latent_is_exported(name, tmp_path):
+    """The same noise becomes the same z, images and nats in torch and in the runtime."""
+    pytest.importorskip("onnxscript")
+    if "flow" in name:
+        pytest.importorskip("zuko")
+    model = LATENTS[name]().eval()
+    vl.export_onnx(model, tmp_path)
+    opened = vl.runtime.OnnxVAE(tmp_path, threads=1)
+    x = torch.randint(256, (20, *model.image_shape), generator=seeded()) / 255
+    with torch.no_grad():
+        features = model.observe(x)
+        z, code = model.embed(x), model.latent.encoded(features)
+        close(opened.embed(x.numpy()), z)
+        for found, wanted in zip(parts_of(opened.encode(x.numpy())), parts_of(code), strict=True):
+            close(found, wanted)
+        close(opened.decode(z.numpy()), model.decode_mean(z))
+        close(opened.decode_params(z.numpy()), model.decode(z))
+        close(opened.reconstruct(x.numpy()), model.reconstruct(x))
+        if not model.latent.has_prior:
+            with pytest.raises(ValueError, match="`sample` needs a prior"):
+                opened.sample(1)
+            with pytest.raises(ValueError, match="The ELBO needs a VAE"):
+                opened.score(x.numpy())
+            return
+        noise = torch.randn(20, model.latent.noise_size, generator=seeded())
+        draw = model.draw(features, noise=noise)
+        distortion, kl = opened.elbo_terms(x.numpy(), noise.numpy())
+        close(distortion, -model.likelihood.log_prob(x, model.decode(draw)), rtol=1e-4)
+        close(kl, draw.kl.sum(1), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(opened.sample(20, seed=3), model.sample(20, seed=3), atol=1e-5)
+        prior_noise = torch.randn(20, model.latent.prior_noise_size, generator=seeded())
+        close(opened.from_noise(prior_noise.numpy()), model.latent.from_noise(prior_noise))
+        whole = opened.contract["vae"]
+        assert list(whole.inputs) == ["image", "noise"]
+        assert whole.outputs["kl_groups"].shape == ("B", draw.kl.shape[1])
+
+
+def parts_of(code):
+    return code if isinstance(code, tuple) else (code,)
+
+
+def close(found, wanted, rtol=1e-5, atol=1e-5):
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=rtol, atol=atol)
 
 
 def test_the_prior_is_the_latents_own():

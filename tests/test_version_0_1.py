@@ -262,9 +262,14 @@ def test_models_load(writer, kind):
 def test_bundles_open(writer, kind):
     model = OnnxVAE(HERE / writer / kind)
     np.testing.assert_allclose(sums(model.reconstruct(images().numpy())), FILES[kind], rtol=1e-5)
+    assert model.decode_params(model.embed(images().numpy())).shape == (6, *SHAPE)
     if kind == "bundle":
-        assert model.sample(3, seed=0).shape == (3, *SHAPE)
-        assert model.score(images().numpy(), seed=0).shape == (6,)
+        kept = FILES[f"{kind} {writer}"]
+        terms = model.elbo_terms(images().numpy(), np.ones((6, 2), np.float32))
+        np.testing.assert_allclose(sums(model.sample(3, seed=0)), kept["sample"], rtol=1e-5)
+        np.testing.assert_allclose(model.score(images().numpy(), seed=0), kept["score"], rtol=1e-5)
+        np.testing.assert_allclose(terms, kept["elbo_terms"], rtol=1e-5, atol=1e-5)
+        assert np.array_equal(model.encode(images().numpy())[0], model.embed(images().numpy()))
 
 
 @pytest.mark.filterwarnings("ignore")

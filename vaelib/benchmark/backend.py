@@ -30,7 +30,7 @@ Array = NDArray[np.float32]
 EXPORTING = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 """Packages of the extra ``onnx``."""
 OPERATIONS = ("encode", "decode", "reconstruct")
-"""Images to mu; latents to images; images to images through z = mu."""
+"""Images to z without noise; latents to images; images to images by that z."""
 
 
 class Opened(NamedTuple):
@@ -103,12 +103,8 @@ def run_session(session: Callable[[str], Any], operation: str, values: Array) ->
 
 def opened_bundle(model: Any) -> Opened:
     """An :class:`vaelib.runtime.OnnxVAE`."""
-
-    def call(operation: str, values: Array) -> Array:
-        answer = getattr(model, operation)(values)
-        return answer[0] if isinstance(answer, tuple) else answer
-
-    return Opened(call)
+    functions = {"encode": model.embed, "decode": model.decode, "reconstruct": model.reconstruct}
+    return Opened(lambda operation, values: functions[operation](values))
 
 
 def needs_packages(*names: str) -> str | None:

@@ -18,11 +18,11 @@ from vaelib._checks import MissingExtraError
 from vaelib.benchmark.backend import EXPORTING, OPERATIONS, Array, functions_of, needs_packages
 from vaelib.export import export_onnx
 from vaelib.serialization import save
-from vaelib.vae import VAE, AutoEncoder
+from vaelib.vae import VAE
 
 __all__ = ["Source", "Subject", "draw", "write_files"]
 
-Source = VAE | AutoEncoder | Path
+Source = VAE | Path
 """A model, or the directory of a bundle."""
 _ROTATED = 4
 _MOST_BYTES = 2**28
@@ -72,7 +72,7 @@ def draw(subject: Subject, operation: str, batch: int) -> Array:
     return sampler((number, batch, *shape), dtype=np.float32)
 
 
-def _of_model(model: VAE | AutoEncoder, directory: Path, needs: Collection[str]) -> Subject:
+def _of_model(model: VAE, directory: Path, needs: Collection[str]) -> Subject:
     model = copy.deepcopy(model).cpu().float().eval()
     if "model" in needs:
         save(model, directory / "model")

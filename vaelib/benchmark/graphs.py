@@ -26,8 +26,8 @@ _OWN_TOLERANCE = {"fp32": 0.0, "fp16": 1e-2, "int8": 0.2}
 
 def of_bundle(bundle: Path, directory: Path, needs: Collection[str]) -> Subject:
     """Fill ``directory`` with the graphs of a bundle; int8 if it is needed and the bundle is in float32."""
-    parts = {operation: Bundle(bundle).read(part) for operation, part in _PARTS.items()}
-    metadata = parts["encode"].metadata
+    opened = Bundle(bundle)
+    parts, metadata = {operation: opened.read(part) for operation, part in _PARTS.items()}, opened.metadata
     shutil.copytree(bundle, directory / "bundle")
     graphs: dict[str, Any] = {name: onnx.load_model_from_string(part.content) for name, part in parts.items()}
     _write_graphs(graphs, directory, "")

@@ -9,7 +9,7 @@ Examples:
     >>> directory = tempfile.mkdtemp()
     >>> _ = vl.export_onnx(vl.conv_vae((1, 8, 8), latent_dim=3, hidden_channels=(4,)), directory)
     >>> scene = build_scene(directory, OnnxVAE(directory))
-    >>> scene.facts["data"]["name"], scene.arrays["mu"].shape
+    >>> scene.facts["data"]["name"], scene.arrays["z"].shape
     ('samples of the model', (512, 3))
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from vaelib._checks import check_shape
 from vaelib.runtime import OnnxVAE
 from vaelib.runtime.bundle import Bundle
+from vaelib.runtime.contract import Contract, axes_of, item_shape
 
-__all__ = ["DRAWS", "Array", "Data", "Scene", "build_scene", "terms"]
+__all__ = ["DRAWS", "Array", "Data", "Scene", "build_scene", "encoded", "terms"]
 
 Array = NDArray[np.float32]
 
 DRAWS = 16
-"""Draws of z in each ELBO, the same ones for the data and for a visitor's picture: ranks compare like with like."""
+"""Draws of z in each ELBO, the same ones for the data and for a visitor's image: ranks compare like with like."""
 ACTIVE_VARIANCE = 0.01
 """A latent is dead if the variance of its mean over the data is not larger: Burda et al. (2016)."""
 _STAND_INS = 512
@@ -29,7 +30,7 @@ _MAX_EMBEDDED = 2**20
 
 
 class Data(NamedTuple):
-    """Pictures to place on the map."""
+    """Images to place on the map."""
 
     name: str
     images: Array
@@ -56,12 +57,12 @@ class Scene(NamedTuple):
 
 
 def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) -> Scene:
-    """Encode the data, measure each picture, and find the planes to look at the latent space from.
+    """Encode the data, measure each image, and find the planes to look at the latent space from.
 
     Args:
         bundle: The directory that ``model`` was opened from.
         model: The model.
-        data: As many pictures as latents fit into 2^20 numbers are used. If None, 512 of the model's own samples
+        data: As many images as latents fit into 2^20 numbers are used. If None, 512 of the model's own samples
             stand in for them.
 
     Raises:
@@ -69,23 +70,24 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
         ModelFileError: A ``ValueError``: if the bundle's card is a link or not the file that its manifest describes.
         FileNotFoundError: If there is no card.
     """
-    metadata = model.metadata
     shown = data or _stand_in(model)
     size = math.prod(model.latent_shape)
     images = shown.images[: max(2, _MAX_EMBEDDED // size)]
     if shown.labels is not None:
         check_shape("labels", (len(shown.labels),), (len(shown.images),))
-    code = model.encode(images)
-    mu, logvar = (part.reshape(len(images), size) for part in (code if isinstance(code, tuple) else (code, code)))
-    arrays = {"mu": mu}
-    if metadata["kind"] == "VAE":
-        eps = np.random.default_rng(0).standard_normal((DRAWS, size), dtype=np.float32)
-        distortion, kl = terms(model, images, eps).mean(1).T
-        arrays |= {"logvar": logvar, "eps": eps, "distortion": distortion, "kl": kl}
-    latents, measure = _latents(metadata, mu, logvar)
-    planes, arrays["origins"], arrays["bases"] = _planes(mu, [latent["index"] for latent in latents])
-    named = ("kind", "image_shape", "latent_shape", "likelihood", "prior", "noise_size", "precision", "version")
-    facts = {name: metadata[name] for name in named} | {
+    z, logvar = encoded(model, images)
+    arrays = {"z": z.reshape(len(images), size)}
+    if logvar is not None:
+        arrays["logvar"] = logvar.reshape(len(images), size)
+    noise = _noise_of(model)
+    if noise is not None:
+        distortion, kl = terms(model, images, noise).mean(1).T
+        arrays |= {"noise": noise, "distortion": distortion, "kl": kl}
+    latents, measure = _latents(model.contract, arrays["z"], arrays.get("logvar"))
+    planes, arrays["origins"], arrays["bases"] = _planes(arrays["z"], [latent["index"] for latent in latents])
+    named = ("kind", "image_shape", "latent_shape", "likelihood", "prior", "precision", "version")
+    facts = {name: model.metadata[name] for name in named} | {
+        "graphs": {part: graph.as_json() | {"names": dict(graph.names)} for part, graph in model.contract.items()},
         "name": Path(bundle).resolve().name,
         "card": Bundle(bundle).card(),
         "data": {"name": shown.name, "count": len(images), "given": data is not None},
@@ -98,34 +100,55 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
     return Scene(facts, arrays)
 
 
-def terms(model: OnnxVAE, images: Array, eps: Array) -> Array:
-    """Distortion and KL of each image by each draw, ``(B, K, 2)`` in nats, with ``eps`` of shape ``(K, D)``."""
-    draws = [
-        np.tile(draw.reshape(1, *model.latent_shape), (len(images), *[1] * len(model.latent_shape))) for draw in eps
-    ]
+def encoded(model: OnnxVAE, images: Array) -> tuple[Array, Array | None]:
+    """The deterministic z, and the log variance of a Gaussian posterior around it."""
+    if "logvar" in model.contract["encoder"].outputs:
+        mu, logvar = model.encode(images)
+        return mu, logvar
+    return model.embed(images), None
+
+
+def terms(model: OnnxVAE, images: Array, noise: Array) -> Array:
+    """Distortion and KL of each image by each draw, ``(B, K, 2)`` in nats, with K draws of ``noise``."""
+    draws = [np.repeat(draw[None], len(images), axis=0) for draw in noise]
     return np.stack([np.stack(model.elbo_terms(images, draw), axis=1) for draw in draws], axis=1)
 
 
+def _noise_of(model: OnnxVAE) -> Array | None:
+    """The draws of each bound, of the shape that the model's graph takes; None of a model without a bound."""
+    graph = model.contract.get("vae")
+    if graph is None or "kl" not in graph.outputs:
+        return None
+    shape = item_shape(graph.inputs["noise"], axes_of(model.metadata)) or ()
+    return np.random.default_rng(0).standard_normal((DRAWS, *shape), dtype=np.float32)
+
+
 def _stand_in(model: OnnxVAE) -> Data:
-    prior = model.metadata["prior"]
-    if prior != "StandardNormal" and model.metadata["noise_size"] is None:
-        raise ValueError(f"`data` must be given: of the prior {prior} the bundle has no sampler.")
+    if "prior" not in model.contract:
+        raise ValueError(f"`data` must be given: of the prior {model.metadata['prior']} the bundle has no sampler.")
     return Data("samples of the model", model.sample(_STAND_INS, seed=0), None)
 
 
-def _latents(metadata: dict[str, Any], mu: Array, logvar: Array) -> tuple[list[dict[str, Any]], str]:
+def _latents(
+    contract: Mapping[str, Contract], z: Array, logvar: Array | None
+) -> tuple[list[dict[str, Any]], str]:
     """Each latent with how much it tells, the most telling first, and what that was measured by."""
-    mean, log_variance = mu.astype(np.float64), logvar.astype(np.float64)
+    mean = z.astype(np.float64)
     spread = mean.var(0)
-    if metadata["kind"] != "VAE":
-        told, measure = spread, "variance"
-    elif metadata["prior"] == "StandardNormal":
+    if logvar is None:
+        return _sorted_latents(spread, spread, mean), "variance"
+    log_variance = logvar.astype(np.float64)
+    if "prior" in contract and contract["prior"].file is None:  # noise is a draw of it: the standard normal
         told = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
         measure = "KL to the prior, nats"
     else:  # a prior without a KL per latent: the Gaussian that is nearest to the posteriors of all data stands in
         told = 0.5 * (np.log(spread + np.exp(log_variance).mean(0)) - log_variance.mean(0))
         measure = "KL to a Gaussian fitted to all posteriors, nats"
-    latents = [
+    return _sorted_latents(told, spread, mean), measure
+
+
+def _sorted_latents(told: NDArray[Any], spread: NDArray[Any], mean: NDArray[Any]) -> list[dict[str, Any]]:
+    return [
         {
             "index": int(i),
             "kl": float(told[i]),
@@ -134,24 +157,23 @@ def _latents(metadata: dict[str, Any], mu: Array, logvar: Array) -> tuple[list[d
         }
         for i in np.argsort(-told, kind="stable")
     ]
-    return latents, measure
 
 
-def _planes(mu: Array, order: list[int]) -> tuple[list[dict[str, Any]], Array, Array]:
+def _planes(z: Array, order: list[int]) -> tuple[list[dict[str, Any]], Array, Array]:
     """Planes ``origin + u basis[0] + v basis[1]`` in latent space: their names, ``(P, D)`` and ``(P, 2, D)``."""
-    size = mu.shape[1]
+    size = z.shape[1]
     first, second = order[0], order[min(1, size - 1)]
     axes = np.zeros((2, size))
     axes[0, first] = 1.0
     if size > 1:
         axes[1, second] = 1.0
-    centre = mu.mean(0, dtype=np.float64)
-    planes = [{"name": "latents", "axes": [f"z{first}", f"z{second}"], "explained": _explained(mu - centre, axes)}]
+    centre = z.mean(0, dtype=np.float64)
+    planes = [{"name": "latents", "axes": [f"z{first}", f"z{second}"], "explained": _explained(z - centre, axes)}]
     origins, bases = [centre * (axes.sum(0) == 0)], [axes]
     if size > 2:
-        _, _, directions = np.linalg.svd(mu - centre, full_matrices=False)
+        _, _, directions = np.linalg.svd(z - centre, full_matrices=False)
         components = directions[:2] * np.where(directions[:2].sum(1, keepdims=True) < 0, -1, 1)
-        planes.insert(0, {"name": "pca", "axes": ["PC 1", "PC 2"], "explained": _explained(mu - centre, components)})
+        planes.insert(0, {"name": "pca", "axes": ["PC 1", "PC 2"], "explained": _explained(z - centre, components)})
         origins.insert(0, centre)
         bases.insert(0, components)
     return planes, np.stack(origins).astype(np.float32), np.stack(bases).astype(np.float32)

@@ -15,8 +15,9 @@ import numpy as np
 
 from vaelib._checks import MissingExtraError
 from vaelib.explorer.guard import Guard
-from vaelib.explorer.scene import Array, Scene, terms
+from vaelib.explorer.scene import Array, Scene, encoded, terms
 from vaelib.runtime import OnnxVAE
+from vaelib.runtime.contract import size_of
 
 try:
     import uvicorn
@@ -32,7 +33,7 @@ __all__ = ["HOST", "application", "largest_batch", "page_files", "serve"]
 
 HOST = "127.0.0.1"
 _MAX_VALUES = 2**22
-"""Numbers that one call takes or gives; a picture with more is one call."""
+"""Numbers that one call takes or gives; an image with more is one call."""
 _TYPES = {
     "html": "text/html",
     "css": "text/css",
@@ -50,7 +51,7 @@ def page_files() -> dict[str, bytes]:
 
 
 def largest_batch(model: OnnxVAE) -> int:
-    """Pictures or latents that one call takes."""
+    """Images or latents that one call takes."""
     return max(1, _MAX_VALUES // max(math.prod(model.image_shape), math.prod(model.latent_shape)))
 
 
@@ -62,10 +63,10 @@ def application(model: OnnxVAE, scene: Scene, port: int) -> Any:
         "decode": (model.latent_shape, model.decode),
         "encode": (model.image_shape, lambda images: _code(model, images)),
     }
-    if (noise_size := scene.facts["noise_size"]) is not None:
-        calls["prior"] = ((noise_size,), model.from_noise)
-    if "eps" in scene.arrays:
-        calls["terms"] = (model.image_shape, lambda images: terms(model, images, scene.arrays["eps"]))
+    if "prior" in model.contract:
+        calls["prior"] = ((size_of(model.contract["prior"].inputs["noise"]),), model.from_noise)
+    if "noise" in scene.arrays:
+        calls["terms"] = (model.image_shape, lambda images: terms(model, images, scene.arrays["noise"]))
     return Guard(Starlette(routes=[*_files(content), *(_call(*call, largest) for call in _named(calls))]), port)
 
 
@@ -102,8 +103,7 @@ class _Server(uvicorn.Server):
 
 
 def _code(model: OnnxVAE, images: Array) -> Array:
-    code = model.encode(images)
-    return np.stack(code, axis=1) if isinstance(code, tuple) else code
+    return np.stack([part for part in encoded(model, images) if part is not None], axis=1)
 
 
 def _named(calls: dict[str, tuple[tuple[int, ...], Callable[[Array], Any]]]) -> list[tuple[str, tuple[int, ...], Any]]:

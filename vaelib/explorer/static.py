@@ -55,12 +55,8 @@ def write_static(
     target = target_directory("directory", directory)
     _check_place(target)
     source = Bundle(bundle)
-    parts = ["encoder", "decoder"]
-    if source.kind == "VAE":
-        parts.append("vae")
-    if scene.facts["noise_size"] is not None:
-        parts.append("prior")
-    files = page_files() | {f"{part}.onnx": source.read(part).content for part in parts}
+    named = {part: graph["file"] for part, graph in scene.facts["graphs"].items() if graph["file"] is not None}
+    files = page_files() | {file: source.read(part).content for part, file in named.items()}
     integrity, place = INTEGRITY, CDN
     if onnxruntime_web is not None:
         installed = _installed(Path(onnxruntime_web))

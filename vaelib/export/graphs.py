@@ -178,12 +178,12 @@ def contract_of(graph: Graph) -> Contract:
         with torch.no_grad():
             answers = graph.module(*example)
         runs.append([*example, *((answers,) if isinstance(answers, Tensor) else answers)])
-    names = {} if graph.multiple is None else _free_names(graph)
-    specs = []
-    for values in zip(*runs, strict=True):
-        extents = zip(*(value.shape[1:] for value in values), strict=True)
-        axes = (sizes[0] if len({*sizes}) == 1 else names.get(sizes, "G") for sizes in extents)
-        specs.append(Spec("float32", ("B", *axes)))
+    kinds = {**dict.fromkeys(graph.inputs, "raw"), "image": "picture", **graph.outputs}
+    names = [*graph.inputs, *graph.outputs]
+    specs = [
+        Spec("float32", ("B", *_axes(graph, kinds[name], list(zip(*(v.shape[1:] for v in values), strict=True)))))
+        for name, values in zip(names, zip(*runs, strict=True), strict=True)
+    ]
     inputs, outputs = specs[: len(graph.inputs)], specs[len(graph.inputs) :]
     return Contract(
         dict(zip(graph.inputs, inputs, strict=True)),
@@ -192,14 +192,19 @@ def contract_of(graph: Graph) -> Contract:
     )
 
 
-def _free_names(graph: Graph) -> dict[tuple[int, ...], str]:
-    """The extents of a free axis at both sizes to its name."""
-    found: dict[tuple[int, ...], str] = {}
-    for small, large in zip(graph.inputs.items(), graph.larger().values(), strict=True):
-        name, shape = small
-        for axis, pair in zip("HW" if name == "image" else "hw", zip(shape[1:], large[1:], strict=True), strict=True):
-            found.setdefault(pair, axis)
-    return found
+def _axes(graph: Graph, kind: str, extents: list[tuple[int, ...]]) -> list[int | str]:
+    """Each axis by its extents at both sizes, or at the only one: a number or the name of a free one."""
+    multiple = graph.multiple
+    if multiple is not None and len(extents) == 3:
+        name, (_, height, width) = next(iter(graph.inputs.items()))
+        rows, columns = (height // multiple, width // multiple) if name == "image" else (height, width)
+        latent = [(rows, rows + 1), (columns, columns + 2)]  # as in `larger`
+        image = [tuple(multiple * size for size in axis) for axis in latent]
+        free = [("H", "W", image), ("h", "w", latent)]  # the same for a multiple of 1
+        for first, second, pairs in free if kind == "picture" else reversed(free):
+            if extents[1:] == pairs and len({*extents[0]}) == 1:
+                return [extents[0][0], first, second]
+    return [sizes[0] if len({*sizes}) == 1 else "G" for sizes in extents]
 
 
 @torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away

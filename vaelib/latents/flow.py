@@ -76,7 +76,7 @@ class FlowPosterior(nn.Module):
             check_tensor(name, values)
             check_shape(name, values.shape, ("B", *self.latent_shape))
         context = torch.cat([mu.flatten(1), logvar.flatten(1)], dim=1)
-        flat, log_det = z.flatten(1), z.new_zeros(len(z))
+        flat, log_det = z.flatten(1), z.new_zeros(z.shape[0])
         for transform in self.transforms:
             flat, part = transform(context).call_and_ladj(flat)
             log_det = log_det + part

@@ -1,5 +1,5 @@
 // The model runs here, by onnxruntime-web; its two files are taken only if they have the hashes that the scene tells.
-import { product } from "./scene.js";
+import { itemShape, product } from "./scene.js";
 
 const MODULE = "ort.wasm.bundle.min.mjs";
 const BINARY = "ort-wasm-simd-threaded.wasm";
@@ -20,35 +20,33 @@ async function onnxruntime({ place, integrity }) {
 export async function open(scene) {
   const ort = await onnxruntime(scene.runtime);
   const sessions = {};
-  const session = (part) => (sessions[part] ??= ort.InferenceSession.create(`${part}.onnx`, { executionProviders: ["wasm"] }));
-  const tensor = (values, shape) =>
-    new ort.Tensor("float32", Float32Array.from(values), [values.length / product(shape), ...shape]);
+  const session = (file) => (sessions[file] ??= ort.InferenceSession.create(file, { executionProviders: ["wasm"] }));
 
-  async function decode(z) {
-    const { mean } = await (await session("decoder")).run({ z: tensor(z, scene.latent_shape) }, ["mean"]);
-    return mean.data;
-  }
-
-  async function encode(image) {
-    const code = await (await session("encoder")).run({ image: tensor(image, scene.image_shape) });
-    return code.z ? code.z.data : Float32Array.from([...code.mu.data, ...code.logvar.data]);
-  }
-
-  async function prior(noise) {
-    const { z } = await (await session("prior")).run({ noise: tensor(noise, [scene.noise_size]) });
-    return z.data;
+  /** Some outputs of a graph, each as numbers, from its inputs as numbers. */
+  async function run(part, inputs, outputs) {
+    const { file, inputs: specs, names } = scene.graphs[part];
+    const tensors = Object.entries(inputs).map(([name, values]) => {
+      const shape = itemShape(scene, specs[name]);
+      return [names[name] ?? name, new ort.Tensor(specs[name].dtype, Float32Array.from(values), [values.length / product(shape), ...shape])];
+    });
+    const wanted = outputs.map((name) => names[name] ?? name);
+    const found = await (await session(file)).run(Object.fromEntries(tensors), wanted);
+    return wanted.map((name) => found[name].data);
   }
 
   async function terms(image) {
-    const count = scene.eps.length / scene.size;
-    const images = new Float32Array(count * image.length);
-    for (let k = 0; k < count; k++) images.set(image, k * image.length);
-    const inputs = { image: tensor(images, scene.image_shape), eps: tensor(scene.eps, scene.latent_shape) };
-    const { distortion, kl } = await (await session("vae")).run(inputs, ["distortion", "kl"]);
-    return Float32Array.from({ length: 2 * count }, (_, i) => (i % 2 ? kl : distortion).data[i >> 1]);
+    const images = new Float32Array(scene.draws * image.length);
+    for (let k = 0; k < scene.draws; k++) images.set(image, k * image.length);
+    const [distortion, kl] = await run("vae", { image: images, noise: scene.noise }, ["distortion", "kl"]);
+    return Float32Array.from({ length: 2 * scene.draws }, (_, i) => (i % 2 ? kl : distortion)[i >> 1]);
   }
 
-  const calls = { decode, encode, prior, terms };
+  const calls = {
+    decode: async (z) => (await run("decoder", { z }, ["mean"]))[0],
+    encode: async (image) => Float32Array.from((await run("encoder", { image }, scene.code)).flatMap((part) => [...part])),
+    prior: async (noise) => (await run("prior", { noise }, ["z"]))[0],
+    terms,
+  };
   const answer = async (call, values) => {
     const found = await calls[call](values);
     if (!found.every(Number.isFinite)) throw new Error(`The model's ${call} gives values that are not finite.`);

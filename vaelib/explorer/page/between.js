@@ -15,7 +15,7 @@ export function mountBetween(scene, model, point, own, tabs) {
   const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
   const ofData = () => {
     const n = random() % scene.data.count;
-    return scene.mu.slice(n * scene.size, (n + 1) * scene.size);
+    return scene.z.slice(n * scene.size, (n + 1) * scene.size);
   };
   const sources = [
     ["a picture of the data", ofData],

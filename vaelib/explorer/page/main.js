@@ -40,7 +40,7 @@ function facts(scene) {
     scene.kind,
     `images ${scene.image_shape.join(" × ")}`,
     `latent ${latent}`,
-    ...(scene.kind === "VAE" ? [`p(x|z) ${scene.likelihood}`, `p(z) ${scene.prior}`] : []),
+    ...(scene.draws ? [`p(x|z) ${scene.likelihood}`, `p(z) ${scene.prior}`] : []),
     ...(scene.precision === "fp32" ? [] : [scene.precision]),
   ];
 }
@@ -57,7 +57,7 @@ async function open() {
   document.documentElement.style.setProperty("--aspect", `${width} / ${height}`);
   document.documentElement.style.setProperty("--rendering", Math.max(width, height) <= 128 ? "pixelated" : "auto");
 
-  const point = new Point(model, scene.mu.slice(0, scene.size));
+  const point = new Point(model, scene.z.slice(0, scene.size));
   $("loading").hidden = true;
   $("main").hidden = false;
   const tabs = mountTabs();

@@ -17,7 +17,7 @@ export function mountMap(scene, model, point) {
 
   function look() {
     plane = planeOf(scene, $("plane").selectedIndex);
-    places = Array.from({ length: scene.data.count }, (_, n) => plane.on(scene.mu, n * scene.size));
+    places = Array.from({ length: scene.data.count }, (_, n) => plane.on(scene.z, n * scene.size));
     const [u, v] = [0, 1].map((axis) => places.map((place) => place[axis]).sort((a, b) => a - b));
     const [low, high] = [0.005, 0.995].map((q) => [quantile(u, q), quantile(v, q)]);
     const half = 0.56 * Math.max(high[0] - low[0], high[1] - low[1], 1e-3);

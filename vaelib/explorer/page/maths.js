@@ -33,14 +33,13 @@ export function path(a, b, count, spherical) {
 export async function draw(scene, model, seed, count, temperature = 1) {
   const size = scene.noise_size ?? scene.size; // what is beyond the latents' own noise chooses a component
   const z = normals(seed, count * size).map((x, i) => (i % size < scene.size ? temperature * x : x));
-  if (scene.prior === "StandardNormal") return z;
-  if (scene.noise_size) return model.fromNoise(z);
+  if (scene.graphs.prior) return model.fromNoise(z);
   for (let n = 0; n < count; n++) {
     const from = ((seed + 1) * 7919 + n * 104729) % scene.data.count;
     for (let i = 0; i < scene.size; i++) {
       const at = from * scene.size + i;
       const sigma = scene.logvar ? Math.exp(0.5 * scene.logvar[at]) : 0;
-      z[n * scene.size + i] = scene.mu[at] + sigma * z[n * scene.size + i];
+      z[n * scene.size + i] = scene.z[at] + sigma * z[n * scene.size + i];
     }
   }
   return z;

@@ -1,5 +1,4 @@
 // The one way to get numbers: decode, encode, prior and terms, float32 in and out. Who answers is the scene's choice.
-import { product } from "./scene.js";
 
 export async function openModel(scene) {
   const { open } = await import(scene.runtime ? "./answers-browser.js" : "./answers-server.js");
@@ -20,16 +19,16 @@ export async function openModel(scene) {
   }
 
   return {
-    /** Latents (n x D) to pictures (n x C x H x W). */
+    /** Latents (n x D) to images (n x C x H x W). */
     decode: (z) => inParts("decode", z, scene.size),
-    /** Standard normal noise (n x noise_size) to latents (n x D) from the prior. */
-    fromNoise: (noise) => inParts("prior", noise, scene.noise_size),
-    /** One picture to its posterior. */
+    /** Standard normal noise (n x noise_size) to latents (n x D) from the prior; without a graph they are the noise. */
+    fromNoise: (noise) => (scene.graphs.prior.file ? inParts("prior", noise, scene.noise_size) : noise),
+    /** One image to its z, and the log variance of a Gaussian posterior around it. */
     async encode(image) {
       const code = await ask("encode", image);
-      return { mu: code.subarray(0, scene.size), logvar: code.subarray(scene.size) };
+      return { z: code.subarray(0, scene.size), logvar: code.subarray(scene.size) };
     },
-    /** Distortion and KL of one picture in nats: the mean over the scene's draws, and the standard error of their sum. */
+    /** Distortion and KL of one image in nats: the mean over the scene's draws, and the standard error of their sum. */
     async terms(image) {
       const draws = await ask("terms", image);
       const count = draws.length / 2;
@@ -39,7 +38,7 @@ export async function openModel(scene) {
       const variance = mean((k) => (draws[2 * k] + draws[2 * k + 1] - distortion - kl) ** 2) / (count - 1);
       return { distortion, kl, error: Math.sqrt(variance) };
     },
-    hasTerms: scene.eps !== undefined,
-    draws: scene.eps ? scene.eps.length / product(scene.latent_shape) : 0,
+    hasTerms: scene.draws > 0,
+    draws: scene.draws,
   };
 }

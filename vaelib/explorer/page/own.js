@@ -17,15 +17,15 @@ export function mountOwn(scene, model, point, map, tabs) {
   const $ = (id) => document.getElementById(`own-${id}`);
   const pad = mountPad($("pad"), scene.image_shape, (source) => judge(fromImage(source, scene.image_shape)));
   const ofData = scene.distortion?.map((distortion, n) => distortion + scene.kl[n]).sort();
-  let mu;
+  let z;
 
   const judge = latest(async (image) => {
     const posterior = await model.encode(image);
     const [reconstruction, terms] = await Promise.all([
-      model.decode(posterior.mu),
+      model.decode(posterior.z),
       model.hasTerms ? model.terms(image) : undefined,
     ]);
-    mu = posterior.mu;
+    z = posterior.z;
     $("empty").hidden = true;
     $("result").hidden = false;
     sheet(image, scene.image_shape, 1, $("input"));
@@ -33,8 +33,8 @@ export function mountOwn(scene, model, point, map, tabs) {
     $("terms").hidden = terms === undefined;
     if (terms) showTerms(terms, image);
     showPosterior(posterior);
-    map.place(mu);
-    await point.move(mu);
+    map.place(z);
+    await point.move(z);
   });
 
   function showTerms({ distortion, kl, error }, image) {
@@ -78,23 +78,23 @@ export function mountOwn(scene, model, point, map, tabs) {
     );
   }
 
-  function showPosterior({ mu, logvar }) {
+  function showPosterior({ z, logvar }) {
     const shown = scene.latents.slice(0, 12);
     const width = 100 / shown.length;
     const height = (x) => 25 - (25 * Math.max(-scene.reach, Math.min(scene.reach, x))) / scene.reach;
     const marks = shown.flatMap(({ index, active }, i) => {
       const sigma = logvar.length ? Math.exp(0.5 * logvar[index]) : 0;
       const x = (i + 0.5) * width;
-      const [y1, y2] = [height(mu[index] - 2 * sigma), height(mu[index] + 2 * sigma)];
+      const [y1, y2] = [height(z[index] - 2 * sigma), height(z[index] + 2 * sigma)];
       const kind = active ? "active" : "dead";
       return [
         svg("line", { x1: x, x2: x, y1, y2, class: kind }),
-        svg("ellipse", { cx: x, cy: height(mu[index]), rx: 0.65, ry: 1, class: kind }),
+        svg("ellipse", { cx: x, cy: height(z[index]), rx: 0.65, ry: 1, class: kind }),
       ];
     });
     $("posterior").setAttribute("viewBox", "0 0 100 50");
     $("posterior").setAttribute("preserveAspectRatio", "none");
-    $("posterior").setAttribute("aria-label", shown.slice(0, 6).map(({ index }) => `z${index} ${mu[index].toFixed(2)}`).join(", "));
+    $("posterior").setAttribute("aria-label", shown.slice(0, 6).map(({ index }) => `z${index} ${z[index].toFixed(2)}`).join(", "));
     $("posterior").replaceChildren(svg("line", { x1: 0, x2: 100, y1: 25, y2: 25, class: "axis" }), ...marks);
     $("posterior-names").replaceChildren(
       ...shown.map(({ index }) => Object.assign(document.createElement("span"), { textContent: `z${index}` })),
@@ -126,8 +126,8 @@ export function mountOwn(scene, model, point, map, tabs) {
   return {
     /** The posterior mean of the picture. */
     z() {
-      if (!mu) throw new Error("There is no picture of yours yet: draw or open one under “Your picture”.");
-      return mu;
+      if (!z) throw new Error("There is no picture of yours yet: draw or open one under “Your picture”.");
+      return z;
     },
   };
 }

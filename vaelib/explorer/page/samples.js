@@ -15,9 +15,9 @@ export function mountSamples(scene, model, point, tabs) {
     pick: (n) => point.move(z.slice(n * scene.size, (n + 1) * scene.size)),
   });
   $("told").textContent =
-    (scene.prior === "StandardNormal"
+    (scene.graphs.prior?.file === null
       ? "z is drawn from the prior, the standard normal, and multiplied by the temperature"
-      : scene.noise_size
+      : scene.graphs.prior
         ? `z is drawn from the prior, ${scene.prior}, the noise that it is made of multiplied by the temperature`
         : `This bundle cannot draw from its prior (${scene.prior}); z is drawn around the posterior means of the data, the noise multiplied by the temperature`) +
     "; the pictures are the means of p(x|z).";

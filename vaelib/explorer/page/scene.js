@@ -4,6 +4,13 @@ import { quantile } from "./maths.js";
 
 export const product = (shape) => shape.reduce((a, b) => a * b, 1);
 
+/** The shape of one item of an input, at the size of the training where it is free. */
+export function itemShape({ image_shape, latent_shape }, { shape }) {
+  const [, H, W] = image_shape;
+  const [, h, w] = latent_shape;
+  return shape.slice(1).map((axis) => ({ H, W, h, w })[axis] ?? axis);
+}
+
 async function fetched(name) {
   const answer = await fetch(name);
   if (!answer.ok) throw new Error(`${name} could not be read: ${answer.status} ${answer.statusText}.`);
@@ -15,12 +22,20 @@ export async function loadScene() {
     fetched("scene.json").then((answer) => answer.json()),
     fetched("scene.bin").then((answer) => answer.arrayBuffer()),
   ]);
-  const scene = { ...facts, size: product(facts.latent_shape), pixels: product(facts.image_shape) };
+  const { encoder, prior } = facts.graphs;
+  const scene = {
+    ...facts,
+    size: product(facts.latent_shape),
+    pixels: product(facts.image_shape),
+    code: "logvar" in encoder.outputs ? ["z", "logvar"] : ["z"],
+    noise_size: prior && product(prior.inputs.noise.shape.slice(1)),
+    draws: facts.arrays.noise?.[0] ?? 0,
+  };
   let offset = 0;
   for (const [name, shape] of Object.entries(facts.arrays)) {
     scene[name] = new Float32Array(buffer, offset, product(shape));
     offset += 4 * product(shape);
   }
-  scene.reach = Math.max(4, Math.ceil(quantile(scene.mu.map(Math.abs).sort(), 0.999)));
+  scene.reach = Math.max(4, Math.ceil(quantile(scene.z.map(Math.abs).sort(), 0.999)));
   return scene;
 }
