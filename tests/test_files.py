@@ -138,7 +138,7 @@ KINDS = {
         ["state.json", "tensors.safetensors"],
     ),
     "bundle": (
-        lambda directory, new: write_bundle(directory, "VAE", GRAPHS[new]),
+        lambda directory, new: write_bundle(directory, {"schema": "3"}, GRAPHS[new]),
         bundle_is,
         ["encoder.onnx", "manifest.json", "prior.onnx"],
     ),
@@ -307,7 +307,7 @@ STRANGERS = {
         "bundle",
         0,
         lambda d: (d / "manifest.json").write_text(
-            json.dumps({"schema": "2", "kind": "VAE", "files": {"../a": {"sha256": ""}}})
+            json.dumps({"schema": "3", "files": {"../a": {"sha256": ""}}})
         ),
         "encoder.onnx, manifest.json",
     ),
