@@ -184,7 +184,9 @@ class Plain:
         if kind == "VAE":
             self.contract["vae"] = Contract({"image": x, "noise": z}, {"distortion": nats, "kl": nats}, "vae.onnx")
         if prior == "StandardNormal":
-            self.contract["prior"] = Contract({"noise": Spec("float32", ("B", int(np.prod(latent_shape))))}, {"z": z}, None)
+            self.contract["prior"] = Contract(
+                {"noise": Spec("float32", ("B", int(np.prod(latent_shape))))}, {"z": z}, None
+            )
 
     def embed(self, images):
         return images.reshape(len(images), -1)[:, : np.prod(self.latent_shape)].reshape(-1, *self.latent_shape)

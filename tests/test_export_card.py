@@ -34,7 +34,10 @@ def blocks(card, language):
 def test_what_is_known_and_measured_is_on_the_card(written):
     vae, directory, card = written
     assert "# VAE for images of 1 x 8 x 12" in card
-    assert "shape (B, 1, H, W), the batch of any length. H and W may be any multiples of 2, h and w are that much smaller." in card
+    assert (
+        "shape (B, 1, H, W), the batch of any length. H and W may be any multiples of 2, h and w are that much smaller."
+        in card
+    )
     assert (
         "| vae.onnx | image (B, 1, H, W), noise (B, 2, h, w) | reconstruction (B, 1, H, W), z (B, 2, h, w),"
         " distortion (B), kl (B), kl_groups (B, G) |"

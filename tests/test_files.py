@@ -306,9 +306,7 @@ STRANGERS = {
     "a manifest that points elsewhere": (
         "bundle",
         0,
-        lambda d: (d / "manifest.json").write_text(
-            json.dumps({"schema": "3", "files": {"../a": {"sha256": ""}}})
-        ),
+        lambda d: (d / "manifest.json").write_text(json.dumps({"schema": "3", "files": {"../a": {"sha256": ""}}})),
         "encoder.onnx, manifest.json",
     ),
 }

@@ -271,7 +271,11 @@ def prior(size=2, dtype="float32", file=None):
         ([*Z, "shape"], ["B", 3], r"`z` of the decoder must be float32 \('B', 2\) .* got float32 \('B', 3\)"),
         (["graphs", "vae", "outputs", "kl", "shape"], ["B", 1], r"`kl` of the vae must be float32 \('B',\)"),
         (["graphs", "decoder", "outputs", "recon_params", "shape"], ["B", 2, 8, 8], "`recon_params` must have shape"),
-        (["graphs", "decoder", "outputs", "recon_params", "dtype"], "int64", "`recon_params` must be a tensor of int64"),
+        (
+            ["graphs", "decoder", "outputs", "recon_params", "dtype"],
+            "int64",
+            "`recon_params` must be a tensor of int64",
+        ),
         (["graphs", "decoder", "outputs", "more"], {"dtype": "float32", "shape": ["B"]}, "its outputs must be"),
         (["graphs", "prior"], prior(3), "without a file its one output must be its one input"),
         (["graphs", "decoder", "file"], 1, "its file must be decoder.onnx or null, got 1"),

@@ -314,8 +314,7 @@ def test_every_latent_trains_and_draws_its_images(latent, tmp_path):
 
 
 EXPORTED = [
-    name if name in ("flow posterior", "ladder") else pytest.param(name, marks=pytest.mark.slow)
-    for name in LATENTS
+    name if name in ("flow posterior", "ladder") else pytest.param(name, marks=pytest.mark.slow) for name in LATENTS
 ]
 
 

@@ -129,9 +129,7 @@ def _stand_in(model: OnnxVAE) -> Data:
     return Data("samples of the model", model.sample(_STAND_INS, seed=0), None)
 
 
-def _latents(
-    contract: Mapping[str, Contract], z: Array, logvar: Array | None
-) -> tuple[list[dict[str, Any]], str]:
+def _latents(contract: Mapping[str, Contract], z: Array, logvar: Array | None) -> tuple[list[dict[str, Any]], str]:
     """Each latent with how much it tells, the most telling first, and what that was measured by."""
     mean = z.astype(np.float64)
     spread = mean.var(0)

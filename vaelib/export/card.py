@@ -115,7 +115,9 @@ def card(
         latent=latent,
         image_size=math.prod(model["image_shape"]),
         latent_size=math.prod(model["latent_shape"]),
-        sizes="" if multiple is None else f" H and W may be any multiples of {multiple}, h and w are that much smaller.",
+        sizes=""
+        if multiple is None
+        else f" H and W may be any multiples of {multiple}, h and w are that much smaller.",
         files=_table(("file", "inputs", "outputs"), [_graph_row(graph) for graph in graphs.values() if graph["file"]]),
         model=_table(("", ""), _model_rows(model)),
         config=_config(model["config"]),

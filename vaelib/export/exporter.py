@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vaelib._checks import ExportError, check_choice, check_float, check_int
 from vaelib.export import bundle
 from vaelib.export.card import card
-from vaelib.export.graphs import Graph, graphs_of, to_bytes, with_metadata
+from vaelib.export.graphs import graphs_of, to_bytes, with_metadata
 from vaelib.export.independence import check_independence
 from vaelib.export.lint import lint
 from vaelib.export.parity import Parity

@@ -13,7 +13,15 @@ import torch
 from vaelib._checks import ExportError
 from vaelib.export.bundle import write_bundle
 from vaelib.export.graphs import Graph
-from vaelib.export.validation import EXACT, Limit, allowed_differences, answers_of_torch, difference, drawn_inputs, session
+from vaelib.export.validation import (
+    EXACT,
+    Limit,
+    allowed_differences,
+    answers_of_torch,
+    difference,
+    drawn_inputs,
+    session,
+)
 from vaelib.runtime import OnnxVAE, Plan
 from vaelib.runtime.bundle import Bundle
 
@@ -38,7 +46,7 @@ class _Cut(OnnxVAE):
     def answers(self, part: str, inputs: dict[str, Any], outputs: Sequence[str]) -> list[Any]:
         """By what is behind every method of the runtime."""
         given = {name: self._graphs.checked(part, name, values, name) for name, values in inputs.items()}
-        return self._graphs.run(part, given, outputs, lambda _: None)
+        return self._graphs.run(part, given, tuple(outputs), lambda _: None)
 
 
 def prove(

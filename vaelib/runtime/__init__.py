@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from vaelib._checks import check_finite, check_int, check_shape
+from vaelib._checks import check_int
 from vaelib.runtime.contract import Contract
+from vaelib.runtime.draws import elbo_terms, from_noise, noise_of_prior, score
 from vaelib.runtime.graphs import Graphs
-from vaelib.runtime.inputs import Array, finite_check, floats, interpolated, range_check, traversed
+from vaelib.runtime.inputs import Array, interpolated, traversed
 from vaelib.runtime.machine import Machine, Provider
 from vaelib.runtime.plans import Plan
 
@@ -75,7 +75,7 @@ class OnnxVAE:
         return f"OnnxVAE({directory!r}, image_shape={self.image_shape}, latent_shape={self.latent_shape})"
 
     def encode(self, images: NDArray[Any]) -> tuple[Array, Array] | Array:
-        """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``; of another posterior to :meth:`embed`.
+        """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``; without a Gaussian posterior to z.
 
         Raises:
             ValueError: If the shape is wrong, a value leaves [0, 1] or is NaN, or a code is not finite.
@@ -83,14 +83,15 @@ class OnnxVAE:
         """
         if "mu" not in self.contract["encoder"].outputs:
             return self.embed(images)
-        mu, logvar = self._encoded(images, ("mu", "logvar"))
+        mu, logvar = self._graphs.ask("encoder", images, "images", ("mu", "logvar"))
         return mu, logvar
 
     def embed(self, images: NDArray[Any]) -> Array:
-        """Images to the deterministic z that :meth:`reconstruct` decodes, ``(B, *latent_shape)``: mu of a Gaussian
-        posterior, the code of an AutoEncoder. Raises as :meth:`encode`.
+        """Images to the z that :meth:`reconstruct` decodes, ``(B, *latent_shape)``: mu, or an AutoEncoder's code.
+
+        Deterministic; mu through the flow if the posterior has one. Raises as :meth:`encode`.
         """
-        return self._encoded(images, ("z",))[0]
+        return self._graphs.ask("encoder", images, "images", ("z",))[0]
 
     def decode(self, z: NDArray[Any]) -> Array:
         """Latents ``(B, *latent_shape)``, finite floats, to images ``(B, C, H, W)``: p(x|z)'s mean, clamped to [0, 1].
@@ -99,14 +100,11 @@ class OnnxVAE:
             ValueError: If the shape is wrong, or a value is not finite, in ``z`` or in the images.
             TypeError: If ``z`` is no array of floating point.
         """
-        return self._decoded(z, "mean")
+        return self._graphs.ask("decoder", z, "z", ("mean",))[0]
 
     def decode_params(self, z: NDArray[Any]) -> Array:
-        """Latents to the raw parameters of p(x|z), ``(B, K, H, W)``, as ``VAE.decode`` gives them.
-
-        Raises as :meth:`decode`.
-        """
-        return self._decoded(z, "recon_params")
+        """Latents to the raw parameters of p(x|z), ``(B, K, H, W)``, as ``VAE.decode``. Raises as :meth:`decode`."""
+        return self._graphs.ask("decoder", z, "z", ("recon_params",))[0]
 
     def encode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[tuple[Array, Array] | Array]:
         """:meth:`encode` of one batch after the other, for more images than the memory holds."""
@@ -126,23 +124,14 @@ class OnnxVAE:
         Raises:
             ValueError: If the bundle has no prior to draw from, or an argument is negative.
         """
-        check_int("num_samples", num_samples, minimum=0)
-        if seed is not None:
-            check_int("seed", seed, minimum=0)
-        if "prior" not in self.contract:
-            raise ValueError(f"`sample` needs a prior of vaelib's, the model has {self.metadata['prior']}.")
-        shape = self._graphs.shape_of("prior", "noise")
-        return self.decode(self.from_noise(np.random.default_rng(seed).standard_normal((num_samples, *shape), np.float32)))
+        return self.decode(self.from_noise(noise_of_prior(self._graphs, num_samples, seed)))
 
     def from_noise(self, noise: NDArray[Any]) -> Array:
-        """Draws of the prior, ``(B, *latent_shape)``, from standard normal ``noise``, ``(B, N)``.
+        """Draws of the prior, ``(B, *latent_shape)``, from standard normal noise of ``contract["prior"]``, ``(B, N)``.
 
-        N is the size in ``contract["prior"].inputs["noise"]``. Raises as :meth:`decode`, and if there is no prior.
+        Raises as :meth:`decode`, and if there is no prior.
         """
-        if "prior" not in self.contract:
-            raise ValueError(f"The prior {self.metadata['prior']} has no graph in this bundle.")
-        noise = self._graphs.checked("prior", "noise", noise, "noise")
-        return self._graphs.run("prior", {"noise": noise}, ("z",), finite_check("noise", noise))[0]
+        return from_noise(self._graphs, noise)
 
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
         """Images ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.
@@ -164,21 +153,13 @@ class OnnxVAE:
         """The ELBO of each image in nats, ``(B,)``: the lower, the less the model expects such an image.
 
         The mean over ``num_samples`` posterior draws, which depend on ``seed`` and the place in the batch. Of grey
-        images under a Bernoulli likelihood it is a relaxation and bounds no log p(x).
-        Raises as :meth:`encode`, and a ``ValueError`` of an AutoEncoder, which has no likelihood of images.
+        images under a Bernoulli likelihood it is a relaxation and bounds no log p(x). Raises as :meth:`encode`, and a
+        ``ValueError`` of an AutoEncoder, which has no bound.
 
         References:
             Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.3. https://arxiv.org/abs/1312.6114
         """
-        self._check_bound()
-        images = self._graphs.checked("vae", "image", images, "images")
-        shape = self._graphs.shape_beside("vae", "noise", images)
-        generator = np.random.default_rng(seed)
-        total = np.zeros(len(images))
-        for _ in range(check_int("num_samples", num_samples)):
-            distortion, kl = self.elbo_terms(images, generator.standard_normal(shape, dtype=np.float32))
-            total -= distortion.astype(np.float64) + kl
-        return (total / num_samples).astype(np.float32)
+        return score(self._graphs, images, num_samples, seed)
 
     def elbo_terms(self, images: NDArray[Any], noise: NDArray[Any]) -> tuple[Array, Array]:
         """Distortion -log p(x|z) and KL(q(z|x) to p(z)), ``(B,)`` each, in nats at the z that ``noise`` makes.
@@ -186,32 +167,12 @@ class OnnxVAE:
         The ELBO is minus their sum. ``noise`` is one finite draw of the standard normal for each image, of the shape in
         ``contract["vae"].inputs["noise"]``: ``(B, *latent_shape)`` of a Gaussian posterior. Raises as :meth:`score`.
         """
-        self._check_bound()
-        images = self._graphs.checked("vae", "image", images, "images")
-        noise = floats("noise", noise)
-        check_shape("noise", noise.shape, self._graphs.shape_beside("vae", "noise", images))
-        check_finite("noise", noise)
-        distortion, kl = self._graphs.run(
-            "vae", {"image": images, "noise": noise}, ("distortion", "kl"), range_check("images", images)
-        )
-        return distortion, kl
+        return elbo_terms(self._graphs, images, noise)
 
     def tune(self) -> dict[str, dict[int, Plan]]:
         """Measure encoder and decoder now, in about a second each: how batches around each size will be cut."""
         outputs = {"encoder": "z", "decoder": "mean"}
         return {part: self._graphs.engine(part).tune((name,)) for part, name in outputs.items()}
-
-    def _check_bound(self) -> None:
-        if "vae" not in self.contract or "kl" not in self.contract["vae"].outputs:
-            raise ValueError(f"The ELBO needs a VAE, the model is an {self.metadata['kind']}.")
-
-    def _encoded(self, images: NDArray[Any], outputs: Sequence[str]) -> list[Array]:
-        images = self._graphs.checked("encoder", "image", images, "images")
-        return self._graphs.run("encoder", {"image": images}, outputs, range_check("images", images))
-
-    def _decoded(self, z: NDArray[Any], output: str) -> Array:
-        z = self._graphs.checked("decoder", "z", z, "z")
-        return self._graphs.run("decoder", {"z": z}, (output,), finite_check("z", z))[0]
 
     def _decode_each(self, z: Array) -> Array:
         axes = z.ndim - len(self.latent_shape)

@@ -1,4 +1,4 @@
-"""What each graph of a bundle takes and gives, as data: the exporter writes it into the manifest, everybody reads it."""
+"""What each graph of a bundle takes and gives, as data: the exporter writes it into the manifest, all others read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vaelib._checks import ModelFileError
 
-__all__ = ["MAX_VALUES", "Contract", "Spec", "axes_of", "bound_axes", "checked_contract", "item_shape", "size_of"]
+__all__ = [
+    "MAX_VALUES",
+    "Contract",
+    "Spec",
+    "axes_of",
+    "bound_axes",
+    "checked_contract",
+    "item_shape",
+    "named_items",
+    "size_of",
+    "wanted_items",
+]
 
 MAX_VALUES = 2**28
 """Of one image, one latent, one draw of noise."""
@@ -51,6 +64,29 @@ def item_shape(spec: Spec, axes: Mapping[str, int]) -> tuple[int, ...] | None:
     return None if None in shape else shape  # type: ignore[return-value]
 
 
+def named_items(
+    specs: Mapping[str, Spec], axes: Mapping[str, int], names: Mapping[str, str]
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and dtype of one item by the file's own name, of those whose shape is known where ``axes`` are."""
+    shapes = {name: item_shape(spec, axes) for name, spec in specs.items()}
+    return {names.get(n, n): (shape, np.dtype(specs[n].dtype)) for n, shape in shapes.items() if shape is not None}
+
+
+def wanted_items(
+    contract: Contract, outputs: tuple[str, ...], axes: Mapping[str, int]
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """The same of the outputs that somebody asks for.
+
+    Raises:
+        ModelFileError: If the graph has not all of them, or they have axes that are not known.
+    """
+    specs = {name: contract.outputs[name] for name in outputs if name in contract.outputs}
+    found = named_items(specs, axes, contract.names)
+    if len(found) != len(outputs):
+        raise ModelFileError(f"{contract.file} must give {', '.join(outputs)}; it has {', '.join(contract.outputs)}.")
+    return found
+
+
 def size_of(spec: Spec) -> int:
     """How many numbers one item without free axes holds."""
     return math.prod(axis for axis in spec.shape[1:] if isinstance(axis, int))
@@ -88,7 +124,9 @@ def checked_contract(graphs: Any, metadata: Mapping[str, Any], where: str) -> di
         try:
             contracts[part] = _contract(part, entry)
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{where} does not say what the graph {part!r:.40} takes and gives: {error}.") from error
+            raise ModelFileError(
+                f"{where} does not say what the graph {part!r:.40} takes and gives: {error}."
+            ) from error
     fixed = _shared({**metadata, "spatial_multiple": None})  # as draws of a prior have one size
     shared = _shared(metadata)
     for part, contract in contracts.items():
@@ -126,7 +164,11 @@ def _contract(part: Any, entry: Any) -> Contract:
         raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
     if entry["file"] is None:
         sizes = [[size_of(spec) for spec in values.values()] for values in (inputs, outputs)]
-        if sizes[0] != sizes[1] or len(inputs) != 1 or {s.dtype for s in (*inputs.values(), *outputs.values())} != {"float32"}:
+        if (
+            sizes[0] != sizes[1]
+            or len(inputs) != 1
+            or {s.dtype for s in (*inputs.values(), *outputs.values())} != {"float32"}
+        ):
             raise ValueError("without a file its one output must be its one input")
     return Contract(inputs, outputs, entry["file"])
 

@@ -6,19 +6,18 @@ images of any other graph go one by one, on one thread each.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vaelib.runtime.bundle import Bundle
-from vaelib._checks import ModelFileError
-from vaelib.runtime.contract import Spec, axes_of, item_shape
+from vaelib.runtime.contract import axes_of, named_items, wanted_items
 from vaelib.runtime.machine import Item, Machine, Session
 from vaelib.runtime.plans import SIZE_CLASSES, Plan, candidates, fastest, size_class_of
 
@@ -44,34 +43,35 @@ class Engine:
 
     def __init__(self, bundle: Bundle, part: str, machine: Machine) -> None:
         self._part, self._machine = part, machine
-        self._contract, self._axes = bundle.graphs[part], axes_of(bundle.metadata)
+        self._contract, axes = bundle.graphs[part], axes_of(bundle.metadata)
         content, steady = bundle.read(part)
         self._steady = steady or not machine.is_cpu  # where no bits are promised
         threads = machine.threads if self._steady else 1
-        self._session = self._opened(content, threads)
+        # Holds the bytes: the file may be another by the time that it is needed again.
+        self._opened = functools.partial(machine.session, part, content, free_size=bool(axes))
+        self._session = self._opened(threads)
         self._single_threaded = self._session if threads == 1 else None
-        self._content = content  # the file may be another by the time that it is needed again
-        self._given = self._items(self._contract.inputs, self._axes)
+        self._given = named_items(self._contract.inputs, axes, self._contract.names)
         self._item_size = math.prod(next(iter(self._given.values()))[0])
+        self._wanted = functools.cache(functools.partial(wanted_items, self._contract, axes=axes))
         self._plans: dict[int, Plan] = {}
         self._lock, self._opening = Lock(), Lock()
 
     def run(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str], check: Check, axes: Mapping[str, int] | None = None
+        self, inputs: Mapping[str, Array], outputs: tuple[str, ...], check: Check, axes: Mapping[str, int] | None = None
     ) -> list[Array]:
         """Outputs for a whole batch.
 
         Args:
             inputs: C-contiguous, of the same length each.
-            outputs: Names of those that are asked for.
+            outputs: Their names.
             check: Is shown the first input, whole or in parts, before it is computed with, and may raise.
             axes: The free axes of this batch; those of the training if there are none.
 
         Raises:
-            ModelFileError: If the graph has no such output, onnxruntime cannot run it after all, or it gives another
-                shape.
+            ModelFileError: If the graph has no such output, or onnxruntime cannot run it, or not with such shapes.
         """
-        wanted = self._wanted(outputs, axes or self._axes)
+        wanted = self._wanted(outputs) if not axes else wanted_items(self._contract, outputs, axes)
         if self._contract.names:
             inputs = {self._contract.names.get(name, name): values for name, values in inputs.items()}
         items = next(iter(inputs.values()))
@@ -86,7 +86,7 @@ class Engine:
         """Cut batches of every size by ``plan``, and measure nothing."""
         self._plans = dict.fromkeys(SIZE_CLASSES, plan)
 
-    def tune(self, outputs: Sequence[str]) -> dict[int, Plan]:
+    def tune(self, outputs: tuple[str, ...]) -> dict[int, Plan]:
         """Measure the plans of all sizes again, for these outputs: by size class."""
         if self._steady:
             for size_class in SIZE_CLASSES:
@@ -94,7 +94,7 @@ class Engine:
                     self._plans[size_class] = self._measured(size_class, outputs)
         return dict(self._plans)
 
-    def _plan_for(self, items: Array, outputs: Sequence[str]) -> Plan:
+    def _plan_for(self, items: Array, outputs: tuple[str, ...]) -> Plan:
         """Of the size class; an item larger than those of the training counts as several."""
         if not self._steady:
             return Plan(1, self._machine.workers)
@@ -106,13 +106,9 @@ class Engine:
         chunk, workers = self._plans[size_class]
         return Plan(max(1, chunk * self._item_size * len(items) // items.size), workers)
 
-    def _measured(self, size_class: int, outputs: Sequence[str]) -> Plan:
-        wanted = self._wanted(outputs, self._axes)
-        generator = np.random.default_rng(0)
-        inputs = {
-            name: generator.random((size_class, *shape), dtype=np.float32).astype(dtype, copy=False)
-            for name, (shape, dtype) in self._given.items()
-        }
+    def _measured(self, size_class: int, outputs: tuple[str, ...]) -> Plan:
+        wanted = self._wanted(outputs)
+        inputs = _drawn(self._given, size_class)
         few = {name: values[:_DIRECT] for name, values in inputs.items()}
         for _ in range(2):
             started = time.perf_counter()
@@ -122,22 +118,11 @@ class Engine:
 
         inputs = {name: values[:size] for name, values in inputs.items()}
         plans = candidates(size, self._machine.workers)
-        return fastest(plans, partial(self._run_planned, inputs, wanted, _accept))
+        return fastest(plans, functools.partial(self._run_planned, inputs, wanted, _accept))
 
-    def _wanted(self, outputs: Sequence[str], axes: Mapping[str, int]) -> dict[str, Item]:
-        specs = self._contract.outputs
-        found = self._items({name: specs[name] for name in outputs if name in specs}, axes)
-        if len(found) != len(outputs):
-            raise ModelFileError(f"{self._part}.onnx must give {', '.join(outputs)}, it has {', '.join(specs)}.")
-        return found
-
-    def _items(self, specs: Mapping[str, Spec], axes: Mapping[str, int]) -> dict[str, Item]:
-        """Shape and dtype of one item by the graph's own name, of those whose shape is known."""
-        shapes = {name: item_shape(spec, axes) for name, spec in specs.items()}
-        names = self._contract.names
-        return {names.get(n, n): (shape, np.dtype(specs[n].dtype)) for n, shape in shapes.items() if shape is not None}
-
-    def _run_planned(self, inputs: Mapping[str, Array], wanted: Mapping[str, Item], check: Check, plan: Plan) -> list[Array]:
+    def _run_planned(
+        self, inputs: Mapping[str, Array], wanted: Mapping[str, Item], check: Check, plan: Plan
+    ) -> list[Array]:
         items = next(iter(inputs.values()))
         if plan.workers == 1 and len(items) <= plan.chunk and self._machine.is_cpu:
             check(items)
@@ -171,11 +156,17 @@ class Engine:
     def _single(self) -> Session:
         with self._opening:
             if self._single_threaded is None:
-                self._single_threaded = self._opened(self._content, 1)
+                self._single_threaded = self._opened(1)
         return self._single_threaded
 
-    def _opened(self, content: bytes, threads: int) -> Session:
-        return self._machine.session(self._part, content, threads, free_size=bool(self._axes))
+
+def _drawn(items: Mapping[str, Item], size: int) -> dict[str, Array]:
+    """Inputs to measure with, uniform in [0, 1)."""
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.random((size, *shape), dtype=np.float32).astype(dtype, copy=False)
+        for name, (shape, dtype) in items.items()
+    }
 
 
 def _taken(calls: deque[tuple[int, int]]) -> Iterator[tuple[int, int]]:

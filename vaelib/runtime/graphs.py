@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -11,7 +11,7 @@ from vaelib._checks import check_shape
 from vaelib.runtime.bundle import Bundle
 from vaelib.runtime.contract import axes_of, bound_axes, item_shape
 from vaelib.runtime.engine import Check, Engine
-from vaelib.runtime.inputs import Array, floats
+from vaelib.runtime.inputs import Array, finite_check, floats, range_check
 from vaelib.runtime.machine import Machine
 from vaelib.runtime.outputs import finite, shown
 
@@ -88,14 +88,20 @@ class Graphs:
 
     def shape_beside(self, part: str, name: str, first: Array) -> tuple[int, ...]:
         """The shape that the input ``name`` must have beside the batch ``first`` of the part's first input."""
-        specs = self.contract[part].inputs
         if self.multiple is None:
-            shape = self.shape_of(part, name)
-        else:
-            shape = item_shape(specs[name], bound_axes(next(iter(specs.values())), first.shape, self.multiple))
-        return (len(first), *(shape or ()))
+            return (len(first), *self.shape_of(part, name))
+        specs = self.contract[part].inputs
+        axes = bound_axes(next(iter(specs.values())), first.shape, self.multiple)
+        return (len(first), *(item_shape(specs[name], axes) or ()))
 
-    def run(self, part: str, inputs: Mapping[str, Array], outputs: Sequence[str], check: Check) -> list[Array]:
+    def ask(self, part: str, values: Any, called: str, outputs: tuple[str, ...]) -> list[Array]:
+        """:meth:`run` of a graph of one input, once it is checked: images are in [0, 1], anything else is finite."""
+        (name,) = self.contract[part].inputs
+        values = self.checked(part, name, values, called)
+        check = range_check if name == "image" else finite_check
+        return self.run(part, {name: values}, outputs, check(called, values))
+
+    def run(self, part: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], check: Check) -> list[Array]:
         """Outputs of ``part`` by name, for any number of items; the mean is clamped to [0, 1].
 
         Raises:
