@@ -119,6 +119,22 @@ STATES = [{"step": step, "weights": torch.full((3,), float(step))} for step in (
 GRAPHS = [{"encoder.onnx": b"0", "vae.onnx": b"0"}, {"encoder.onnx": b"1", "prior.onnx": b"1"}]
 
 
+X, Z = ({"dtype": "float32", "shape": ["B", *shape]} for shape in ((1, 8, 8), (2,)))
+DESCRIBED = {
+    "schema": "3",
+    "version": "0",
+    "model": {
+        "kind": "VAE", "likelihood": "Bernoulli", "prior": "none", "precision": "fp32", "weights_sha256": "",
+        "image_shape": [1, 8, 8], "image_range": [0, 1], "latent_shape": [2], "spatial_multiple": None,
+        "opset": 18, "config": None, "validation": {},
+    },
+    "graphs": {
+        "encoder": {"file": "encoder.onnx", "inputs": {"image": X}, "outputs": {"z": Z}},
+        "decoder": {"file": "decoder.onnx", "inputs": {"z": Z}, "outputs": {"mean": X}},
+    },
+}
+
+
 def bundle_is(directory, number):
     bundle = Bundle(directory)
     contents = {name: bundle._verified(bundle._existing(name)) for name in bundle._files}
@@ -138,7 +154,7 @@ KINDS = {
         ["state.json", "tensors.safetensors"],
     ),
     "bundle": (
-        lambda directory, new: write_bundle(directory, {"schema": "3"}, GRAPHS[new]),
+        lambda directory, new: write_bundle(directory, DESCRIBED, GRAPHS[new]),
         bundle_is,
         ["encoder.onnx", "manifest.json", "prior.onnx"],
     ),

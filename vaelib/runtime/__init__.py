@@ -14,7 +14,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vaelib._checks import check_int
-from vaelib.runtime.contract import Contract
 from vaelib.runtime.draws import elbo_terms, from_noise, noise_of_prior, score
 from vaelib.runtime.graphs import Graphs
 from vaelib.runtime.inputs import Array, interpolated, traversed
@@ -64,8 +63,7 @@ class OnnxVAE:
     ) -> None:
         machine = Machine(providers, None if threads is None else check_int("threads", threads))
         self._graphs = Graphs(directory, machine)
-        self.metadata = self._graphs.metadata
-        self.contract: dict[str, Contract] = self._graphs.contract
+        self.metadata, self.contract = self._graphs.metadata, self._graphs.contract
         self.image_shape: tuple[int, ...] = tuple(self.metadata["image_shape"])
         self.latent_shape: tuple[int, ...] = tuple(self.metadata["latent_shape"])
         self.spatial_multiple: int | None = self.metadata["spatial_multiple"]
