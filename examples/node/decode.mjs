@@ -10,9 +10,12 @@ const [bundle, latents] = process.argv.slice(2);
 if (latents === undefined) throw new Error("usage: node decode.mjs BUNDLE LATENTS.json");
 const z = JSON.parse(await readFile(latents, "utf8"));
 
-const { model, graphs } = JSON.parse(await readFile(join(bundle, "manifest.json"), "utf8"));
-const { file, inputs } = graphs.decoder; // what it takes, with dtype and shape; an axis that is free has a name
-const shape = [z.length, ...inputs.z.shape.slice(1).map((axis, i) => (axis > 0 ? axis : model.latent_shape[i]))];
+const { file, inputs } = JSON.parse(await readFile(join(bundle, "manifest.json"), "utf8")).graphs.decoder;
+
+const shape = [];
+for (let axis = z; Array.isArray(axis); axis = axis[0]) shape.push(axis.length);
+const fits = inputs.z.shape.length === shape.length && inputs.z.shape.every((axis, i) => typeof axis === "string" || axis === shape[i]);
+if (!fits) throw new Error(`${latents} must have shape ${inputs.z.shape}, where a letter is free, got ${shape}`);
 
 const session = await ort.InferenceSession.create(await readFile(join(bundle, file)));
 const { mean } = await session.run({ z: new ort.Tensor(inputs.z.dtype, z.flat(Infinity), shape) }, ["mean"]);
