@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -43,8 +43,9 @@ def resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
         return dataset
     count, channels = dataset.images.shape[:2]
     taken = count * channels * math.prod(size) * dataset.images.element_size()
-    check_memory(f"{count} images of {size[0]} x {size[1]}", 2 * taken, "use a smaller `image_size`")
-    images = fit_to_size(dataset.images, size)
+    check_memory(f"{count} images of {size[0]} x {size[1]}", taken, "use a smaller `image_size`")
+    images = dataset.images.new_empty((count, channels, *size))
+    _fill(images, dataset.images, lambda piece: fit_to_size(piece, size))
     return changed(dataset, images=images.clamp_(0, 1) if images.is_floating_point() else images)
 
 
@@ -54,9 +55,14 @@ def binarized(dataset: ImageDataset, how: str | None, *, seed: int = 0) -> Image
     if how != "static":
         return changed(dataset, dynamic=True) if how == "dynamic" else dataset
     images = torch.empty(dataset.images.shape, dtype=torch.uint8)
-    for piece, drawn in zip(dataset.images.split(256), images.split(256), strict=True):  # all as floats would not fit
-        drawn.copy_(_drawn_once(piece, seed))
+    _fill(images, dataset.images, lambda piece: _drawn_once(piece, seed))
     return changed(dataset, images=images)
+
+
+def _fill(result: Tensor, images: Tensor, convert: Callable[[Tensor], Tensor]) -> None:
+    """Write what ``convert`` makes of ``images``, a few at a time: what it makes in between would not fit for all."""
+    for piece, converted in zip(images.split(256), result.split(256), strict=True):
+        converted.copy_(convert(piece))
 
 
 def _drawn_once(images: Tensor, seed: int) -> Tensor:

@@ -13,24 +13,8 @@ from vaelib.data.skipped import Skipped
 __all__ = ["census", "is_hidden", "suffix_of", "walk", "without_hidden"]
 
 OTHER_IMAGES = (
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".svg",
-    ".eps",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".psd",
-    ".exr",
-    ".hdr",
-    ".dcm",
-    ".nii",
-    ".nii.gz",
-    ".tga",
-    ".ico",
+    *(".heic", ".heif", ".jxl", ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".exr", ".hdr"),
+    *(".dcm", ".nii", ".nii.gz", ".tga", ".ico"),
 )
 """Suffixes of images that are not read; they are counted where they are found."""
 _SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")

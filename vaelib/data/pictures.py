@@ -64,18 +64,16 @@ def read_pictures(
     size = None if image_size is None else height_and_width(image_size)
     if not paths:
         raise ValueError("`paths` must name at least one image, got none.")
-    pictures: list[tuple[str, Decoded]] = []
+    found: list[tuple[str, Decoded]] = []
     for path in paths:
         try:
-            found = decode(str(path), path, size, value_range=levels, frames=frames)
-            pictures += [(str(path), image) for image in found]
+            images = decode(str(path), path, size, value_range=levels, frames=frames)
         except UNREADABLE as error:
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(f"`paths` must be existing files. There is no image at {path}.") from error
             raise DataError(f"{path} is not a readable image: {error}") from error
-    if levels is None:
-        check_levels("`paths`", (decoded for _, decoded in pictures))
-    return _stack(pictures, channels)
+        found += [(str(path), image) for image in images]
+    return _stack("`paths`", found, channels, levels)
 
 
 def load_images(
@@ -135,17 +133,16 @@ def read_files(
     found: list[tuple[str, Decoded]] = []
     for file in files:
         try:
-            images = decode(str(file), file, image_size, value_range=levels, frames=frames)
+            decoded = decode(str(file), file, image_size, value_range=levels, frames=frames)
         except (DataError, OSError) as error:
             skipped.add("unreadable", f"{file}: {error}")
             continue
-        names = [str(file)] if len(images) == 1 else [f"{file} [{i}]" for i in range(len(images))]
-        found += zip(names, images, strict=True)
+        names = [str(file)] if len(decoded) == 1 else [f"{file} [{i}]" for i in range(len(decoded))]
+        found += zip(names, decoded, strict=True)
     if not found:
         raise DataError(f"No image in {', '.join(map(str, paths))} could be read: {skipped or 'there is none'}.")
-    if levels is None:
-        check_levels("these images", (decoded for _, decoded in found))
-    return ImageDataset(_stack(found, channels), names=[name for name, _ in found]), skipped
+    images = _stack("these images", found, channels, levels)
+    return ImageDataset(images, names=[name for name, _ in found]), skipped
 
 
 def _files_at(path: Path, skipped: Skipped) -> list[Path]:
@@ -163,17 +160,18 @@ def _files_at(path: Path, skipped: Skipped) -> list[Path]:
     return files
 
 
-def _stack(pictures: Sequence[tuple[str, Decoded]], channels: int | None) -> Tensor:
+def _stack(
+    what: str, found: Sequence[tuple[str, Decoded]], channels: int | None, value_range: ValueRange | None
+) -> Tensor:
     """One tensor of them all; grey images among coloured ones become coloured."""
-    wanted = channels or max(decoded.image.shape[0] for _, decoded in pictures)
-    images = []
-    first_name, first = pictures[0]
-    for name, decoded in pictures:
-        (height, width), wanted_size = decoded.image.shape[1:], first.image.shape[1:]
-        if (height, width) != wanted_size:
+    if value_range is None:
+        check_levels(what, (decoded for _, decoded in found))
+    first_name, size = found[0][0], found[0][1].image.shape[1:]
+    for name, decoded in found:
+        if decoded.image.shape[1:] != size:
+            shown = [f"{height}x{width}" for height, width in (size, decoded.image.shape[1:])]
             raise DataError(
-                f"Images must have one size, or give `image_size`: {first_name} is"
-                f" {wanted_size[0]}x{wanted_size[1]}, {name} is {height}x{width}."
+                f"Images must have one size, or give `image_size`: {first_name} is {shown[0]}, {name} is {shown[1]}."
             )
-        images.append(with_channels(decoded.image, wanted))
-    return torch.stack(images)
+    wanted = channels or max(decoded.image.shape[0] for _, decoded in found)
+    return torch.stack([with_channels(decoded.image, wanted) for _, decoded in found])

@@ -48,11 +48,11 @@ def as_images(
     kind: str = values.dtype.kind
     if kind == "b":
         return _looked_up(name, values.view(np.uint8), value_range or _UNIT)
-    given = value_range or _probable_range(name, values, others)
+    low, high = _extremes(values)
+    given = value_range or _probable_range(name, values.dtype, low, high, others)
     is_float, is_eight_bits = kind == "f", kind == "u" and values.dtype.itemsize == 1
     if (is_eight_bits and given == _EIGHT_BITS) or (is_float and given == _UNIT):
-        _check_inside(name, values, given)
-        low, high = _extremes(values)
+        _check_inside(name, values.dtype, (low, high), given)
         return np.clip(values, 0, 1) if is_float and (low < 0 or high > 1) else values
     if is_eight_bits:
         return _looked_up(name, values, given)
@@ -71,19 +71,18 @@ def _levels(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarra
 
 
 def _scaled(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    _check_inside(name, values, value_range)
+    _check_inside(name, values.dtype, _extremes(values), value_range)
     low, high = value_range
     return ((values.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)
 
 
-def _check_inside(name: str, values: np.ndarray, value_range: ValueRange) -> None:
-    low, high = value_range
-    if values.dtype == np.uint8 and not (low >= 0 and high <= 255):
+def _check_inside(name: str, dtype: np.dtype, extremes: tuple[float, float], value_range: ValueRange) -> None:
+    (smallest, largest), (low, high) = extremes, value_range
+    if dtype == np.uint8 and not (low >= 0 and high <= 255):
         raise DataError(
             f"`value_range` must lie in [0, 255] for {name}, which has 8-bit values, got ({low:g}, {high:g})."
         )
-    smallest, largest = _extremes(values)
-    slack = _ROUNDING * (high - low) if values.dtype.kind == "f" else 0
+    slack = _ROUNDING * (high - low) if dtype.kind == "f" else 0
     if not (low - slack <= smallest and largest <= high + slack):
         raise DataError(
             f"`value_range` must hold all values of {name}, got ({low:g}, {high:g}) for values in"
@@ -101,18 +100,17 @@ def _certain_range(dtype: np.dtype, low: float, high: float) -> ValueRange | Non
     return None
 
 
-def _probable_range(name: str, values: np.ndarray, others: Iterable[np.ndarray]) -> ValueRange:
-    low, high = _extremes(values)
-    certain = _certain_range(values.dtype, low, high)
+def _probable_range(name: str, dtype: np.dtype, low: float, high: float, others: Iterable[np.ndarray]) -> ValueRange:
+    certain = _certain_range(dtype, low, high)
     for other in others if certain is None else ():
-        if other.dtype == values.dtype:
+        if other.dtype == dtype:
             other_low, other_high = _extremes(other)
             low, high = min(low, other_low), max(high, other_high)
-    certain = certain or _certain_range(values.dtype, low, high)
+    certain = certain or _certain_range(dtype, low, high)
     if certain is not None:
         return certain
-    found = f"got {values.dtype} in [{low:g}, {high:g}]"
-    if values.dtype.kind == "f":
+    found = f"got {dtype} in [{low:g}, {high:g}]"
+    if dtype.kind == "f":
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise DataError(f"{name}: `images` must have values in [0, 1], got [{low:g}, {high:g}].{_hint(low, high)}")
         if high > 0:
@@ -145,7 +143,7 @@ def _extremes(values: np.ndarray) -> tuple[float, float]:
 
 def _looked_up(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """:func:`levels` of 8-bit values, in place where nobody else has the array: dSprites takes 2.8 GiB."""
-    _check_inside(name, values, value_range)
+    _check_inside(name, values.dtype, _extremes(values), value_range)
     low, high = value_range
     table = np.rint(((np.arange(256) - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
     root = values

@@ -84,13 +84,13 @@ def continuous_bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
     References:
         Loaiza-Ganem & Cunningham (2019), The continuous Bernoulli. https://arxiv.org/abs/1907.06845
     """
-    check_like("x", x, logits=logits)
+    bernoulli = bernoulli_log_prob(x, logits)
     near_zero = logits.abs() < 1e-2
     safe = torch.where(near_zero, torch.ones_like(logits), logits)
     exact = torch.log(safe / torch.tanh(safe / 2))
     taylor = math.log(2.0) + logits.square() / 12
     log_normaliser = torch.where(near_zero, taylor, exact)
-    return bernoulli_log_prob(x, logits) + sum_per_image(log_normaliser)
+    return bernoulli + sum_per_image(log_normaliser)
 
 
 def discretized_logistic_log_prob(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
