@@ -125,49 +125,6 @@ def test_static_binarisation_is_one_fixed_draw_for_the_whole_set(tmp_path):
     assert torch.equal(binarized(ends, "static").images, ends.images)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "match"),
-    [
-        (lambda: ImageDataset(torch.zeros(0, 1, 4, 4)), vl.DataError, "at least one pixel, got shape"),
-        (
-            lambda: ImageDataset(torch.zeros(4, 4)),
-            ValueError,
-            r"`images` must have shape \(N, C, H, W\), got \(4, 4\)",
-        ),
-        (
-            lambda: ImageDataset(torch.zeros(1, 1, 4, 4).long()),
-            TypeError,
-            "uint8 or floating point.*got torch.int64",
-        ),
-        (lambda: ImageDataset(np.zeros((1, 1, 4, 4))), TypeError, "must be a tensor.*got ndarray"),
-        (
-            lambda: ImageDataset(torch.full((1, 1, 4, 4), 2.0)),
-            ValueError,
-            r"`images` must have values in \[0, 1\]",
-        ),
-        (lambda: ImageDataset(torch.full((1, 1, 4, 4), float("nan"))), ValueError, "nan"),
-        (
-            lambda: ImageDataset(torch.zeros(2, 1, 4, 4), labels=torch.zeros(3)),
-            ValueError,
-            "`labels` must have shape",
-        ),
-        (
-            lambda: ImageDataset(torch.zeros(2, 1, 4, 4), factors=torch.zeros(2, 1)),
-            ValueError,
-            "`factors` must have",
-        ),
-        (
-            lambda: next(ImageDataset(torch.zeros(2, 1, 4, 4)).batches(0)),
-            ValueError,
-            "`batch_size` must be >= 1",
-        ),
-    ],
-)
-def test_wrong_images(make, error, match):
-    with pytest.raises(error, match=match):
-        make()
-
-
 # --- shapes
 
 
@@ -232,17 +189,6 @@ def test_shapes_stay_inside_and_their_area_does_not_depend_on_the_resolution():
 def test_edges_are_anti_aliased():
     values = shapes(50, image_size=64).images
     assert ((values > 0) & (values < 255)).any(dim=(1, 2, 3)).float().mean() > 0.9
-
-
-def test_wrong_factors():
-    with pytest.raises(ValueError, match="`factors` must be >= 0 and below"):
-        render(torch.tensor([[3, 0, 0, 0, 0]]))
-    with pytest.raises(ValueError, match=r"`factors` must have shape \(N, 5\)"):
-        render(torch.zeros(1, 4, dtype=torch.long))
-    with pytest.raises(ValueError, match="`num_images` must be >= 1"):
-        shapes(0)
-    with pytest.raises(ValueError, match="`seed` must be >= 0"):
-        load("shapes", seed=-1)
 
 
 # --- folders
@@ -329,50 +275,6 @@ def test_broken_files_are_named_and_not_fatal_unless_all_are(tmp_path):
     (tmp_path / "torn.png").write_bytes(content[: len(content) // 2])
     with pytest.warns(UserWarning, match=r"3 files were skipped in .*: 3 unreadable \(broken\.jpg.*torn\.png"):
         assert len(load(tmp_path, "all")) == 1
-
-
-def test_wrong_folders(tmp_path):
-    with pytest.raises(
-        vl.DataError, match="There is no image in .*: looked for .jpg, .*, also inside .tar shards, and found no file"
-    ):
-        load(tmp_path)
-    picture(tmp_path / "a.png", (4, 4))
-    with pytest.raises(vl.DataError, match="needs at least 2 images, got 1"):
-        load(tmp_path, "train")
-    picture(tmp_path / "b.png", (4, 5))
-    with pytest.raises(vl.DataError, match=r"one size, or give `image_size`: .*a\.png is 4x4, .*b\.png is 5x4"):
-        load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="must be one of shapes, mnist.*or an existing path, got 'nowhere'"):
-        load("nowhere")
-    (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"must be a folder, or a file ending in \.npy, \.npz, \.pt or \.tar"):
-        load(tmp_path / "a.txt")
-    with pytest.raises(ValueError, match="`split` must be one of 'train', 'val', 'test', 'all', got 'valid'"):
-        load("shapes", "valid")
-    with pytest.raises(ValueError, match="`binarize` must be one of 'static', 'dynamic', None"):
-        load("shapes", "test", image_size=8, binarize="often")
-    with pytest.raises(ValueError, match=r"`image_size\[0\]` must be >= 1, got 0"):
-        load("shapes", image_size=0)
-
-
-def test_wrong_pictures(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no image at .*missing"):
-        read_pictures([tmp_path / "missing.png"])
-    (tmp_path / "text.png").write_text("text")
-    with pytest.raises(vl.DataError, match=r"text\.png is not a readable image"):
-        read_pictures([tmp_path / "text.png"])
-    with pytest.raises(ValueError, match="`paths` must name at least one image"):
-        read_pictures([])
-    with pytest.raises(ValueError, match="`channels` must be one of None, 1, 3, got 2"):
-        read_pictures([tmp_path / "text.png"], channels=2)
-    with pytest.raises(TypeError, match="`paths` must be a sequence of paths, got 'one.png'"):
-        read_pictures("one.png")
-    picture(tmp_path / "right.png")
-    for size, error in (("8,8", TypeError), (0, ValueError), ((8,), ValueError)):
-        with pytest.raises(error, match="`image_size"):
-            read_pictures([tmp_path / "right.png"], image_size=size)
-    for size in (8, np.int64(8), (np.int64(8), 8)):
-        assert read_pictures([tmp_path / "right.png"], image_size=size).shape == (1, 3, 8, 8)
 
 
 # --- shards
@@ -484,12 +386,65 @@ def test_the_protocols_of_papers_on_likelihoods(mnist_root):
     assert torch.equal(load("static_mnist", "all").images, parts)
 
 
-def test_protocols_say_what_they_are():
-    with pytest.raises(
-        ValueError, match=r"`split` must be one of those that 'shapes' has \(train, test\) or 'all', got 'val'"
-    ):
-        load("shapes", "val")
-    with pytest.raises(
-        ValueError, match="`binarize` must be None for 'dynamic_mnist', which is binarised, got 'static'"
-    ):
-        load("dynamic_mnist", binarize="static")
+# --- wrong arguments
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root = tmp_path_factory.mktemp("wrong")
+    for name, size in (("one/a", (4, 4)), ("sizes/a", (4, 4)), ("sizes/b", (4, 5)), ("right", (12, 10))):
+        (root / name).parent.mkdir(exist_ok=True)
+        picture(root / f"{name}.png", size)
+    (root / "empty").mkdir()
+    (root / "text.png").write_text("text")
+    (root / "a.txt").touch()
+    return root
+
+
+ZEROS = torch.zeros(2, 1, 4, 4)
+WRONG = [
+    (lambda at: ImageDataset(ZEROS[:0]), vl.DataError, "at least one pixel, got shape"),
+    (lambda at: ImageDataset(ZEROS).subset(slice(0)), vl.DataError, "at least one pixel, got shape"),
+    (lambda at: ImageDataset(ZEROS[0, 0]), ValueError, r"`images` must have shape \(N, C, H, W\), got \(4, 4\)"),
+    (lambda at: ImageDataset(ZEROS.long()), TypeError, "uint8 or floating point.*got torch.int64"),
+    (lambda at: ImageDataset(ZEROS.numpy()), TypeError, "must be a tensor.*got ndarray"),
+    (lambda at: ImageDataset(ZEROS + 2), ValueError, r"`images` must have values in \[0, 1\]"),
+    (lambda at: ImageDataset(ZEROS * float("nan")), ValueError, "nan"),
+    (lambda at: ImageDataset(ZEROS, labels=torch.zeros(3)), ValueError, "`labels` must have shape"),
+    (lambda at: ImageDataset(ZEROS, factors=torch.zeros(2, 1)), ValueError, "`factors` must have"),
+    (lambda at: next(ImageDataset(ZEROS).batches(0)), ValueError, "`batch_size` must be >= 1"),
+    (lambda at: render(torch.tensor([[3, 0, 0, 0, 0]])), ValueError, "`factors` must be >= 0 and below"),
+    (lambda at: render(torch.zeros(1, 4).long()), ValueError, r"`factors` must have shape \(N, 5\)"),
+    (lambda at: shapes(0), ValueError, "`num_images` must be >= 1"),
+    (lambda at: load("shapes", seed=-1), ValueError, "`seed` must be >= 0"),
+    (lambda at: load("shapes", "valid"), ValueError, "must be one of 'train', 'val', 'test', 'all', got 'valid'"),
+    (lambda at: load("shapes", "val"), ValueError, r"that 'shapes' has \(train, test\) or 'all', got 'val'"),
+    (lambda at: load("shapes", "test", image_size=8, binarize="often"), ValueError, "one of 'static', 'dynamic', None"),
+    (lambda at: load("shapes", image_size=0), ValueError, r"`image_size\[0\]` must be >= 1, got 0"),
+    (lambda at: load("dynamic_mnist", binarize="static"), ValueError, "None for 'dynamic_mnist', which is binarised"),
+    (lambda at: load(at / "empty"), vl.DataError, "no image in .*: looked for .jpg, .*, also inside .tar shards, and"),
+    (lambda at: load(at / "one", "train"), vl.DataError, "needs at least 2 images, got 1"),
+    (lambda at: load(at / "sizes"), vl.DataError, r"one size, .*: .*a\.png is 4x4, .*b\.png is 5x4"),
+    (lambda at: load("nowhere"), FileNotFoundError, "one of shapes, mnist.*or an existing path, got 'nowhere'"),
+    (lambda at: load(at / "a.txt"), ValueError, r"a folder, or a file ending in \.npy, \.npz, \.pt or \.tar"),
+    (lambda at: read_pictures([at / "missing.png"]), FileNotFoundError, "There is no image at .*missing"),
+    (lambda at: read_pictures([at / "text.png"]), vl.DataError, r"text\.png is not a readable image"),
+    (lambda at: read_pictures(sorted((at / "sizes").iterdir())), vl.DataError, "size, .*a.png is 4x4, .*b.png is 5x4"),
+    (lambda at: read_pictures([]), ValueError, "`paths` must name at least one image"),
+    (lambda at: read_pictures([at / "right.png"], channels=2), ValueError, "must be one of None, 1, 3, got 2"),
+    (lambda at: read_pictures("one.png"), TypeError, "`paths` must be a sequence of paths, got 'one.png'"),
+    (lambda at: read_pictures([at / "right.png"], image_size="8,8"), TypeError, "`image_size"),
+    (lambda at: read_pictures([at / "right.png"], image_size=0), ValueError, "`image_size"),
+    (lambda at: read_pictures([at / "right.png"], image_size=(8,)), ValueError, "`image_size"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "match"), WRONG)
+def test_wrong_arguments(files, call, error, match):
+    with pytest.raises(error, match=match):
+        call(files)
+
+
+@pytest.mark.parametrize("size", [8, np.int64(8), (np.int64(8), 8)])
+def test_image_sizes(files, size):
+    assert read_pictures([files / "right.png"], image_size=size).shape == (1, 3, 8, 8)

@@ -161,37 +161,40 @@ def test_what_a_transform_returns_is_an_image(folder, workers):
             next(images.batches(4))
 
 
-def test_wrong_streams(tmp_path, folder):
-    for options, error, match in (
-        ({"flip": "no"}, TypeError, "`flip` must be True or False"),
-        ({"transform": 3}, TypeError, "`transform` must be callable, got 3"),
-        ({"transform": v2.RandomInvert}, TypeError, r"`transform` must be callable.* Give an object: RandomInvert"),
-        ({"image_size": 10**6}, vl.DataError, "One image as float32 would take .*; use a smaller `image_size`"),
-    ):
-        with pytest.raises(error, match=match):
-            vl.data.stream(folder, **options)
-    with pytest.raises(TypeError, match="`path` must be a str or a Path, got 5"):
-        vl.data.stream(5)
-    with pytest.raises(FileNotFoundError, match="`path` must be a folder of images, or of .tar shards"):
-        vl.data.stream(tmp_path / "nowhere")
-    (tmp_path / "a.npy").touch()
-    with pytest.raises(ValueError, match=r"or of .tar shards, or one shard, got .*a.npy'. Arrays are read by `load`"):
-        vl.data.stream(tmp_path / "a.npy")
-    with pytest.raises(ValueError, match="`split` must be 'train', 'test' or 'all' for"):
-        vl.data.stream(folder, "val")
-    with pytest.raises(ValueError, match="`binarize` must be one of 'dynamic', None, got 'static'"):
-        vl.data.stream(folder, binarize="static")
-    with pytest.raises(ValueError, match="`workers` must be >= 0"):
-        vl.data.stream(folder, workers=-1)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(vl.DataError, match="There is no image in"):
-        vl.data.stream(tmp_path / "empty")
-    write_tar(tmp_path / "none.tar", [])
-    with pytest.raises(vl.DataError, match="There is no image in .*none.tar"):
-        vl.data.stream(tmp_path / "none.tar", "all")
-    (tmp_path / "broken.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(vl.DataError, match="broken.tar is not a readable tar file"):
-        vl.data.stream(tmp_path / "broken.tar", "all")
+def stream_of(name, content):
+    """Opens a stream of a file that is written first."""
+
+    def call(folder):
+        (folder.parent / name).write_bytes(content)
+        return vl.data.stream(folder.parent / name, "all")
+
+    return call
+
+
+WRONG = [
+    (lambda at: vl.data.stream(at, flip="no"), TypeError, "`flip` must be True or False"),
+    (lambda at: vl.data.stream(at, transform=3), TypeError, "`transform` must be callable, got 3"),
+    (lambda at: vl.data.stream(at, transform=v2.RandomInvert), TypeError, "callable.* Give an object: RandomInvert"),
+    (
+        lambda at: vl.data.stream(at, image_size=10**6),
+        vl.DataError,
+        "One image as float32 would take .*; use a smaller",
+    ),
+    (lambda at: vl.data.stream(5), TypeError, "`path` must be a str or a Path, got 5"),
+    (lambda at: vl.data.stream(at / "nowhere"), FileNotFoundError, "`path` must be a folder of images, or of .tar"),
+    (stream_of("a.npy", b""), ValueError, r"or one shard, got .*a.npy'. Arrays are read by `load`"),
+    (lambda at: vl.data.stream(at, "val"), ValueError, "`split` must be 'train', 'test' or 'all' for"),
+    (lambda at: vl.data.stream(at, binarize="static"), ValueError, "must be one of 'dynamic', None, got 'static'"),
+    (lambda at: vl.data.stream(at, workers=-1), ValueError, "`workers` must be >= 0"),
+    (stream_of("none.tar", bytes(10_240)), vl.DataError, "There is no image in .*none.tar"),
+    (stream_of("broken.tar", b"x" * 2000), vl.DataError, "broken.tar is not a readable tar file"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "match"), WRONG)
+def test_wrong_streams(folder, call, error, match):
+    with pytest.raises(error, match=match):
+        call(folder)
 
 
 PEAK = """

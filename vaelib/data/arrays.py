@@ -70,7 +70,7 @@ def load_array(
         images = channels_first(where, _array(where, entries[names.images]()), channels_last)
         others = (_array(str(path), entries[other.images]()) for other in by_split.values() if other is not names)
         images = as_images(where, images, value_range, others)
-        parts.append(_dataset(path, images, labels.get(names.images), class_names, _factors(entries, names)))
+        parts.append(_dataset(path, images, labels.get(names.images), class_names, _factors(path, entries, names)))
     if len({part.labels is None for part in parts}) > 1:
         warn(f"The labels of {path} were skipped, since not every split has them.")
     try:
@@ -145,13 +145,13 @@ def _labels(
     return labels, class_names_of(*(entries[names.labels]() for names in every if names.labels is not None))
 
 
-def _factors(entries: Entries, names: _Names) -> dict[str, Any]:
+def _factors(path: Path, entries: Entries, names: _Names) -> dict[str, Any]:
     """The factors that vary, in the arguments of :class:`ImageDataset`; of dSprites the shape is the class."""
     if names.factors is None:
         return {}
     values = np.asarray(entries[names.factors]())
     if values.ndim != 2 or values.dtype.kind not in "iu":
-        raise DataError(f"`{names.factors}` must be whole numbers (N, F), got {values.dtype} {values.shape}.")
+        raise DataError(f"{path}: `{names.factors}` must be whole numbers (N, F), got {values.dtype} {values.shape}.")
     columns = _DSPRITES if values.shape[1] == len(_DSPRITES) else [f"factor_{i}" for i in range(values.shape[1])]
     varying = [i for i in range(values.shape[1]) if len(values) and values[:, i].min() < values[:, i].max()]
     factors = torch.from_numpy(values[:, varying].astype(np.int64))

@@ -41,8 +41,9 @@ def _guarded(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         raise DataError(f"{path} is not a readable {path.suffix} file of plain arrays: {error}") from error
     except Exception as error:  # torch.load reports refused objects by an exception of the pickle module
         refused = re.search(r"Unsupported[^.]*?: (?:GLOBAL )?([\w.]+)", str(error))  # its remedy, to trust all, is none
-        what = f"an object of {refused[1]}" if refused else str(error)
-        raise DataError(f"{path} holds more than plain tensors: {what}.") from error
+        if refused is None:
+            raise DataError(f"{path} is not a readable .pt file: it is damaged, or holds other objects.") from error
+        raise DataError(f"{path} holds more than plain tensors: an object of {refused[1]}.") from error
 
 
 def _npy(path: Path) -> dict[str, Callable[[], Any]]:
