@@ -142,6 +142,10 @@ def test_every_public_name_exists():
         _ = vaelib.VEA
     with pytest.raises(AttributeError, match=r"no attribute 'FlowVAEOutput': write vl\.LatentOutput"):
         _ = vaelib.FlowVAEOutput
+    for old, new in vaelib.objectives.RENAMED.items():
+        for module, name in ((vaelib, f"vl.{new}"), (vaelib.objectives, new)):
+            with pytest.raises(AttributeError, match=f"no attribute '{old}': write {name}$"):
+                getattr(module, old)
 
 
 def test_the_stub_has_the_same_names():

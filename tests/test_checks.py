@@ -126,7 +126,11 @@ def test_int_refuses_other_types(value):
             TypeError,
             "`model` must have a prior, as a VAE has, for Elbo; got 3",
         ),
-        (lambda: _checks.check_has_code("Wae", 3), TypeError, "`model` must be an AutoEncoder or a VAE for Wae, got 3"),
+        (
+            lambda: _checks.check_has_code("WaeLoss", 3),
+            TypeError,
+            "`model` must be an AutoEncoder or a VAE for WaeLoss, got 3",
+        ),
         (lambda: _checks.check_latent(np.int64(3), (4, 1, 1)), ValueError, "`latent_dim` must be 4 to agree"),
         (lambda: _checks.check_latent("8", (8,)), TypeError, "`latent_dim` must be an int, got '8'"),
     ],

@@ -224,13 +224,13 @@ OBJECTIVES = {
     "elbo scheduled": lambda latents: vl.Elbo(beta=vl.linear_warmup(2), free_bits=0.1),
     "elbo capacity": lambda latents: vl.Elbo(beta=10.0, capacity=vl.linear_warmup(2, final=5.0)),
     "elbo extra": lambda latents: vl.Elbo(extra=lambda x, images: (x - images).abs().flatten(1).sum(1)),
-    "beta-tc": lambda latents: vl.BetaTcVae(12),
-    "beta-tc weighted": lambda latents: vl.BetaTcVae(12, estimator="weighted"),
-    "factor": lambda latents: vl.FactorVae(latents, hidden_features=(4, 4)),
-    "dip i": lambda latents: vl.DipVae(),
-    "dip ii": lambda latents: vl.DipVae(10.0, 10.0, kind="ii"),
-    "info imq": lambda latents: vl.InfoVae(),
-    "info rbf": lambda latents: vl.InfoVae(alpha=0.5, kernel="rbf"),
+    "beta-tc": lambda latents: vl.BetaTcLoss(12),
+    "beta-tc weighted": lambda latents: vl.BetaTcLoss(12, estimator="weighted"),
+    "factor": lambda latents: vl.FactorLoss(latents, hidden_features=(4, 4)),
+    "dip i": lambda latents: vl.DipLoss(),
+    "dip ii": lambda latents: vl.DipLoss(10.0, 10.0, kind="ii"),
+    "info imq": lambda latents: vl.InfoLoss(),
+    "info rbf": lambda latents: vl.InfoLoss(alpha=0.5, kernel="rbf"),
     "iwae": lambda latents: vl.Iwae(2),
     "iwae stl": lambda latents: vl.Iwae(2, gradient="stl", elbo_weight=0.5),
     "iwae dreg": lambda latents: vl.Iwae(2, num_groups=2, gradient="dreg"),
@@ -239,10 +239,10 @@ OBJECTIVES = {
 OF_A_GAUSSIAN_POSTERIOR = ("beta-tc", "beta-tc weighted", "dip i", "dip ii", "iwae stl", "iwae dreg")
 OF_AUTOENCODERS = {
     "reconstruction": vl.Reconstruction,
-    "wae imq": vl.Wae,
-    "wae rbf": lambda: vl.Wae(prior=vl.StandardNormal(), kernel="rbf"),
-    "rae gradient": lambda: vl.Rae(0.1, 0.01),
-    "rae l2": lambda: vl.Rae(0.1, 0.01, penalty="l2"),
+    "wae imq": vl.WaeLoss,
+    "wae rbf": lambda: vl.WaeLoss(prior=vl.StandardNormal(), kernel="rbf"),
+    "rae gradient": lambda: vl.RaeLoss(0.1, 0.01),
+    "rae l2": lambda: vl.RaeLoss(0.1, 0.01, penalty="l2"),
 }
 CORRUPTIONS = {"noise": vl.GaussianNoise, "masking": vl.Masking, "salt": vl.SaltAndPepper}
 

@@ -384,11 +384,11 @@ def doors(place):
             vl.evaluation.disentanglement,
             {"model": VAE, "data": torch.rand(24, *IMAGE), "factors": FACTORS, "num_resamples": 2},
         ),
-        "BetaTcVae": (vl.BetaTcVae, {"num_images": 5}),
-        "FactorVae": (vl.FactorVae, {"latent_dim": 2, "hidden_features": (4,)}),
+        "BetaTcLoss": (vl.BetaTcLoss, {"num_images": 5}),
+        "FactorLoss": (vl.FactorLoss, {"latent_dim": 2, "hidden_features": (4,)}),
         "Iwae": (vl.Iwae, {"num_samples": 2}),
-        "Rae": (vl.Rae, {"beta": 1.0, "weight": 1.0}),
-        **{name: (getattr(vl, name), {}) for name in ("DipVae", "Elbo", "InfoVae", "Wae", "Reconstruction")},
+        "RaeLoss": (vl.RaeLoss, {"beta": 1.0, "weight": 1.0}),
+        **{name: (getattr(vl, name), {}) for name in ("DipLoss", "Elbo", "InfoLoss", "WaeLoss", "Reconstruction")},
         **{name: (getattr(vl, name), {}) for name in ("EMA", "Checkpoints", "CollapseWarning", "EarlyStopping")},
         "Pictures": (vl.Pictures, {}),
         "Trainer": (vl.Trainer, {}),
@@ -398,13 +398,17 @@ def doors(place):
     for name, objective in (
         ("Elbo", vl.Elbo()),
         ("Iwae", vl.Iwae(2)),
-        ("DipVae", vl.DipVae()),
-        ("InfoVae", vl.InfoVae()),
+        ("DipLoss", vl.DipLoss()),
+        ("InfoLoss", vl.InfoLoss()),
     ):
         found[f"{name}()"] = (objective, {"model": VAE, "x": X})
-    found["BetaTcVae()"] = (vl.BetaTcVae(5), {"model": VAE, "x": X})
-    found["FactorVae()"] = (vl.FactorVae(2, hidden_features=(4,)), {"model": VAE, "x": X})
-    for name, objective in (("Wae", vl.Wae()), ("Reconstruction", vl.Reconstruction()), ("Rae", vl.Rae(1.0, 1.0))):
+    found["BetaTcLoss()"] = (vl.BetaTcLoss(5), {"model": VAE, "x": X})
+    found["FactorLoss()"] = (vl.FactorLoss(2, hidden_features=(4,)), {"model": VAE, "x": X})
+    for name, objective in (
+        ("WaeLoss", vl.WaeLoss()),
+        ("Reconstruction", vl.Reconstruction()),
+        ("RaeLoss", vl.RaeLoss(1.0, 1.0)),
+    ):
         found[f"{name}()"] = (objective, {"model": AUTOENCODER, "x": X})
     for likelihood in (vl.Bernoulli(), vl.ContinuousBernoulli(), vl.Gaussian(), vl.Laplace("learned")):
         name = type(likelihood).__name__

@@ -37,16 +37,16 @@ OBJECTIVES = {
     "iwae": lambda: vl.Iwae(4),
     "iwae dreg": lambda: vl.Iwae(4, gradient="dreg"),
     "piwae": lambda: vl.Iwae(2, num_groups=2, pool_decoder=True),
-    "beta-tc": lambda: vl.BetaTcVae(64),
-    "factor": lambda: vl.FactorVae(4, gamma=2.0, hidden_features=(8, 8)),
-    "dip": lambda: vl.DipVae(),
-    "info": lambda: vl.InfoVae(),
+    "beta-tc": lambda: vl.BetaTcLoss(64),
+    "factor": lambda: vl.FactorLoss(4, gamma=2.0, hidden_features=(8, 8)),
+    "dip": lambda: vl.DipLoss(),
+    "info": lambda: vl.InfoLoss(),
 }
 OF_AUTOENCODERS = {
     "reconstruction": lambda: vl.Reconstruction(),
-    "wae": lambda: vl.Wae(),
-    "rae": lambda: vl.Rae(0.1, 0.01),
-    "rae l2": lambda: vl.Rae(0.1, 0.01, penalty="l2"),
+    "wae": lambda: vl.WaeLoss(),
+    "rae": lambda: vl.RaeLoss(0.1, 0.01),
+    "rae l2": lambda: vl.RaeLoss(0.1, 0.01, penalty="l2"),
 }
 
 

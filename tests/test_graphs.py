@@ -139,7 +139,7 @@ def test_on_cuda_sizes_are_fixed_and_a_number_that_changes_is_not(traced, monkey
 
 def test_a_loss_scale_comes_down_by_more_steps_than_an_epoch_has():
     """fp16's begins at 65,536 and is halved by each step that overflows: no reason to end a run of short epochs."""
-    terms, model = vl.ElboTerms(*torch.ones(3)), torch.nn.Linear(2, 1)
+    terms, model = vl.objectives.ElboTerms(*torch.ones(3)), torch.nn.Linear(2, 1)
     scaler = torch.amp.GradScaler("cpu")
     around = types.SimpleNamespace(scaler=scaler, num_processes=1)
     optimization = Optimization(model, torch.optim.Adam(model.parameters()), lambda step: 1e-3, around, None, None)

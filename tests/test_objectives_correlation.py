@@ -147,7 +147,7 @@ def test_one_image_and_more_images_than_announced():
 
 def test_beta_tc_weighs_each_part():
     vae, x = vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,)).eval(), torch.rand(5, 1, 8, 8)
-    objective = vl.BetaTcVae(50, beta=vl.linear_warmup(10, final=6.0), alpha=0.5, gamma=2.0)
+    objective = vl.BetaTcLoss(50, beta=vl.linear_warmup(10, final=6.0), alpha=0.5, gamma=2.0)
     terms = objective(vae, x, step=5, generator=seeded())
     out = vae(x, generator=seeded())
     split = vl.kl_split(out.z, out.mu, out.logvar, num_images=50)
@@ -166,14 +166,14 @@ def test_wrong_splits():
         with pytest.raises(ValueError, match=match):
             vl.kl_split(z, mu, logvar, **kwargs)
         with pytest.raises(ValueError, match=match):
-            vl.BetaTcVae(**kwargs)
+            vl.BetaTcLoss(**kwargs)
     with pytest.raises(ValueError, match=r"`mu` must have shape \(4, 2\), got \(4, 1\)"):
         vl.kl_split(z, mu[:, :1], logvar, num_images=4)
     with pytest.raises(ValueError, match=r"`logvar` must have shape \(4, 2\), got \(3, 2\)"):
         vl.kl_split(z, mu, logvar[:3], num_images=4)
     for name in ("alpha", "beta", "gamma"):
         with pytest.raises(ValueError, match=f"`{name}` must be >= 0, got -1"):
-            vl.BetaTcVae(4, **{name: -1.0})
+            vl.BetaTcLoss(4, **{name: -1.0})
 
 
 RHO = 0.8
@@ -220,7 +220,7 @@ TRUE_TC = -0.5 * math.log(1 - RHO**2)
 
 def test_the_total_correlation_of_the_exact_discriminator_is_the_truth():
     """Equation 3 of Kim & Mnih with -1/2 log(1 - rho^2), and no gradient left for the discriminator."""
-    objective = vl.FactorVae(2, gamma=5.0)
+    objective = vl.FactorLoss(2, gamma=5.0)
     objective.discriminator = ExactRatio()
     count = 40_000
     terms = objective(Correlated(correlated(count)), torch.zeros(count, 1, 1, 1))
@@ -235,7 +235,7 @@ def test_the_total_correlation_of_the_exact_discriminator_is_the_truth():
 
 def test_a_discriminator_learns_the_total_correlation():
     """One of the right form, from knowing nothing: its scale goes to 1."""
-    objective = vl.FactorVae(2, hidden_features=(1,))
+    objective = vl.FactorLoss(2, hidden_features=(1,))
     objective.discriminator = ExactRatio()
     nn.init.zeros_(objective.discriminator.scale)
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.1)
@@ -250,7 +250,7 @@ def test_a_discriminator_learns_the_total_correlation():
 
 
 def test_a_discriminator_that_knows_nothing_costs_nothing():
-    objective = vl.FactorVae(3, hidden_features=(8,))
+    objective = vl.FactorLoss(3, hidden_features=(8,))
     for parameter in objective.parameters():
         nn.init.zeros_(parameter)
     vae, x = vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,)).eval(), torch.rand(5, 1, 8, 8)
@@ -263,7 +263,7 @@ def test_a_discriminator_that_knows_nothing_costs_nothing():
 def test_one_backward_pass_gives_each_network_its_own_gradient():
     torch.manual_seed(0)
     vae = vl.conv_vae((1, 8, 8), 3, hidden_channels=(4,), norm="none").double()
-    objective, x = vl.FactorVae(3, gamma=7.0, hidden_features=(8,)).double(), torch.rand(5, 1, 8, 8).double()
+    objective, x = vl.FactorLoss(3, gamma=7.0, hidden_features=(8,)).double(), torch.rand(5, 1, 8, 8).double()
     objective(vae, x, generator=seeded()).loss.backward()
 
     generator = seeded()
@@ -290,11 +290,11 @@ def test_shuffled_latents_keep_each_marginal_and_lose_the_rest():
 
 def test_wrong_discriminators():
     with pytest.raises(ValueError, match="`gamma` must be >= 0, got -1"):
-        vl.FactorVae(2, gamma=-1.0)
+        vl.FactorLoss(2, gamma=-1.0)
     with pytest.raises(ValueError, match="`latent_dim` must be >= 1, got 0"):
-        vl.FactorVae(0)
+        vl.FactorLoss(0)
     with pytest.raises(ValueError, match=r"`hidden_features\[0\]` must be >= 1, got 0"):
-        vl.FactorVae(2, hidden_features=(0,))
+        vl.FactorLoss(2, hidden_features=(0,))
     vae = vl.conv_vae((1, 8, 8), latent_shape=(2, 4, 4), hidden_channels=(4,))
     with pytest.raises(ValueError, match="`latent_dim` must be 32, all latents of the model, got 2"):
-        vl.FactorVae(2)(vae, torch.rand(2, 1, 8, 8))
+        vl.FactorLoss(2)(vae, torch.rand(2, 1, 8, 8))

@@ -19,20 +19,20 @@ OBJECTIVES = {
     "beta": lambda latents: vl.Elbo(beta=4.0, free_bits=0.1),
     "capacity": lambda latents: vl.Elbo(beta=10.0, capacity=5.0),
     "extra": lambda latents: vl.Elbo(extra=lambda x, pictures: (x - pictures).abs().flatten(1).sum(1)),
-    "beta-tc": lambda latents: vl.BetaTcVae(IMAGES),
-    "factor": lambda latents: vl.FactorVae(latents, hidden_features=(8, 8)),
-    "dip i": lambda latents: vl.DipVae(),
-    "dip ii": lambda latents: vl.DipVae(10.0, 10.0, kind="ii"),
-    "info": lambda latents: vl.InfoVae(alpha=0.5, lambda_=100.0),
+    "beta-tc": lambda latents: vl.BetaTcLoss(IMAGES),
+    "factor": lambda latents: vl.FactorLoss(latents, hidden_features=(8, 8)),
+    "dip i": lambda latents: vl.DipLoss(),
+    "dip ii": lambda latents: vl.DipLoss(10.0, 10.0, kind="ii"),
+    "info": lambda latents: vl.InfoLoss(alpha=0.5, lambda_=100.0),
     "iwae": lambda latents: vl.Iwae(3),
     "ciwae": lambda latents: vl.Iwae(3, elbo_weight=0.5, gradient="stl"),
     "piwae": lambda latents: vl.Iwae(2, num_groups=2, pool_decoder=True, gradient="dreg"),
 }
 OF_AUTOENCODERS = {
     "reconstruction": vl.Reconstruction,
-    "wae": vl.Wae,
-    "rae gradient": lambda: vl.Rae(0.1, 0.01),
-    "rae l2": lambda: vl.Rae(0.1, 0.01, penalty="l2"),
+    "wae": vl.WaeLoss,
+    "rae gradient": lambda: vl.RaeLoss(0.1, 0.01),
+    "rae l2": lambda: vl.RaeLoss(0.1, 0.01, penalty="l2"),
 }
 PRIORS = {
     "standard": lambda image, latent: vl.StandardNormal(),
@@ -72,7 +72,7 @@ def objective(request):
 
 def check_one_step(model, objective, x):
     """The weights move, all gradients are finite, and the loss after the step is."""
-    parts = [model, objective] if isinstance(objective, torch.nn.Module) else [model]
+    parts = [model, *(part for part in [objective] if isinstance(part, torch.nn.Module) and [*part.parameters()])]
     parameters = [parameter for part in parts for parameter in part.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=1e-6)
     optimizer.zero_grad()
@@ -114,10 +114,10 @@ BOUNDS = {
     "elbo": vl.Elbo,
     "beta": lambda: vl.Elbo(beta=2.0),
     "free bits": lambda: vl.Elbo(free_bits=1.0),
-    "beta-tc": lambda: vl.BetaTcVae(400, beta=1.0),
-    "dip": lambda: vl.DipVae(1.0, 1.0),
-    "info": lambda: vl.InfoVae(alpha=0.0, lambda_=10.0),
-    "factor": lambda: vl.FactorVae(5, gamma=0.0, hidden_features=(4,)).double(),
+    "beta-tc": lambda: vl.BetaTcLoss(400, beta=1.0),
+    "dip": lambda: vl.DipLoss(1.0, 1.0),
+    "info": lambda: vl.InfoLoss(alpha=0.0, lambda_=10.0),
+    "factor": lambda: vl.FactorLoss(5, gamma=0.0, hidden_features=(4,)).double(),
     "iwae": lambda: vl.Iwae(8),
     "miwae": lambda: vl.Iwae(4, num_groups=2),
     "ciwae": lambda: vl.Iwae(8, elbo_weight=0.3),
@@ -135,7 +135,7 @@ def test_what_claims_to_be_a_bound_of_log_p_is_one(name, truth):
 
 def test_at_the_exact_posterior_these_bounds_are_log_p_for_every_draw(truth):
     x = truth.sample(6)
-    for objective in (vl.BetaTcVae(6, beta=1.0), vl.Iwae(3), vl.Iwae(2, num_groups=3, pool_decoder=True)):
+    for objective in (vl.BetaTcLoss(6, beta=1.0), vl.Iwae(3), vl.Iwae(2, num_groups=3, pool_decoder=True)):
         loss = objective(truth.vae(), x).loss
         torch.testing.assert_close(-loss, truth.log_prob(x).mean(), rtol=1e-6, atol=1e-6)
 
@@ -303,15 +303,15 @@ def test_a_batch_of_one_image_has_terms(objective):
 
 
 def test_a_wasserstein_autoencoder_takes_one_image():
-    terms = vl.Wae()(autoencoder_of().eval(), torch.rand(1, 1, 8, 8))
+    terms = vl.WaeLoss()(autoencoder_of().eval(), torch.rand(1, 1, 8, 8))
     assert terms.mmd.item() == 0 and terms.loss.isfinite()
 
 
 def test_objectives_name_the_model_they_need(objective):
     with pytest.raises(TypeError, match="`model` must have a prior, as a VAE has, for .*; got AutoEncoder"):
         objective(autoencoder_of(), torch.rand(2, 1, 8, 8))
-    with pytest.raises(TypeError, match="`Rae` needs an autoencoder, whose codes are points, got VAE"):
-        vl.Rae(0.1, 0.1)(model_of(), torch.rand(2, 1, 8, 8))
+    with pytest.raises(TypeError, match="`RaeLoss` needs an autoencoder, whose codes are points, got VAE"):
+        vl.RaeLoss(0.1, 0.1)(model_of(), torch.rand(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize("prior", PRIORS)

@@ -53,7 +53,7 @@ def test_dip_ii_is_about_the_covariance_of_draws():
 @pytest.mark.parametrize("kind", ["i", "ii"])
 def test_the_dip_objective_adds_its_penalty(kind):
     vae, x = small_vae(), torch.rand(5, 1, 8, 8)
-    terms = vl.DipVae(2.0, 3.0, kind=kind)(vae, x, generator=seeded())
+    terms = vl.DipLoss(2.0, 3.0, kind=kind)(vae, x, generator=seeded())
     out, elbo = vae(x, generator=seeded()), vl.Elbo()(vae, x, generator=seeded())
     penalty = vl.dip_penalty(out.mu, out.logvar if kind == "ii" else None, lambda_od=2.0, lambda_d=3.0)
     torch.testing.assert_close(terms.loss, elbo.loss + penalty)
@@ -98,7 +98,7 @@ def test_info_vae_lies_between_elbo_and_wae():
     vae, x = small_vae(), torch.rand(6, 1, 8, 8)
     elbo = vl.Elbo()(vae, x, generator=seeded())
     for alpha, lambda_ in ((0.0, 1.0), (0.0, 10.0), (0.5, 4.0), (1.0, 10.0), (-1.0, 2.0)):
-        terms = vl.InfoVae(alpha=alpha, lambda_=lambda_)(vae, x, generator=seeded())
+        terms = vl.InfoLoss(alpha=alpha, lambda_=lambda_)(vae, x, generator=seeded())
         expected = elbo.reconstruction + (1 - alpha) * elbo.kl + (alpha + lambda_ - 1) * terms.mmd
         torch.testing.assert_close(terms.loss, expected.mean())
         torch.testing.assert_close(terms.kl, elbo.kl)
@@ -110,11 +110,11 @@ def test_info_vae_and_wae_compare_z_with_draws_of_the_prior(kernel):
     generator = seeded()
     out = vae(x, generator=generator)
     expected = vl.mmd(out.z, vae.prior.sample(6, (3,), generator=generator), kernel=kernel, scale=2.0)
-    terms = vl.InfoVae(kernel=kernel, scale=2.0)(vae, x, generator=seeded())
+    terms = vl.InfoLoss(kernel=kernel, scale=2.0)(vae, x, generator=seeded())
     torch.testing.assert_close(terms.mmd, expected.expand(6))
 
     model, prior = small_autoencoder(), vl.MixtureOfGaussians((3,), 2)
-    terms = vl.Wae(7.0, prior=prior, kernel=kernel)(model, x, generator=seeded())
+    terms = vl.WaeLoss(7.0, prior=prior, kernel=kernel)(model, x, generator=seeded())
     expected = vl.mmd(model(x).z, prior.sample(6, (3,), generator=seeded()), kernel=kernel)
     torch.testing.assert_close(terms.mmd, expected.expand(6))
     torch.testing.assert_close(terms.loss, vl.Reconstruction()(model, x).loss + 7.0 * expected)
@@ -137,9 +137,9 @@ def test_wae_moves_codes_to_the_prior():
     model = vl.AutoEncoder(Given(), Blank(), image_shape=(1, 1, 1), latent_shape=(2,))
     x = torch.zeros(400, 1, 1, 1)
     model.encoder.z = near
-    at_home = vl.Wae(1.0)(model, x)
+    at_home = vl.WaeLoss(1.0)(model, x)
     model.encoder.z = far.requires_grad_()
-    away = vl.Wae(1.0)(model, x)
+    away = vl.WaeLoss(1.0)(model, x)
     away.loss.backward()
     assert abs(at_home.loss.item()) < 0.01 < 0.5 < away.loss.item()
     assert (far.grad.mean(0) > 0).all()
@@ -165,11 +165,11 @@ def linear_autoencoder(pixels):
 
 def test_the_gradient_penalty_of_a_linear_decoder_is_the_norm_of_its_weights():
     one = linear_autoencoder(1)  # one pixel: a projection shows all
-    terms = vl.Rae(0.5, 2.0)(one, torch.rand(4, 1, 1, 1).double())
+    terms = vl.RaeLoss(0.5, 2.0)(one, torch.rand(4, 1, 1, 1).double())
     norm = one.decoder.layer.weight.square().sum()
     torch.testing.assert_close(terms.penalty, norm.expand(4))
     many = linear_autoencoder(6)
-    penalty = vl.Rae(0.5, 2.0)(many, torch.rand(50_000, 1, 1, 6).double()).penalty
+    penalty = vl.RaeLoss(0.5, 2.0)(many, torch.rand(50_000, 1, 1, 6).double()).penalty
     norm = many.decoder.layer.weight.square().sum().item()
     assert penalty.mean().item() == pytest.approx(norm, abs=4 * penalty.std().item() / math.sqrt(50_000))
 
@@ -177,7 +177,7 @@ def test_the_gradient_penalty_of_a_linear_decoder_is_the_norm_of_its_weights():
 @pytest.mark.parametrize("penalty", ["gradient", "l2"])
 def test_rae_by_its_parts(penalty):
     model, x = small_autoencoder(), torch.rand(5, 1, 8, 8)
-    terms = vl.Rae(0.5, 2.0, penalty=penalty)(model, x)
+    terms = vl.RaeLoss(0.5, 2.0, penalty=penalty)(model, x)
     out = model(x)
     torch.testing.assert_close(terms.code, 0.5 * out.z.square().sum(1))
     torch.testing.assert_close(terms.reconstruction, (x - out.recon_params).square().flatten(1).sum(1))
@@ -191,27 +191,31 @@ def test_rae_by_its_parts(penalty):
 def test_the_gradient_penalty_is_the_same_without_gradients(model):
     model = model()
     x = torch.rand(5, *model.image_shape, dtype=next(model.parameters()).dtype)
-    expected = vl.Rae(0.5, 2.0)(model, x, generator=seeded())
+    expected = vl.RaeLoss(0.5, 2.0)(model, x, generator=seeded())
     with vl.vae.eval_mode(model):
-        found = vl.Rae(0.5, 2.0)(model, x, generator=seeded())
+        found = vl.RaeLoss(0.5, 2.0)(model, x, generator=seeded())
     torch.testing.assert_close(found.loss, expected.loss)
 
 
 def test_wrong_arguments():
     for make, kwargs, match in (
-        (vl.DipVae, {"lambda_od": -1.0}, "`lambda_od` must be >= 0, got -1"),
-        (vl.DipVae, {"lambda_d": -1.0}, "`lambda_d` must be >= 0, got -1"),
-        (vl.DipVae, {"kind": "I"}, "`kind` must be one of 'i', 'ii', got 'I'"),
-        (vl.InfoVae, {"alpha": 2.0}, "`alpha` must be <= 1, got 2"),
-        (vl.InfoVae, {"alpha": 0.5, "lambda_": 0.4}, "`lambda_` must be >= 0.5, got 0.4"),
-        (vl.InfoVae, {"kernel": "linear"}, "`kernel` must be one of 'rbf', 'imq', got 'linear'"),
-        (vl.InfoVae, {"scale": 0.0}, "`scale` must be > 0, got 0"),
-        (vl.Wae, {"weight": -1.0}, "`weight` must be >= 0, got -1"),
-        (vl.Wae, {"kernel": "linear"}, "`kernel` must be one of"),
-        (vl.Wae, {"scale": 0.0}, "`scale` must be > 0, got 0"),
-        (vl.Rae, {"beta": -1.0, "weight": 1.0}, "`beta` must be >= 0, got -1"),
-        (vl.Rae, {"beta": 1.0, "weight": -1.0}, "`weight` must be >= 0, got -1"),
-        (vl.Rae, {"beta": 1.0, "weight": 1.0, "penalty": "sn"}, "`penalty` must be one of 'gradient', 'l2', got 'sn'"),
+        (vl.DipLoss, {"lambda_od": -1.0}, "`lambda_od` must be >= 0, got -1"),
+        (vl.DipLoss, {"lambda_d": -1.0}, "`lambda_d` must be >= 0, got -1"),
+        (vl.DipLoss, {"kind": "I"}, "`kind` must be one of 'i', 'ii', got 'I'"),
+        (vl.InfoLoss, {"alpha": 2.0}, "`alpha` must be <= 1, got 2"),
+        (vl.InfoLoss, {"alpha": 0.5, "lambda_": 0.4}, "`lambda_` must be >= 0.5, got 0.4"),
+        (vl.InfoLoss, {"kernel": "linear"}, "`kernel` must be one of 'rbf', 'imq', got 'linear'"),
+        (vl.InfoLoss, {"scale": 0.0}, "`scale` must be > 0, got 0"),
+        (vl.WaeLoss, {"weight": -1.0}, "`weight` must be >= 0, got -1"),
+        (vl.WaeLoss, {"kernel": "linear"}, "`kernel` must be one of"),
+        (vl.WaeLoss, {"scale": 0.0}, "`scale` must be > 0, got 0"),
+        (vl.RaeLoss, {"beta": -1.0, "weight": 1.0}, "`beta` must be >= 0, got -1"),
+        (vl.RaeLoss, {"beta": 1.0, "weight": -1.0}, "`weight` must be >= 0, got -1"),
+        (
+            vl.RaeLoss,
+            {"beta": 1.0, "weight": 1.0, "penalty": "sn"},
+            "`penalty` must be one of 'gradient', 'l2', got 'sn'",
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             make(**kwargs)

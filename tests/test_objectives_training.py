@@ -10,7 +10,7 @@ from vaelib.training.checkpoints import newest_checkpoint
 
 def factor_vae(seed=0):
     torch.manual_seed(seed)
-    return vl.FactorVae(2, gamma=2.0, hidden_features=(8, 8))
+    return vl.FactorLoss(2, gamma=2.0, hidden_features=(8, 8))
 
 
 def model_of(seed=0):
@@ -41,10 +41,10 @@ class CrashAt:
 
 OBJECTIVES = {
     "capacity": lambda: vl.Elbo(beta=10.0, capacity=vl.linear_warmup(8, final=5.0)),
-    "beta-tc": lambda: vl.BetaTcVae(40),
+    "beta-tc": lambda: vl.BetaTcLoss(40),
     "factor": factor_vae,
-    "dip": vl.DipVae,
-    "info": vl.InfoVae,
+    "dip": vl.DipLoss,
+    "info": vl.InfoLoss,
     "piwae": lambda: vl.Iwae(2, num_groups=2, pool_decoder=True),
 }
 
@@ -57,7 +57,7 @@ def test_the_trainer_runs_it(name):
     assert history[-1].skipped == 0
 
 
-@pytest.mark.parametrize("objective", [vl.Wae(), vl.Rae(0.1, 0.01), vl.Rae(0.1, 0.01, penalty="l2")])
+@pytest.mark.parametrize("objective", [vl.WaeLoss(), vl.RaeLoss(0.1, 0.01), vl.RaeLoss(0.1, 0.01, penalty="l2")])
 def test_the_trainer_runs_it_with_an_autoencoder(objective):
     torch.manual_seed(0)
     model = vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8)))

@@ -187,7 +187,7 @@ LOADERS = {
 EVERY_STEP = {
     "val, EMA, early stopping": {},
     "accumulate": {"accumulate": 2, "val": False},
-    "a discriminator": {"objective": lambda: vl.FactorVae(2, hidden_features=(4,))},
+    "a discriminator": {"objective": lambda: vl.FactorLoss(2, hidden_features=(4,))},
     "a loader": {"train": LOADERS["shuffled"]},
     "a loader with a generator": {"train": LOADERS["with a generator"], "val": False},
 }
@@ -402,13 +402,13 @@ OTHER_OBJECTIVES = {
         r"`free_bits` of the objective must be 0.1 as in .*, got 0.0",
     ),
     "gamma": (
-        lambda: vl.FactorVae(2, gamma=2.0, hidden_features=(4,)),
-        lambda: vl.FactorVae(2, hidden_features=(4,)),
+        lambda: vl.FactorLoss(2, gamma=2.0, hidden_features=(4,)),
+        lambda: vl.FactorLoss(2, hidden_features=(4,)),
         "`gamma` of the objective must be 2.0 as in",
     ),
     "widths": (
-        lambda: vl.FactorVae(2, hidden_features=(4,)),
-        lambda: vl.FactorVae(2, hidden_features=(4, 4)),
+        lambda: vl.FactorLoss(2, hidden_features=(4,)),
+        lambda: vl.FactorLoss(2, hidden_features=(4, 4)),
         r"`hidden_features` of the objective must be \[4\] as in .*, got \[4, 4\]",
     ),
     "beta": (vl.Elbo, lambda: vl.Elbo(beta=4.0), "`beta` must be 1 at step 4 as in .*step_0000000004, got 4"),
@@ -772,3 +772,15 @@ def test_killed_25_times(digits, uninterrupted, tmp_path):
         assert torch.equal(weights(vl.load(tmp_path / "run" / "last")), uninterrupted)
         shutil.rmtree(tmp_path / "run")
     print(f"killed {hits} times")
+
+
+def test_a_run_of_an_objective_by_its_old_name_is_resumed(tmp_path):
+    class FactorVae(vl.FactorLoss):
+        pass
+
+    run = tmp_path / "run"
+    older = trainer_of(run, max_epochs=2, objective=FactorVae(2, hidden_features=(4,)))
+    older.fit(model_of(), dataset(), dataset(), progress=False)
+    assert newest_checkpoint(run)[1]["recipe"]["objective"] == "FactorVae"
+    trainer = trainer_of(run, max_epochs=3, objective=vl.FactorLoss(2, hidden_features=(4,)))
+    assert len(trainer.fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3

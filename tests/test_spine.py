@@ -218,15 +218,15 @@ OBJECTIVES = {
     "elbo": lambda size: vl.Elbo(free_bits=0.1),
     "iwae": lambda size: vl.Iwae(3),
     "piwae": lambda size: vl.Iwae(2, num_groups=2, pool_decoder=True),
-    "factor": lambda size: vl.FactorVae(size, hidden_features=(8,)),
-    "info": lambda size: vl.InfoVae(),
+    "factor": lambda size: vl.FactorLoss(size, hidden_features=(8,)),
+    "info": lambda size: vl.InfoLoss(),
     "stl": lambda size: vl.Iwae(1, gradient="stl"),
     "dreg": lambda size: vl.Iwae(3, gradient="dreg"),
-    "dip": lambda size: vl.DipVae(),
-    "total correlation": lambda size: vl.BetaTcVae(100),
+    "dip": lambda size: vl.DipLoss(),
+    "total correlation": lambda size: vl.BetaTcLoss(100),
     "reconstruction": lambda size: vl.Reconstruction(),
-    "wae": lambda size: vl.Wae(),
-    "rae": lambda size: vl.Rae(0.1, 0.1),
+    "wae": lambda size: vl.WaeLoss(),
+    "rae": lambda size: vl.RaeLoss(0.1, 0.1),
 }
 OF_A_GAUSSIAN = ("stl", "dreg", "dip", "total correlation")
 OF_A_POINT = ("reconstruction", "wae", "rae")

@@ -250,7 +250,7 @@ def test_the_best_of_a_resumed_run_is_that_of_the_whole_one(images, tmp_path):
         (vl.Elbo(beta=vl.linear_warmup(12)), "`beta` still changes at the last of 6 steps, where it is 0.4167:"),
         (vl.Elbo(beta=vl.schedules.cyclical(5)), "`beta` still changes at the last of 6 steps, where it is 0:"),
         (vl.Elbo(capacity=vl.linear_warmup(12, final=2.4)), "`capacity` still changes at the last of 6 steps"),
-        (vl.BetaTcVae(48, beta=vl.linear_warmup(10)), "`beta` still changes at the last of 6 steps, where it is 0.5:"),
+        (vl.BetaTcLoss(48, beta=vl.linear_warmup(10)), "`beta` still changes at the last of 6 steps, where it is 0.5:"),
         (vl.Elbo(beta=vl.linear_warmup(4)), ""),
         (vl.Elbo(beta=4.0), ""),
     ],

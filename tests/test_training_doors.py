@@ -97,7 +97,7 @@ CALLS = {
         "`capacity` must be .*, got cyclical, which",
     ),
     "of beta-TC": (
-        lambda: vl.BetaTcVae(9, beta=vl.constant),
+        lambda: vl.BetaTcLoss(9, beta=vl.constant),
         TypeError,
         "`beta` must be .*, got constant, which makes one",
     ),
@@ -232,7 +232,7 @@ def test_what_is_right_passes():
         objective,
         functools.partial(objective, generator=None),
         vl.Elbo(beta=np.float32(0.5)),
-        vl.FactorVae(2),
+        vl.FactorLoss(2),
     ):
         vl.Trainer(given, callbacks=(Own(), vl.Checkpoints()), max_epochs=np.int64(1), batch_size=np.int32(10)).fit(
             model_of(), torch.rand(20, 1, 8, 8), progress=False

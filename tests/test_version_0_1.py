@@ -87,17 +87,17 @@ OBJECTIVES = {
     "piwae": lambda: vl.Iwae(2, num_groups=2, pool_decoder=True),
     "stl": lambda: vl.Iwae(3, gradient="stl"),
     "dreg": lambda: vl.Iwae(3, gradient="dreg"),
-    "total correlation": lambda: vl.BetaTcVae(100),
-    "factor": lambda: vl.FactorVae(3, hidden_features=(8,)),
-    "dip i": vl.DipVae,
-    "dip ii": lambda: vl.DipVae(kind="ii"),
-    "info": lambda: vl.InfoVae(alpha=0.3),
+    "total correlation": lambda: vl.BetaTcLoss(100),
+    "factor": lambda: vl.FactorLoss(3, hidden_features=(8,)),
+    "dip i": vl.DipLoss,
+    "dip ii": lambda: vl.DipLoss(kind="ii"),
+    "info": lambda: vl.InfoLoss(alpha=0.3),
 }
 CODE_OBJECTIVES = {
     "reconstruction": vl.Reconstruction,
-    "wae": vl.Wae,
-    "rae": lambda: vl.Rae(0.1, 0.1),
-    "rae l2": lambda: vl.Rae(0.1, 0.1, penalty="l2"),
+    "wae": vl.WaeLoss,
+    "rae": lambda: vl.RaeLoss(0.1, 0.1),
+    "rae l2": lambda: vl.RaeLoss(0.1, 0.1, penalty="l2"),
 }
 FLOW_POSTERIOR = ("elbo", "elbo free bits", "iwae", "miwae", "info")
 

@@ -25,9 +25,8 @@ _NAMES = {
     "likelihoods": "Bernoulli ContinuousBernoulli DiscretizedLogistic Gaussian Laplace Likelihood",
     "networks": "ConvDecoder ConvEncoder",
     "objectives": (
-        "BetaTcTerms BetaTcVae DipTerms DipVae Elbo ElboTerms FactorTerms FactorVae InfoTerms InfoVae Iwae IwaeTerms"
-        " KlSplit Rae RaeTerms Reconstruction ReconstructionTerms Wae WaeTerms dip_penalty elbo_loss iwae_bound"
-        " kl_split mmd reconstruction_loss"
+        "BetaTcLoss DipLoss Elbo FactorLoss InfoLoss Iwae RaeLoss Reconstruction WaeLoss dip_penalty elbo_loss"
+        " iwae_bound kl_split mmd reconstruction_loss"
     ),
     "presets": "conv_vae",
     "priors": "FlowPrior LearnedGaussian MixtureOfGaussians Prior StandardNormal VampPrior fit_prior",
@@ -39,7 +38,16 @@ _NAMES = {
     "vae": "VAE AutoEncoder LatentOutput VAEOutput",
 }
 _HOME_OF = {name: room for room, names in _NAMES.items() for name in names.split()}
-_OLD = {"AutoEncoderOutput": "vl.LatentOutput", "FlowVAEOutput": "vl.LatentOutput", "posteriors": "vl.latents"}
+_OLD = {
+    "AutoEncoderOutput": "vl.LatentOutput",
+    "FlowVAEOutput": "vl.LatentOutput",
+    "posteriors": "vl.latents",
+    **{f"{name}Vae": f"vl.{name}Loss" for name in ("BetaTc", "Dip", "Factor", "Info")},
+    **{name: f"vl.{name}Loss" for name in ("Rae", "Wae")},
+    **{f"{name}Terms": f"vl.objectives.{name}Terms" for name in ("BetaTc", "Dip", "Elbo", "Factor", "Info")},
+    **{f"{name}Terms": f"vl.objectives.{name}Terms" for name in ("Iwae", "Rae", "Reconstruction", "Wae")},
+    "KlSplit": "vl.objectives.KlSplit",
+}
 """Names of version 0.1, and what is to be written for them now."""
 
 __all__ = ["__version__", *_ROOMS.split(), *_HOME_OF]

@@ -15,7 +15,7 @@ if arguments.quick:
 objectives = {
     "vae": vl.Elbo(),
     "beta_vae": vl.Elbo(beta=4.0),
-    "beta_tc": vl.BetaTcVae(len(train), beta=4.0),
+    "beta_tc": vl.BetaTcLoss(len(train), beta=4.0),
 }
 scores, started = {}, time.perf_counter()
 for name, objective in objectives.items():

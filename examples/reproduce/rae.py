@@ -44,7 +44,7 @@ def fid(model, prior):
 results, started = {}, time.perf_counter()
 for name, model, objective in (
     ("vae", vl.VAE(*parts()), vl.Elbo()),
-    ("rae", vl.AutoEncoder(*parts(), likelihood=vl.Bernoulli()), vl.Rae(1e-2, 1e-3)),
+    ("rae", vl.AutoEncoder(*parts(), likelihood=vl.Bernoulli()), vl.RaeLoss(1e-2, 1e-3)),
     ("autoencoder", vl.AutoEncoder(*parts(), likelihood=vl.Bernoulli()), vl.Reconstruction()),
 ):
     vl.Trainer(objective, max_epochs=epochs, batch_size=100, learning_rate=2e-3, precision=arguments.precision).fit(

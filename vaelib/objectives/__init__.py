@@ -4,41 +4,50 @@ The functions know no model. The classes beside them are what a ``Trainer`` call
 ``objective(model, x, step=..., generator=...)``; they run the model by its public methods, so an objective
 that needs several draws or passes is written the same way.
 
-``BetaTcVae``, ``FactorVae``, ``DipVae``, ``InfoVae`` and ``Wae`` look at a batch as a whole; where a step is cut into
-pieces or over processes, each piece is their batch.
+``BetaTcLoss``, ``FactorLoss``, ``DipLoss``, ``InfoLoss`` and ``WaeLoss`` look at a batch as a whole; where a step is
+cut into pieces or over processes, each piece is their batch.
 """
 
+from typing import Any
+
 from vaelib.objectives.bound import ElboTerms, bound_loss, elbo_loss
-from vaelib.objectives.dip import DipTerms, DipVae, dip_penalty
-from vaelib.objectives.discrepancy import InfoTerms, InfoVae, Wae, WaeTerms, mmd
+from vaelib.objectives.dip import DipLoss, DipTerms, dip_penalty
+from vaelib.objectives.discrepancy import InfoLoss, InfoTerms, WaeLoss, WaeTerms, mmd
 from vaelib.objectives.elbo import Elbo, ExtraTerms, Objective
-from vaelib.objectives.factor import FactorTerms, FactorVae, permute_latents
+from vaelib.objectives.factor import FactorLoss, FactorTerms, permute_latents
 from vaelib.objectives.importance import Iwae, IwaeTerms, iwae_bound
 from vaelib.objectives.reconstruction import Reconstruction, ReconstructionTerms, reconstruction_loss
-from vaelib.objectives.regularised import Rae, RaeTerms
-from vaelib.objectives.total_correlation import BetaTcTerms, BetaTcVae, KlSplit, kl_split
+from vaelib.objectives.regularised import RaeLoss, RaeTerms
+from vaelib.objectives.total_correlation import BetaTcLoss, BetaTcTerms, KlSplit, kl_split
+
+RENAMED = {
+    f"{name}{old}": f"{name}Loss"
+    for old, names in {"Vae": ("BetaTc", "Factor", "Dip", "Info"), "": ("Wae", "Rae")}.items()
+    for name in names
+}
+"""Names of version 0.1, which read like models, and those of today."""
 
 __all__ = [
+    "BetaTcLoss",
     "BetaTcTerms",
-    "BetaTcVae",
+    "DipLoss",
     "DipTerms",
-    "DipVae",
     "Elbo",
     "ElboTerms",
     "ExtraTerms",
+    "FactorLoss",
     "FactorTerms",
-    "FactorVae",
+    "InfoLoss",
     "InfoTerms",
-    "InfoVae",
     "Iwae",
     "IwaeTerms",
     "KlSplit",
     "Objective",
-    "Rae",
+    "RaeLoss",
     "RaeTerms",
     "Reconstruction",
     "ReconstructionTerms",
-    "Wae",
+    "WaeLoss",
     "WaeTerms",
     "bound_loss",
     "dip_penalty",
@@ -49,3 +58,8 @@ __all__ = [
     "permute_latents",
     "reconstruction_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    hint = f": write {RENAMED[name]}" if name in RENAMED else ""
+    raise AttributeError(f"module 'vaelib.objectives' has no attribute {name!r}{hint}")

@@ -11,11 +11,11 @@ from vaelib._checks import check_batch, check_choice, check_float, check_has_pri
 from vaelib.objectives.bound import bound_loss, gaussian_of, one_draw
 from vaelib.priors.base import check_moments
 
-__all__ = ["DipTerms", "DipVae", "dip_penalty"]
+__all__ = ["DipLoss", "DipTerms", "dip_penalty"]
 
 
 class DipTerms(NamedTuple):
-    """The terms of :class:`DipVae`."""
+    """The terms of :class:`DipLoss`."""
 
     loss: Tensor
     """What is minimised, a scalar: the batch mean of ``reconstruction + kl + penalty``."""
@@ -65,7 +65,7 @@ def dip_penalty(mu: Tensor, logvar: Tensor | None = None, *, lambda_od: float, l
     return lambda_od * off_diagonal.square().sum() + lambda_d * (diagonal - 1).square().sum()
 
 
-class DipVae:
+class DipLoss:
     """The ELBO of a :class:`VAE` and a price for latents that are correlated or not of variance 1.
 
     Args:
@@ -78,7 +78,7 @@ class DipVae:
 
     Examples:
         >>> import vaelib as vl
-        >>> objective = DipVae(lambda_od=10.0, lambda_d=10.0, kind="ii")
+        >>> objective = DipLoss(lambda_od=10.0, lambda_d=10.0, kind="ii")
         >>> objective(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8)).penalty.shape
         torch.Size([4])
 
@@ -95,9 +95,9 @@ class DipVae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> DipTerms:
         """Terms of one batch."""
-        check_has_prior("DipVae", model)
+        check_has_prior("DipLoss", model)
         recon_params, draw = one_draw(model, x, generator)
-        mu, logvar = gaussian_of("DipVae", draw)
+        mu, logvar = gaussian_of("DipLoss", draw)
         elbo = bound_loss(-model.likelihood.log_prob(x, recon_params), draw.kl)
         penalty = dip_penalty(
             mu, logvar if self.kind == "ii" else None, lambda_od=self.lambda_od, lambda_d=self.lambda_d

@@ -22,13 +22,13 @@ from vaelib.objectives.bound import bound_loss, one_draw
 from vaelib.objectives.reconstruction import reconstruction_loss
 from vaelib.priors import Prior, StandardNormal
 
-__all__ = ["InfoTerms", "InfoVae", "Wae", "WaeTerms", "mmd"]
+__all__ = ["InfoLoss", "InfoTerms", "WaeLoss", "WaeTerms", "mmd"]
 
 _KERNELS = ("rbf", "imq")
 
 
 class InfoTerms(NamedTuple):
-    """The terms of :class:`InfoVae`."""
+    """The terms of :class:`InfoLoss`."""
 
     loss: Tensor
     """What is minimised, a scalar: the mean of ``reconstruction + (1 - alpha) kl + (alpha + lambda_ - 1) mmd``."""
@@ -42,7 +42,7 @@ class InfoTerms(NamedTuple):
 
 
 class WaeTerms(NamedTuple):
-    """The terms of :class:`Wae`."""
+    """The terms of :class:`WaeLoss`."""
 
     loss: Tensor
     """What is minimised, a scalar: the batch mean of ``reconstruction + weight * mmd``."""
@@ -102,7 +102,7 @@ def mmd(x: Tensor, y: Tensor, *, kernel: str = "imq", scale: float = 1.0) -> Ten
     return within(x) + within(y) - 2 * similarity(x, y).mean()
 
 
-class InfoVae:
+class InfoLoss:
     """The bound of a :class:`VAE` with less price on what z tells about its image, more on missing the prior.
 
     ``alpha=0`` keeps the ELBO and adds ``lambda_ - 1`` times the MMD of all posteriors together to the prior;
@@ -120,7 +120,7 @@ class InfoVae:
 
     Examples:
         >>> import vaelib as vl
-        >>> objective = InfoVae(alpha=0.0, lambda_=1000.0)
+        >>> objective = InfoLoss(alpha=0.0, lambda_=1000.0)
         >>> objective(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8)).mmd.shape
         torch.Size([4])
 
@@ -136,7 +136,7 @@ class InfoVae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> InfoTerms:
         """Terms of one batch."""
-        check_has_prior("InfoVae", model)
+        check_has_prior("InfoLoss", model)
         recon_params, draw = one_draw(model, x, generator)
         reconstruction = -model.likelihood.log_prob(x, recon_params)
         elbo = bound_loss(reconstruction, draw.kl, beta=1.0 - self.alpha, penalty=draw.penalty)
@@ -146,7 +146,7 @@ class InfoVae:
         return InfoTerms(loss, elbo.reconstruction, elbo.kl, divergence.expand(len(x)))
 
 
-class Wae:
+class WaeLoss:
     """:func:`reconstruction_loss` of an :class:`AutoEncoder` and the MMD of its codes to a prior, which it has not.
 
     Args:
@@ -161,7 +161,7 @@ class Wae:
     Examples:
         >>> import vaelib as vl
         >>> model = vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8)))
-        >>> Wae(weight=10.0)(model, torch.rand(4, 1, 8, 8)).mmd.shape
+        >>> WaeLoss(weight=10.0)(model, torch.rand(4, 1, 8, 8)).mmd.shape
         torch.Size([4])
 
     References:
@@ -179,7 +179,7 @@ class Wae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> WaeTerms:
         """Terms of one batch."""
-        check_has_code("Wae", model)
+        check_has_code("WaeLoss", model)
         recon_params, draw = one_draw(model, x, generator)
         loss, reconstruction = reconstruction_loss(x, recon_params, likelihood=model.likelihood)
         with torch.no_grad():

@@ -23,11 +23,11 @@ from vaelib.functional.draws import uniform
 from vaelib.objectives.bound import bound_loss, one_draw
 from vaelib.objectives.frozen import frozen
 
-__all__ = ["FactorTerms", "FactorVae", "permute_latents"]
+__all__ = ["FactorLoss", "FactorTerms", "permute_latents"]
 
 
 class FactorTerms(NamedTuple):
-    """The terms of :class:`FactorVae`, in nats."""
+    """The terms of :class:`FactorLoss`, in nats."""
 
     loss: Tensor
     """A scalar: the batch mean of ``reconstruction + kl + gamma * total_correlation``. Its gradient also moves the
@@ -66,7 +66,7 @@ def permute_latents(z: Tensor, *, generator: torch.Generator | None = None) -> T
     return z.gather(0, uniform(z.shape, z, generator).argsort(0))
 
 
-class FactorVae(nn.Module):
+class FactorLoss(nn.Module):
     """The ELBO of a :class:`VAE` and ``gamma`` times the total correlation that a discriminator sees.
 
     A module, for it has weights: a discriminator between z and latents shuffled over the batch. Its logit is an
@@ -86,7 +86,7 @@ class FactorVae(nn.Module):
 
     Examples:
         >>> import vaelib as vl
-        >>> objective = FactorVae(2, gamma=10.0, hidden_features=(64, 64))
+        >>> objective = FactorLoss(2, gamma=10.0, hidden_features=(64, 64))
         >>> objective(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8)).total_correlation.shape
         torch.Size([4])
 
@@ -107,7 +107,7 @@ class FactorVae(nn.Module):
 
     def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> FactorTerms:
         """Terms of one batch."""
-        check_has_prior("FactorVae", model)
+        check_has_prior("FactorLoss", model)
         recon_params, draw = one_draw(model, x, generator)
         elbo = bound_loss(-model.likelihood.log_prob(x, recon_params), draw.kl, penalty=draw.penalty)
         z = draw.z.flatten(1)

@@ -12,11 +12,11 @@ from vaelib.functional import sum_per_image
 from vaelib.functional.draws import signs
 from vaelib.objectives.reconstruction import reconstruction_loss
 
-__all__ = ["Rae", "RaeTerms"]
+__all__ = ["RaeLoss", "RaeTerms"]
 
 
 class RaeTerms(NamedTuple):
-    """The terms of :class:`Rae`."""
+    """The terms of :class:`RaeLoss`."""
 
     loss: Tensor
     """What is minimised, a scalar: the batch mean of ``reconstruction + beta * code + weight * penalty``."""
@@ -29,7 +29,7 @@ class RaeTerms(NamedTuple):
     weights, the same for all; shape ``(B,)``."""
 
 
-class Rae:
+class RaeLoss:
     """A regularised :class:`AutoEncoder`, to be sampled by a density fitted to its codes.
 
     The gradient penalty is that of ``recon_params`` with respect to z, summed over all pairs of them, by one random
@@ -46,7 +46,7 @@ class Rae:
     Examples:
         >>> import vaelib as vl
         >>> model = vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), 2), vl.ConvDecoder(2, (1, 8, 8)))
-        >>> Rae(beta=0.01, weight=0.001)(model, torch.rand(4, 1, 8, 8)).penalty.shape
+        >>> RaeLoss(beta=0.01, weight=0.001)(model, torch.rand(4, 1, 8, 8)).penalty.shape
         torch.Size([4])
 
     References:
@@ -62,9 +62,9 @@ class Rae:
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> RaeTerms:
         """Terms of one batch."""
-        check_has_code("Rae", model)
+        check_has_code("RaeLoss", model)
         if model.latent.has_prior:
-            raise TypeError(f"`Rae` needs an autoencoder, whose codes are points, got {type(model).__name__}.")
+            raise TypeError(f"`RaeLoss` needs an autoencoder, whose codes are points, got {type(model).__name__}.")
         z = model.draw(model.observe(x, generator=generator)).z
         if self.penalty == "gradient":
             recon_params, penalty = _decoded_with_slope(model, z, generator)

@@ -23,7 +23,7 @@ from vaelib.objectives.bound import gaussian_of, one_draw
 from vaelib.priors import Prior, StandardNormal
 from vaelib.schedules import Schedule, as_schedule
 
-__all__ = ["BetaTcTerms", "BetaTcVae", "KlSplit", "kl_split"]
+__all__ = ["BetaTcLoss", "BetaTcTerms", "KlSplit", "kl_split"]
 
 _ESTIMATORS = ("stratified", "weighted")
 
@@ -40,7 +40,7 @@ class KlSplit(NamedTuple):
 
 
 class BetaTcTerms(NamedTuple):
-    """The terms of :class:`BetaTcVae`, in nats."""
+    """The terms of :class:`BetaTcLoss`, in nats."""
 
     loss: Tensor
     """What is minimised, a scalar."""
@@ -129,7 +129,7 @@ def _log_weights(batch: int, num_images: int, estimator: str, like: Tensor) -> T
     return weights.fill_diagonal_(1 / total).log()
 
 
-class BetaTcVae:
+class BetaTcLoss:
     """The ELBO of a :class:`VAE` with a weight for each part of its KL; see :func:`kl_split`.
 
     With all weights 1 it is the ELBO, with a KL estimated from one draw. Both B and N enter the estimates, so compare
@@ -147,7 +147,7 @@ class BetaTcVae:
 
     Examples:
         >>> import vaelib as vl
-        >>> terms = BetaTcVae(60_000, beta=6.0)(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8))
+        >>> terms = BetaTcLoss(60_000, beta=6.0)(vl.conv_vae((1, 8, 8), 2), torch.rand(4, 1, 8, 8))
         >>> terms.total_correlation.shape
         torch.Size([4])
 
@@ -175,9 +175,9 @@ class BetaTcVae:
         self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
     ) -> BetaTcTerms:
         """Terms of one batch; ``step`` drives the schedule of ``beta``."""
-        check_has_prior("BetaTcVae", model)
+        check_has_prior("BetaTcLoss", model)
         recon_params, draw = one_draw(model, x, generator)
-        mu, logvar = gaussian_of("BetaTcVae", draw)
+        mu, logvar = gaussian_of("BetaTcLoss", draw)
         reconstruction = -model.likelihood.log_prob(x, recon_params)
         split = kl_split(draw.z, mu, logvar, num_images=self.num_images, prior=model.prior, estimator=self.estimator)
         information, correlation, by_latent = split

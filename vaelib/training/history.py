@@ -42,7 +42,7 @@ class EpochRecord(NamedTuple):
         """What ``best/`` and :class:`EarlyStopping` compare, lower being better; None without validation data.
 
         The bound itself, whatever weights, free bits or penalties the loss has: of the terms of ``val``, ``iwae`` if
-        there is one, else ``reconstruction + kl``. Of objectives that have no KL, such as :class:`Wae`, the loss.
+        there is one, else ``reconstruction + kl``. Of objectives that have no KL, such as :class:`WaeLoss`, the loss.
         """
         return None if self.val is None else sum(getattr(self.val, name) for name in criterion_terms(self.val))
 

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast
 
 from vaelib._checks import ModelFileError, shown
 from vaelib._files import check_claimed, claim
+from vaelib.objectives import RENAMED
 from vaelib.serialization import describe
 from vaelib.serialization.descriptions import of_today
 from vaelib.training.checkpoints import checkpoint_path, checkpoints_in, newest_checkpoint, read_checkpoint
@@ -96,7 +97,11 @@ def recipe_of(fit: Fit) -> dict[str, Any]:
 
 def check_recipe(run: Run, path: Path, state: dict[str, Any]) -> None:
     """Raise ``ValueError`` if the checkpoint ``state`` at ``path`` is of another run."""
-    kept = state["recipe"] | {"model": of_today(state["recipe"].get("model"))}
+    recipe = state["recipe"]
+    kept = recipe | {
+        "model": of_today(recipe.get("model")),
+        "objective": RENAMED.get(recipe["objective"], recipe["objective"]),
+    }
     asked = {name: value for name, value in run.recipe.items() if name not in ("images", "objective_arguments")}
     for name, value in asked.items():
         before, now = _given(kept.get(name, value)), _given(value)  # version 0.1 kept fewer

@@ -40,7 +40,7 @@ class Trainer:
 
     Args:
         objective: What is minimised; :class:`Elbo`, for an :class:`AutoEncoder` :class:`Reconstruction`, if None. The
-            weights of one that is a module, such as :class:`FactorVae`, are trained, kept and resumed with the model's.
+            weights of one that is a module, such as :class:`FactorLoss`, are trained and resumed with the model's.
         max_epochs: Passes over the training images.
         batch_size: Images per step, over all processes and pieces.
         learning_rate: At its peak.
