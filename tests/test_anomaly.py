@@ -122,20 +122,28 @@ def test_the_report_takes_sets_and_loaders(vae):
     assert others == [expected, expected]
 
 
-def test_wrong_arguments(vae):
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda vae, x, scores: anomaly_scores(torch.nn.Identity(), x),
+            TypeError,
+            "`model` must be a VAE, got Identity",
+        ),
+        (
+            lambda vae, x, scores: anomaly_scores(vae, x, background=vl.AutoEncoder(vae.encoder, vae.decoder)),
+            TypeError,
+            "`background` must be a VAE, got AutoEncoder",
+        ),
+        (lambda vae, x, scores: anomaly_scores(vae, []), vl.DataError, "`data` must hold at least one image"),
+        (lambda vae, x, scores: anomaly_scores(vae, x, batch_size=0), ValueError, "`batch_size` must be >= 1"),
+        (lambda vae, x, scores: auroc(scores, scores[:, None]), ValueError, r"`anomalous` must have shape \(N\)"),
+        (lambda vae, x, scores: auroc(scores.log().log(), scores), ValueError, "`normal` must be finite"),
+        (lambda vae, x, scores: auroc(scores[:1], scores), ValueError, "`normal` must hold at least 2 scores, got 1"),
+    ],
+)
+def test_wrong_arguments(vae, call, error, match):
     x = torch.rand(2, 1, 8, 8)
-    with pytest.raises(TypeError, match="`model` must be a VAE, got Identity"):
-        anomaly_scores(torch.nn.Identity(), x)
-    with pytest.raises(TypeError, match="`background` must be a VAE, got AutoEncoder"):
-        anomaly_scores(vae, x, background=vl.AutoEncoder(vae.encoder, vae.decoder))
-    with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
-        anomaly_scores(vae, [])
-    with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
-        anomaly_scores(vae, x, batch_size=0)
     scores = torch.rand(3)
-    with pytest.raises(ValueError, match=r"`anomalous` must have shape \(N\)"):
-        auroc(scores, scores[:, None])
-    with pytest.raises(ValueError, match="`normal` must be finite"):
-        auroc(scores.log().log(), scores)
-    with pytest.raises(ValueError, match="`normal` must hold at least 2 scores, got 1"):
-        auroc(scores[:1], scores)
+    with pytest.raises(error, match=match):
+        call(vae, x, scores)

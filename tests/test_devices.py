@@ -385,14 +385,23 @@ def test_an_optimiser_that_is_not_fused_waits_once_a_step(stand_in):
     assert "_local_scalar_dense" in wait and "optimization.py" in wait
 
 
-TOGETHER = {
-    (prior, objective): [
-        (latent, posterior, likelihood)
-        for latent, posterior, likelihood in itertools.product(LATENTS, (None, "flow"), OF_EACH_CLASS)
-        if posterior is None or objective not in OF_A_GAUSSIAN_POSTERIOR
-    ]
-    for prior, objective in itertools.product(PRIORS, OBJECTIVES)
-}
+def together(objectives, of_a_gaussian_posterior):
+    """Every prior with every objective, latent and posterior; every pair of a likelihood and one of the others."""
+    found = {}
+    for number, (prior, objective) in enumerate(itertools.product(PRIORS, objectives)):
+        parts = [
+            part
+            for part in itertools.product(LATENTS, (None, "flow"))
+            if part[1] is None or objective not in of_a_gaussian_posterior
+        ]
+        start = number // len(objectives) + number % len(objectives)
+        found[prior, objective] = [
+            (*part, OF_EACH_CLASS[(start + place) % len(OF_EACH_CLASS)]) for place, part in enumerate(parts)
+        ]
+    return found
+
+
+TOGETHER = together(OBJECTIVES, OF_A_GAUSSIAN_POSTERIOR)
 
 
 @pytest.mark.slow
@@ -441,8 +450,12 @@ def test_the_combinations_are_of_all_public_parts():
     assert {*classes(vl.latents) - {"GaussianLatent", "PointLatent"}, *vl.presets.__all__} <= {*MODELS}
     functions = {name for name in vl.evaluation.__all__ if inspect.isfunction(getattr(vl.evaluation, name))}
     assert {*EVALUATIONS, *OF_VALUES} == functions - {"unit_of"}
-    assert sum(map(len, TOGETHER.values())) == 6 * 5 * 2 * (15 + 9)
-    assert sum(map(len, EVALUATED.values())) == 6 * 5 * 2 * (11 + 10)
+    for table, count in ((TOGETHER, 6 * 2 * (15 + 9)), (EVALUATED, 6 * 2 * (11 + 10))):
+        rows = [(*pair, *rest) for pair, found in table.items() for rest in found]
+        assert len(rows) == len(set(rows)) == count
+        for column in range(4):
+            pairs = {(row[column], row[4]) for row in rows}
+            assert len(pairs) == len({row[column] for row in rows}) * len(OF_EACH_CLASS)
 
 
 def images_of(folder, count=12):
@@ -529,15 +542,8 @@ def test_every_evaluation_of_autoencoders_runs_on_their_device(stand_in, name):
     check_evaluation(name, autoencoder_of(), images_for(vae_of(), 20))
 
 
-EVALUATED = {
-    (prior, name): [
-        (latent, posterior, likelihood)
-        for latent, posterior, likelihood in itertools.product(LATENTS, (None, "flow"), OF_EACH_CLASS)
-        if posterior is None or name != "latents"
-    ]
-    for prior, name in itertools.product(PRIORS, EVALUATIONS)
-    if name not in ("features_of", "disentanglement")  # of the encoder alone, or of no model
-}
+OF_THE_ENCODER_OR_NO_MODEL = ("features_of", "disentanglement")
+EVALUATED = together([name for name in EVALUATIONS if name not in OF_THE_ENCODER_OR_NO_MODEL], ("latents",))
 
 
 @pytest.mark.slow

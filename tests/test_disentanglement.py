@@ -260,36 +260,63 @@ def test_vaes_autoencoders_and_latent_maps_are_scored_by_their_codes():
 
 
 @pytest.mark.parametrize("score", [mig, modularity, sap, dci, beta_vae_score, factor_vae_score])
-def test_wrong_arguments(score):
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda score, codes: score(codes[:, 0], GRID), ValueError, r"`codes` must have shape \(N, D\)"),
+        (lambda score, codes: score(codes, GRID[:9]), ValueError, r"`factors` must have shape \(240, F\)"),
+        (lambda score, codes: score(codes.log(), GRID), ValueError, "`codes` must be finite"),
+        (
+            lambda score, codes: score(codes, GRID.float()),
+            TypeError,
+            r"`factors` must be integers, got dtype torch\.float32",
+        ),
+        (lambda score, codes: score(codes[:, :1], GRID), ValueError, "at least 2 latents and 2 factors, got 1 and 2"),
+        (
+            lambda score, codes: score(codes, GRID * torch.tensor([1, 0])),
+            ValueError,
+            r"`factors` must take at least 2 values, got \[4, 1\]",
+        ),
+        (lambda score, codes: score(codes, GRID, num_resamples=1), ValueError, "`num_resamples` must be >= 2"),
+    ],
+)
+def test_wrong_arguments(score, call, error, match):
     codes = torch.randn(len(GRID), 2)
-    with pytest.raises(ValueError, match=r"`codes` must have shape \(N, D\)"):
-        score(codes[:, 0], GRID)
-    with pytest.raises(ValueError, match=r"`factors` must have shape \(240, F\)"):
-        score(codes, GRID[:9])
-    with pytest.raises(ValueError, match="`codes` must be finite"):
-        score(codes.log(), GRID)
-    with pytest.raises(TypeError, match=r"`factors` must be integers, got dtype torch\.float32"):
-        score(codes, GRID.float())
-    with pytest.raises(ValueError, match="at least 2 latents and 2 factors, got 1 and 2"):
-        score(codes[:, :1], GRID)
-    with pytest.raises(ValueError, match=r"`factors` must take at least 2 values, got \[4, 1\]"):
-        score(codes, GRID * torch.tensor([1, 0]))
-    with pytest.raises(ValueError, match="`num_resamples` must be >= 2"):
-        score(codes, GRID, num_resamples=1)
+    with pytest.raises(error, match=match):
+        call(score, codes)
 
 
-def test_more_wrong_arguments():
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda codes, vae: sap(codes, GRID, categorical=[2]),
+            ValueError,
+            r"`categorical` must be indices of the 2 factors, got \[2\]",
+        ),
+        (
+            lambda codes, vae: dci(codes, GRID, categorical=[2]),
+            ValueError,
+            r"`categorical` must be indices of the 2 factors, got \[2\]",
+        ),
+        (
+            lambda codes, vae: disentanglement(torch.nn.Identity(), codes, GRID),
+            TypeError,
+            "`model` must be a VAE or an AutoEncoder, got Identity",
+        ),
+        (lambda codes, vae: disentanglement(vae, [], GRID), vl.DataError, "`data` must hold at least one image"),
+        (
+            lambda codes, vae: disentanglement(vae, torch.rand(2, 1, 8, 8), GRID, batch_size=0),
+            ValueError,
+            "`batch_size` must be >= 1",
+        ),
+    ],
+)
+def test_more_wrong_arguments(call, error, match):
     codes = torch.randn(len(GRID), 2)
-    for score in (sap, dci):
-        with pytest.raises(ValueError, match=r"`categorical` must be indices of the 2 factors, got \[2\]"):
-            score(codes, GRID, categorical=[2])
-    with pytest.raises(TypeError, match="`model` must be a VAE or an AutoEncoder, got Identity"):
-        disentanglement(torch.nn.Identity(), codes, GRID)
     vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
-    with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
-        disentanglement(vae, [], GRID)
-    with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
-        disentanglement(vae, torch.rand(2, 1, 8, 8), GRID, batch_size=0)
+    with pytest.raises(error, match=match):
+        call(codes, vae)
 
 
 @pytest.mark.parametrize("score", [dci, beta_vae_score])

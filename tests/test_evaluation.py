@@ -131,18 +131,31 @@ def test_estimates():
     assert Estimate.of(torch.tensor([1.0, math.inf])) == (math.inf, math.inf)  # the PSNR where one is exact
 
 
-def test_wrong_arguments(vae):
-    with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
-        elbo(vae, [])
-    with pytest.raises(TypeError, match="`name` must be a str, got 3"):
-        vl.evaluation.unit_of(3)
-    with pytest.raises(TypeError, match="`model` must be a VAE, got AutoEncoder"):
-        elbo(vl.AutoEncoder(vae.encoder, vae.decoder), torch.rand(1, 1, 8, 8))
-    with pytest.raises(ValueError, match=r"`x` must have shape \(B, 1, 8, 8\)"):
-        elbo(vae, torch.rand(2, 1, 9, 8))
-    gaussian = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian(0.5))
-    for model in (vae, gaussian):
-        with pytest.raises(ValueError, match=r"`data` must have values in \[0, 1\]"):
-            elbo(model, torch.full((2, 1, 8, 8), 255.0))
-        with pytest.raises(ValueError, match=r"got \[nan, nan\]"):
-            elbo(model, torch.full((2, 1, 8, 8), float("nan")))
+def gaussian():
+    return vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian(0.5))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda vae: elbo(vae, []), vl.DataError, "`data` must hold at least one image"),
+        (lambda vae: vl.evaluation.unit_of(3), TypeError, "`name` must be a str, got 3"),
+        (
+            lambda vae: elbo(vl.AutoEncoder(vae.encoder, vae.decoder), torch.rand(1, 1, 8, 8)),
+            TypeError,
+            "`model` must be a VAE, got AutoEncoder",
+        ),
+        (lambda vae: elbo(vae, torch.rand(2, 1, 9, 8)), ValueError, r"`x` must have shape \(B, 1, 8, 8\)"),
+        (lambda vae: elbo(vae, torch.full((2, 1, 8, 8), 255.0)), ValueError, r"`data` must have values in \[0, 1\]"),
+        (lambda vae: elbo(vae, torch.full((2, 1, 8, 8), float("nan"))), ValueError, r"got \[nan, nan\]"),
+        (
+            lambda vae: elbo(gaussian(), torch.full((2, 1, 8, 8), 255.0)),
+            ValueError,
+            r"`data` must have values in \[0, 1\]",
+        ),
+        (lambda vae: elbo(gaussian(), torch.full((2, 1, 8, 8), float("nan"))), ValueError, r"got \[nan, nan\]"),
+    ],
+)
+def test_wrong_arguments(vae, call, error, match):
+    with pytest.raises(error, match=match):
+        call(vae)

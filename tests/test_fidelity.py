@@ -331,25 +331,26 @@ def test_fidelity_is_its_parts():
     assert fidelity(nn.Flatten(), vl.data.ImageDataset(x), [y]) == found
 
 
-def test_wrong_arguments():
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda x: features_of(nn.Identity(), x),
+            ValueError,
+            r"`extractor\(images\)` must have shape \(30, F\), got \(30, 1, 8, 8\)",
+        ),
+        (lambda x: fid(normal(20), normal(20) / 0), ValueError, "`generated` must be finite"),
+        (lambda x: features_of(nn.Flatten(), []), vl.DataError, "`data` must hold at least one image"),
+        (lambda x: features_of(nn.Flatten(), x, batch_size=0), ValueError, "`batch_size` must be >= 1"),
+        (lambda x: fid(normal(20), normal(19)), ValueError, "`generated` must hold at least 20 images, got 19"),
+        (lambda x: kid(normal(1), normal(2)), ValueError, "`real` must hold at least 2 images, got 1"),
+        (lambda x: precision_recall(normal(3), normal(4)), ValueError, "`real` must hold at least 4 images, got 3"),
+        (lambda x: precision_recall(normal(3), normal(4), num_neighbors=0), ValueError, "`num_neighbors` must be >= 1"),
+        (lambda x: fid(normal(20), normal(20, 5)), ValueError, r"`generated` must have shape \(M, 4\), got \(20, 5\)"),
+        (lambda x: kid(normal(20)[0], normal(20)), ValueError, r"`real` must have shape \(N, F\)"),
+    ],
+)
+def test_wrong_arguments(call, error, match):
     x = torch.rand(30, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"`extractor\(images\)` must have shape \(30, F\), got \(30, 1, 8, 8\)"):
-        features_of(nn.Identity(), x)
-    with pytest.raises(ValueError, match="`generated` must be finite"):
-        fid(normal(20), normal(20) / 0)
-    with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
-        features_of(nn.Flatten(), [])
-    with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
-        features_of(nn.Flatten(), x, batch_size=0)
-    with pytest.raises(ValueError, match="`generated` must hold at least 20 images, got 19"):
-        fid(normal(20), normal(19))
-    with pytest.raises(ValueError, match="`real` must hold at least 2 images, got 1"):
-        kid(normal(1), normal(2))
-    with pytest.raises(ValueError, match="`real` must hold at least 4 images, got 3"):
-        precision_recall(normal(3), normal(4))
-    with pytest.raises(ValueError, match="`num_neighbors` must be >= 1"):
-        precision_recall(normal(3), normal(4), num_neighbors=0)
-    with pytest.raises(ValueError, match=r"`generated` must have shape \(M, 4\), got \(20, 5\)"):
-        fid(normal(20), normal(20, 5))
-    with pytest.raises(ValueError, match=r"`real` must have shape \(N, F\)"):
-        kid(normal(20)[0], normal(20))
+    with pytest.raises(error, match=match):
+        call(x)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import nn, zeros
 
 import vaelib as vl
 
@@ -197,35 +197,32 @@ def test_the_gradient_penalty_is_the_same_without_gradients(model):
     torch.testing.assert_close(found.loss, expected.loss)
 
 
-def test_wrong_arguments():
-    for make, kwargs, match in (
-        (vl.DipLoss, {"lambda_od": -1.0}, "`lambda_od` must be >= 0, got -1"),
-        (vl.DipLoss, {"lambda_d": -1.0}, "`lambda_d` must be >= 0, got -1"),
-        (vl.DipLoss, {"kind": "I"}, "`kind` must be one of 'i', 'ii', got 'I'"),
-        (vl.InfoLoss, {"alpha": 2.0}, "`alpha` must be <= 1, got 2"),
-        (vl.InfoLoss, {"alpha": 0.5, "lambda_": 0.4}, "`lambda_` must be >= 0.5, got 0.4"),
-        (vl.InfoLoss, {"kernel": "linear"}, "`kernel` must be one of 'rbf', 'imq', got 'linear'"),
-        (vl.InfoLoss, {"scale": 0.0}, "`scale` must be > 0, got 0"),
-        (vl.WaeLoss, {"weight": -1.0}, "`weight` must be >= 0, got -1"),
-        (vl.WaeLoss, {"kernel": "linear"}, "`kernel` must be one of"),
-        (vl.WaeLoss, {"scale": 0.0}, "`scale` must be > 0, got 0"),
-        (vl.RaeLoss, {"beta": -1.0, "weight": 1.0}, "`beta` must be >= 0, got -1"),
-        (vl.RaeLoss, {"beta": 1.0, "weight": -1.0}, "`weight` must be >= 0, got -1"),
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: vl.DipLoss(lambda_od=-1.0), "`lambda_od` must be >= 0, got -1"),
+        (lambda: vl.DipLoss(lambda_d=-1.0), "`lambda_d` must be >= 0, got -1"),
+        (lambda: vl.DipLoss(kind="I"), "`kind` must be one of 'i', 'ii', got 'I'"),
+        (lambda: vl.InfoLoss(alpha=2.0), "`alpha` must be <= 1, got 2"),
+        (lambda: vl.InfoLoss(alpha=0.5, lambda_=0.4), "`lambda_` must be >= 0.5, got 0.4"),
+        (lambda: vl.InfoLoss(kernel="linear"), "`kernel` must be one of 'rbf', 'imq', got 'linear'"),
+        (lambda: vl.InfoLoss(scale=0.0), "`scale` must be > 0, got 0"),
+        (lambda: vl.WaeLoss(weight=-1.0), "`weight` must be >= 0, got -1"),
+        (lambda: vl.WaeLoss(kernel="linear"), "`kernel` must be one of"),
+        (lambda: vl.WaeLoss(scale=0.0), "`scale` must be > 0, got 0"),
+        (lambda: vl.RaeLoss(beta=-1.0, weight=1.0), "`beta` must be >= 0, got -1"),
+        (lambda: vl.RaeLoss(beta=1.0, weight=-1.0), "`weight` must be >= 0, got -1"),
+        (lambda: vl.RaeLoss(beta=1.0, weight=1.0, penalty="sn"), "`penalty` must be one of 'gradient', 'l2', got 'sn'"),
         (
-            vl.RaeLoss,
-            {"beta": 1.0, "weight": 1.0, "penalty": "sn"},
-            "`penalty` must be one of 'gradient', 'l2', got 'sn'",
+            lambda: vl.dip_penalty(zeros(2, 3), zeros(2, 2), lambda_od=1.0, lambda_d=1.0),
+            r"`logvar` must have shape \(2, 3\), got \(2, 2\)",
         ),
-    ):
-        with pytest.raises(ValueError, match=match):
-            make(**kwargs)
-    with pytest.raises(ValueError, match=r"`logvar` must have shape \(2, 3\), got \(2, 2\)"):
-        vl.dip_penalty(torch.zeros(2, 3), torch.zeros(2, 2), lambda_od=1.0, lambda_d=1.0)
-    with pytest.raises(ValueError, match=r"`y` must have shape \(m, 3\), got \(2, 2\)"):
-        vl.mmd(torch.zeros(2, 3), torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="`x` and `y` must hold at least 2 samples each, got 1 and 2"):
-        vl.mmd(torch.zeros(1, 3), torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="`kernel` must be one of"):
-        vl.mmd(torch.zeros(2, 3), torch.zeros(2, 3), kernel="linear")
-    with pytest.raises(ValueError, match="`scale` must be > 0"):
-        vl.mmd(torch.zeros(2, 3), torch.zeros(2, 3), scale=0.0)
+        (lambda: vl.mmd(zeros(2, 3), zeros(2, 2)), r"`y` must have shape \(m, 3\), got \(2, 2\)"),
+        (lambda: vl.mmd(zeros(1, 3), zeros(2, 3)), "`x` and `y` must hold at least 2 samples each, got 1 and 2"),
+        (lambda: vl.mmd(zeros(2, 3), zeros(2, 3), kernel="linear"), "`kernel` must be one of"),
+        (lambda: vl.mmd(zeros(2, 3), zeros(2, 3), scale=0.0), "`scale` must be > 0"),
+    ],
+)
+def test_wrong_arguments(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()

@@ -347,26 +347,51 @@ def test_wrong_arguments(kwargs, match):
         vl.Trainer(**kwargs)
 
 
-def test_wrong_images(images, tmp_path):
-    with pytest.raises(ValueError, match=r"`train` must have images of the model's shape \(1, 8, 8\), got \(1, 9, 9\)"):
-        fit(tiny(), torch.rand(4, 1, 9, 9))
-    with pytest.raises(ValueError, match=r"`val` must have images of the model's shape"):
-        fit(tiny(), images, torch.rand(4, 1, 9, 9))
-    with pytest.raises(vl.DataError, match="at least one pixel"):
-        fit(tiny(), torch.rand(0, 1, 8, 8))
-    with pytest.raises(ValueError, match="`train` must be images, or a loader of known length that is not empty"):
-        fit(tiny(), [])
-    with pytest.raises(ValueError, match=r"`images` must have values in \[0, 1\], got \[nan, nan\]"):
-        fit(tiny(), torch.full((4, 1, 8, 8), float("nan")))
-    for likelihood in (vl.Bernoulli(), vl.Gaussian(0.5)):
-        with pytest.raises(ValueError, match=r"`train` must have values in \[0, 1\], got \[0, 255\]"):
-            fit(tiny(likelihood=likelihood), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)])
-    with pytest.raises(
-        TypeError, match="`val` must be images, or a loader that can be passed over again, got an iterator"
-    ):
-        fit(tiny(), images, iter([torch.rand(2, 1, 8, 8)]))
-    with pytest.raises(TypeError, match="dtype of the model's weights"):
-        fit(tiny(), [torch.rand(2, 1, 8, 8).double()])
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda images: fit(tiny(), torch.rand(4, 1, 9, 9)),
+            ValueError,
+            r"`train` must have images of the model's shape \(1, 8, 8\), got \(1, 9, 9\)",
+        ),
+        (
+            lambda images: fit(tiny(), images, torch.rand(4, 1, 9, 9)),
+            ValueError,
+            r"`val` must have images of the model's shape",
+        ),
+        (lambda images: fit(tiny(), torch.rand(0, 1, 8, 8)), vl.DataError, "at least one pixel"),
+        (
+            lambda images: fit(tiny(), []),
+            ValueError,
+            "`train` must be images, or a loader of known length that is not empty",
+        ),
+        (
+            lambda images: fit(tiny(), torch.full((4, 1, 8, 8), float("nan"))),
+            ValueError,
+            r"`images` must have values in \[0, 1\], got \[nan, nan\]",
+        ),
+        (
+            lambda images: fit(tiny(), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)]),
+            ValueError,
+            r"`train` must have values in \[0, 1\], got \[0, 255\]",
+        ),
+        (
+            lambda images: fit(tiny(likelihood=vl.Gaussian(0.5)), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)]),
+            ValueError,
+            r"`train` must have values in \[0, 1\], got \[0, 255\]",
+        ),
+        (
+            lambda images: fit(tiny(), images, iter([torch.rand(2, 1, 8, 8)])),
+            TypeError,
+            "`val` must be images, or a loader that can be passed over again, got an iterator",
+        ),
+        (lambda images: fit(tiny(), [torch.rand(2, 1, 8, 8).double()]), TypeError, "dtype of the model's weights"),
+    ],
+)
+def test_wrong_images(images, call, error, match):
+    with pytest.raises(error, match=match):
+        call(images)
 
 
 def test_a_run_that_cannot_be_written_does_not_start(images, tmp_path):

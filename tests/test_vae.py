@@ -47,49 +47,92 @@ def test_sample(vae):
     assert first.min() >= 0
     assert first.max() <= 1
     assert vae.sample(0).shape == (0, 1, 12, 10)
-
-
-def test_wrong_inputs(vae):
-    with pytest.raises(ValueError, match=r"`x` must have shape \(B, 1, 12, 10\), got \(1, 12, 10\)"):
-        vae(torch.rand(1, 12, 10))
-    with pytest.raises(TypeError, match="Divide 8-bit images by 255"):
-        vae.reconstruct(torch.zeros(1, 1, 12, 10, dtype=torch.uint8))
-    with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\], got \[0, 255\]"):
-        vae.reconstruct(torch.linspace(0, 255, 120).view(1, 1, 12, 10))
-    with pytest.raises(ValueError, match=r"got \[nan, nan\]"):
-        vae.reconstruct(torch.full((1, 1, 12, 10), float("nan")))
-    with pytest.raises(
-        TypeError, match=r"`x` must have the dtype of the model's weights, torch.float32, got torch.float64"
-    ):
-        vae(torch.rand(1, 1, 12, 10).double())
     assert vae.double().sample(2).dtype == torch.float64
-    vae.float()
-    with pytest.raises(ValueError, match=r"`z` must have shape \(B, 3\), got \(2, 4\)"):
-        vae.decode(torch.rand(2, 4))
-    with pytest.raises(ValueError, match="`num_samples` must be >= 0, got -1"):
-        vae.sample(-1)
 
 
-def test_parts_that_do_not_fit():
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda vae: vae(torch.rand(1, 12, 10)),
+            ValueError,
+            r"`x` must have shape \(B, 1, 12, 10\), got \(1, 12, 10\)",
+        ),
+        (
+            lambda vae: vae.reconstruct(torch.zeros(1, 1, 12, 10, dtype=torch.uint8)),
+            TypeError,
+            "Divide 8-bit images by 255",
+        ),
+        (
+            lambda vae: vae.reconstruct(torch.linspace(0, 255, 120).view(1, 1, 12, 10)),
+            ValueError,
+            r"`x` must have values in \[0, 1\], got \[0, 255\]",
+        ),
+        (lambda vae: vae.reconstruct(torch.full((1, 1, 12, 10), float("nan"))), ValueError, r"got \[nan, nan\]"),
+        (
+            lambda vae: vae(torch.rand(1, 1, 12, 10).double()),
+            TypeError,
+            r"`x` must have the dtype of the model's weights, torch.float32, got torch.float64",
+        ),
+        (lambda vae: vae.decode(torch.rand(2, 4)), ValueError, r"`z` must have shape \(B, 3\), got \(2, 4\)"),
+        (lambda vae: vae.sample(-1), ValueError, "`num_samples` must be >= 0, got -1"),
+    ],
+)
+def test_wrong_inputs(vae, call, error, match):
+    with pytest.raises(error, match=match):
+        call(vae)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda encoder, decoder: vl.VAE(encoder, vl.ConvDecoder(5, (1, 8, 8))),
+            ValueError,
+            r"the encoder has \(4,\), the decoder has \(5,\)",
+        ),
+        (
+            lambda encoder, decoder: vl.VAE(encoder, vl.ConvDecoder(4, (1, 8, 9))),
+            ValueError,
+            "`image_shape` must be the same",
+        ),
+        (
+            lambda encoder, decoder: vl.VAE(encoder, decoder, likelihood=vl.Gaussian("per_pixel")),
+            ValueError,
+            "`param_channels` must be 2, as Gaussian needs for 1 image channels, got 1",
+        ),
+        (
+            lambda encoder, decoder: vl.VAE(nn.Identity(), nn.Identity()),
+            ValueError,
+            "Give `image_shape`: Identity and Identity have no attribute",
+        ),
+        (lambda encoder, decoder: vl.VAE(3, decoder), TypeError, "`encoder` must be an nn.Module object, got 3"),
+        (
+            lambda encoder, decoder: vl.VAE(encoder, decoder, prior=vl.StandardNormal),
+            TypeError,
+            "`prior` must be an nn.Module object, got <class .*StandardNormal",
+        ),
+        (
+            lambda encoder, decoder: vl.conv_vae((1, 8, 8), likelihood="gaussian"),
+            TypeError,
+            "`likelihood` must be an nn.Module object, got 'gaussian'",
+        ),
+        (
+            lambda encoder, decoder: vl.AutoEncoder(encoder, decoder, corruption=0.3),
+            TypeError,
+            "`corruption` must be an nn.Module object, got 0.3",
+        ),
+        (
+            lambda encoder, decoder: vl.AutoEncoder(encoder, decoder, likelihood=vl.Gaussian("per_pixel")),
+            ValueError,
+            "`param_channels` must be 2",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit(call, error, match):
     encoder, decoder = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
-    with pytest.raises(ValueError, match=r"the encoder has \(4,\), the decoder has \(5,\)"):
-        vl.VAE(encoder, vl.ConvDecoder(5, (1, 8, 8)))
-    with pytest.raises(ValueError, match="`image_shape` must be the same"):
-        vl.VAE(encoder, vl.ConvDecoder(4, (1, 8, 9)))
-    with pytest.raises(ValueError, match="`param_channels` must be 2, as Gaussian needs for 1 image channels, got 1"):
-        vl.VAE(encoder, decoder, likelihood=vl.Gaussian("per_pixel"))
-    with pytest.raises(ValueError, match="Give `image_shape`: Identity and Identity have no attribute"):
-        vl.VAE(nn.Identity(), nn.Identity())
-    with pytest.raises(TypeError, match="`encoder` must be an nn.Module object, got 3"):
-        vl.VAE(3, decoder)
-    with pytest.raises(TypeError, match="`prior` must be an nn.Module object, got <class .*StandardNormal"):
-        vl.VAE(encoder, decoder, prior=vl.StandardNormal)
-    with pytest.raises(TypeError, match="`likelihood` must be an nn.Module object, got 'gaussian'"):
-        vl.conv_vae((1, 8, 8), likelihood="gaussian")
-    with pytest.raises(TypeError, match="`corruption` must be an nn.Module object, got 0.3"):
-        vl.AutoEncoder(encoder, decoder, corruption=0.3)
-    with pytest.raises(ValueError, match="`param_channels` must be 2"):
-        vl.AutoEncoder(encoder, decoder, likelihood=vl.Gaussian("per_pixel"))
+    with pytest.raises(error, match=match):
+        call(encoder, decoder)
 
 
 def test_map_latents_work_everywhere():
