@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import random
 import shlex
@@ -20,11 +21,15 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib._files import claim
+from vaelib.cli import main
 from vaelib.serialization import describe
 from vaelib.training import recipe
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
 from vaelib.training.fingerprint import differences, fingerprint
 from vaelib.training.lock import locked
+
+FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported all that training needs
+FORKS.set_forkserver_preload(["vaelib.cli", "vaelib.training", "accelerate", "matplotlib.pyplot"])
 
 
 def model_of(seed=0, **kwargs):
@@ -708,15 +713,19 @@ def digits(tmp_path_factory):
     return path
 
 
-def command(digits, run, *options, epochs=40):
-    shape = ["--data", str(digits), "--epochs", str(epochs), "--batch-size", "16", "--latent-dim", "2", "--ema", "0.9"]
-    return [sys.executable, "-m", "vaelib", "train", *shape, "--checkpoint-every", "7", "--out", str(run), *options]
+def arguments(digits, run, *options):
+    shape = ["--data", str(digits), "--epochs", "20", "--batch-size", "16", "--latent-dim", "2", "--ema", "0.9"]
+    return ["train", *shape, "--checkpoint-every", "7", "--out", str(run), *options]
+
+
+def command(*words):
+    return [sys.executable, "-m", "vaelib", *words]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(digits, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(digits, run), check=True, capture_output=True)
+    subprocess.run(command(*arguments(digits, run)), check=True, capture_output=True)
     return weights(vl.load(run / "last"))
 
 
@@ -727,39 +736,44 @@ def wait_for_checkpoint(run, process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_finish_the_step_and_say_how_to_resume(number, digits, tmp_path):
-    subprocess.run(command(digits, tmp_path / "whole", epochs=8), check=True, capture_output=True)
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        command(digits, run, epochs=8), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_signals_finish_the_step_and_say_how_to_resume(number, digits, uninterrupted, tmp_path):
+    run, pipe = tmp_path / "run", subprocess.PIPE
+    process = subprocess.Popen(command(*arguments(digits, run)), stdout=pipe, stderr=pipe, text=True)
     wait_for_checkpoint(run, process)
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == 128 + number
     assert f"Stopped by {number.name} after step" in errors
     said = errors.split("Resume with: vaelib ")[1].splitlines()[0]
-    result = subprocess.run([sys.executable, "-m", "vaelib", *shlex.split(said)], check=True, capture_output=True)
-    assert b"after 8 epochs" in result.stdout
-    assert torch.equal(weights(vl.load(run / "last")), weights(vl.load(tmp_path / "whole" / "last")))
+    result = subprocess.run(command(*shlex.split(said)), check=True, capture_output=True)
+    assert b"after 20 epochs" in result.stdout
+    assert torch.equal(weights(vl.load(run / "last")), uninterrupted)
 
 
 def kill_and_resume(digits, run, kills, generator):
     """Runs to its end, killed without warning at ``kills`` random moments; how often a kill hit the training."""
+
+    def begun():
+        options = ["--resume"] if (run / "run.json").exists() else []
+        process = FORKS.Process(target=main, args=(arguments(digits, run, *options),))
+        process.start()
+        return process
+
     hits, started = 0, False
     for _ in range(kills):
-        options = ["--resume"] if (run / "run.json").exists() else []
-        process = subprocess.Popen(command(digits, run, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         before = newest_checkpoint(run) if started else None
-        time.sleep(generator.uniform(2.0, 5.0))
+        process = begun()
+        process.join(generator.uniform(0.1, 1.5))
         process.kill()
-        hits += process.wait() == -signal.SIGKILL
+        process.join()
+        hits += process.exitcode == -signal.SIGKILL
         after = newest_checkpoint(run)
         started = after is not None
         if before is not None:
             assert after[1]["step"] >= before[1]["step"], "something older than the last checkpoint was lost"
-    options = ["--resume"] if (run / "run.json").exists() else []
-    subprocess.run(command(digits, run, *options), check=True, capture_output=True)
+    process = begun()
+    process.join()
+    assert process.exitcode == 0
     return hits
 
 
