@@ -13,14 +13,13 @@ from vaelib.evaluation import (
     disentanglement,
     encode,
     factor_vae_score,
-    interventions,
     mig,
     modularity,
     modularity_chance,
-    predictors,
     sap,
 )
-from vaelib.evaluation.factors import bootstrapped
+from vaelib.evaluation.disentanglement import interventions, predictors
+from vaelib.evaluation.disentanglement.factors import bootstrapped
 
 GRID = torch.cartesian_prod(torch.arange(4), torch.arange(3)).repeat(20, 1)
 BITS = torch.cartesian_prod(torch.arange(2), torch.arange(2)).repeat(50, 1)

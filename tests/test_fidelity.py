@@ -95,7 +95,7 @@ def test_wrong_arguments_of_reconstructions(monkeypatch):
     with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
         reconstruction_quality(echo((1, 8, 8)), torch.rand(2, 1, 8, 8), batch_size=0)
     monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
-    with pytest.raises(vl.MissingExtraError, match=r"Comparing pictures needs .*vaelib\[metrics\]"):
+    with pytest.raises(vl.MissingExtraError, match=r"Comparing images needs .*vaelib\[metrics\]"):
         reconstruction_quality(echo((1, 8, 8)), torch.rand(2, 1, 8, 8))
 
 

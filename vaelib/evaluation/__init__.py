@@ -4,13 +4,22 @@ from vaelib.evaluation.anomaly import AnomalyReport, AnomalyScores, anomaly, ano
 from vaelib.evaluation.bound import BoundEstimate, Estimate, elbo, per_image_terms, unit_of
 from vaelib.evaluation.codes import embed, encode
 from vaelib.evaluation.comparison import Comparison, compare
-from vaelib.evaluation.disentanglement import DisentanglementReport, disentanglement, mig, modularity, modularity_chance
+from vaelib.evaluation.disentanglement import (
+    DciScores,
+    DisentanglementReport,
+    beta_vae_score,
+    dci,
+    disentanglement,
+    factor_vae_score,
+    mig,
+    modularity,
+    modularity_chance,
+    sap,
+)
 from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
-from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
 from vaelib.evaluation.latents import LatentReport, latents
 from vaelib.evaluation.likelihood import LikelihoodEstimate, log_likelihood
-from vaelib.evaluation.pictures import ReconstructionQuality, reconstruction_quality
-from vaelib.evaluation.predictors import DciScores, dci, sap
+from vaelib.evaluation.reconstruction import ReconstructionQuality, reconstruction_quality
 
 __all__ = [
     "AnomalyReport",

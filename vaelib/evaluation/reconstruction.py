@@ -1,4 +1,4 @@
-"""How well a model gives its pictures back: pixel by pixel, and as structure."""
+"""How well a model gives its images back: pixel by pixel, and as structure."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MS_SSIM_SIZE = 176
 
 
 class ReconstructionQuality(NamedTuple):
-    """Reconstructions beside their pictures; each number is the mean of its values per image."""
+    """Reconstructions beside their images; each number is the mean of its values per image."""
 
     psnr: Estimate
     """Peak signal-to-noise ratio in dB, -10 log10 of the mean squared error; infinite if one came back as it was."""
     ssim: Estimate
     """Structural similarity with a Gaussian window of 11 pixels, at most 1."""
     ms_ssim: Estimate | None
-    """The same over five scales; None for pictures below 176 pixels, which the scales don't fit in."""
+    """The same over five scales; None for images below 176 pixels, which the scales don't fit in."""
     num_images: int
 
 
@@ -43,7 +43,7 @@ def reconstruction_quality(
     batch_size: int = 256,
     generator: torch.Generator | None = None,
 ) -> ReconstructionQuality:
-    """Compare pictures with ``model.reconstruct`` of them: z = mu and the likelihood's mean, cut to [0, 1].
+    """Compare images with ``model.reconstruct`` of them: z = mu and the likelihood's mean, cut to [0, 1].
 
     Args:
         model: A VAE or an autoencoder.
@@ -104,7 +104,7 @@ def _similarities(found: Tensor, images: Tensor, *, several_scales: bool) -> tup
     try:
         from torchmetrics.functional import image as metrics
     except ImportError as error:
-        raise MissingExtraError("Comparing pictures", "metrics") from error
+        raise MissingExtraError("Comparing images", "metrics") from error
     measures: list[Callable[..., Any]] = [
         partial(metrics.peak_signal_noise_ratio, dim=(1, 2, 3)),
         metrics.structural_similarity_index_measure,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.factors import bootstrapped, checked, scikit_learn
+from vaelib.evaluation.disentanglement.factors import bootstrapped, checked, scikit_learn
 
 __all__ = ["beta_vae_score", "factor_vae_score"]
 

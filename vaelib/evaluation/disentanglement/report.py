@@ -17,9 +17,9 @@ from vaelib._checks import check_int
 from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.codes import embed
-from vaelib.evaluation.factors import bootstrapped, checked
-from vaelib.evaluation.interventions import beta_vae_score, factor_vae_score
-from vaelib.evaluation.predictors import dci, sap
+from vaelib.evaluation.disentanglement.factors import bootstrapped, checked
+from vaelib.evaluation.disentanglement.interventions import beta_vae_score, factor_vae_score
+from vaelib.evaluation.disentanglement.predictors import dci, sap
 from vaelib.vae import VAE
 
 __all__ = ["DisentanglementReport", "disentanglement", "mig", "modularity", "modularity_chance"]

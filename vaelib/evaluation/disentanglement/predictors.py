@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaelib._checks import check_int_tuple, check_tensor
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.factors import bootstrapped, checked, halves, scikit_learn
+from vaelib.evaluation.disentanglement.factors import bootstrapped, checked, halves, scikit_learn
 
 __all__ = ["DciScores", "dci", "sap"]
 
