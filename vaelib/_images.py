@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from vaelib._checks import check_int, check_shape, check_tensor, check_unit_range, shown
 from vaelib.functional.draws import permutation
 
-__all__ = ["Batch", "ImageSet", "as_batch", "as_batches", "check_data", "even_parts", "one_pass", "opened"]
+__all__ = ["Batch", "ImageSet", "as_batch", "as_batches", "even_parts", "one_pass", "opened"]
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x")
 """Names under which batches that are dicts may hold their images."""
@@ -49,14 +49,9 @@ class ImageSet(Protocol):
         """The images at ``indices``."""
 
     def fetch(
-        self,
-        index_batches: Iterable[Tensor],
-        device: torch.device,
-        *,
-        seed: int = 0,
-        generator: Generator | None = None,
+        self, parts: Iterable[Tensor], device: torch.device, *, seed: int = 0, generator: Generator | None = None
     ) -> Iterator[Batch]:
-        """One batch on ``device`` for each tensor of indices.
+        """One batch on ``device`` for each of the ``parts``, which are indices.
 
         ``seed`` is that of transforms, ``generator`` that of dynamic binarisation and flips; if None, these draw from
         the global generator of the device.
@@ -97,7 +92,6 @@ def as_batches(
     if isinstance(data, ImageSet):
         yield from one_pass(data, batch_size, device, generator=generator)
         return
-    check_data(name, data)
     for batch in data.split(batch_size) if isinstance(data, Tensor) else data:
         yield as_batch(name, batch).to(device)
 
@@ -106,17 +100,15 @@ def opened(name: str, data: Any) -> Any:
     """What numpy arrays, ``TensorDataset`` and ``Subset`` hold: a tensor, or a set of vaelib's; all else as it is.
 
     Raises:
-        TypeError: If ``data`` is another ``Dataset`` of single images, or an array of another dtype.
+        TypeError: If ``data`` is another ``Dataset`` of single images, an array of another dtype, or what cannot hold
+            images: it cannot be iterated, or is text, a mapping or a scalar.
     """
-    if isinstance(data, ImageSet):
+    if isinstance(data, ImageSet):  # which has no iterator of its own
         return data
     if isinstance(data, TensorDataset):
         data = data.tensors[0]
     if isinstance(data, np.ndarray):
         data = _tensor(name, data)
-    if isinstance(data, Tensor):
-        _check_8_bit(name, data)
-        return data
     if isinstance(data, Subset):
         whole, indices = opened(name, data.dataset), torch.as_tensor(data.indices, dtype=torch.long)
         return whole[indices] if isinstance(whole, Tensor) else whole.subset(indices)
@@ -125,6 +117,12 @@ def opened(name: str, data: Any) -> Any:
             f"`{name}` must be images or batches of images, got {type(data).__name__}, a Dataset of single images:"
             " give torch.utils.data.DataLoader(dataset, batch_size=...)."
         )
+    is_foreign = isinstance(data, str | bytes | bytearray | memoryview | Mapping | type)
+    if is_foreign or getattr(data, "ndim", 1) == 0 or not isinstance(data, Iterable):
+        raise TypeError(f"`{name}` must be images, an ImageDataset, or batches of images, got {shown(data)}.")
+    if isinstance(data, Tensor):
+        check_tensor(name, data, floating=False)
+        _check_8_bit(name, data)
     return data
 
 
@@ -162,18 +160,6 @@ def as_batch(name: str, batch: Any) -> Batch:
     check_unit_range(name, images)  # an ImageDataset has been checked when it was made
     check_tensor(name, images)
     return Batch(images)
-
-
-def check_data(name: str, data: object) -> None:
-    """Raise ``TypeError`` unless ``data`` may hold images: it can be iterated, and is no text, mapping or scalar."""
-    if isinstance(data, ImageSet | TensorDataset | Subset):  # an ImageDataset has no iterator of its own
-        return
-    is_scalar = getattr(data, "ndim", 1) == 0
-    is_foreign = isinstance(data, str | bytes | bytearray | memoryview | Mapping | type)
-    if is_scalar or is_foreign or not isinstance(data, Iterable):
-        raise TypeError(f"`{name}` must be images, an ImageDataset, or batches of images, got {shown(data)}.")
-    if isinstance(data, Tensor):
-        check_tensor(name, data, floating=False)
 
 
 def _tensor(name: str, images: np.ndarray) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -26,6 +26,8 @@ from vaelib.data.skipped import warn
 from vaelib.functional.draws import bernoulli, uniform
 
 __all__ = ["ImageDataset", "changed", "prepared", "to_float"]
+
+Images = TypeVar("Images")
 
 
 class ImageDataset(Dataset[Tensor]):
@@ -108,18 +110,13 @@ class ImageDataset(Dataset[Tensor]):
         return prepared(self.images[indices], self.dynamic, self.flip, generator)
 
     def fetch(
-        self,
-        index_batches: Iterable[Tensor],
-        device: torch.device,
-        *,
-        seed: int = 0,
-        generator: Generator | None = None,
+        self, parts: Iterable[Tensor], device: torch.device, *, seed: int = 0, generator: Generator | None = None
     ) -> Iterator[Batch]:
-        """Batches on ``device``, one per tensor of indices; nothing depends on ``seed`` here.
+        """Batches on ``device``, one for each of the ``parts``, which are indices; nothing depends on ``seed`` here.
 
         Binarisation and flips draw from ``generator``, or from the global one of the device.
         """
-        for indices in index_batches:
+        for indices in parts:
             images = self.images[indices.to(self.images.device, non_blocking=True)].to(device, non_blocking=True)
             yield Batch(prepared(images, self.dynamic, self.flip, generator))
 
@@ -173,9 +170,9 @@ class ImageDataset(Dataset[Tensor]):
         return ImageDataset(images, **kept)
 
 
-def changed(dataset: ImageDataset, **attributes: object) -> ImageDataset:
+def changed(source: Images, /, **attributes: object) -> Images:
     """The same set with other attributes, which need no checks."""
-    other = copy.copy(dataset)
+    other = copy.copy(source)
     vars(other).update(attributes)
     return other
 

@@ -6,7 +6,6 @@ and resuming are then those of a set in memory, and the memory needed is that of
 
 from __future__ import annotations
 
-import copy
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +28,7 @@ from vaelib._checks import (
     shown,
 )
 from vaelib._images import Batch, one_pass
-from vaelib.data.dataset import prepared
+from vaelib.data.dataset import changed, prepared
 from vaelib.data.decode import UNREADABLE
 from vaelib.data.derive import fit_to_size, height_and_width
 from vaelib.data.guard import check_memory
@@ -181,22 +180,16 @@ class ImageStream(Dataset[Tensor]):
         return prepared(image, self.dynamic, self.flip, None)
 
     def fetch(
-        self,
-        index_batches: Iterable[Tensor],
-        device: torch.device,
-        *,
-        seed: int = 0,
-        generator: Generator | None = None,
+        self, parts: Iterable[Tensor], device: torch.device, *, seed: int = 0, generator: Generator | None = None
     ) -> Iterator[Batch]:
-        """Batches on ``device``, one per tensor of indices.
+        """Batches on ``device``, one for each of the ``parts``, which are indices.
 
         ``seed`` is of the transform's draws, ``generator`` of binarisation and flips, or the global one of the device.
         """
-        source = copy.copy(self)
-        source._epoch_seed = seed
+        source = changed(self, _epoch_seed=seed)
         loader: DataLoader[Any] = DataLoader(
             _Reported(source),
-            batch_sampler=(indices.tolist() for indices in index_batches),
+            batch_sampler=(indices.tolist() for indices in parts),
             num_workers=self.workers,
             collate_fn=_collated,
             worker_init_fn=_outlive_sigterm,
@@ -228,9 +221,7 @@ class ImageStream(Dataset[Tensor]):
 
     def replace(self, **attributes: object) -> ImageStream:
         """The same stream with other attributes."""
-        other = copy.copy(self)
-        vars(other).update(attributes)
-        return other
+        return changed(self, **attributes)
 
     def _report(self, unreadable: Sequence[str]) -> None:
         for image in unreadable:

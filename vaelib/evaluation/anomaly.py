@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_finite, check_one_device, check_shape, check_tensor
-from vaelib._images import ImageSet, check_data
+from vaelib._images import ImageSet, opened
 from vaelib.evaluation.bound import Estimate, per_image_terms
 from vaelib.evaluation.inputs import batches_for, check_vae
 from vaelib.evaluation.values import ImageValues, check_model_finite
@@ -132,11 +132,9 @@ def anomaly(
         >>> report.num_normal, 0 <= report.negative_elbo.value <= 1
         (10, True)
     """
-    check_data("normal", normal)
-    check_data("anomalous", anomalous)
+    sets = opened("normal", normal), opened("anomalous", anomalous)
     inside, outside = (
-        anomaly_scores(model, data, background=background, batch_size=batch_size, generator=generator)
-        for data in (normal, anomalous)
+        anomaly_scores(model, data, background=background, batch_size=batch_size, generator=generator) for data in sets
     )
     ratios = inside.likelihood_ratio, outside.likelihood_ratio
     return AnomalyReport(

@@ -19,7 +19,7 @@ from vaelib._checks import (
     check_tensor,
     check_type,
 )
-from vaelib._images import Batch, ImageSet, check_data
+from vaelib._images import Batch, ImageSet, opened
 from vaelib.evaluation.inputs import batches_for, check_vae, device_of
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
@@ -112,7 +112,7 @@ def per_image_terms(
         torch.Size([5])
     """
     check_module("model", model)
-    check_data("batches", batches)
+    opened("batches", batches)
     check_callable("objective", objective)
     check_int("step", step, 0)
     check_generator(generator)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_callable, check_finite, check_int, check_one_device, check_shape, check_tensor
-from vaelib._images import ImageSet, check_data
+from vaelib._images import ImageSet, opened
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.inputs import batches_for
 from vaelib.vae import eval_mode
@@ -79,9 +79,8 @@ def fidelity(
         >>> round(result.fid.value, 5), result.precision.value, result.num_real
         (0.0, 1.0, 50)
     """
-    check_data("real", real)
-    check_data("generated", generated)
-    features = [features_of(extractor, data, batch_size=batch_size) for data in (real, generated)]
+    sets = opened("real", real), opened("generated", generated)
+    features = [features_of(extractor, data, batch_size=batch_size) for data in sets]
     precision, recall = precision_recall(*features)
     return Fidelity(fid(*features), kid(*features), precision, recall, *map(len, features))
 

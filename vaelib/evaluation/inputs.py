@@ -33,9 +33,8 @@ def batches_for(
     empty = True
     check_generator(generator)
     if generator is not None:
-        state, generator = generator.get_state(), torch.Generator(generator.device)
-        generator.set_state(state)
-        generator.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+        seed = int(torch.randint(2**62, (), generator=generator.clone_state(), device=generator.device))
+        generator = torch.Generator(generator.device).manual_seed(seed)
     for batch in as_batches("data", data, batch_size, device_of(model), generator=generator):
         if len(batch.x):
             empty = False

@@ -27,13 +27,10 @@ def fingerprint(data: Any) -> dict[str, Any]:
     names of its files, the places of images in shards, and the sizes of up to 1,000 evenly spaced files.
     """
     marks: dict[str, Any] = {"images": len(data), "image_shape": list(data.image_shape)}
-    marks |= {name: getattr(data, name) for name in ("dynamic", "flip") if hasattr(data, name)}
+    marks |= {"dynamic": data.dynamic, "flip": data.flip}
     if isinstance(data, ImageStream):
         return marks | {"files": _hash_of_files(data)}
-    images = getattr(data, "images", None)
-    if not isinstance(images, Tensor):
-        return marks
-    return marks | {"dtype": str(images.dtype), "contents": _hash_of(images)}
+    return marks | {"dtype": str(data.images.dtype), "contents": _hash_of(data.images)}
 
 
 def fingerprint_of_loader(loader: Any, first: Tensor) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from vaelib._files import writable_directory
-from vaelib._images import ImageSet, as_batches, check_data, opened
+from vaelib._images import ImageSet, as_batches, opened
 from vaelib.data import ImageDataset
 from vaelib.functional import check_levels
 from vaelib.likelihoods import DiscretizedLogistic
@@ -230,7 +230,6 @@ def _source(name: str, data: Any, model: nn.Module) -> Any:
     if isinstance(data, Tensor):
         data = ImageDataset(data)
     if not isinstance(data, ImageSet):
-        check_data(name, data)
         if iter(data) is data:
             raise TypeError(f"`{name}` must be images, or a loader that can be passed over again, got an iterator.")
         return data
