@@ -150,15 +150,18 @@ def test_one_image_of_a_stream(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_transform_returns_is_an_image(folder, workers):
-    for transform, match in (
+@pytest.mark.parametrize(
+    ("transform", "match"),
+    [
         (lambda image: image.float(), r"must return images .*values in \[0, 1\], got \[0, 2"),
         (lambda image: image[:, 0], r"must return images \(1, H, W\), .*got Tensor of shape \(1, 12\)"),
         (lambda image: image.numpy(), "got ndarray of shape"),
-    ):
-        images = vl.data.stream(folder, "all", transform=transform, workers=workers)
-        with pytest.raises(vl.DataError, match=match):
-            next(images.batches(4))
+    ],
+)
+def test_what_a_transform_returns_is_an_image(folder, workers, transform, match):
+    images = vl.data.stream(folder, "all", transform=transform, workers=workers)
+    with pytest.raises(vl.DataError, match=match):
+        next(images.batches(4))
 
 
 def stream_of(name, content):
