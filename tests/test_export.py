@@ -400,8 +400,8 @@ def identity(inputs=("image",), outputs=("mu",), batch="batch", op="Identity", e
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (identity(inputs=("x",)), r"The inputs must be \('image',\), got \('x',\)"),
-        (identity(outputs=("y",)), r"The outputs must be \('mu',\), got \('y',\)"),
+        (identity(inputs=("x",)), r"its inputs must be \['image'\], got \['x'\]"),
+        (identity(outputs=("y",)), r"its outputs must be \['mu'\], got \['y'\]"),
         (identity(batch=2), "The batch axis of 'image' must be free, got a fixed one"),
         (
             identity(op="RandomNormalLike"),

@@ -147,9 +147,9 @@ def test_an_autoencoder_has_codes(tmp_path):
     np.testing.assert_allclose(model.reconstruct(x.numpy()), network.reconstruct(x).numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="The ELBO needs a VAE, the model is an AutoEncoder"):
         model.score(x.numpy())
-    with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has none"):
+    with pytest.raises(ValueError, match="has no prior that takes `noise`; the model's prior is none"):
         model.sample(1)
-    with pytest.raises(ValueError, match="The prior none has no graph in this bundle"):
+    with pytest.raises(ValueError, match="no prior that takes `noise`; the model's prior is none"):
         model.from_noise(floats(1, 2))
 
 

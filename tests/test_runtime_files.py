@@ -253,7 +253,7 @@ def prior(size=2, dtype="float32", file=None):
         (["graphs", "../up"], {}, r"graph '../up' takes and gives: its name is none of a graph"),
         (["graphs", "prior"], [], "the graph 'prior' takes and gives: "),
         (["graphs", "prior"], {}, "the graph 'prior' takes and gives: 'file'"),
-        (["graphs", "decoder", "file"], "../decoder.onnx", r"its file must be decoder.onnx or null, got '../decoder"),
+        (["graphs", "decoder", "file"], "../decoder.onnx", r"its file must be decoder.onnx, got '../decoder"),
         (["graphs", "decoder", "inputs"], {}, "it has 0 inputs and 2 outputs"),
         (["graphs", "decoder", "inputs", "a b"], {"dtype": "float32", "shape": ["B"]}, "'a b' is no name of an input"),
         ([*Z], "float32", "the graph 'decoder' takes and gives: "),
@@ -278,7 +278,7 @@ def prior(size=2, dtype="float32", file=None):
         ),
         (["graphs", "decoder", "outputs", "more"], {"dtype": "float32", "shape": ["B"]}, "its outputs must be"),
         (["graphs", "prior"], prior(3), "without a file its one output must be its one input"),
-        (["graphs", "decoder", "file"], 1, "its file must be decoder.onnx or null, got 1"),
+        (["graphs", "decoder", "file"], 1, "its file must be decoder.onnx, got 1"),
     ],
 )
 def test_the_contract_is_data(described, place, value, match):
@@ -291,7 +291,7 @@ def test_a_contract_that_lacks_what_is_asked_for(described, bundle):
     with pytest.raises(FileNotFoundError, match=r"there is no .*prior\.onnx"):
         model.sample(1)
     model = described(["graphs", "prior"], None)
-    with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has StandardNormal"):
+    with pytest.raises(ValueError, match="has no prior that takes `noise`; the model's prior is StandardNormal"):
         model.sample(1)
     model = described(["graphs", "vae", "outputs", "kl"], None)
     with pytest.raises(ValueError, match="The ELBO needs a VAE"):
@@ -299,6 +299,9 @@ def test_a_contract_that_lacks_what_is_asked_for(described, bundle):
     model = described(["graphs", "encoder", "outputs", "z"], None)
     with pytest.raises(vl.ModelFileError, match="its outputs must be"):
         model.embed(np.zeros((1, 1, 8, 8), np.float32))
+    model = described(["graphs", "encoder", "inputs"], {"x": {"dtype": "float32", "shape": ["B", 1, 8, 8]}})
+    with pytest.raises(ValueError, match="no encoder that takes `image`"):
+        model.encode(np.zeros((1, 1, 8, 8), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -307,11 +310,10 @@ def test_a_contract_that_lacks_what_is_asked_for(described, bundle):
         ("schema", "99", "has schema '99', known is '2'"),
         ("latent_shape", "{", "`latent_shape` of .* is no valid JSON"),
         ("latent_shape", "[" * 100_000, "`latent_shape` of .* is no valid JSON"),
-        ("latent_shape", "[3]", "its `noise_size` is 3, for a latent of 3 numbers and `extra_noise` 1"),
-        ("noise_size", "1000", "its `noise_size` is 1000, for a latent of 2 numbers and `extra_noise` 1"),
+        ("latent_shape", "[3]", "cannot be run by vaelib: `z` must have shape"),
+        ("noise_size", "1000000", "its `noise_size` is 1000000, for a latent of 2 numbers"),
         ("noise_size", "1", "its `noise_size` is 1, for a latent of 2 numbers"),
-        ("extra_noise", "-1", "its `extra_noise` is -1"),
-        ("extra_noise", "1000000", "its `extra_noise` is 1000000"),
+        ("noise_size", '"3"', "its `noise_size` is '3', for a latent of 2 numbers"),
         ("prior", None, "was not exported by vaelib: no prior in its metadata"),
         ("part", "encoder", "must be the decoder of a model, but is the 'encoder'"),
     ],
@@ -335,14 +337,15 @@ def test_a_prior_of_version_0_1_without_a_graph(tmp_path, sign_bundle):
     for size in ("null", "5"):
         proto = onnx.load(bundle / "decoder.onnx")
         before = {entry.key: entry.value for entry in proto.metadata_props}
-        extra = "3" if size == "5" else "null"
-        helper.set_model_props(proto, before | {"vaelib.noise_size": size, "vaelib.extra_noise": extra})
+        helper.set_model_props(proto, before | {"vaelib.noise_size": size})
         (bundle / "decoder.onnx").write_bytes(proto.SerializeToString())
         sign_bundle(bundle)
         if size == "5":
             assert OnnxVAE(bundle).contract["prior"].inputs["noise"].shape == ("B", 5)
             continue
-        with pytest.raises(ValueError, match="`sample` needs a prior of vaelib's, the model has MixtureOfGaussians"):
+        with pytest.raises(
+            ValueError, match="has no prior that takes `noise`; the model's prior is MixtureOfGaussians"
+        ):
             OnnxVAE(bundle).sample(1)
 
 

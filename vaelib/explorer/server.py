@@ -17,7 +17,7 @@ from vaelib._checks import MissingExtraError
 from vaelib.explorer.guard import Guard
 from vaelib.explorer.scene import Array, Scene, encoded, terms
 from vaelib.runtime import OnnxVAE
-from vaelib.runtime.contract import size_of
+from vaelib.runtime.contract import item_shape
 
 try:
     import uvicorn
@@ -64,10 +64,12 @@ def application(model: OnnxVAE, scene: Scene, port: int) -> Any:
         "encode": (model.image_shape, lambda images: _code(model, images)),
     }
     if "prior" in model.contract:
-        calls["prior"] = ((size_of(model.contract["prior"].inputs["noise"]),), model.from_noise)
+        calls["prior"] = (item_shape(model.contract["prior"].inputs["noise"], {}) or (), model.from_noise)
     if "noise" in scene.arrays:
         calls["terms"] = (model.image_shape, lambda images: terms(model, images, scene.arrays["noise"]))
-    return Guard(Starlette(routes=[*_files(content), *(_call(*call, largest) for call in _named(calls))]), port)
+    return Guard(
+        Starlette(routes=[*_files(content), *(_call(name, *call, largest) for name, call in calls.items())]), port
+    )
 
 
 def serve(model: OnnxVAE, scene: Scene, *, port: int = 8321, ready: Callable[[str], Any] = print) -> None:
@@ -104,10 +106,6 @@ class _Server(uvicorn.Server):
 
 def _code(model: OnnxVAE, images: Array) -> Array:
     return np.stack([part for part in encoded(model, images) if part is not None], axis=1)
-
-
-def _named(calls: dict[str, tuple[tuple[int, ...], Callable[[Array], Any]]]) -> list[tuple[str, tuple[int, ...], Any]]:
-    return [(name, shape, function) for name, (shape, function) in calls.items()]
 
 
 def _files(content: dict[str, bytes]) -> list[Route]:

@@ -73,11 +73,9 @@ def described(
 
 def props_of(part: str, described: Mapping[str, Any]) -> dict[str, str]:
     """The ``metadata_props`` of one graph: which of which model it is; the rest is in the manifest beside it."""
-    values = {name: described[name] for name in ("schema", "version")}
-    return {
-        f"vaelib.{name}": value
-        for name, value in {**values, "part": part, "weights_sha256": described["model"]["weights_sha256"]}.items()
-    }
+    own = {"schema": SCHEMA, "version": __version__, "part": part}
+    own["weights_sha256"] = described["model"]["weights_sha256"]
+    return {f"vaelib.{name}": value for name, value in own.items()}
 
 
 def bundle_directory(directory: str | Path) -> Path:

@@ -78,32 +78,32 @@ def _like(x: Any, value: float) -> Any:
 _TRANSLATIONS: dict[Any, Any] = {torch.ops.aten.log_sigmoid.default: _log_sigmoid, torch.ops.aten.expm1.default: _expm1}
 
 
-class _Encoder(nn.Module):
-    def __init__(self, model: VAE, *, is_gaussian: bool) -> None:
-        super().__init__()
-        self.model, self.is_gaussian = model, is_gaussian
+class _Of(nn.Module):
+    """What a graph is made of: the model, or its latent."""
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        features = self.model.encoder(image)
-        described = self.model.latent.encoded(features) if self.is_gaussian else ()
-        return (self.model.latent.point(features).clone(), *described)
-
-
-class _Decoder(nn.Module):
-    def __init__(self, model: VAE) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
+
+class _Encoder(_Of):
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (self.model.latent.point(self.model.encoder(image)).clone(),)
+
+
+class _GaussianEncoder(_Of):
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        features = self.model.encoder(image)
+        return (self.model.latent.point(features).clone(), *self.model.latent.encoded(features))
+
+
+class _Decoder(_Of):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         recon_params = self.model.decode_hidden(self.model.latent.hidden(z))
         return image_of(self.model.likelihood, recon_params), recon_params.clone()
 
 
-class _Whole(nn.Module):
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
+class _Whole(_Of):
     def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model
         draw = model.latent.draw(model.encoder(image), image.new_zeros(image.shape[0], 0) if noise is None else noise)
@@ -114,13 +114,9 @@ class _Whole(nn.Module):
         return (*found, -model.likelihood.log_prob(image, recon_params), draw.kl.sum(1), draw.kl)
 
 
-class _Prior(nn.Module):
-    def __init__(self, latent: Any) -> None:
-        super().__init__()
-        self.latent = latent
-
+class _Prior(_Of):
     def forward(self, noise: Tensor) -> Tensor:
-        z: Tensor = self.latent.from_noise(noise)
+        z: Tensor = self.model.from_noise(noise)
         return z
 
 
@@ -134,10 +130,10 @@ def graphs_of(model: VAE, *, dynamic_size: bool = False) -> dict[str, Graph]:
     prior = {"prior": _prior_of(model)} if model.latent.has_prior else {}
     multiple = free_sizes(model) if dynamic_size else None
     whole = {"image": image} | ({"noise": latent if is_gaussian else (noise_size,)} if noise_size else {})
-    posterior = {"mu": "raw", "logvar": "raw"} if is_gaussian else {}
+    encoder, posterior = (_GaussianEncoder, {"mu": "raw", "logvar": "raw"}) if is_gaussian else (_Encoder, {})
     bound = dict.fromkeys(("distortion", "kl", "kl_groups"), "nats") if model.latent.has_prior else {}
     graphs = [
-        Graph("encoder", _Encoder(model, is_gaussian=is_gaussian), {"image": image}, {"z": "raw", **posterior}),
+        Graph("encoder", encoder(model), {"image": image}, {"z": "raw", **posterior}),
         Graph("decoder", _Decoder(model), {"z": latent}, {"mean": "picture", "recon_params": "raw"}),
         Graph("vae", _Whole(model), whole, {"reconstruction": "picture", "z": "raw", **bound}),
     ]

@@ -122,11 +122,8 @@ def check_calibration(model: VAE, images: Tensor | None) -> Tensor:
 
 def _inputs(files: Mapping[str, bytes], graphs: Mapping[str, Graph], images: Tensor) -> dict[str, Arrays]:
     """What each graph is given: the whole fixed noise, the decoder the codes of the same draw."""
-    generator = np.random.default_rng(0)
-    whole = {
-        name: images.numpy() if name == "image" else generator.standard_normal((len(images), *shape), np.float32)
-        for name, shape in graphs["vae"].inputs.items()
-    }
+    drawn = drawn_inputs(graphs["vae"].inputs, len(images), torch.Generator().manual_seed(0))
+    whole = {name: values.numpy() for name, values in {**drawn, "image": images}.items()}
     (codes,) = session(files["vae"]).run(["z"], whole)
     return {"encoder": {"image": images.numpy()}, "decoder": {"z": codes}, "vae": whole}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from vaelib.export.graphs import Graph
-from vaelib.export.validation import session
+from vaelib.export.validation import drawn_inputs, session
 
-__all__ = ["Speed", "draw", "images_per_second", "measure"]
+__all__ = ["Speed", "images_per_second", "measure"]
 
 _SECONDS = 0.5
 _LEAST_ROUNDS = 7
@@ -34,7 +34,9 @@ def measure(graphs: Mapping[str, Graph], files: Mapping[str, bytes]) -> list[Spe
     for part in ("encoder", "decoder"):
         opened = {part: session(files[f"{part}.onnx"], threads=torch.get_num_threads())}
         for batch in (1, 64):
-            rows.append(Speed(part, batch, images_per_second(opened, draw(graphs[part], batch))[part]))
+            drawn = drawn_inputs(graphs[part].inputs, batch, torch.Generator().manual_seed(0))
+            inputs = {name: values.numpy() for name, values in drawn.items()}
+            rows.append(Speed(part, batch, images_per_second(opened, inputs)[part]))
     return rows
 
 
@@ -53,14 +55,3 @@ def images_per_second(
             opened.run(None, dict(inputs))
             times[name].append(time.perf_counter() - start)
     return {name: batch / float(np.median(values)) for name, values in times.items()}
-
-
-def draw(graph: Graph, batch: int) -> dict[str, Any]:
-    """Inputs of the training size: images uniform in [0, 1], latents and noise normal."""
-    generator = np.random.default_rng(0)
-    return {
-        name: generator.random((batch, *shape), np.float32)
-        if name == "image"
-        else generator.standard_normal((batch, *shape), np.float32)
-        for name, shape in graph.inputs.items()
-    }

@@ -15,10 +15,10 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from vaelib._checks import ExportError
-from vaelib.export.graphs import Graph, culprit
+from vaelib.export.graphs import Graph, contract_of, culprit
 from vaelib.export.parity import Parity
 from vaelib.export.quiet import reason_of
-from vaelib.runtime.graph import GraphError, check_rules
+from vaelib.runtime.graph import GraphError, check_graph
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
 
 __all__ = [
@@ -139,7 +139,7 @@ def _by_reference(reference: ReferenceEvaluator, arrays: dict[str, Any]) -> Any:
 
 
 def check_contract(content: bytes, graph: Graph) -> None:
-    """Refuse a file with other names, a fixed batch, or what the runtime refuses, such as random operators.
+    """Refuse a file with a fixed batch, another contract than the module's, or what the runtime refuses.
 
     That comes before anything is run: a division of whole numbers by zero would end the process.
 
@@ -150,21 +150,15 @@ def check_contract(content: bytes, graph: Graph) -> None:
         onnx.checker.check_model(content, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"onnx.checker refuses the graph: {reason_of(error)}") from error
-    proto = onnx.load_model_from_string(content)
-    for kind, values, names in (
-        ("inputs", proto.graph.input, tuple(graph.inputs)),
-        ("outputs", proto.graph.output, tuple(graph.outputs)),
-    ):
-        if tuple(value.name for value in values) != names:
-            raise ExportError(f"The {kind} must be {names}, got {tuple(value.name for value in values)}.")
-        for value in values:
-            if not value.type.tensor_type.shape.dim[0].dim_param:
-                raise ExportError(
-                    f"The batch axis of {value.name!r} must be free, got a fixed one: {culprit(graph)} takes the length"
-                    " of a batch as a Python int, as int(x.shape[0]) and len(x) do; take x.shape[0] or -1."
-                )
+    graph_proto = onnx.load_model_from_string(content).graph
+    for value in (*graph_proto.input, *graph_proto.output):
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise ExportError(
+                f"The batch axis of {value.name!r} must be free, got a fixed one: {culprit(graph)} takes the length"
+                " of a batch as a Python int, as int(x.shape[0]) and len(x) do; take x.shape[0] or -1."
+            )
     try:
-        check_rules(parse(content, MODEL))
+        check_graph(parse(content, MODEL), contract_of(graph))
     except (GraphError, ProtobufError) as error:
         raise ExportError(f"vaelib.runtime could not run {culprit(graph)}: {error}.") from error
 

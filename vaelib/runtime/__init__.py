@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vaelib._checks import check_int
-from vaelib.runtime.draws import elbo_terms, from_noise, noise_of_prior, score
+from vaelib.runtime.draws import elbo_terms, noise_of_prior, score
 from vaelib.runtime.graphs import Graphs
 from vaelib.runtime.inputs import Array, interpolated, traversed
 from vaelib.runtime.machine import Machine, Provider
@@ -81,7 +81,7 @@ class OnnxVAE:
         """
         if "mu" not in self.contract["encoder"].outputs:
             return self.embed(images)
-        mu, logvar = self._graphs.ask("encoder", images, "images", ("mu", "logvar"))
+        mu, logvar = self._graphs.ask("encoder", "image", images, "images", ("mu", "logvar"))
         return mu, logvar
 
     def embed(self, images: NDArray[Any]) -> Array:
@@ -89,7 +89,7 @@ class OnnxVAE:
 
         Deterministic; mu through the flow if the posterior has one. Raises as :meth:`encode`.
         """
-        return self._graphs.ask("encoder", images, "images", ("z",))[0]
+        return self._graphs.ask("encoder", "image", images, "images", ("z",))[0]
 
     def decode(self, z: NDArray[Any]) -> Array:
         """Latents ``(B, *latent_shape)``, finite floats, to images ``(B, C, H, W)``: p(x|z)'s mean, clamped to [0, 1].
@@ -98,11 +98,11 @@ class OnnxVAE:
             ValueError: If the shape is wrong, or a value is not finite, in ``z`` or in the images.
             TypeError: If ``z`` is no array of floating point.
         """
-        return self._graphs.ask("decoder", z, "z", ("mean",))[0]
+        return self._graphs.ask("decoder", "z", z, "z", ("mean",))[0]
 
     def decode_params(self, z: NDArray[Any]) -> Array:
         """Latents to the raw parameters of p(x|z), ``(B, K, H, W)``, as ``VAE.decode``. Raises as :meth:`decode`."""
-        return self._graphs.ask("decoder", z, "z", ("recon_params",))[0]
+        return self._graphs.ask("decoder", "z", z, "z", ("recon_params",))[0]
 
     def encode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[tuple[Array, Array] | Array]:
         """:meth:`encode` of one batch after the other, for more images than the memory holds."""
@@ -129,7 +129,7 @@ class OnnxVAE:
 
         Raises as :meth:`decode`, and if there is no prior.
         """
-        return from_noise(self._graphs, noise)
+        return self._graphs.ask("prior", "noise", noise, "noise", ("z",))[0]
 
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
         """Images ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.

@@ -63,17 +63,14 @@ class Bundle:
         if not isinstance(manifest.get("files"), dict):
             raise ModelFileError(f"{path} must have `files`.")
         self._files = manifest["files"]
-        self.metadata: dict[str, Any]
-        self.graphs: dict[str, Contract]
-        if schema == SCHEMA:
-            model = manifest.get("model")
-            if not isinstance(model, dict):
-                raise ModelFileError(f"{path} must have a `model`.")
-            own = {"schema": schema, "version": manifest.get("version")}
-            self.metadata = checked_metadata({**own, **model}, str(path))
-            self.graphs = checked_contract(manifest.get("graphs"), self.metadata, str(path))
-        else:
+        if schema == _SCHEMA_0_1:
             self.metadata, self.graphs = self._of_version_0_1()
+            return
+        if not isinstance(manifest.get("model"), dict):
+            raise ModelFileError(f"{path} must have a `model`.")
+        model = {"schema": schema, "version": manifest.get("version"), **manifest["model"]}
+        self.metadata = checked_metadata(model, str(path))
+        self.graphs = checked_contract(manifest.get("graphs"), self.metadata, str(path))
 
     def read(self, part: str) -> Part:
         """The bytes of ``part``, looked at from all sides but run by nobody yet.

@@ -20,7 +20,6 @@ __all__ = [
     "checked_contract",
     "item_shape",
     "named_items",
-    "size_of",
     "wanted_items",
 ]
 
@@ -87,11 +86,6 @@ def wanted_items(
     return found
 
 
-def size_of(spec: Spec) -> int:
-    """How many numbers one item without free axes holds."""
-    return math.prod(axis for axis in spec.shape[1:] if isinstance(axis, int))
-
-
 def axes_of(metadata: Mapping[str, Any]) -> dict[str, int]:
     """The free axes at the size of the training; empty where none is free."""
     if metadata["spatial_multiple"] is None:
@@ -155,15 +149,15 @@ def _shared(metadata: Mapping[str, Any]) -> dict[str, Spec]:
 def _contract(part: Any, entry: Any) -> Contract:
     if not _NAME.fullmatch(part):
         raise ValueError("its name is none of a graph")
-    if entry["file"] not in (None, f"{part}.onnx"):
-        raise ValueError(f"its file must be {part}.onnx or null, got {entry['file']!r:.80}")
+    if entry["file"] != f"{part}.onnx" and (part, entry["file"]) != ("prior", None):
+        raise ValueError(f"its file must be {part}.onnx, got {entry['file']!r:.80}")
     inputs, outputs = (
         {_name(name): _spec(name, value) for name, value in entry[kind].items()} for kind in ("inputs", "outputs")
     )
     if not 0 < len(inputs) <= _MOST_NAMES or not 0 < len(outputs) <= _MOST_NAMES:
         raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
     if entry["file"] is None:
-        sizes = [[size_of(spec) for spec in values.values()] for values in (inputs, outputs)]
+        sizes = [[math.prod(item_shape(spec, {}) or (0,)) for spec in v.values()] for v in (inputs, outputs)]
         if (
             sizes[0] != sizes[1]
             or len(inputs) != 1

@@ -10,7 +10,7 @@ from vaelib._checks import check_finite, check_int, check_shape
 from vaelib.runtime.graphs import Graphs
 from vaelib.runtime.inputs import Array, floats, range_check
 
-__all__ = ["elbo_terms", "from_noise", "noise_of_prior", "score"]
+__all__ = ["elbo_terms", "noise_of_prior", "score"]
 
 
 def noise_of_prior(graphs: Graphs, num_samples: int, seed: int | None) -> Array:
@@ -22,22 +22,8 @@ def noise_of_prior(graphs: Graphs, num_samples: int, seed: int | None) -> Array:
     check_int("num_samples", num_samples, minimum=0)
     if seed is not None:
         check_int("seed", seed, minimum=0)
-    if "prior" not in graphs.contract:
-        raise ValueError(f"`sample` needs a prior of vaelib's, the model has {graphs.metadata['prior']}.")
     shape = (num_samples, *graphs.shape_of("prior", "noise"))
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def from_noise(graphs: Graphs, noise: Any) -> Array:
-    """Draws of the prior.
-
-    Raises:
-        ValueError: If there is none to draw from, the shape is wrong or a value is not finite.
-        TypeError: If ``noise`` is no array of floating point.
-    """
-    if "prior" not in graphs.contract:
-        raise ValueError(f"The prior {graphs.metadata['prior']} has no graph in this bundle.")
-    return graphs.ask("prior", noise, "noise", ("z",))[0]
 
 
 def elbo_terms(graphs: Graphs, images: Any, noise: Any) -> tuple[Array, Array]:

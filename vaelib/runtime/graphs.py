@@ -67,8 +67,8 @@ class Graphs:
             ValueError: If the shape is wrong.
             TypeError: If it is no array of floating point.
         """
-        values = floats(called, values)
-        if values.shape[1:] == self._shapes[part, name]:
+        shape, values = self.shape_of(part, name), floats(called, values)
+        if values.shape[1:] == shape:
             return values
         spec = self.contract[part].inputs[name]
         check_shape(called, values.shape, spec.shape)
@@ -83,7 +83,14 @@ class Graphs:
         return values
 
     def shape_of(self, part: str, name: str) -> tuple[int, ...]:
-        """Of one item of an input, at the size of the training."""
+        """Of one item of an input, at the size of the training.
+
+        Raises:
+            ValueError: If the bundle has no such graph, as that of a model without a prior.
+        """
+        if (part, name) not in self._shapes:
+            known = f"the model's prior is {self.metadata['prior']}"
+            raise ValueError(f"The bundle has no {part} that takes `{name}`; {known}.")
         return self._shapes[part, name] or ()
 
     def shape_beside(self, part: str, name: str, first: Array) -> tuple[int, ...]:
@@ -94,9 +101,8 @@ class Graphs:
         axes = bound_axes(next(iter(specs.values())), first.shape, self.multiple)
         return (len(first), *(item_shape(specs[name], axes) or ()))
 
-    def ask(self, part: str, values: Any, called: str, outputs: tuple[str, ...]) -> list[Array]:
+    def ask(self, part: str, name: str, values: Any, called: str, outputs: tuple[str, ...]) -> list[Array]:
         """:meth:`run` of a graph of one input, once it is checked: images are in [0, 1], anything else is finite."""
-        (name,) = self.contract[part].inputs
         values = self.checked(part, name, values, called)
         check = range_check if name == "image" else finite_check
         return self.run(part, {name: values}, outputs, check(called, values))

@@ -15,9 +15,10 @@ __all__ = ["described"]
 _TEXTS = ("schema", "version", "kind", "likelihood", "prior", "precision", "weights_sha256")
 _VALUES = (
     *("image_shape", "image_range", "latent_shape", "spatial_multiple", "opset", "config", "validation", "parameters"),
-    *("noise_size", "extra_noise"),
+    "noise_size",
 )
 _MAX_EXTRA_NOISE = 1024
+"""Numbers that a prior draws beside those of the latent, such as the one that picks a component of a mixture."""
 
 
 def described(props: Mapping[str, str], channels: Any, path: str) -> tuple[dict[str, Any], dict[str, Contract]]:
@@ -39,21 +40,13 @@ def described(props: Mapping[str, str], channels: Any, path: str) -> tuple[dict[
     if found.get("schema") != "2":
         raise ModelFileError(f"{path} has schema {found.get('schema')!r:.40}, known is '2'.")
     metadata = checked_metadata(found, path)
-    noise, extra = metadata.pop("noise_size", None), metadata.pop("extra_noise", None)
-    _check_noise(noise, extra, math.prod(metadata["latent_shape"]), path)
+    noise, size = metadata.pop("noise_size", None), math.prod(metadata["latent_shape"])
+    if noise is not None and not (type(noise) is int and 0 <= noise - size <= _MAX_EXTRA_NOISE):
+        raise ModelFileError(
+            f"{path} was not exported by vaelib: its `noise_size` is {noise!r:.80}, for a latent of {size} numbers."
+        )
     metadata["validation"] = {"decoder": metadata["validation"]}
     return metadata, _contracts(metadata, noise, channels)
-
-
-def _check_noise(noise: Any, extra: Any, size: int, path: str) -> None:
-    """Its priors have one number more than the latent or none; ``extra_noise`` came later."""
-    if extra is not None and not (type(extra) is int and 0 <= extra <= _MAX_EXTRA_NOISE):
-        raise ModelFileError(f"{path} was not exported by vaelib: its `extra_noise` is {extra!r:.80}.")
-    if noise is not None and noise not in ([size, size + 1] if extra is None else [size + extra]):
-        raise ModelFileError(
-            f"{path} was not exported by vaelib: its `noise_size` is {noise!r:.80}, for a latent of {size} numbers and"
-            f" `extra_noise` {extra}."
-        )
 
 
 def _contracts(metadata: Mapping[str, Any], noise: int | None, channels: Any) -> dict[str, Contract]:
