@@ -193,7 +193,9 @@ def test_autoencoders_are_welcome(tmp_path, capsys):
 def test_export_and_info(run, tmp_path, capsys):
     result = run_json(capsys, "export", run, "--out", tmp_path / "bundle")
     assert result["vae"]["reconstruction"]["max_rel"] <= 1e-5
-    assert run_json(capsys, "info", tmp_path / "bundle")["likelihood"] == "Bernoulli"
+    bundle = run_json(capsys, "info", tmp_path / "bundle")
+    assert bundle["likelihood"] == "Bernoulli"
+    assert list(bundle["graphs"]["vae"]["inputs"]) == ["image", "noise"]
     model = run_json(capsys, "info", run)
     assert model["encoder"] == "ConvEncoder"
     assert model["parameters"] == sum(p.numel() for p in vl.load(run).parameters())

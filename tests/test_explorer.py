@@ -255,6 +255,22 @@ def test_the_page_draws_from_a_prior_that_has_a_graph(tmp_path):
         assert post(client, "prior", noise[:, :4]).status_code == 400
 
 
+def test_a_bundle_of_version_0_1_has_its_page(tmp_path):
+    old = Path(__file__).parent / "version_0_1" / "with_checksums" / "bundle"
+    model = OnnxVAE(old)
+    scene = build_scene(old, model)
+    assert scene.facts["graphs"]["vae"]["names"] == {"noise": "eps"}
+    assert set(scene.arrays) == {"z", "logvar", "noise", "distortion", "kl", "origins", "bases"}
+    images = model.sample(3, seed=0)
+    with testclient.TestClient(application(model, scene, PORT), base_url=f"http://127.0.0.1:{PORT}") as client:
+        code = numbers(post(client, "encode", images)).reshape(3, 2, 2)
+        np.testing.assert_array_equal(code, np.stack(model.encode(images), axis=1))
+        assert numbers(post(client, "prior", np.zeros((2, 3)))).shape == (4,)
+        assert numbers(post(client, "terms", images)).shape == (3 * 16 * 2,)
+    write_static(old, model, scene, tmp_path / "page")
+    assert (tmp_path / "page" / "prior.onnx").read_bytes() == (old / "prior.onnx").read_bytes()
+
+
 def test_autoencoders_have_no_elbo(bundle, plain):
     model = Plain((5,), kind="AutoEncoder", prior="none")
     with pytest.raises(ValueError, match="of the prior none the bundle has no sampler"):

@@ -172,4 +172,5 @@ def _model(directory: Path) -> dict[str, object]:
 def _bundle(directory: Path) -> dict[str, object]:
     from vaelib.runtime import OnnxVAE
 
-    return dict(OnnxVAE(directory).metadata)
+    model = OnnxVAE(directory)
+    return {**model.metadata, "graphs": {part: graph.as_json() for part, graph in model.contract.items()}}

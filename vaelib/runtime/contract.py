@@ -53,7 +53,8 @@ class Contract(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in the manifest."""
-        values = {kind: {n: s._asdict() for n, s in getattr(self, kind).items()} for kind in ("inputs", "outputs")}
+        specs = {"inputs": self.inputs, "outputs": self.outputs}
+        values = {kind: {n: {**s._asdict(), "shape": [*s.shape]} for n, s in of.items()} for kind, of in specs.items()}
         return {"file": self.file, **values}
 
 
