@@ -112,10 +112,7 @@ class ImageDataset(Dataset[Tensor]):
     def fetch(
         self, parts: Iterable[Tensor], device: torch.device, *, seed: int = 0, generator: Generator | None = None
     ) -> Iterator[Batch]:
-        """Batches on ``device``, one for each of the ``parts``, which are indices; nothing depends on ``seed`` here.
-
-        Binarisation and flips draw from ``generator``, or from the global one of the device.
-        """
+        """One batch on ``device`` for each of the ``parts``, which are indices; ``seed`` changes nothing here."""
         for indices in parts:
             images = self.images[indices.to(self.images.device, non_blocking=True)].to(device, non_blocking=True)
             yield Batch(prepared(images, self.dynamic, self.flip, generator))

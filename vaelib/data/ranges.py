@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -58,22 +58,12 @@ def as_images(
         return _looked_up(name, values, given)
     if not is_float and given in (_EIGHT_BITS, _UNIT):
         return levels(name, values, given)
-    return _in_pieces(name, values, given, _scaled, np.dtype(np.float32))
+    return _in_pieces(name, values, given, np.float32)
 
 
 def levels(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
     """Values mapped linearly from ``value_range`` to 0 to 255, uint8; values outside of it are an error."""
-    return _in_pieces(name, values, value_range, _levels, np.dtype(np.uint8))
-
-
-def _levels(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    return np.rint(_scaled(name, values, value_range) * 255).astype(np.uint8)
-
-
-def _scaled(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    _check_inside(name, values.dtype, _extremes(values), value_range)
-    low, high = value_range
-    return ((values.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)
+    return _in_pieces(name, values, value_range, np.uint8)
 
 
 def _check_inside(name: str, dtype: np.dtype, extremes: tuple[float, float], value_range: ValueRange) -> None:
@@ -156,16 +146,14 @@ def _looked_up(name: str, values: np.ndarray, value_range: ValueRange) -> np.nda
     return result
 
 
-def _in_pieces(
-    name: str,
-    values: np.ndarray,
-    value_range: ValueRange,
-    convert: Callable[[str, np.ndarray, ValueRange], np.ndarray],
-    dtype: np.dtype,
-) -> np.ndarray:
-    """A few images, or rows of one, at a time: a copy in float64 of all would not fit."""
-    check_memory(name, math.prod(values.shape) * dtype.itemsize, "give fewer images")
-    result = np.empty(values.shape, dtype)
+def _in_pieces(name: str, values: np.ndarray, value_range: ValueRange, dtype: type) -> np.ndarray:
+    """Values as float32 in [0, 1] or uint8, a few images or rows at a time: a copy of all in float64 would not fit."""
+    low, high = value_range
+    check_memory(name, math.prod(values.shape) * np.dtype(dtype).itemsize, "give fewer images")
+    result: np.ndarray = np.empty(values.shape, dtype)
     for i in range(0, len(values), 256):
-        result[i : i + 256] = convert(name, values[i : i + 256], value_range)
+        piece = values[i : i + 256]
+        _check_inside(name, values.dtype, _extremes(piece), value_range)
+        scaled = ((piece.astype(np.float64) - low) / (high - low)).clip(0, 1).astype(np.float32)
+        result[i : i + 256] = np.rint(scaled * 255) if dtype is np.uint8 else scaled
     return result

@@ -182,10 +182,7 @@ class ImageStream(Dataset[Tensor]):
     def fetch(
         self, parts: Iterable[Tensor], device: torch.device, *, seed: int = 0, generator: Generator | None = None
     ) -> Iterator[Batch]:
-        """Batches on ``device``, one for each of the ``parts``, which are indices.
-
-        ``seed`` is of the transform's draws, ``generator`` of binarisation and flips, or the global one of the device.
-        """
+        """One batch on ``device`` for each of the ``parts``, which are indices; ``seed`` is that of the transform."""
         source = changed(self, _epoch_seed=seed)
         loader: DataLoader[Any] = DataLoader(
             _Reported(source),
