@@ -1,5 +1,3 @@
-import contextlib
-import functools
 import hashlib
 import importlib.util
 import json
@@ -35,20 +33,14 @@ def _seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _translations_are_read_once():
-    """torch reads its 500 translations and their signatures again at every export, half of the time of a small one."""
-    with pytest.MonkeyPatch.context() as patch:
-        # Without onnxscript nothing is exported; another torch may have other names, and is slow then.
-        with contextlib.suppress(ImportError, AttributeError):
-            from torch.onnx._internal.exporter import _decomp, _registration
-
-            apis, schemas = _registration.onnxscript_apis, _registration._schemas
-            table = functools.cache(_decomp.create_onnx_friendly_decomposition_table)
-            patch.setattr(_decomp, "create_onnx_friendly_decomposition_table", lambda known: table(frozenset(known)))
-            patch.setattr(schemas, "op_signature_from_function", functools.cache(schemas.op_signature_from_function))
-            patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
-        yield
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory):
+    """What a tiny VAE is exported to, once: tests that change its files copy them."""
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("tiny") / "bundle"
+    vl.export_onnx(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), upsample="nearest"), directory)
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,9 @@ def run(directory, part, **inputs):
 
 def check_bundle(model, directory, **options):
     """The files against torch's own methods, at batches that the exporter did not try itself."""
+    before = torch.get_rng_state()
     vl.export_onnx(model, directory, **options)
+    assert torch.equal(torch.get_rng_state(), before)  # it draws nothing
     graphs_written = {"encoder.onnx", "decoder.onnx", "vae.onnx"}
     assert set(os.listdir(directory)) == graphs_written | {"manifest.json", "README.md"}
     for name in graphs_written:
@@ -116,25 +118,6 @@ def test_parity(norm, activation, upsample, latent, tmp_path):
 @pytest.mark.parametrize(("norm", "activation", "upsample", "latent"), [c for c in GRID if c not in SOME])
 def test_parity_on_the_grid(norm, activation, upsample, latent, tmp_path):
     check_bundle(build(norm, activation, upsample, latent), tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "likelihood",
-    [
-        vl.ContinuousBernoulli(),
-        vl.Gaussian(0.6),
-        vl.Gaussian("learned"),
-        vl.Gaussian("per_pixel"),
-        vl.Gaussian("optimal"),
-        vl.Laplace("per_pixel"),
-        vl.DiscretizedLogistic("per_pixel"),
-        vl.DiscretizedLogistic("learned"),
-    ],
-    ids=str,
-)
-def test_parity_of_every_likelihood(likelihood, tmp_path):
-    check_bundle(build("batch", "relu", "transpose", "vector", likelihood=likelihood), tmp_path)
 
 
 @pytest.mark.parametrize("likelihood", [None, pytest.param(vl.Gaussian("per_pixel"), marks=pytest.mark.slow)], ids=str)
@@ -240,13 +223,6 @@ def test_metadata(bundle):
         "spatial_multiple": None,
     }
     assert 0 <= validation["decoder"]["mean"]["max_rel"] <= 1e-5
-
-
-def test_export_draws_nothing(tmp_path):
-    vae = vl.conv_vae((1, 4, 4), 2, hidden_channels=(4,), norm="none")
-    before = torch.get_rng_state()
-    vl.export_onnx(vae, tmp_path)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_model_is_not_changed_by_its_export(bundle):

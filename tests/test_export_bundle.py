@@ -16,7 +16,8 @@ from vaelib.cli.common import check_bundle
 from vaelib.export import bundle as bundles
 from vaelib.runtime import OnnxVAE
 
-BUILD = "import torch, vaelib as vl; torch.manual_seed(0); vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(8,))"
+OPTIONS = "hidden_channels=(4,), upsample='nearest'"  # those of the tiny bundle
+BUILD = f"import torch, vaelib as vl; torch.manual_seed(0); vae = vl.conv_vae((1, 8, 8), 2, {OPTIONS})"
 
 
 def build():
@@ -27,13 +28,6 @@ def build():
 
 def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("bundle") / "new"
-    vl.export_onnx(build(), directory)
-    return directory
 
 
 @pytest.mark.parametrize(
@@ -51,14 +45,14 @@ def test_the_path_of_a_bundle(call, path, error, match, tmp_path, monkeypatch):
     assert os.listdir() == []
 
 
-def test_commands_know_a_bundle_whose_export_was_killed_after_it_was_done(bundle, tmp_path):
-    shutil.copytree(bundle, tmp_path / ".vaelib-pending-manifest.json")
+def test_commands_know_a_bundle_whose_export_was_killed_after_it_was_done(tiny_bundle, tmp_path):
+    shutil.copytree(tiny_bundle, tmp_path / ".vaelib-pending-manifest.json")
     check_bundle(tmp_path)
     assert OnnxVAE(tmp_path).latent_shape == (2,)
 
 
-def test_the_manifest_knows_every_other_file(bundle):
-    files = contents(bundle)
+def test_the_manifest_knows_every_other_file(tiny_bundle):
+    files = contents(tiny_bundle)
     manifest = json.loads(files.pop("manifest.json"))
     assert list(manifest) == ["schema", "version", "model", "graphs", "files"]
     assert (manifest["schema"], manifest["version"]) == ("3", vl.__version__)
@@ -66,19 +60,19 @@ def test_the_manifest_knows_every_other_file(bundle):
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
     }
     assert set(files) == {"encoder.onnx", "decoder.onnx", "vae.onnx", "README.md"}
-    assert os.listdir(bundle.parent) == ["new"]
+    assert os.listdir(tiny_bundle.parent) == ["bundle"]
 
 
 @pytest.mark.slow
-def test_the_same_weights_give_the_same_bytes(bundle, tmp_path):
+def test_the_same_weights_give_the_same_bytes(tiny_bundle, tmp_path):
     vl.export_onnx(build().train(), tmp_path / "here")
     code = f"{BUILD}; vl.export_onnx(vae, {str(tmp_path / 'there')!r})"
     threads = str(1 if torch.get_num_threads() > 1 else 2)
     subprocess.run(
         [sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": threads, "PYTHONHASHSEED": "7"}
     )
-    assert contents(tmp_path / "here") == contents(bundle)
-    assert contents(tmp_path / "there") == contents(bundle)
+    assert contents(tmp_path / "here") == contents(tiny_bundle)
+    assert contents(tmp_path / "there") == contents(tiny_bundle)
 
 
 @pytest.mark.slow
@@ -107,7 +101,7 @@ def test_an_old_bundle_is_replaced_manifest_last(tmp_path, monkeypatch):
     assert after["encoder.onnx"] != before["encoder.onnx"]
 
 
-def test_files_of_ones_own_are_seen_before_the_work(tmp_path, bundle):
+def test_files_of_ones_own_are_seen_before_the_work(tmp_path, tiny_bundle):
     for name in ("README.md", "encoder.onnx"):
         (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match=r"did not write, .* holds README.md, encoder.onnx\. Move them away"):
@@ -116,7 +110,7 @@ def test_files_of_ones_own_are_seen_before_the_work(tmp_path, bundle):
         vl.export_onnx(build(), tmp_path)
     assert contents(tmp_path) == {"README.md": b"mine", "encoder.onnx": b"mine"}
     copy = tmp_path / "copy"
-    shutil.copytree(bundle, copy)
+    shutil.copytree(tiny_bundle, copy)
     assert bundles.bundle_directory(copy) == copy
     (copy / "README.md").write_text("my own words")
     with pytest.raises(FileExistsError, match=r"changed since, .* holds README.md\. Move them away"):

@@ -50,13 +50,18 @@ class MixturePrior(nn.Module):
         return noise
 
 
-@pytest.mark.parametrize(
-    "likelihood",
-    [vl.Bernoulli(), vl.ContinuousBernoulli(), vl.DiscretizedLogistic("per_pixel"), vl.DiscretizedLogistic("learned")],
-    ids=str,
-)
-def test_sure_decoders_have_finite_nats(likelihood):
-    """Logits of 30 are daily bread, and scales of a trained logistic are far below a pixel's error."""
+LIKELIHOODS = [
+    vl.Bernoulli(),
+    vl.ContinuousBernoulli(),
+    *(vl.Gaussian(scale) for scale in (0.6, "learned", "per_pixel", "optimal")),
+    vl.Laplace("per_pixel"),
+    *(vl.DiscretizedLogistic(scale) for scale in ("learned", "per_pixel")),
+]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
+def test_every_likelihood_has_torchs_images_and_nats(likelihood):
+    """Also of sure decoders: logits of 30 are daily bread, and scales of a trained logistic far below an error."""
     decoder = PassingDecoder(likelihood.param_channels(1))
     vae = vl.VAE(FlatEncoder(), decoder, likelihood=likelihood).eval()
     graph = graphs.graphs_of(vae)["vae"]
@@ -64,11 +69,20 @@ def test_sure_decoders_have_finite_nats(likelihood):
     for spread in (1e-3, 1, 30, 1000):
         x, noise = torch.rand(4, *IMAGE).mul(255).round() / 255, spread * torch.randn(4, *LATENT)
         with torch.no_grad():
+            image, z, *_ = graph.module.float()(x, noise)
             exact = graph.module.double()(x.double(), noise.double())
-            vae.float()
-        got = dict(zip(graph.outputs, session.run(None, {"image": x.numpy(), "noise": noise.numpy()}), strict=True))
-        torch.testing.assert_close(torch.from_numpy(got["distortion"]).double(), exact[2], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(torch.from_numpy(got["kl"]).double(), exact[3], rtol=1e-4, atol=1e-8)
+        found = map(torch.from_numpy, session.run(None, {"image": x.numpy(), "noise": noise.numpy()}))
+        got = dict(zip(graph.outputs, found, strict=True))
+        torch.testing.assert_close(got["reconstruction"], image, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got["z"], z, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got["distortion"].double(), exact[2], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got["kl"].double(), exact[3], rtol=1e-4, atol=1e-8)
+
+
+def test_no_likelihood_is_missing():
+    public = [getattr(vl.likelihoods, name) for name in vl.likelihoods.__all__]
+    classes = {kind for kind in public if isinstance(kind, type) and issubclass(kind, nn.Module)}
+    assert {type(likelihood) for likelihood in LIKELIHOODS} == classes
 
 
 def test_a_prior_without_a_closed_form_uses_the_draw(tmp_path):
