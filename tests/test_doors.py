@@ -441,7 +441,9 @@ def fits(annotation, value):
         "tuple": Sequence,
         "Collection": Collection,
         "Iterable": Iterable,
-        "BatchSource": vl.data.ImageDataset,
+        "ImageSet": vl.data.ImageDataset,
+        "Batch": tuple,
+        "Generator": torch.Generator,
         **dict.fromkeys(("nn.Module", "Likelihood", "Prior", "VAE", "AutoEncoder"), nn.Module),
     }
     names = [part.strip().split("[")[0] for part in annotation.split("|")]
