@@ -79,8 +79,7 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
     arrays = {"z": z.reshape(len(images), size)}
     if logvar is not None:
         arrays["logvar"] = logvar.reshape(len(images), size)
-    noise = _noise_of(model)
-    if noise is not None:
+    if (noise := _noise_of(model)) is not None:
         distortion, kl = terms(model, images, noise).mean(1).T
         arrays |= {"noise": noise, "distortion": distortion, "kl": kl}
     latents, measure = _latents(model.contract, arrays["z"], arrays.get("logvar"))

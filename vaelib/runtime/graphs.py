@@ -89,8 +89,8 @@ class Graphs:
             ValueError: If the bundle has no such graph, as that of a model without a prior.
         """
         if (part, name) not in self._shapes:
-            known = f"the model's prior is {self.metadata['prior']}"
-            raise ValueError(f"The bundle has no {part} that takes `{name}`; {known}.")
+            words = f"The bundle has no {part} that takes `{name}`"
+            raise ValueError(f"{words}; the model's prior is {self.metadata['prior']}.")
         return self._shapes[part, name] or ()
 
     def shape_beside(self, part: str, name: str, first: Array) -> tuple[int, ...]:
