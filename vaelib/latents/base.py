@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from vaelib._checks import shown
+
 __all__ = ["Draw", "Latent", "first_tensor", "repeated"]
 
 
@@ -81,12 +83,12 @@ def repeated(features: Any, num_samples: int) -> Any:
 
 
 def first_tensor(features: Any) -> Tensor:
-    """Any one tensor among ``features``, for the batch size, the dtype and the device of all.
+    """The first tensor of floating point among ``features``, for the batch size, the dtype and the device of all.
 
     Raises:
-        TypeError: If there is none.
+        TypeError: If there is none ``(B, ...)``.
     """
-    found = [leaf for leaf in tree_leaves(features) if isinstance(leaf, Tensor)]
-    if not found:
-        raise TypeError(f"`features` must be tensors, as the encoder returns them, got {features!r:.80}.")
-    return found[0]
+    for leaf in tree_leaves(features):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim:
+            return leaf
+    raise TypeError(f"`features` must be tensors (B, ...), as the encoder returns them, got {shown(features)}.")
