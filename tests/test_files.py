@@ -10,11 +10,12 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import warnings
 
 import pytest
 import torch
+from launching import FORKS
+from saving import models, save_in_turns
 
 import vaelib as vl
 from vaelib import _files
@@ -104,17 +105,12 @@ def killed(act, step):
     return code == 9
 
 
-def model_of(likelihood, seed):
-    torch.manual_seed(seed)
-    return vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=likelihood)
-
-
 def same_model(one, other):
     states = one.state_dict(), other.state_dict()
     return describe(one) == describe(other) and all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-OLD, NEW = model_of(vl.Bernoulli(), 0), model_of(vl.ContinuousBernoulli(), 1)
+OLD, NEW = models()
 STATES = [{"step": step, "weights": torch.full((3,), float(step))} for step in (0, 1)]
 GRAPHS = [{"encoder.onnx": b"0", "vae.onnx": b"0"}, {"encoder.onnx": b"1", "prior.onnx": b"1"}]
 
@@ -213,28 +209,18 @@ def test_killed_between_two_updates_the_first_is_finished(tmp_path):
     assert half_moved == 16
 
 
-ALTERNATING = """
-import itertools, sys, torch, vaelib as vl
-models = []
-for seed, likelihood in enumerate((vl.Bernoulli(), vl.ContinuousBernoulli())):
-    torch.manual_seed(seed)
-    models.append(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=likelihood))
-for model in itertools.cycle(models):
-    vl.save(model, sys.argv[1])
-    print("saved", flush=True)
-"""
-
-
 @pytest.mark.slow
 def test_saves_that_are_really_killed(tmp_path):
     generator = random.Random(0)
     for _ in range(10):
-        command = [sys.executable, "-c", ALTERNATING, str(tmp_path / "model")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        process.stdout.readline()
-        time.sleep(generator.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        saved = FORKS.Event()
+        process = FORKS.Process(target=save_in_turns, args=(tmp_path / "model", saved), daemon=True)
+        process.start()
+        assert saved.wait(60)
+        process.join(generator.uniform(0, 0.5))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         loaded = vl.load(tmp_path / "model")
         assert same_model(loaded, OLD) or same_model(loaded, NEW)
     vl.save(OLD, tmp_path / "model")

@@ -65,19 +65,6 @@ def test_a_checkpoint_that_one_node_cannot_read_ends_both(two_nodes, folders):
     assert sorted(len(os.listdir(folder)) for folder in folders) == [0, 1]
 
 
-def test_killed_ranks_come_back_and_nothing_differs(tmp_path):
-    """SIGKILL of the second rank, then of the first, which holds the lock and writes; to the bit the unbroken run."""
-    (tmp_path / "faults").mkdir()
-    faults = {"KILLED": "1:5 0:11", "FAULTS": str(tmp_path / "faults")}
-    settings = DRAWS | {"output_dir": str(tmp_path / "run"), "resume": True}
-    faults["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else restarted processes may find the addresses of killed ones
-    broken = run_nodes(faults, arguments=["--max-restarts", "5"], **settings)
-    assert len(list((tmp_path / "faults").iterdir())) == 2
-    whole = run_nodes(**DRAWS | {"output_dir": str(tmp_path / "whole")})
-    for name in ("state", "train", "val", "images"):
-        assert [report[name] for report in broken] == [report[name] for report in whole]
-
-
 LONG = DRAWS | {"max_epochs": 100_000, "compile": False}  # until something happens
 NEVER_AGAIN = "RendezvousTimeoutError"
 LOST = {
@@ -107,7 +94,7 @@ def seconds_and_errors(started, faults, waits):
 
 @pytest.fixture(scope="module")
 def lost(tmp_path_factory):
-    """All at once, since they mostly wait."""
+    """All at once, since they mostly wait: for half a minute, in which other tests run."""
     with ThreadPoolExecutor(len(LOST) + 1) as pool:
         results = {}
         for name, (what, options, _) in LOST.items():
@@ -120,17 +107,21 @@ def lost(tmp_path_factory):
         yield results
 
 
-@pytest.mark.parametrize("what", LOST)
-def test_a_machine_that_never_comes_back_ends_the_run_within_a_minute(lost, what):
-    seconds, code, errors = lost[what].result()
-    assert seconds < 60
-    assert code != 0
-    assert LOST[what][2] in errors
+meanwhile = pytest.mark.usefixtures("lost")  # begins it
 
 
-def test_long_work_of_one_process_ends_nothing(lost):
-    """The others wait in a collective three times as long as silence is borne."""
-    assert len(lost["slow"].result()[0]["train"]) == 1
+@meanwhile
+def test_killed_ranks_come_back_and_nothing_differs(tmp_path):
+    """SIGKILL of the second rank, then of the first, which holds the lock and writes; to the bit the unbroken run."""
+    (tmp_path / "faults").mkdir()
+    faults = {"KILLED": "1:5 0:11", "FAULTS": str(tmp_path / "faults")}
+    settings = DRAWS | {"output_dir": str(tmp_path / "run"), "resume": True}
+    faults["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else restarted processes may find the addresses of killed ones
+    broken = run_nodes(faults, arguments=["--max-restarts", "5"], **settings)
+    assert len(list((tmp_path / "faults").iterdir())) == 2
+    whole = run_nodes(**DRAWS | {"output_dir": str(tmp_path / "whole")})
+    for name in ("state", "train", "val", "images"):
+        assert [report[name] for report in broken] == [report[name] for report in whole]
 
 
 @pytest.fixture
@@ -196,6 +187,7 @@ def write_shards(folder, counts, size):
     return folder
 
 
+@meanwhile
 @pytest.mark.parametrize(("counts", "workers"), [([40, 3, 25, 60, 13], 2), ([52], 0)])
 def test_two_ranks_share_shards_by_image_and_resume_within_an_epoch(counts, workers, tmp_path):
     """Uneven shards, and fewer shards than ranks; stopped after 2 steps of the second epoch."""
@@ -217,6 +209,7 @@ def test_two_ranks_share_shards_by_image_and_resume_within_an_epoch(counts, work
         assert before["seen"][-1][-len(last) :] == last
 
 
+@meanwhile
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_memory_of_two_ranks_does_not_grow_with_the_shards(tmp_path):
     """As many steps over five shards and over four times as many; 80 MiB more on disk, 94 MiB more decoded."""
@@ -234,3 +227,16 @@ def test_memory_of_two_ranks_does_not_grow_with_the_shards(tmp_path):
     print("MiB of each rank at the end:", memory)
     for once, four_times in zip(*memory.values(), strict=True):
         assert four_times < once + 25
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_machine_that_never_comes_back_ends_the_run_within_a_minute(lost, what):
+    seconds, code, errors = lost[what].result()
+    assert seconds < 60
+    assert code != 0
+    assert LOST[what][2] in errors
+
+
+def test_long_work_of_one_process_ends_nothing(lost):
+    """The others wait in a collective three times as long as silence is borne."""
+    assert len(lost["slow"].result()[0]["train"]) == 1

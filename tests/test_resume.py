@@ -2,7 +2,6 @@
 
 import io
 import json
-import multiprocessing
 import os
 import random
 import shlex
@@ -17,6 +16,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from launching import FORKS
 from PIL import Image
 
 import vaelib as vl
@@ -27,9 +27,6 @@ from vaelib.training import recipe
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
 from vaelib.training.fingerprint import differences, fingerprint
 from vaelib.training.lock import locked
-
-FORKS = multiprocessing.get_context("forkserver")  # of a process that has imported all that training needs
-FORKS.set_forkserver_preload(["vaelib.cli", "vaelib.training", "accelerate", "matplotlib.pyplot"])
 
 
 def model_of(seed=0, **kwargs):
@@ -755,7 +752,7 @@ def kill_and_resume(digits, run, kills, generator):
 
     def begun():
         options = ["--resume"] if (run / "run.json").exists() else []
-        process = FORKS.Process(target=main, args=(arguments(digits, run, *options),))
+        process = FORKS.Process(target=main, args=(arguments(digits, run, *options),), daemon=True)
         process.start()
         return process
 

@@ -1,7 +1,11 @@
-"""Starts tests/programs/train.py in several processes: without a launcher, or under two agents of torchrun."""
+"""Starts tests/programs/train.py in several processes: without a launcher, or under two agents of torchrun.
+
+Programs of one process are forks of one that has imported what they need, which takes longer than what they do.
+"""
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -13,6 +17,8 @@ PROGRAM = Path(__file__).with_name("train.py")
 SETTINGS = {"posterior_mean": True, "norm": "group", "images": 101, "max_epochs": 3, "batch_size": 16}
 TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run"]
 PATIENCE = 120  # seconds until a test gives up
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["vaelib.cli", "vaelib.training", "vaelib.data", "accelerate", "matplotlib.pyplot"])
 
 
 def free_port():
