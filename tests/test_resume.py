@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from launching import FORKS
+from launching import FORKS, PROGRAMS
 from PIL import Image
 
 import vaelib as vl
@@ -445,22 +445,13 @@ def test_a_schedule_that_follows_the_length_of_the_run_is_reported(tmp_path, cap
     assert "`beta` was 0.916667 at step 12 of" in caplog.text and "and is 0.6875 there in this run" in caplog.text
 
 
-HOLDER = """
-import fcntl, sys, time
-stream = open(sys.argv[1] + "/.vaelib-lock", "w")
-fcntl.flock(stream, fcntl.LOCK_EX)
-stream.write("%s %s" % (__import__("os").getpid(), __import__("socket").gethostname()))
-stream.flush()
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
 @pytest.mark.skipif(os.name == "nt", reason="the holder of the lock uses flock")
 def test_a_directory_in_which_another_process_trains_is_refused(tmp_path):
     small_run(tmp_path)
     before = sorted(os.listdir(tmp_path / "checkpoints"))
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, PROGRAMS / "holding_the_lock.py", tmp_path], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout.readline() == "held\n"
         for resume in (True, False):
             with pytest.raises(BlockingIOError, match=rf"`output_dir` .* is in use: process {holder.pid} on .* trains"):
@@ -666,24 +657,13 @@ def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
             read_checkpoint(path.parent)
 
 
-FULL = """
-import resource, sys, torch, vaelib as vl
-torch.manual_seed(0)
-class Full:
-    def on_epoch(self, run):
-        if run.epoch == 3:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(16, 16))
-vl.Trainer(max_epochs=5, batch_size=10, output_dir=sys.argv[1], callbacks=[Full(), vl.Pictures(every=100)]).fit(
-    model, vl.data.shapes(30, image_size=8), progress=False)
-"""
-
-
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_earlier_checkpoints_stay(tmp_path):
     """The limit of file sizes stands for the full disk: writing fails half-way in the same place."""
     run = tmp_path / "run"
-    result = subprocess.run([sys.executable, "-c", FULL, str(run)], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, PROGRAMS / "filling_the_disk.py", run], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1
     assert "OSError" in result.stderr
     path, state = newest_checkpoint(run)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from launching import PROGRAMS
 from onnx import helper, numpy_helper
 
 import vaelib as vl
@@ -412,45 +413,12 @@ def test_graphs_of_two_models(bundle, sign_bundle):
         OnnxVAE(bundle).encode(np.zeros((1, 1, 8, 8), np.float32))
 
 
-MEMORY = r"""
-import sys
-from pathlib import Path
-
-import numpy as np
-
-from vaelib.runtime import OnnxVAE
-
-
-def resident():
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) / 1024
-
-
-model = OnnxVAE(sys.argv[1], threads=2)
-generator = np.random.default_rng(0)
-images, z = generator.random((600, 1, 8, 8), dtype=np.float32), np.zeros((600, 2), np.float32)
-model.tune()
-
-
-def calls(count):
-    for _ in range(count):
-        size = int(generator.integers(1, 600) if generator.random() < 0.2 else generator.integers(1, 20))
-        model.encode(images[:size])
-        model.decode(z[:size])
-        model.score(images[: size % 30])
-
-
-calls(500)
-before = resident()
-calls(10_000)
-print(resident() - before)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc/self/status")
 def test_memory_is_flat_over_10_000_calls_of_changing_size(tiny_bundle):
-    result = subprocess.run([sys.executable, "-c", MEMORY, tiny_bundle], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, PROGRAMS / "steady_memory.py", tiny_bundle], capture_output=True, text=True, check=True
+    )
     grown = float(result.stdout)
     print(f"grown by {grown:.1f} MiB over 10,000 rounds of calls")
     assert grown < 8

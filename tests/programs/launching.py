@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("train.py")
+PROGRAMS = Path(__file__).parent
 SETTINGS = {"posterior_mean": True, "norm": "group", "images": 101, "max_epochs": 3, "batch_size": 16}
 TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run"]
 PATIENCE = 120  # seconds until a test gives up
@@ -32,7 +32,7 @@ def environment_of(**more):
 
 
 def program(settings):
-    return [str(PROGRAM), json.dumps(SETTINGS | settings)]
+    return [str(PROGRAMS / "train.py"), json.dumps(SETTINGS | settings)]
 
 
 def begin(command, **options):
