@@ -70,6 +70,46 @@ def test_a_room_imports_only_from_lower_floors(path):
             assert table[other] < table[room], f"{room} (floor {table[room]}) imports {other} (floor {table[other]})"
 
 
+def module_of(path):
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path, known):
+    """Those of the package, for whatever reason they are imported: at run time, in a function, for types alone."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from (inner & known) or ({node.module} & known)
+
+
+def circle_in(below):
+    """One circle of a graph, as the names along it; nothing if there is none."""
+    done = set()
+
+    def visit(name, above):
+        if name in above:
+            return [*above[above.index(name) :], name]
+        if name in done:
+            return []
+        found = next(filter(None, (visit(other, [*above, name]) for other in sorted(below[name]))), [])
+        done.add(name)
+        return found
+
+    return next(filter(None, (visit(name, []) for name in sorted(below))), [])
+
+
+def test_a_circle_is_found():
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert not circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+def test_no_module_imports_one_that_imports_it():
+    known = {module_of(path) for path in MODULES}
+    assert not circle_in({module_of(path): set(imported_modules(path, known)) for path in MODULES})
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_modules_are_short(path):
     assert len(path.read_text().splitlines()) <= 300

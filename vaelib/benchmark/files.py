@@ -1,12 +1,12 @@
-"""The files that backends open, written once, and the answers that they are compared with."""
+"""The files that backends open, written once, of a model or a bundle."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,34 +16,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vaelib._checks import MissingExtraError
 from vaelib.benchmark.backend import EXPORTING, OPERATIONS, Array, functions_of, needs_packages
+from vaelib.benchmark.subject import Subject, draw
 from vaelib.export import export_onnx
 from vaelib.serialization import save
 from vaelib.vae import VAE
 
-__all__ = ["Source", "Subject", "draw", "write_files"]
+__all__ = ["Source", "write_files"]
 
 Source = VAE | Path
 """A model, or the directory of a bundle."""
-_ROTATED = 4
-_MOST_BYTES = 2**28
-
-
-class Subject(NamedTuple):
-    """What is measured."""
-
-    directory: Path
-    """Holds the files of all backends."""
-    image_shape: tuple[int, ...]
-    latent_shape: tuple[int, ...]
-    exact: Callable[[str, Array], NDArray[np.float64]]
-    """The answer to a batch in float64: torch's, or of a bundle the reference evaluator's."""
-    checked: Callable[[int], Sequence[int]]
-    """Which images of a batch are compared with it: all, or of a bundle the first and the last."""
-    flops: dict[str, int]
-    """Of an operation on one image; of a bundle unknown."""
-    tolerance: float
-    """What its own precision adds to a backend's."""
-    is_bundle: bool
 
 
 def write_files(source: Source, directory: Path, needs: Collection[str]) -> Subject:
@@ -61,15 +42,6 @@ def write_files(source: Source, directory: Path, needs: Collection[str]) -> Subj
 
         return of_bundle(source, directory, needs)
     return _of_model(source, directory, needs)
-
-
-def draw(subject: Subject, operation: str, batch: int) -> Array:
-    """Batches in a stack: images uniform in [0, 1], latents normal. Their turns keep answers out of the caches."""
-    shape = subject.latent_shape if operation == "decode" else subject.image_shape
-    number = max(2, min(_ROTATED, _MOST_BYTES // (4 * batch * int(np.prod(shape)))))
-    generator = np.random.default_rng(0)
-    sampler = generator.standard_normal if operation == "decode" else generator.random
-    return sampler((number, batch, *shape), dtype=np.float32)
 
 
 def _of_model(model: VAE, directory: Path, needs: Collection[str]) -> Subject:

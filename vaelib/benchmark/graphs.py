@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from vaelib.benchmark.backend import Array
-from vaelib.benchmark.files import Subject, draw
+from vaelib.benchmark.subject import Subject, draw
 from vaelib.export.precision import quantized_graph
 from vaelib.runtime.bundle import Bundle
 

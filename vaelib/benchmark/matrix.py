@@ -15,8 +15,9 @@ import torch
 
 from vaelib.benchmark.backend import EXPORTING, Backend, needs_packages
 from vaelib.benchmark.backends import BACKENDS, OPERATIONS, Array
-from vaelib.benchmark.files import Source, draw, write_files
+from vaelib.benchmark.files import Source, write_files
 from vaelib.benchmark.roofline import rates
+from vaelib.benchmark.subject import draw
 from vaelib.benchmark.worker import First, Worker, WorkerError, interleaved, table_of
 from vaelib.export.hardware import hardware
 

@@ -11,13 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from accelerate.utils import set_seed
+from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
-from vaelib._images import Batch, ImageSet, as_batch, even_parts
+from vaelib._images import Batch, ImageSet, as_batch, as_batches, even_parts, opened
+from vaelib.data import ImageDataset
 from vaelib.training import randomness
 
-__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share"]
+__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "first_images", "make_batches", "on_device"]
+
+_EXAMPLES = 256  # images for pictures and for the count of dead latents
 
 
 class Piece(NamedTuple):
@@ -127,3 +131,52 @@ class LoaderBatches:
         randomness.restore(state["random"], self._device)
         if self._generator is not None:
             self._generator.set_state(state["generator"])
+
+
+def on_device(name: str, data: Any, model: nn.Module, device: torch.device) -> Any:
+    """Images by number, of the model's shape, or somebody else's loader.
+
+    Images in memory move to the device once and for all, if they fit; streams and loaders stay what they are.
+    """
+    if data is None and name == "val":
+        return None
+    data = opened(name, data)
+    if isinstance(data, Tensor):
+        data = ImageDataset(data)
+    if not isinstance(data, ImageSet):
+        if iter(data) is data:
+            raise TypeError(f"`{name}` must be images, or a loader that can be passed over again, got an iterator.")
+        return data
+    wanted = tuple(getattr(model, "image_shape", data.image_shape))
+    if tuple(data.image_shape) != wanted:
+        raise ValueError(
+            f"`{name}` must have images of the model's shape {wanted}, got {tuple(data.image_shape)};"
+            " vaelib.data.load(..., image_size=...) resizes."
+        )
+    if not isinstance(data, ImageDataset):
+        return data
+    fits = device.type != "cuda" or data.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+    return data.to(device) if fits else data
+
+
+def make_batches(
+    data: Any, batch_size: int, share: Share, seed: int, device: torch.device
+) -> IndexedBatches | LoaderBatches:
+    """The steps over what :func:`on_device` gave."""
+    if isinstance(data, ImageSet):
+        return IndexedBatches(data, batch_size, share, seed, device)
+    return LoaderBatches(data, share, device)
+
+
+def first_images(name: str, data: Any, device: torch.device) -> Tensor:
+    """The first 256, with fixed draws of their own."""
+    with randomness.isolated(device):
+        set_seed(0)
+        if isinstance(data, ImageSet):
+            return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device)).x
+        generator = getattr(data, "generator", None)
+        state = None if generator is None else generator.get_state()
+        first = next(as_batches(name, data, _EXAMPLES, device)).x[:_EXAMPLES]
+        if generator is not None:
+            generator.set_state(state)
+        return first

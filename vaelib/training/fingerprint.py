@@ -11,13 +11,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from vaelib._images import ImageSet
 from vaelib.data import ImageStream
+from vaelib.training.batches import first_images
 
-__all__ = ["FIRST_BATCH", "differences", "fingerprint", "fingerprint_of_loader"]
+__all__ = ["FIRST_BATCH", "differences", "fingerprint", "marks_of"]
 
 FIRST_BATCH = "first batch"
 _MOST_BYTES = 2**28  # of images that are hashed: a quarter of a second
 _MOST_FILES = 1000  # whose size is asked for, since a network file system answers slowly
+
+
+def marks_of(name: str, data: Any) -> dict[str, Any] | None:
+    """What a checkpoint keeps of ``train`` or ``val``, to refuse others."""
+    if data is None or isinstance(data, ImageSet):
+        return None if data is None else fingerprint(data)
+    return _fingerprint_of_loader(data, first_images(name, data, torch.device("cpu")))
 
 
 def fingerprint(data: Any) -> dict[str, Any]:
@@ -33,7 +42,7 @@ def fingerprint(data: Any) -> dict[str, Any]:
     return marks | {"dtype": str(data.images.dtype), "contents": _hash_of(data.images)}
 
 
-def fingerprint_of_loader(loader: Any, first: Tensor) -> dict[str, Any]:
+def _fingerprint_of_loader(loader: Any, first: Tensor) -> dict[str, Any]:
     """Of somebody else's loader, whose ``first`` batch need not be the same each time.
 
     Images are hashed where the loader's set is a ``TensorDataset`` or a ``Subset`` of one.

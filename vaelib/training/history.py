@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from vaelib._files import written_whole
@@ -102,9 +103,19 @@ class Means:
                 self._sums = [total + value for total, value in zip(self._sums or [0.0] * len(row), row, strict=True)]
         return self._sums
 
-    def read(self, totals: Sequence[float] | None = None) -> Any:
-        """The means as a named tuple; of ``totals``, such as those of all processes, if given."""
-        *sums, count = self.totals() if totals is None else totals
+    def read(self) -> Any:
+        """The means as a named tuple."""
+        return self._of(self.totals())
+
+    def over_processes(self, accelerator: Accelerator) -> tuple[Any, int]:
+        """The means over the images of all processes, and how many there are."""
+        totals = torch.tensor(self.totals(), dtype=torch.float64)
+        if accelerator.num_processes > 1:
+            totals = accelerator.reduce(totals.to(accelerator.device), "sum").cpu()
+        return self._of(totals.tolist()), int(totals[-1])
+
+    def _of(self, totals: list[float]) -> Any:
+        *sums, count = totals
         return named_terms({name: value / max(count, 1.0) for name, value in zip(self.names, sums, strict=True)})
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vaelib._checks import TrainingError
-from vaelib.schedules import Schedule
+from vaelib._checks import TrainingError, check_float, shown
+from vaelib.schedules import Schedule, constant, one_cycle, warmup_cosine
+from vaelib.training.flat import flattened
 from vaelib.training.hardware import Graphed
 
-__all__ = ["Optimization"]
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "Optimization", "make_optimizer", "make_schedule"]
 
+_BETAS = (0.9, 0.99)  # a shorter memory of squares than torch's lets short runs use a high learning rate
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": functools.partial(torch.optim.Adam, betas=_BETAS, fused=True),
+    "adamw": functools.partial(torch.optim.AdamW, betas=_BETAS, fused=True),
+}
+LR_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "cosine": warmup_cosine,
+    "one_cycle": one_cycle,
+    "constant": lambda steps: constant(1.0),
+}
 MAX_SKIPPED = 20  # in a row; a GradScaler that starts too high needs up to 16
+
+
+def make_optimizer(
+    named: str | Callable[..., torch.optim.Optimizer], module: nn.Module, learning_rate: float, graphs: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser of the weights of ``module``; one known by name makes them views of one tensor.
+
+    For CUDA ``graphs`` all that changes between steps, the learning rate too, is on the device.
+    """
+    groups = _parameter_groups(module)
+    if not isinstance(named, str):
+        alike = len(groups) == 1 and groups[0].keys() == {"params"}
+        return named(groups[0]["params"] if alike else groups, lr=learning_rate)
+    flat = [{**group, "params": flattened(group["params"])} for group in groups]
+    lr = torch.tensor(learning_rate, device=flat[0]["params"][0].device) if graphs else learning_rate
+    return OPTIMIZERS[named](flat, lr=lr, capturable=graphs)
+
+
+def make_schedule(named: str | Schedule, learning_rate: float, total_steps: int) -> Schedule:
+    """Step to learning rate."""
+    factor = LR_SCHEDULES[named](total_steps) if isinstance(named, str) else named
+    return lambda step: learning_rate * check_float(f"lr_schedule({step})", factor(step), 0.0)
 
 
 class Optimization:
@@ -168,3 +203,36 @@ def _blame(model: nn.Module, terms: Any) -> str:
     said = [f"{', '.join(bad)} not finite"] * bool(bad)
     said += [f"gradient not finite in {', '.join(named[:5])}{more}"] * bool(named)
     return "; ".join(said)
+
+
+def _parameter_groups(module: Any) -> list[dict[str, Any]]:
+    """The groups that the objective of ``module`` asks for, behind one of all weights that are in none of them.
+
+    Args:
+        module: The model in its objective.
+
+    Raises:
+        TypeError: If a group is no dict with ``params``.
+        ValueError: If a weight is in two groups or is not trained here, or an ``lr_scale`` is negative.
+    """
+    asked = getattr(getattr(module, "objective", None), "parameter_groups", None)
+    groups = [] if asked is None else [_checked(group) for group in asked(module.model)]
+    known, taken = {id(weight) for weight in module.parameters()}, set[int]()
+    for group in groups:
+        own = [id(weight) for weight in group["params"]]
+        if len({*own}) < len(own) or taken & {*own} or not known >= {*own}:
+            raise ValueError("`parameter_groups` must give each weight of the model or the objective at most once.")
+        taken |= {*own}
+    rest = [weight for weight in module.parameters() if id(weight) not in taken]
+    return [group for group in ({"params": rest}, *groups) if any(weight.requires_grad for weight in group["params"])]
+
+
+def _checked(group: Any) -> dict[str, Any]:
+    if not isinstance(group, dict) or "params" not in group:
+        raise TypeError(f"`parameter_groups` must give dicts with `params`, got {shown(group)}.")
+    weights = list(group["params"])
+    for weight in weights:
+        if not isinstance(weight, nn.Parameter):
+            raise TypeError(f"`parameter_groups` must give parameters, got {shown(weight)}.")
+    check_float("lr_scale", group.get("lr_scale", 1.0), 0.0)
+    return {**group, "params": weights}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -11,47 +11,39 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from vaelib.training.history import EpochRecord, criterion_terms
 
-__all__ = ["ProgressReport"]
+__all__ = ["ProgressReport", "reported"]
+
+
+@contextmanager
+def reported(enabled: bool, total_steps: int, max_epochs: int) -> Iterator[ProgressReport]:
+    """Inside the ``with``, a bar; nothing is shown if not ``enabled``."""
+    bar = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=Console(stderr=True),
+        disable=not enabled,
+    )
+    report = ProgressReport(bar, total_steps, max_epochs)
+    with bar if enabled else nullcontext():  # rich 14.0 ends a bar that it never drew with an empty line
+        yield report
 
 
 class ProgressReport:
-    """Shows how far a run is; silent if not ``enabled``."""
+    """Shows how far a run is."""
 
-    def __init__(self, enabled: bool, total_steps: int, max_epochs: int) -> None:
-        self._max_epochs = max_epochs
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=Console(stderr=True),
-            disable=not enabled,
-        )
-        self._task = self._bar.add_task("training", total=total_steps, text="")
-        self._mark = (time.perf_counter(), 0.0)
+    def __init__(self, bar: Progress, total_steps: int, max_epochs: int) -> None:
+        self._bar, self._max_epochs = bar, max_epochs
+        self._task = bar.add_task("training", total=total_steps, text="")
 
-    def __enter__(self) -> ProgressReport:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self._bar.disable:  # rich 14.0 ends a bar that it never drew with an empty line
-            self._bar.stop()
-
-    def steps(self, step: int, terms: Any, num_images: float) -> None:
-        """``step`` steps are done; ``terms`` are the means over the epoch's ``num_images`` so far, in nats."""
-        now = time.perf_counter()
-        since, images = self._mark
-        self._mark = now, num_images
-        speed = f"{(num_images - images) / (now - since):,.0f} images/s" if num_images > images else ""
-        self._bar.update(self._task, completed=step, text=f"{_terms(terms)} nats  {speed}")
+    def steps(self, step: int, terms: Any, images_per_second: float) -> None:
+        """``step`` steps are done; the means over the epoch's images so far, in nats, and their speed."""
+        self._bar.update(self._task, completed=step, text=f"{_terms(terms)} nats  {images_per_second:,.0f} images/s")
 
     def epoch(self, record: EpochRecord) -> None:
         """One line for a finished epoch."""
-        self._mark = (time.perf_counter(), 0.0)
         text = f"epoch {record.epoch}/{self._max_epochs}  train {_terms(record.train)}"
         if record.val is not None:
             text += f"  val {_terms(record.val)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,11 +17,8 @@ from vaelib.objectives import RENAMED
 from vaelib.serialization import describe
 from vaelib.serialization.descriptions import of_today
 from vaelib.training.checkpoints import checkpoint_path, checkpoints_in, newest_checkpoint, read_checkpoint
-from vaelib.training.fingerprint import FIRST_BATCH, differences
+from vaelib.training.fingerprint import FIRST_BATCH, differences, marks_of
 from vaelib.training.run import Run, scheduled
-
-if TYPE_CHECKING:
-    from vaelib.training.fit import Fit
 
 __all__ = ["OUTPUTS", "check_recipe", "checkpoint_to_resume", "recipe_of"]
 
@@ -75,23 +72,26 @@ def _of_the_first_process(
     return found
 
 
-def recipe_of(fit: Fit) -> dict[str, Any]:
-    """What a checkpoint must agree with to be resumed; ``max_epochs`` may change."""
-    trainer = fit.trainer
+def recipe_of(asked: dict[str, Any], run: Run, images: dict[str, Any], compile: bool) -> dict[str, Any]:
+    """What a checkpoint must agree with to be resumed; ``max_epochs`` may change.
+
+    ``asked`` are the arguments of the ``Trainer`` by name, ``images`` those of ``train`` and ``val``.
+    """
     names = ("batch_size", "learning_rate", "accumulate", "clip_norm", "skip_norm", "precision", "seed")
-    return {name: getattr(trainer, name) for name in names} | {
-        "model": None if fit.output_dir is None else describe(fit.model),
-        "objective": type(fit.objective).__name__,
-        "objective_arguments": _plain_arguments(fit.objective),
-        "lr_schedule": trainer.lr_schedule if isinstance(trainer.lr_schedule, str) else "callable",
-        "optimizer": trainer.optimizer if isinstance(trainer.optimizer, str) else "callable",
-        "optimizer_class": getattr(trainer.optimizer, "__name__", "callable"),
-        "compile": fit.compiled,
-        "processes": fit.accelerator.num_processes,
-        "callbacks": [type(callback).__name__ for callback in fit.callbacks],
-        "steps_per_epoch": len(fit.batches),
-        "num_images": getattr(fit.batches, "num_images", None),
-        "images": fit.marks,
+    written, optimizer, schedule = asked["output_dir"] is not None, asked["optimizer"], asked["lr_schedule"]
+    return {name: asked[name] for name in names} | {
+        "model": describe(run.model) if written else None,
+        "objective": type(run.objective).__name__,
+        "objective_arguments": _plain_arguments(run.objective),
+        "lr_schedule": schedule if isinstance(schedule, str) else "callable",
+        "optimizer": optimizer if isinstance(optimizer, str) else "callable",
+        "optimizer_class": getattr(optimizer, "__name__", "callable"),
+        "compile": compile,
+        "processes": run.accelerator.num_processes,
+        "callbacks": [type(callback).__name__ for callback in run.callbacks],
+        "steps_per_epoch": run.steps_per_epoch,
+        "num_images": getattr(run.batches, "num_images", None),
+        "images": {name: marks_of(name, data) for name, data in images.items()} if written else {},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from vaelib._checks import TrainingError, check_shape, check_type, shown
 from vaelib.objectives import Objective
+from vaelib.serialization import save
 from vaelib.training import randomness
-from vaelib.training.batches import Piece
-from vaelib.training.history import EpochRecord, Means, totals_of
+from vaelib.training.batches import IndexedBatches, LoaderBatches, Piece
+from vaelib.training.checkpoints import Checkpoints
+from vaelib.training.history import EpochRecord, Means, totals_of, write_csv
 from vaelib.training.optimization import Optimization
 from vaelib.vae import eval_mode
 
-__all__ = ["ObjectiveModule", "Run", "check_terms"]
+__all__ = ["ObjectiveModule", "Run", "check_terms", "scheduled", "write_models"]
 
 
 class ObjectiveModule(nn.Module):
@@ -37,29 +39,34 @@ class ObjectiveModule(nn.Module):
 
 
 class Run:
-    """What callbacks are given; made by ``Trainer.fit``.
+    """What callbacks are given, made by ``Trainer.fit``; calls them and keeps its own state.
 
     Args:
-        module: The model in its objective, as accelerate prepared it.
-        model: The model that is trained, its weights moving.
+        module: The model that is trained, its weights moving, in its objective.
         optimization: What moves them.
         accelerator: Devices and processes.
-        steps_per_epoch: Optimiser steps in an epoch.
+        batches: The steps of an epoch.
         max_epochs: Epochs, if nothing ends the run early.
+        callbacks: What acts beside the loop, in order.
+        output_dir: Where the run is written, or None.
     """
 
     def __init__(
         self,
-        module: nn.Module,
-        model: nn.Module,
+        module: ObjectiveModule,
         optimization: Optimization,
         accelerator: Accelerator,
-        steps_per_epoch: int,
+        batches: IndexedBatches | LoaderBatches,
         max_epochs: int,
+        callbacks: Sequence[Any],
+        output_dir: str | Path | None,
     ) -> None:
-        self.model, self.optimization, self.accelerator = model, optimization, accelerator
-        self.steps_per_epoch, self.max_epochs = steps_per_epoch, max_epochs
-        self.evaluated = model
+        self.model, self.optimization = module.model, optimization
+        self.objective: Any = module.objective
+        self.accelerator, self.batches, self.max_epochs, self.callbacks = accelerator, batches, max_epochs, callbacks
+        self.steps_per_epoch = len(batches)
+        """Optimiser steps in an epoch."""
+        self.evaluated = module.model
         """What is validated, drawn and saved; a callback may put an average of the weights here."""
         self.step = 0
         """Optimiser steps done."""
@@ -67,18 +74,17 @@ class Run:
         """One record per finished epoch."""
         self.examples: Tensor | None = None
         """Images for pictures and diagnoses, the same throughout, on the training device."""
-        self.objective: Any = None
         self.recipe: dict[str, Any] = {}
         """What the run was asked for, as plain values."""
-        self.output_dir: Path | None = None
+        self.output_dir = None if output_dir is None or not accelerator.is_main_process else Path(output_dir)
         """Where to write; None on every process but the first."""
-        self.checkpoint: Callable[[], None] = lambda: None
-        """Keeps the state of this moment; does nothing without an output directory."""
         self.last_checkpoint: Path | None = None
         self.stop_reason: str | None = None
         """Set it to end the run after this epoch."""
         self.means, self.seconds = Means(), 0.0
-        self._module, self._terms = module, None
+        self._checkpoints = None if output_dir is None else next(c for c in callbacks if isinstance(c, Checkpoints))
+        self._module = accelerator.prepare_model(module, device_placement=False)  # it is there, as views
+        self._terms: Any = None
 
     @property
     def total_steps(self) -> int:
@@ -128,36 +134,92 @@ class Run:
                 f" {kept}."
             ) from error
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that must be as it was for the run to go on as if never stopped."""
-        return {
-            "step": self.step,
-            "max_epochs": self.max_epochs,
-            "scheduled": scheduled(self.objective, self.step),
-            "seconds": self.seconds,
-            "stop_reason": self.stop_reason,
-            "history": [record.state_dict() for record in self.history],
-            "terms": list(self.means.names),
-            "means": _of_all_processes(self.accelerator, self.means.state_dict()),
-            "model": self.model.state_dict(),
-            "objective": self.objective.state_dict() if hasattr(self.objective, "state_dict") else {},
-            "optimization": self.optimization.state_dict(),
-            "random": _of_all_processes(self.accelerator, randomness.capture(self.accelerator.device)),
-        }
+    def tell(self, event: str) -> None:
+        """Call the callbacks that have a method of this name."""
+        for callback in self.callbacks:
+            if hasattr(callback, event):
+                getattr(callback, event)(self)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
-        rank = self.accelerator.process_index
-        self.step, self.seconds, self.stop_reason = state["step"], state["seconds"], state["stop_reason"]
-        self.history = [EpochRecord.from_state_dict(record) for record in state["history"]]
-        self.means.load_state_dict({name: values[rank] for name, values in state["means"].items()})
-        self.means.names = tuple(state["terms"]) if "terms" in state else _names_of_terms(self)
-        self.model.load_state_dict(state["model"])
-        if hasattr(self.objective, "load_state_dict"):
-            self.objective.load_state_dict(state["objective"])
-        self.optimization.load_state_dict(state["optimization"])
-        random = {name: values[rank] for name, values in state["random"].items()}
-        randomness.restore(random, self.accelerator.device)
+    def end_step(self) -> None:
+        """Tell the callbacks, and keep the state where :class:`Checkpoints` ask for it."""
+        self.tell("on_step")
+        if self._checkpoints is not None and self._checkpoints.due(self):
+            self.checkpoint()
+
+    def end_epoch(self, val: Any) -> None:
+        """Note the epoch whose steps are done; ``val`` are the terms over the validation images, or None."""
+        train, num_images = self.means.over_processes(self.accelerator)
+        rate, skipped = float(self.optimization.optimizer.param_groups[0]["lr"]), self.read()[1]
+        speed = num_images / self.seconds
+        self.history.append(
+            EpochRecord(self.epoch, self.step, train, val, rate, skipped, num_images, self.seconds, speed)
+        )
+        self.means, self.seconds = Means(), 0.0
+
+    def checkpoint(self) -> None:
+        """Keep the state of this moment; does nothing without an output directory."""
+        if self._checkpoints is None:
+            return
+        state = _state_of(self)  # of all processes
+        if self.output_dir is not None:
+            self.last_checkpoint = self._checkpoints.write(self.output_dir, self.step, state)
+
+    def resume(self, path: Path, state: dict[str, Any]) -> None:
+        """Go on from the checkpoint ``state`` at ``path``."""
+        self.last_checkpoint = path
+        _restore(self, state)
+
+
+def _state_of(run: Run) -> dict[str, Any]:
+    """Everything that must be as it was for the run to go on as if never stopped."""
+    return {
+        "recipe": run.recipe,
+        "callbacks": [callback.state_dict() for callback in run.callbacks if hasattr(callback, "state_dict")],
+        "loader": run.batches.state_dict() if isinstance(run.batches, LoaderBatches) else {},
+        "step": run.step,
+        "max_epochs": run.max_epochs,
+        "scheduled": scheduled(run.objective, run.step),
+        "seconds": run.seconds,
+        "stop_reason": run.stop_reason,
+        "history": [record.state_dict() for record in run.history],
+        "terms": list(run.means.names),
+        "means": _of_all_processes(run.accelerator, run.means.state_dict()),
+        "model": run.model.state_dict(),
+        "objective": run.objective.state_dict() if hasattr(run.objective, "state_dict") else {},
+        "optimization": run.optimization.state_dict(),
+        "random": _of_all_processes(run.accelerator, randomness.capture(run.accelerator.device)),
+    }
+
+
+def _restore(run: Run, state: dict[str, Any]) -> None:
+    """Go on from ``state``."""
+    stateful = [callback for callback in run.callbacks if hasattr(callback, "state_dict")]
+    for callback, kept in zip(stateful, state["callbacks"], strict=True):
+        callback.load_state_dict(kept)
+    if isinstance(run.batches, LoaderBatches):
+        run.batches.load_state_dict(state["loader"])
+    run.step, run.seconds, run.stop_reason = state["step"], state["seconds"], state["stop_reason"]
+    run.history = [EpochRecord.from_state_dict(record) for record in state["history"]]
+    run.model.load_state_dict(state["model"])
+    if hasattr(run.objective, "load_state_dict"):
+        run.objective.load_state_dict(state["objective"])
+    run.optimization.load_state_dict(state["optimization"])
+    means, random = (
+        {name: values[run.accelerator.process_index] for name, values in state[part].items()}
+        for part in ("means", "random")
+    )
+    run.means.load_state_dict(means)
+    run.means.names = tuple(state["terms"]) if "terms" in state else _names_of_terms(run)
+    randomness.restore(random, run.accelerator.device)
+
+
+def write_models(run: Run, output: Path) -> None:
+    """Those of an epoch, and the history. The best is of the lowest criterion; without validation, the last."""
+    save(run.evaluated, output / "last")
+    compared = [record.criterion for record in run.history if record.criterion is not None]
+    if not compared or compared[-1] == min(compared):
+        save(run.evaluated, output / "best")
+    write_csv(run.history, output / "history.csv")
 
 
 def scheduled(objective: Any, step: int) -> dict[str, float]:

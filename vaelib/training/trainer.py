@@ -1,38 +1,46 @@
-"""The trainer: what is needed around a run."""
+"""The trainer: what is asked of a run, made ready and looped."""
 
 from __future__ import annotations
 
-import functools
+import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from vaelib._checks import check_bool, check_choice, check_float, check_int, check_module, check_type
+from vaelib._files import writable_directory
 from vaelib.data import ImageDataset
+from vaelib.functional import check_levels
+from vaelib.likelihoods import DiscretizedLogistic
 from vaelib.objectives import Objective
-from vaelib.schedules import Schedule, as_schedule, constant, one_cycle, warmup_cosine
+from vaelib.objectives.elbo import default_objective
+from vaelib.schedules import Schedule, as_schedule
+from vaelib.serialization import describe
+from vaelib.training import randomness
 from vaelib.training.arguments import check_callbacks, check_objective, check_output_dir
-from vaelib.training.fit import Fit
-from vaelib.training.flat import flattened
-from vaelib.training.groups import parameter_groups
-from vaelib.training.hardware import PRECISIONS
+from vaelib.training.batches import IndexedBatches, LoaderBatches, Share, first_images, make_batches, on_device
+from vaelib.training.checkpoints import Checkpoints
+from vaelib.training.hardware import PRECISIONS, compiled, compiles, make_accelerator, tuned
+from vaelib.training.heartbeat import watched
 from vaelib.training.history import EpochRecord
+from vaelib.training.interruption import Interruption, TrainingInterrupted, agreed_stop
+from vaelib.training.lock import locked
+from vaelib.training.optimization import LR_SCHEDULES, OPTIMIZERS, Optimization, make_optimizer, make_schedule
+from vaelib.training.pictures import CollapseWarning, Pictures
+from vaelib.training.progress import ProgressReport, reported
+from vaelib.training.recipe import check_recipe, checkpoint_to_resume, recipe_of
+from vaelib.training.run import ObjectiveModule, Run, write_models
+from vaelib.training.validation import validate, warn_of_moving_schedules
 
 __all__ = ["Trainer"]
 
-_BETAS = (0.9, 0.99)  # a shorter memory of squares than torch's lets short runs use a high learning rate
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": functools.partial(torch.optim.Adam, betas=_BETAS, fused=True),
-    "adamw": functools.partial(torch.optim.AdamW, betas=_BETAS, fused=True),
-}
-LR_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
-    "cosine": warmup_cosine,
-    "one_cycle": one_cycle,
-    "constant": lambda steps: constant(1.0),
-}
+_READ_EVERY = 50  # steps between looks at the loss, since each waits for the device
 
 
 class Trainer:
@@ -170,23 +178,118 @@ class Trainer:
         check_module("model", model)
         check_bool("resume", resume)
         check_bool("progress", progress)
-        return Fit(self, model, train, val).run(resume, progress)
+        accelerator = make_accelerator(self.precision)
+        device, main = accelerator.device, accelerator.is_main_process
+        module = ObjectiveModule(model, self.objective or default_objective(model))
+        images = {name: on_device(name, data, model, device) for name, data in (("train", train), ("val", val))}
+        share = Share(accelerator.process_index, accelerator.num_processes, self.accumulate)
+        batches = make_batches(images["train"], self.batch_size, share, self.seed, device)
+        output_dir = None if self.output_dir is None else Path(self.output_dir)
+        if output_dir is not None:
+            describe(model)
+            if main:  # of several machines, the others' disks are left alone
+                writable_directory("output_dir", output_dir)
+        with watched(), locked(output_dir) if main and output_dir is not None else nullcontext():
+            found = checkpoint_to_resume(output_dir, resume, accelerator)
+            with randomness.isolated(device), tuned(module, device, self.precision):
+                set_seed(self.seed, device_specific=True)  # dropout and draws are of the global generators
+                run = _started(self, module, accelerator, batches, images, found)
+                _loop(self, run, images["val"], found, progress and main)
+            accelerator.wait_for_everyone()  # the first process may still be drawing
+        module.model.eval()
+        return run.history
 
-    def make_optimizer(self, model: nn.Module, graphs: bool = False) -> torch.optim.Optimizer:
-        """The optimiser of ``model``'s weights; one known by name makes them views of one tensor.
 
-        For CUDA ``graphs`` all that changes between steps, the learning rate too, is on the device.
-        """
-        groups = parameter_groups(model)
-        if not isinstance(self.optimizer, str):
-            alike = len(groups) == 1 and groups[0].keys() == {"params"}
-            return self.optimizer(groups[0]["params"] if alike else groups, lr=self.learning_rate)
-        flat = [{**group, "params": flattened(group["params"])} for group in groups]
-        lr = torch.tensor(self.learning_rate, device=flat[0]["params"][0].device) if graphs else self.learning_rate
-        return OPTIMIZERS[self.optimizer](flat, lr=lr, capturable=graphs)
+def _started(
+    trainer: Trainer,
+    module: ObjectiveModule,
+    accelerator: Accelerator,
+    batches: IndexedBatches | LoaderBatches,
+    images: dict[str, Any],
+    found: tuple[Path, dict[str, Any]] | None,
+) -> Run:
+    """The run before its first step; an error if the checkpoint that was ``found`` is of another."""
+    device, total_steps = accelerator.device, trainer.max_epochs * len(batches)
+    # A longer run is compiled if the one so far was.
+    wanted = found[1]["recipe"]["compile"] if found is not None and trainer.compile is None else trainer.compile
+    compile = compiles(wanted, total_steps, device)
+    module.to(device)
+    if trainer.sync_batch_norm:
+        module.model = nn.SyncBatchNorm.convert_sync_batchnorm(module.model)
+    if compile:
+        module.forward = compiled(module.forward, device)  # type: ignore[method-assign]
+    graphs = compile and device.type == "cuda" and isinstance(trainer.optimizer, str) and accelerator.scaler is None
+    optimization = Optimization(
+        module,
+        make_optimizer(trainer.optimizer, module, trainer.learning_rate, graphs),
+        make_schedule(trainer.lr_schedule, trainer.learning_rate, total_steps),
+        accelerator,
+        trainer.clip_norm,
+        trainer.skip_norm,
+        graphs,
+    )
+    run = Run(module, optimization, accelerator, batches, trainer.max_epochs, _callbacks(trainer), trainer.output_dir)
+    shown = "train" if images["val"] is None else "val"
+    run.examples = first_images(shown, images[shown], device)
+    if isinstance(getattr(module.model, "likelihood", None), DiscretizedLogistic):  # a step waits for no device to look
+        check_levels("train", first_images("train", images["train"], device))
+    run.recipe = recipe_of(vars(trainer), run, images, compile)
+    if found is not None:
+        check_recipe(run, *found)
+    return run
 
-    def learning_rate_schedule(self, total_steps: int) -> Schedule:
-        """Step to learning rate."""
-        named = self.lr_schedule
-        factor = LR_SCHEDULES[named](total_steps) if isinstance(named, str) else named
-        return lambda step: self.learning_rate * check_float(f"lr_schedule({step})", factor(step), 0.0)
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    """Those given, and those that belong to every run that is written."""
+    kinds = {type(callback) for callback in trainer.callbacks}
+    own = () if trainer.output_dir is None else (CollapseWarning, Pictures, Checkpoints)
+    return [*trainer.callbacks, *(part() for part in own if part not in kinds)]
+
+
+def _loop(trainer: Trainer, run: Run, val: Any, found: tuple[Path, dict[str, Any]] | None, progress: bool) -> None:
+    """From the start, or from the checkpoint that was ``found``, to the end."""
+    if val is not None and run.accelerator.is_main_process:
+        warn_of_moving_schedules(run)
+    run.tell("on_start")
+    with (
+        reported(progress, run.total_steps, run.max_epochs) as report,
+        Interruption(enabled=trainer.output_dir is not None) as interruption,
+    ):
+        if found is not None:
+            run.resume(*found)
+            report.line(f"resumed from {found[0]}, step {run.step} of {run.total_steps}")
+        # An epoch that has begun is finished, whatever set `stop_reason` in it.
+        while run.epoch <= run.max_epochs and (run.stop_reason is None or run.position > 0):
+            _epoch(trainer, run, val, report, interruption)
+        if run.stop_reason is not None:
+            report.line(f"ended before the last epoch: {run.stop_reason}")
+    run.tell("on_end")
+
+
+def _epoch(trainer: Trainer, run: Run, val: Any, report: ProgressReport, interruption: Interruption) -> None:
+    started = time.perf_counter() - run.seconds
+    run.model.train()
+    for pieces in run.batches.epoch(run.epoch, run.position):
+        run.take_step(pieces)
+        if run.step % _READ_EVERY == 0 or run.epoch_is_over:
+            report.steps(run.step, run.read()[0], run.means.totals()[-1] / (time.perf_counter() - started))
+        run.seconds = time.perf_counter() - started
+        run.end_step()
+        _stop_if_interrupted(run, interruption, must_ask=run.epoch_is_over)
+    run.end_epoch(None if val is None else validate(run, val, 4 * trainer.batch_size, trainer.seed))
+    report.epoch(run.history[-1])
+    run.tell("on_epoch")
+    run.stop_reason = agreed_stop(run.stop_reason, run.accelerator)
+    if run.output_dir is not None:
+        write_models(run, run.output_dir)
+    run.checkpoint()
+    _stop_if_interrupted(run, interruption, must_ask=True)  # a signal may have come in validation
+
+
+def _stop_if_interrupted(run: Run, interruption: Interruption, must_ask: bool) -> None:
+    signal_number = interruption.agreed(run.accelerator, run.step, must_ask)
+    if signal_number:
+        if run.position > 0:  # the end of an epoch has its own
+            run.checkpoint()
+        run.accelerator.wait_for_everyone()  # torchrun ends all processes when one has ended
+        raise TrainingInterrupted(signal_number, run.step, run.last_checkpoint)

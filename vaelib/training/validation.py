@@ -16,7 +16,7 @@ from vaelib.training.history import Means, totals_of
 from vaelib.training.run import Run, check_terms
 from vaelib.vae import eval_mode
 
-__all__ = ["over_processes", "validate", "warn_of_moving_schedules"]
+__all__ = ["validate", "warn_of_moving_schedules"]
 
 _logger = logging.getLogger("vaelib.training")
 
@@ -32,7 +32,7 @@ def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
         for x, _ in _batches(data, batch_size, accelerator):
             terms = run.objective(run.evaluated, x, step=run.total_steps - 1)
             means.add(terms._fields, totals_of(terms, len(x)), counts)
-    return check_terms(over_processes(means, accelerator)[0], f"on `val` after step {run.step}")
+    return check_terms(means.over_processes(accelerator)[0], f"on `val` after step {run.step}")
 
 
 def warn_of_moving_schedules(run: Run) -> None:
@@ -46,14 +46,6 @@ def warn_of_moving_schedules(run: Run) -> None:
                 " best/ and EarlyStopping compare the bound itself, which does not depend on it.",
                 *(name, run.total_steps, schedule(last)),
             )
-
-
-def over_processes(means: Means, accelerator: Accelerator) -> tuple[Any, int]:
-    """The means over the images of all processes, and how many there are."""
-    totals = torch.tensor(means.totals(), dtype=torch.float64)
-    if accelerator.num_processes > 1:
-        totals = accelerator.reduce(totals.to(accelerator.device), "sum").cpu()
-    return means.read(totals.tolist()), int(totals[-1])
 
 
 def _batches(data: Any, batch_size: int, accelerator: Accelerator) -> Iterator[Batch]:
