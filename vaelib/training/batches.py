@@ -19,7 +19,7 @@ from vaelib._images import Batch, ImageSet, as_batch, as_batches, even_parts, op
 from vaelib.data import ImageDataset
 from vaelib.training import randomness
 
-__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "first_images", "make_batches", "on_device"]
+__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "first_images", "on_device"]
 
 _EXAMPLES = 256  # images for pictures and for the count of dead latents
 
@@ -157,15 +157,6 @@ def on_device(name: str, data: Any, model: nn.Module, device: torch.device) -> A
         return data
     fits = device.type != "cuda" or data.images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
     return data.to(device) if fits else data
-
-
-def make_batches(
-    data: Any, batch_size: int, share: Share, seed: int, device: torch.device
-) -> IndexedBatches | LoaderBatches:
-    """The steps over what :func:`on_device` gave."""
-    if isinstance(data, ImageSet):
-        return IndexedBatches(data, batch_size, share, seed, device)
-    return LoaderBatches(data, share, device)
 
 
 def first_images(name: str, data: Any, device: torch.device) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+import torch
+from torch import nn
 
 from vaelib._checks import MissingExtraError, check_float, check_int
 from vaelib.training.history import criterion_terms, flatten
@@ -35,34 +37,37 @@ class EMA:
 
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = check_float("decay", decay, 0.0, 1.0)
-        self._average: AveragedModel | None = None
+        self._average: nn.Module | None = None
 
     def on_start(self, run: Any) -> None:
         """Begin with the weights as they are."""
-        self._average = AveragedModel(run.model)
-        self._average.n_averaged += 1  # from 0 it would take the weights of the first step as they are
-        run.evaluated = self._average.module.eval()
+        self._average = run.evaluated = copy.deepcopy(run.model).eval()
+        self._pairs = list(zip(self._average.parameters(), run.model.parameters(), strict=True))
+        self._buffers = list(zip(self._average.buffers(), run.model.buffers(), strict=True))
 
+    @torch.no_grad()
     def on_step(self, run: Any) -> None:
         """Move the average; buffers, such as running statistics, are taken as they are."""
-        if self._average is not None:
-            decay = min(self.decay, (1 + run.step) / (10 + run.step))
-            self._average.multi_avg_fn = get_ema_multi_avg_fn(decay)
-            self._average.update_parameters(run.model)
+        decay = min(self.decay, (1 + run.step) / (10 + run.step))
+        averages, values = zip(*self._pairs, strict=True)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for average, value in self._buffers:
+            average.copy_(value)
 
     def on_end(self, run: Any) -> None:
         """Give the model the averaged weights."""
-        run.model.load_state_dict(self.state_dict())
-        run.evaluated, self._average = run.model, None
+        if self._average is not None:
+            run.model.load_state_dict(self._average.state_dict())
+            run.evaluated, self._average = run.model, None
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights."""
-        return {} if self._average is None else dict(self._average.module.state_dict())
+        return {} if self._average is None else dict(self._average.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
         if self._average is not None:
-            self._average.module.load_state_dict(state)
+            self._average.load_state_dict(state)
 
 
 class EarlyStopping:

@@ -127,10 +127,8 @@ def traversals(model: VAE, x: Tensor, rows: int = 10) -> Tensor:
         kl, flat = draw.kl[0], draw.z.flatten(1)
         rows = min(rows, flat.shape[1])
         chosen = kl.topk(rows).indices if len(kl) == flat.shape[1] else torch.arange(rows)
-        moved = flat.repeat(len(chosen) * len(_STEPS), 1)
-        for row, latent in enumerate(chosen.tolist()):
-            block = slice(row * len(_STEPS), (row + 1) * len(_STEPS))
-            moved[block, latent] = torch.tensor(_STEPS, device=flat.device)
+        moved = flat.repeat(len(chosen), len(_STEPS), 1)
+        moved[torch.arange(len(chosen)), :, chosen] = torch.tensor(_STEPS, device=flat.device)
         return model.decode_mean(moved.view(-1, *model.latent_shape))
 
 

@@ -36,13 +36,14 @@ def checkpoint_to_resume(
         if resume:
             raise ValueError("`resume` needs the `output_dir` of the run to go on with, got None.")
         return None
-    if accelerator.is_main_process and checkpoints_in(output_dir) and not resume:
-        raise FileExistsError(
-            f"`output_dir` {output_dir} has the checkpoints of a run: go on with resume=True"
-            " (vaelib train --resume), or give another directory."
-        )
-    found = newest_checkpoint(output_dir) if accelerator.is_main_process else None
+    found = None
     if accelerator.is_main_process:
+        if checkpoints_in(output_dir) and not resume:
+            raise FileExistsError(
+                f"`output_dir` {output_dir} has the checkpoints of a run: go on with resume=True"
+                " (vaelib train --resume), or give another directory."
+            )
+        found = newest_checkpoint(output_dir)
         if found is None:
             check_claimed("output_dir", output_dir, OUTPUTS)
         claim(output_dir, OUTPUTS)

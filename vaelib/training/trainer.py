@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vaelib._checks import check_bool, check_choice, check_float, check_int, check_module, check_type
 from vaelib._files import writable_directory
+from vaelib._images import ImageSet
 from vaelib.data import ImageDataset
 from vaelib.functional import check_levels
 from vaelib.likelihoods import DiscretizedLogistic
@@ -24,7 +25,7 @@ from vaelib.schedules import Schedule, as_schedule
 from vaelib.serialization import describe
 from vaelib.training import randomness
 from vaelib.training.arguments import check_callbacks, check_objective, check_output_dir
-from vaelib.training.batches import IndexedBatches, LoaderBatches, Share, first_images, make_batches, on_device
+from vaelib.training.batches import IndexedBatches, LoaderBatches, Share, first_images, on_device
 from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.hardware import PRECISIONS, compiled, compiles, make_accelerator, tuned
 from vaelib.training.heartbeat import watched
@@ -183,7 +184,11 @@ class Trainer:
         module = ObjectiveModule(model, self.objective or default_objective(model))
         images = {name: on_device(name, data, model, device) for name, data in (("train", train), ("val", val))}
         share = Share(accelerator.process_index, accelerator.num_processes, self.accumulate)
-        batches = make_batches(images["train"], self.batch_size, share, self.seed, device)
+        batches = (
+            IndexedBatches(images["train"], self.batch_size, share, self.seed, device)
+            if isinstance(images["train"], ImageSet)
+            else LoaderBatches(images["train"], share, device)
+        )
         output_dir = None if self.output_dir is None else Path(self.output_dir)
         if output_dir is not None:
             describe(model)
