@@ -41,6 +41,7 @@ class EMA:
 
     def on_start(self, run: Any) -> None:
         """Begin with the weights as they are."""
+        # torch's AveragedModel would copy its counter to the device at each step.
         self._average = run.evaluated = copy.deepcopy(run.model).eval()
         self._pairs = list(zip(self._average.parameters(), run.model.parameters(), strict=True))
         self._buffers = list(zip(self._average.buffers(), run.model.buffers(), strict=True))
