@@ -77,6 +77,11 @@ class DeviceGenerator(torch.Generator):
 
     device = property(lambda self: _GENERATORS[self._cdata])
 
+    def clone_state(self):
+        made = type(self)(self.device)
+        made.set_state(self.get_state())
+        return made
+
 
 class StandIn(TorchDispatchMode):
     """Computes on the CPU what is on ``DEVICE``; notes in ``waits`` what would make the CPU wait for an accelerator."""
