@@ -83,56 +83,54 @@ def test_wrong_inputs(vae, call, error, match):
         call(vae)
 
 
+ENCODER, DECODER = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
         (
-            lambda encoder, decoder: vl.VAE(encoder, vl.ConvDecoder(5, (1, 8, 8))),
+            lambda: vl.VAE(ENCODER, vl.ConvDecoder(5, (1, 8, 8))),
             ValueError,
             r"the encoder has \(4,\), the decoder has \(5,\)",
         ),
+        (lambda: vl.VAE(ENCODER, vl.ConvDecoder(4, (1, 8, 9))), ValueError, "`image_shape` must be the same"),
         (
-            lambda encoder, decoder: vl.VAE(encoder, vl.ConvDecoder(4, (1, 8, 9))),
-            ValueError,
-            "`image_shape` must be the same",
-        ),
-        (
-            lambda encoder, decoder: vl.VAE(encoder, decoder, likelihood=vl.Gaussian("per_pixel")),
+            lambda: vl.VAE(ENCODER, DECODER, likelihood=vl.Gaussian("per_pixel")),
             ValueError,
             "`param_channels` must be 2, as Gaussian needs for 1 image channels, got 1",
         ),
         (
-            lambda encoder, decoder: vl.VAE(nn.Identity(), nn.Identity()),
+            lambda: vl.VAE(nn.Identity(), nn.Identity()),
             ValueError,
             "Give `image_shape`: Identity and Identity have no attribute",
         ),
-        (lambda encoder, decoder: vl.VAE(3, decoder), TypeError, "`encoder` must be an nn.Module object, got 3"),
+        (lambda: vl.VAE(3, DECODER), TypeError, "`encoder` must be an nn.Module object, got 3"),
         (
-            lambda encoder, decoder: vl.VAE(encoder, decoder, prior=vl.StandardNormal),
+            lambda: vl.VAE(ENCODER, DECODER, prior=vl.StandardNormal),
             TypeError,
             "`prior` must be an nn.Module object, got <class .*StandardNormal",
         ),
         (
-            lambda encoder, decoder: vl.conv_vae((1, 8, 8), likelihood="gaussian"),
+            lambda: vl.conv_vae((1, 8, 8), likelihood="gaussian"),
             TypeError,
             "`likelihood` must be an nn.Module object, got 'gaussian'",
         ),
         (
-            lambda encoder, decoder: vl.AutoEncoder(encoder, decoder, corruption=0.3),
+            lambda: vl.AutoEncoder(ENCODER, DECODER, corruption=0.3),
             TypeError,
             "`corruption` must be an nn.Module object, got 0.3",
         ),
         (
-            lambda encoder, decoder: vl.AutoEncoder(encoder, decoder, likelihood=vl.Gaussian("per_pixel")),
+            lambda: vl.AutoEncoder(ENCODER, DECODER, likelihood=vl.Gaussian("per_pixel")),
             ValueError,
             "`param_channels` must be 2",
         ),
     ],
 )
 def test_parts_that_do_not_fit(call, error, match):
-    encoder, decoder = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
     with pytest.raises(error, match=match):
-        call(encoder, decoder)
+        call()
 
 
 def test_map_latents_work_everywhere():
