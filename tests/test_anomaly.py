@@ -125,21 +125,17 @@ def test_the_report_takes_sets_and_loaders(vae):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
+        (lambda vae, x, y: anomaly_scores(torch.nn.Identity(), x), TypeError, "`model` must be a VAE, got Identity"),
         (
-            lambda vae, x, scores: anomaly_scores(torch.nn.Identity(), x),
-            TypeError,
-            "`model` must be a VAE, got Identity",
-        ),
-        (
-            lambda vae, x, scores: anomaly_scores(vae, x, background=vl.AutoEncoder(vae.encoder, vae.decoder)),
+            lambda vae, x, y: anomaly_scores(vae, x, background=vl.AutoEncoder(vae.encoder, vae.decoder)),
             TypeError,
             "`background` must be a VAE, got AutoEncoder",
         ),
-        (lambda vae, x, scores: anomaly_scores(vae, []), vl.DataError, "`data` must hold at least one image"),
-        (lambda vae, x, scores: anomaly_scores(vae, x, batch_size=0), ValueError, "`batch_size` must be >= 1"),
-        (lambda vae, x, scores: auroc(scores, scores[:, None]), ValueError, r"`anomalous` must have shape \(N\)"),
-        (lambda vae, x, scores: auroc(scores.log().log(), scores), ValueError, "`normal` must be finite"),
-        (lambda vae, x, scores: auroc(scores[:1], scores), ValueError, "`normal` must hold at least 2 scores, got 1"),
+        (lambda vae, x, y: anomaly_scores(vae, []), vl.DataError, "`data` must hold at least one image"),
+        (lambda vae, x, y: anomaly_scores(vae, x, batch_size=0), ValueError, "`batch_size` must be >= 1"),
+        (lambda vae, x, y: auroc(y, y[:, None]), ValueError, r"`anomalous` must have shape \(N\)"),
+        (lambda vae, x, y: auroc(y.log().log(), y), ValueError, "`normal` must be finite"),
+        (lambda vae, x, y: auroc(y[:1], y), ValueError, "`normal` must hold at least 2 scores, got 1"),
     ],
 )
 def test_wrong_arguments(vae, call, error, match):

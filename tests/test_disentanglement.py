@@ -262,21 +262,17 @@ def test_vaes_autoencoders_and_latent_maps_are_scored_by_their_codes():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda score, codes: score(codes[:, 0], GRID), ValueError, r"`codes` must have shape \(N, D\)"),
-        (lambda score, codes: score(codes, GRID[:9]), ValueError, r"`factors` must have shape \(240, F\)"),
-        (lambda score, codes: score(codes.log(), GRID), ValueError, "`codes` must be finite"),
+        (lambda f, z: f(z[:, 0], GRID), ValueError, r"`codes` must have shape \(N, D\)"),
+        (lambda f, z: f(z, GRID[:9]), ValueError, r"`factors` must have shape \(240, F\)"),
+        (lambda f, z: f(z.log(), GRID), ValueError, "`codes` must be finite"),
+        (lambda f, z: f(z, GRID.float()), TypeError, r"`factors` must be integers, got dtype torch\.float32"),
+        (lambda f, z: f(z[:, :1], GRID), ValueError, "at least 2 latents and 2 factors, got 1 and 2"),
         (
-            lambda score, codes: score(codes, GRID.float()),
-            TypeError,
-            r"`factors` must be integers, got dtype torch\.float32",
-        ),
-        (lambda score, codes: score(codes[:, :1], GRID), ValueError, "at least 2 latents and 2 factors, got 1 and 2"),
-        (
-            lambda score, codes: score(codes, GRID * torch.tensor([1, 0])),
+            lambda f, z: f(z, GRID * torch.tensor([1, 0])),
             ValueError,
             r"`factors` must take at least 2 values, got \[4, 1\]",
         ),
-        (lambda score, codes: score(codes, GRID, num_resamples=1), ValueError, "`num_resamples` must be >= 2"),
+        (lambda f, z: f(z, GRID, num_resamples=1), ValueError, "`num_resamples` must be >= 2"),
     ],
 )
 def test_wrong_arguments(score, call, error, match):
@@ -289,23 +285,23 @@ def test_wrong_arguments(score, call, error, match):
     ("call", "error", "match"),
     [
         (
-            lambda codes, vae: sap(codes, GRID, categorical=[2]),
+            lambda z, vae: sap(z, GRID, categorical=[2]),
             ValueError,
             r"`categorical` must be indices of the 2 factors, got \[2\]",
         ),
         (
-            lambda codes, vae: dci(codes, GRID, categorical=[2]),
+            lambda z, vae: dci(z, GRID, categorical=[2]),
             ValueError,
             r"`categorical` must be indices of the 2 factors, got \[2\]",
         ),
         (
-            lambda codes, vae: disentanglement(torch.nn.Identity(), codes, GRID),
+            lambda z, vae: disentanglement(torch.nn.Identity(), z, GRID),
             TypeError,
             "`model` must be a VAE or an AutoEncoder, got Identity",
         ),
-        (lambda codes, vae: disentanglement(vae, [], GRID), vl.DataError, "`data` must hold at least one image"),
+        (lambda z, vae: disentanglement(vae, [], GRID), vl.DataError, "`data` must hold at least one image"),
         (
-            lambda codes, vae: disentanglement(vae, torch.rand(2, 1, 8, 8), GRID, batch_size=0),
+            lambda z, vae: disentanglement(vae, torch.rand(2, 1, 8, 8), GRID, batch_size=0),
             ValueError,
             "`batch_size` must be >= 1",
         ),

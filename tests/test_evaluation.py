@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch import full, rand
 
 import vaelib as vl
 from vaelib.cli import main
@@ -141,19 +142,15 @@ def gaussian():
         (lambda vae: elbo(vae, []), vl.DataError, "`data` must hold at least one image"),
         (lambda vae: vl.evaluation.unit_of(3), TypeError, "`name` must be a str, got 3"),
         (
-            lambda vae: elbo(vl.AutoEncoder(vae.encoder, vae.decoder), torch.rand(1, 1, 8, 8)),
+            lambda vae: elbo(vl.AutoEncoder(vae.encoder, vae.decoder), rand(1, 1, 8, 8)),
             TypeError,
             "`model` must be a VAE, got AutoEncoder",
         ),
-        (lambda vae: elbo(vae, torch.rand(2, 1, 9, 8)), ValueError, r"`x` must have shape \(B, 1, 8, 8\)"),
-        (lambda vae: elbo(vae, torch.full((2, 1, 8, 8), 255.0)), ValueError, r"`data` must have values in \[0, 1\]"),
-        (lambda vae: elbo(vae, torch.full((2, 1, 8, 8), float("nan"))), ValueError, r"got \[nan, nan\]"),
-        (
-            lambda vae: elbo(gaussian(), torch.full((2, 1, 8, 8), 255.0)),
-            ValueError,
-            r"`data` must have values in \[0, 1\]",
-        ),
-        (lambda vae: elbo(gaussian(), torch.full((2, 1, 8, 8), float("nan"))), ValueError, r"got \[nan, nan\]"),
+        (lambda vae: elbo(vae, rand(2, 1, 9, 8)), ValueError, r"`x` must have shape \(B, 1, 8, 8\)"),
+        (lambda vae: elbo(vae, full((2, 1, 8, 8), 255.0)), ValueError, r"`data` must have values in \[0, 1\]"),
+        (lambda vae: elbo(vae, full((2, 1, 8, 8), float("nan"))), ValueError, r"got \[nan, nan\]"),
+        (lambda vae: elbo(gaussian(), full((2, 1, 8, 8), 255.0)), ValueError, r"`data` must have values in \[0, 1\]"),
+        (lambda vae: elbo(gaussian(), full((2, 1, 8, 8), float("nan"))), ValueError, r"got \[nan, nan\]"),
     ],
 )
 def test_wrong_arguments(vae, call, error, match):

@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from torch import nn
+from torch import full, linspace, nn, rand
 from torch.nn.utils import parameters_to_vector
 
 import vaelib as vl
@@ -351,42 +351,38 @@ def test_wrong_arguments(kwargs, match):
     ("call", "error", "match"),
     [
         (
-            lambda images: fit(tiny(), torch.rand(4, 1, 9, 9)),
+            lambda x: fit(tiny(), rand(4, 1, 9, 9)),
             ValueError,
             r"`train` must have images of the model's shape \(1, 8, 8\), got \(1, 9, 9\)",
         ),
+        (lambda x: fit(tiny(), x, rand(4, 1, 9, 9)), ValueError, r"`val` must have images of the model's shape"),
+        (lambda x: fit(tiny(), rand(0, 1, 8, 8)), vl.DataError, "at least one pixel"),
         (
-            lambda images: fit(tiny(), images, torch.rand(4, 1, 9, 9)),
-            ValueError,
-            r"`val` must have images of the model's shape",
-        ),
-        (lambda images: fit(tiny(), torch.rand(0, 1, 8, 8)), vl.DataError, "at least one pixel"),
-        (
-            lambda images: fit(tiny(), []),
+            lambda x: fit(tiny(), []),
             ValueError,
             "`train` must be images, or a loader of known length that is not empty",
         ),
         (
-            lambda images: fit(tiny(), torch.full((4, 1, 8, 8), float("nan"))),
+            lambda x: fit(tiny(), full((4, 1, 8, 8), float("nan"))),
             ValueError,
             r"`images` must have values in \[0, 1\], got \[nan, nan\]",
         ),
         (
-            lambda images: fit(tiny(), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)]),
+            lambda x: fit(tiny(), [linspace(0, 255, 128).view(2, 1, 8, 8)]),
             ValueError,
             r"`train` must have values in \[0, 1\], got \[0, 255\]",
         ),
         (
-            lambda images: fit(tiny(likelihood=vl.Gaussian(0.5)), [torch.linspace(0, 255, 128).view(2, 1, 8, 8)]),
+            lambda x: fit(tiny(likelihood=vl.Gaussian(0.5)), [linspace(0, 255, 128).view(2, 1, 8, 8)]),
             ValueError,
             r"`train` must have values in \[0, 1\], got \[0, 255\]",
         ),
         (
-            lambda images: fit(tiny(), images, iter([torch.rand(2, 1, 8, 8)])),
+            lambda x: fit(tiny(), x, iter([rand(2, 1, 8, 8)])),
             TypeError,
             "`val` must be images, or a loader that can be passed over again, got an iterator",
         ),
-        (lambda images: fit(tiny(), [torch.rand(2, 1, 8, 8).double()]), TypeError, "dtype of the model's weights"),
+        (lambda x: fit(tiny(), [rand(2, 1, 8, 8).double()]), TypeError, "dtype of the model's weights"),
     ],
 )
 def test_wrong_images(images, call, error, match):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import nn
+from torch import full, linspace, nn, rand, zeros
 
 import vaelib as vl
 from vaelib.vae import eval_mode
@@ -53,29 +53,21 @@ def test_sample(vae):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
+        (lambda m: m(rand(1, 12, 10)), ValueError, r"`x` must have shape \(B, 1, 12, 10\), got \(1, 12, 10\)"),
+        (lambda m: m.reconstruct(zeros(1, 1, 12, 10, dtype=torch.uint8)), TypeError, "Divide 8-bit images by 255"),
         (
-            lambda vae: vae(torch.rand(1, 12, 10)),
-            ValueError,
-            r"`x` must have shape \(B, 1, 12, 10\), got \(1, 12, 10\)",
-        ),
-        (
-            lambda vae: vae.reconstruct(torch.zeros(1, 1, 12, 10, dtype=torch.uint8)),
-            TypeError,
-            "Divide 8-bit images by 255",
-        ),
-        (
-            lambda vae: vae.reconstruct(torch.linspace(0, 255, 120).view(1, 1, 12, 10)),
+            lambda m: m.reconstruct(linspace(0, 255, 120).view(1, 1, 12, 10)),
             ValueError,
             r"`x` must have values in \[0, 1\], got \[0, 255\]",
         ),
-        (lambda vae: vae.reconstruct(torch.full((1, 1, 12, 10), float("nan"))), ValueError, r"got \[nan, nan\]"),
+        (lambda m: m.reconstruct(full((1, 1, 12, 10), float("nan"))), ValueError, r"got \[nan, nan\]"),
         (
-            lambda vae: vae(torch.rand(1, 1, 12, 10).double()),
+            lambda m: m(rand(1, 1, 12, 10).double()),
             TypeError,
             r"`x` must have the dtype of the model's weights, torch.float32, got torch.float64",
         ),
-        (lambda vae: vae.decode(torch.rand(2, 4)), ValueError, r"`z` must have shape \(B, 3\), got \(2, 4\)"),
-        (lambda vae: vae.sample(-1), ValueError, "`num_samples` must be >= 0, got -1"),
+        (lambda m: m.decode(rand(2, 4)), ValueError, r"`z` must have shape \(B, 3\), got \(2, 4\)"),
+        (lambda m: m.sample(-1), ValueError, "`num_samples` must be >= 0, got -1"),
     ],
 )
 def test_wrong_inputs(vae, call, error, match):
@@ -83,20 +75,20 @@ def test_wrong_inputs(vae, call, error, match):
         call(vae)
 
 
-ENCODER, DECODER = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
+E, D = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
 
 
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
         (
-            lambda: vl.VAE(ENCODER, vl.ConvDecoder(5, (1, 8, 8))),
+            lambda: vl.VAE(E, vl.ConvDecoder(5, (1, 8, 8))),
             ValueError,
             r"the encoder has \(4,\), the decoder has \(5,\)",
         ),
-        (lambda: vl.VAE(ENCODER, vl.ConvDecoder(4, (1, 8, 9))), ValueError, "`image_shape` must be the same"),
+        (lambda: vl.VAE(E, vl.ConvDecoder(4, (1, 8, 9))), ValueError, "`image_shape` must be the same"),
         (
-            lambda: vl.VAE(ENCODER, DECODER, likelihood=vl.Gaussian("per_pixel")),
+            lambda: vl.VAE(E, D, likelihood=vl.Gaussian("per_pixel")),
             ValueError,
             "`param_channels` must be 2, as Gaussian needs for 1 image channels, got 1",
         ),
@@ -105,9 +97,9 @@ ENCODER, DECODER = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
             ValueError,
             "Give `image_shape`: Identity and Identity have no attribute",
         ),
-        (lambda: vl.VAE(3, DECODER), TypeError, "`encoder` must be an nn.Module object, got 3"),
+        (lambda: vl.VAE(3, D), TypeError, "`encoder` must be an nn.Module object, got 3"),
         (
-            lambda: vl.VAE(ENCODER, DECODER, prior=vl.StandardNormal),
+            lambda: vl.VAE(E, D, prior=vl.StandardNormal),
             TypeError,
             "`prior` must be an nn.Module object, got <class .*StandardNormal",
         ),
@@ -116,16 +108,8 @@ ENCODER, DECODER = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
             TypeError,
             "`likelihood` must be an nn.Module object, got 'gaussian'",
         ),
-        (
-            lambda: vl.AutoEncoder(ENCODER, DECODER, corruption=0.3),
-            TypeError,
-            "`corruption` must be an nn.Module object, got 0.3",
-        ),
-        (
-            lambda: vl.AutoEncoder(ENCODER, DECODER, likelihood=vl.Gaussian("per_pixel")),
-            ValueError,
-            "`param_channels` must be 2",
-        ),
+        (lambda: vl.AutoEncoder(E, D, corruption=0.3), TypeError, "`corruption` must be an nn.Module object, got 0.3"),
+        (lambda: vl.AutoEncoder(E, D, likelihood=vl.Gaussian("per_pixel")), ValueError, "`param_channels` must be 2"),
     ],
 )
 def test_parts_that_do_not_fit(call, error, match):
