@@ -12,6 +12,8 @@ from torch import nn
 
 import vaelib as vl
 
+collect_ignore = ["programs"]  # which tests start, with arguments
+
 # Two threads wait for each other at every small operation; where another process has a core, tests take 10x as long.
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 if importlib.util.find_spec("hypothesis"):  # a machine with a GPU may have no more than the tests of it need
