@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, defs, helper, numpy_helper
 
+from vaelib.runtime.contract import Contract, Spec
 from vaelib.runtime.graph import GraphError, check_graph
 from vaelib.runtime.operators import OTHERS, REFUSED, SIZES, STEADY, type_source
 from vaelib.runtime.protobuf import MODEL, parse
@@ -69,7 +70,8 @@ def model_of(nodes, constants=(), inputs=("x",)):
 
 
 def check(nodes, *constants):
-    check_graph(model_of(nodes, constants), {"x": (4,)}, {"y": (4,)})
+    row = Spec("float32", ("B", 4))
+    check_graph(model_of(nodes, constants), Contract({"x": row}, {"y": row}, "model.onnx"))
 
 
 CAST = helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT32)
