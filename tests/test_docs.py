@@ -101,7 +101,7 @@ def many_gpus_ran(names, directory):
 
 
 def onnx_python_ran(names, directory):
-    assert names["pictures"].shape == (100, 1, 16, 16)
+    assert names["decoded"].shape == (100, 1, 16, 16)
     assert names["elbo"].shape == (100,)
 
 
