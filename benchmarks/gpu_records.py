@@ -87,7 +87,7 @@ class TimeUp(BaseException):
 
 
 class Deadline:
-    """Interrupts what runs inside the `with` shortly before so many seconds are over; the program goes on after it."""
+    """Interrupts what runs inside the `with` shortly before so many seconds are over; the program continues."""
 
     def __init__(self, seconds):
         self._end = time.monotonic() + seconds - MARGIN

@@ -205,3 +205,18 @@ def truth_in_range():
 def truth_of():
     """The same with more latents."""
     return lambda copies: LinearGaussian(scale=0.04, middle=0.5, copies=copies)
+
+
+@pytest.fixture
+def one_source(monkeypatch):
+    """The generator, of the CPU, from which all draws of torch on every device come."""
+    shared = torch.Generator()
+
+    def drawn_by(draw):
+        return lambda *shape, generator=None, device=None, dtype=None: draw(*shape, generator=shared, dtype=dtype).to(
+            device or "cpu"
+        )
+
+    for name in ("rand", "randn", "randint"):
+        monkeypatch.setattr(torch, name, drawn_by(getattr(torch, name)))
+    return shared

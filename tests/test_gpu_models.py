@@ -69,20 +69,11 @@ def images(count=32):
 
 
 @pytest.fixture(autouse=True)
-def noise(monkeypatch):
+def noise(one_source):
     """Draws on every device are those of one generator of the CPU; products and convolutions are in whole float32."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    shared = torch.Generator()
-
-    def drawn_by(draw):
-        return lambda *shape, generator=None, device=None, dtype=None: draw(*shape, generator=shared, dtype=dtype).to(
-            device or "cpu"
-        )
-
-    for name in ("rand", "randn", "randint"):
-        monkeypatch.setattr(torch, name, drawn_by(getattr(torch, name)))
-    yield shared
+    yield one_source
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 

@@ -16,7 +16,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def worn(shape=(2,), scale=0.3, **arguments):
+def trained_flow(shape=(2,), scale=0.3, **arguments):
     """A flow that is not the identity any more."""
     torch.manual_seed(0)
     flow = vl.FlowPosterior(shape, hidden_features=(8,), **arguments)
@@ -34,7 +34,7 @@ def small_vae(posterior, latent=(2,)):
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 1)])
 def test_the_log_determinant_is_that_of_autograds_jacobian(shape):
-    flow = worn(shape).double()
+    flow = trained_flow(shape).double()
     z, mu, logvar = (torch.randn(1, *shape, dtype=torch.float64) for _ in range(3))
     jacobian = torch.autograd.functional.jacobian(lambda z: flow(z, mu, logvar)[0].flatten(), z)
     size = math.prod(shape)
@@ -51,14 +51,14 @@ def test_a_fresh_flow_is_the_identity():
 
 
 def test_it_knows_the_encoders_output():
-    flow, z = worn((4,)), torch.zeros(1, 4)
+    flow, z = trained_flow((4,)), torch.zeros(1, 4)
     assert not torch.allclose(flow(z, torch.zeros(1, 4), z)[0], flow(z, torch.ones(1, 4), z)[0])
 
 
 def test_with_any_flow_the_bound_stays_below_the_truth(truth):
     """p(x) is the mean of exp(log w) over draws of any q: the flow's density is the right one."""
     vae, x = truth.vae(stretch=2.0), truth.sample(1)
-    vae.latent.posterior = worn((5,), scale=0.05).double()
+    vae.latent.posterior = trained_flow((5,), scale=0.05).double()
     many = x.expand(50_000, *x.shape[1:])
     with torch.no_grad():
         terms = vl.Elbo()(vae, many, generator=seeded())
@@ -115,7 +115,7 @@ def test_it_learns_what_a_diagonal_gaussian_cannot():
 
 @pytest.mark.parametrize("latent", [(4,), (2, 4, 4)])
 def test_it_goes_where_a_gaussian_goes(latent, tmp_path):
-    vae = small_vae(worn(latent, scale=0.1), latent)
+    vae = small_vae(trained_flow(latent, scale=0.1), latent)
     x = torch.rand(6, 1, 8, 8)
     out = vae(x)
     assert isinstance(out, vl.LatentOutput)
@@ -135,7 +135,7 @@ def test_it_goes_where_a_gaussian_goes(latent, tmp_path):
 
 
 def test_what_needs_a_gaussian_says_so():
-    vae, x = small_vae(worn()), torch.rand(4, 1, 8, 8)
+    vae, x = small_vae(trained_flow()), torch.rand(4, 1, 8, 8)
     for what, use in (
         ("latents", lambda: latents(vae, x)),
         ("BetaTcLoss", lambda: vl.BetaTcLoss(100)(vae, x)),

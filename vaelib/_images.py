@@ -21,7 +21,7 @@ IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x")
 
 
 class Batch(NamedTuple):
-    """Images, and what a model is told beside them."""
+    """Images, and what a model is given beside them."""
 
     x: Tensor
     """float32 ``(B, C, H, W)`` in [0, 1]."""

@@ -136,23 +136,23 @@ def _latents(contract: Mapping[str, Contract], z: Array, logvar: Array | None) -
         return _sorted_latents(spread, spread, mean), "variance"
     log_variance = logvar.astype(np.float64)
     if "prior" in contract and contract["prior"].file is None:  # noise is a draw of it: the standard normal
-        told = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
+        carried = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
         measure = "KL to the prior, nats"
     else:  # a prior without a KL per latent: the Gaussian that is nearest to the posteriors of all data stands in
-        told = 0.5 * (np.log(spread + np.exp(log_variance).mean(0)) - log_variance.mean(0))
+        carried = 0.5 * (np.log(spread + np.exp(log_variance).mean(0)) - log_variance.mean(0))
         measure = "KL to a Gaussian fitted to all posteriors, nats"
-    return _sorted_latents(told, spread, mean), measure
+    return _sorted_latents(carried, spread, mean), measure
 
 
-def _sorted_latents(told: NDArray[Any], spread: NDArray[Any], mean: NDArray[Any]) -> list[dict[str, Any]]:
+def _sorted_latents(carried: NDArray[Any], spread: NDArray[Any], mean: NDArray[Any]) -> list[dict[str, Any]]:
     return [
         {
             "index": int(i),
-            "kl": float(told[i]),
+            "kl": float(carried[i]),
             "active": bool(spread[i] > ACTIVE_VARIANCE),
             "mean": float(mean[:, i].mean()),
         }
-        for i in np.argsort(-told, kind="stable")
+        for i in np.argsort(-carried, kind="stable")
     ]
 
 

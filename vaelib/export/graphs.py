@@ -31,7 +31,7 @@ class Graph(NamedTuple):
     inputs: dict[str, tuple[int, ...]]
     """Input name to the shape of one item."""
     outputs: dict[str, str]
-    """Output name to its kind, which has a tolerance: ``"picture"``, ``"nats"`` or ``"raw"``."""
+    """Output name to its kind, which has a tolerance: ``"image"``, ``"nats"`` or ``"raw"``."""
     multiple: int | None = None
     """Of which H and W must be multiples; None if they are fixed."""
     has_file: bool = True
@@ -134,8 +134,8 @@ def graphs_of(model: VAE, *, dynamic_size: bool = False) -> dict[str, Graph]:
     bound = dict.fromkeys(("distortion", "kl", "kl_groups"), "nats") if model.latent.has_prior else {}
     graphs = [
         Graph("encoder", encoder(model), {"image": image}, {"z": "raw", **posterior}),
-        Graph("decoder", _Decoder(model), {"z": latent}, {"mean": "picture", "recon_params": "raw"}),
-        Graph("vae", _Whole(model), whole, {"reconstruction": "picture", "z": "raw", **bound}),
+        Graph("decoder", _Decoder(model), {"z": latent}, {"mean": "image", "recon_params": "raw"}),
+        Graph("vae", _Whole(model), whole, {"reconstruction": "image", "z": "raw", **bound}),
     ]
     return {graph.part: graph._replace(multiple=multiple) for graph in graphs} | prior
 
@@ -174,7 +174,7 @@ def contract_of(graph: Graph) -> Contract:
         with torch.no_grad():
             answers = graph.module(*example)
         runs.append([*example, *((answers,) if isinstance(answers, Tensor) else answers)])
-    kinds = {**dict.fromkeys(graph.inputs, "raw"), "image": "picture", **graph.outputs}
+    kinds = {**dict.fromkeys(graph.inputs, "raw"), "image": "image", **graph.outputs}
     names = [*graph.inputs, *graph.outputs]
     specs = [
         Spec("float32", ("B", *_axes(graph, kinds[name], list(zip(*(v.shape[1:] for v in values), strict=True)))))
@@ -197,7 +197,7 @@ def _axes(graph: Graph, kind: str, extents: list[tuple[int, ...]]) -> list[int |
         latent = [(rows, rows + 1), (columns, columns + 2)]  # as in `larger`
         image = [tuple(multiple * size for size in axis) for axis in latent]
         free = [("H", "W", image), ("h", "w", latent)]  # the same for a multiple of 1
-        for first, second, pairs in free if kind == "picture" else reversed(free):
+        for first, second, pairs in free if kind == "image" else reversed(free):
             if extents[1:] == pairs and len({*extents[0]}) == 1:
                 return [extents[0][0], first, second]
     return [sizes[0] if len({*sizes}) == 1 else "G" for sizes in extents]

@@ -25,8 +25,8 @@ from vaelib.vae import VAE
 __all__ = ["LIMITS", "Judgement", "check_calibration", "halved", "quantized", "quantized_graph"]
 
 LIMITS = {
-    "fp16": {"picture": Limit(5e-3, 1.0), "nats": Limit(1e-2, 1.0), "raw": Limit(1e-2, 1e-12)},
-    "int8": {"picture": Limit(1.0, 1.0), "nats": Limit(1.0, 1.0), "raw": Limit(1.0, 1e-12)},
+    "fp16": {"image": Limit(5e-3, 1.0), "nats": Limit(1e-2, 1.0), "raw": Limit(1e-2, 1e-12)},
+    "int8": {"image": Limit(1.0, 1.0), "nats": Limit(1.0, 1.0), "raw": Limit(1.0, 1e-12)},
 }
 """By how much such graphs may differ from torch on random inputs; int8 is judged on pictures instead."""
 _QUANTIZED = ("Conv", "Gemm", "MatMul")

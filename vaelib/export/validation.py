@@ -51,7 +51,7 @@ class Limit(NamedTuple):
     """Smaller values than this are measured against it, not against themselves."""
 
 
-EXACT = {"picture": Limit(1e-5, 1.0), "nats": Limit(1e-4, 1.0), "raw": Limit(1e-4, 1e-12)}
+EXACT = {"image": Limit(1e-5, 1.0), "nats": Limit(1e-4, 1.0), "raw": Limit(1e-4, 1e-12)}
 """Limits of float32."""
 _LEVELS = {
     "optimisations off": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,

@@ -31,7 +31,7 @@ def reconstruction_loss(
 
     Args:
         x: Images, shape ``(B, C, H, W)``.
-        recon_params: Decoder output: pictures of the same shape, or the likelihood's raw parameters.
+        recon_params: Decoder output: images of the same shape, or the likelihood's raw parameters.
         likelihood: p(x|z); squared error if None.
 
     Returns:

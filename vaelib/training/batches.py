@@ -21,7 +21,7 @@ from vaelib.training import randomness
 
 __all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "first_images", "on_device"]
 
-_EXAMPLES = 256  # images for pictures and for the count of dead latents
+_EXAMPLES = 256  # images to draw and for the count of dead latents
 
 
 class Piece(NamedTuple):
