@@ -20,7 +20,7 @@
 # --device  cpu rehearses the same steps in small on a machine without a GPU.
 # --minutes for all steps together; their limits below are for 9 and shrink in proportion.
 #
-# Where there is no repository, name the commit by VAELIB_COMMIT.
+# PYTHON names the interpreter (python3). Where there is no repository, name the commit by VAELIB_COMMIT.
 set -uo pipefail
 
 # Seconds that a step may take, of 540. The row gets what remains.
@@ -45,7 +45,9 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 case $device in cuda | cpu) ;; *) usage ;; esac
-case $minutes in *[!0-9]* | "") usage ;; esac
+case $minutes in *[!0-9]* | "" | 0) usage ;; esac
+[ -z "$wheels" ] || [ -d "$wheels" ] || { echo "--wheels must be a folder, got $wheels" >&2; exit 2; }
+[ -z "$mnist" ] || [ -f "$mnist" ] || { echo "--mnist must be a file, got $mnist" >&2; exit 2; }
 
 mkdir -p "$out"
 out=$(realpath "$out")

@@ -81,7 +81,9 @@ class VAE(Verbs):
         check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, prior=prior, corruption=corruption)
         check_modules(latent=latent)
         if prior is not None and latent is not None:
-            raise ValueError("`prior` must be None where `latent` is given, which has its own.")
+            raise ValueError(
+                "`prior` must be None where `latent` is given, which has its own: write GaussianLatent(shape, prior)."
+            )
         parts = {"encoder": encoder, "decoder": decoder, "prior": prior, "latent": latent}
         self.image_shape = agreed_shape("image_shape", image_shape, **parts)
         self.latent_shape = agreed_shape("latent_shape", latent_shape, **parts)

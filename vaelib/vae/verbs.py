@@ -96,7 +96,7 @@ class Verbs(nn.Module):
     def encode(self, x: Tensor) -> Any:
         """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``.
 
-        Of a latent without a Gaussian posterior, to what describes an image there: z, or codes.
+        Of a latent without a Gaussian posterior, such as one with a :class:`FlowPosterior`, to z alone.
         """
         check_input(self, x)
         return self.latent.encoded(self._features(x))
