@@ -29,7 +29,10 @@ _NAMES = {
         " iwae_bound kl_split mmd reconstruction_loss"
     ),
     "presets": "conv_vae",
-    "priors": "FlowPrior LearnedGaussian MixtureOfGaussians Prior StandardNormal VampPrior fit_prior",
+    "priors": (
+        "CodePrior CodeTable FlowPrior LearnedGaussian MixtureOfGaussians Prior StandardNormal UniformCodes VampPrior"
+        " fit_prior"
+    ),
     "schedules": "constant cosine cyclical linear_warmup one_cycle warmup_cosine",
     "serialization": "load register save",
     "training": (

@@ -71,11 +71,14 @@ from vaelib.objectives import (
 )
 from vaelib.presets import conv_vae as conv_vae
 from vaelib.priors import (
+    CodePrior as CodePrior,
+    CodeTable as CodeTable,
     FlowPrior as FlowPrior,
     LearnedGaussian as LearnedGaussian,
     MixtureOfGaussians as MixtureOfGaussians,
     Prior as Prior,
     StandardNormal as StandardNormal,
+    UniformCodes as UniformCodes,
     VampPrior as VampPrior,
     fit_prior as fit_prior,
 )

@@ -11,6 +11,7 @@ from vaelib._checks.errors import (
 from vaelib._checks.tensors import (
     check_batch,
     check_broadcasts,
+    check_codes,
     check_device,
     check_draws,
     check_generator,
@@ -60,6 +61,7 @@ __all__ = [
     "check_broadcasts",
     "check_callable",
     "check_choice",
+    "check_codes",
     "check_device",
     "check_draws",
     "check_finite",

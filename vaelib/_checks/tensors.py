@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from vaelib._checks.values import LARGEST_TENSOR, check_int, check_int_tuple, check_type, shown
+from vaelib._checks.values import LARGEST_TENSOR, check_int, check_int_tuple, check_shape, check_type, shown
 
 
 def check_tensor(name: str, value: Any, *, floating: bool = True) -> None:
@@ -61,6 +61,23 @@ def check_generator(generator: object, name: str = "generator") -> None:
     import torch
 
     check_type(name, generator, torch.Generator | None, "a torch.Generator or None")
+
+
+def check_codes(name: str, codes: Any, num_codes: int, num_positions: int | str = "N") -> None:
+    """Raise unless ``codes`` are int64 ``(B, num_positions)`` in [0, num_codes).
+
+    Values are read on the CPU only, where looking at them costs no waiting.
+    """
+    import torch
+
+    check_tensor(name, codes, floating=False)
+    if codes.dtype != torch.int64:
+        raise TypeError(f"`{name}` must be int64, got dtype {codes.dtype}.")
+    check_shape(name, codes.shape, ("B", num_positions))
+    if codes.device.type == "cpu" and not torch.compiler.is_compiling() and codes.numel():
+        low, high = (int(value) for value in codes.aminmax())
+        if low < 0 or high >= num_codes:
+            raise ValueError(f"`{name}` must have values in [0, {num_codes}), got [{low}, {high}].")
 
 
 def check_device(device: Any) -> None:

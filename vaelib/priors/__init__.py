@@ -1,13 +1,25 @@
-"""p(z): where latents come from.
+"""p(z): where latents come from, and p(codes) of a quantised latent.
 
-A prior is any ``nn.Module`` with the three methods of :class:`Prior`. ``kl`` is given the draw ``z`` that
-the model made, so a prior without a closed form estimates it as log q(z|x) - log p(z).
+A prior is any ``nn.Module`` with the methods of :class:`Prior`, or over codes those of :class:`CodePrior`. ``kl`` is
+given the draw ``z`` that the model made, so a prior without a closed form estimates it as log q(z|x) - log p(z).
 """
 
 from vaelib.priors.base import Prior, StandardNormal
+from vaelib.priors.codes import CodePrior, CodeTable, UniformCodes
 from vaelib.priors.fitting import fit_prior
 from vaelib.priors.flow import FlowPrior
 from vaelib.priors.gaussians import LearnedGaussian, MixtureOfGaussians
 from vaelib.priors.vamp import VampPrior
 
-__all__ = ["FlowPrior", "LearnedGaussian", "MixtureOfGaussians", "Prior", "StandardNormal", "VampPrior", "fit_prior"]
+__all__ = [
+    "CodePrior",
+    "CodeTable",
+    "FlowPrior",
+    "LearnedGaussian",
+    "MixtureOfGaussians",
+    "Prior",
+    "StandardNormal",
+    "UniformCodes",
+    "VampPrior",
+    "fit_prior",
+]
