@@ -12,9 +12,9 @@ from onnx import helper
 
 import vaelib as vl
 from vaelib.runtime import OnnxVAE
-from vaelib.runtime.graph import is_steady
 from vaelib.runtime.operators import STEADY
 from vaelib.runtime.plans import SIZE_CLASSES, Plan, candidates, size_class_of
+from vaelib.runtime.rules import is_steady
 
 SIZE = 70
 NETWORKS = {

@@ -17,9 +17,9 @@ from onnx import helper, numpy_helper
 import vaelib as vl
 from vaelib.runtime import OnnxVAE, bundle as bundles, protobuf
 from vaelib.runtime.contract import Contract, Spec
-from vaelib.runtime.graph import GraphError, check_graph
 from vaelib.runtime.machine import Machine
 from vaelib.runtime.protobuf import MAX_FIELDS, MODEL, ProtobufError, parse
+from vaelib.runtime.rules import GraphError, check_graph
 
 
 @pytest.fixture

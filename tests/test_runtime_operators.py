@@ -4,11 +4,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, defs, helper, numpy_helper
+from onnxruntime import InferenceSession
 
 from vaelib.runtime.contract import Contract, Spec
-from vaelib.runtime.graph import GraphError, check_graph
-from vaelib.runtime.operators import OTHERS, REFUSED, SIZES, STEADY, type_source
+from vaelib.runtime.operators import OTHERS, REFUSED, SIZES, STEADY
 from vaelib.runtime.protobuf import MODEL, parse
+from vaelib.runtime.rules import GraphError, check_graph
 
 OPSETS = range(18, 24)
 _DEPRECATED = {"Scatter", "Upsample"}
@@ -42,36 +43,22 @@ def test_operators_with_graphs_and_those_that_draw_are_refused():
             assert "random" in REFUSED[name]
 
 
-def test_the_types_of_outputs_are_those_of_onnx():
-    """A division is let through where a type is known to be floating point: such knowledge must be right."""
-    numbers = {"tensor(bool)": TensorProto.BOOL, "tensor(int64)": TensorProto.INT64}
-    versions = [(name, schema) for name in sorted(STEADY | OTHERS) for schema in KNOWN[name]]
-    for name, schema in versions:
-        allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
-        for place, output in enumerate(schema.outputs):
-            kind, number = type_source(name, place)
-            types = allowed.get(output.type_str, {output.type_str})
-            if kind == "fixed":
-                assert [numbers[only] for only in types] == [number], name
-            elif kind == "input" and schema.inputs[number].type_str != output.type_str:
-                assert all("float" in text or "double" in text for text in types), (name, place)
-
-
-def model_of(nodes, constants=(), inputs=("x",)):
+def bytes_of(nodes, constants=(), declared=()):
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in inputs],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
         [numpy_helper.from_array(values, name) for name, values in constants],
+        value_info=[helper.make_tensor_value_info(name, kind, None) for name, kind in declared],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    return parse(model.SerializeToString(), MODEL)
+    opset = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
 
 
-def check(nodes, *constants):
+def check(nodes, *constants, declared=()):
     row = Spec("float32", ("B", 4))
-    check_graph(model_of(nodes, constants), Contract({"x": row}, {"y": row}, "model.onnx"))
+    check_graph(parse(bytes_of(nodes, constants, declared), MODEL), Contract({"x": row}, {"y": row}, "model.onnx"))
 
 
 CAST = helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT32)
@@ -103,23 +90,28 @@ def test_whole_numbers_are_divided_by_safe_constants_only(operator, divisor, all
             check(nodes, *constants)
 
 
+FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
+
+
 def test_floats_are_divided_by_anything():
-    """Whose type is known from an attribute, or through the operators that keep it."""
-    ones = numpy_helper.from_array(np.float32([1]), "v")
-    filled = helper.make_node("ConstantOfShape", ["s"], ["a"], value=ones)
-    plain = helper.make_node("ConstantOfShape", ["s"], ["a"])
-    number = helper.make_node("Constant", [], ["a"], value_float=0.0)
-    for node in (filled, plain, number, helper.make_node("Cast", ["x"], ["a"], to=TensorProto.FLOAT)):
-        moved = helper.make_node("Transpose", ["a"], ["b"])
-        check([node, moved, helper.make_node("Div", ["b", "b"], ["y"])], ("s", np.int64([1, 4])))
-    whole = numpy_helper.from_array(np.int64([0]), "v")
-    for node in (
-        helper.make_node("ConstantOfShape", ["s"], ["a"], value=whole),
-        helper.make_node("Constant", [], ["a"], value_int=0),
-        helper.make_node("Cast", ["x"], ["a"], to=TensorProto.INT64),
-    ):
-        with pytest.raises(GraphError, match="'Div' divides whole numbers"):
-            check([node, helper.make_node("Div", ["a", "a"], ["j"]), BACK], ("s", np.int64([1, 4])))
+    """Whose type is declared, or follows from `DequantizeLinear`, which quantisation adds without a declaration."""
+    moved, divided = helper.make_node("Transpose", ["x"], ["b"]), helper.make_node("Div", ["b", "b"], ["y"])
+    check([moved, divided], declared=[("b", FLOAT)])
+    check([helper.make_node("DequantizeLinear", ["x", "x"], ["b"]), divided])
+    check([helper.make_node("Div", ["x", "x"], ["y"])])
+    with pytest.raises(GraphError, match="'Div' divides whole numbers"):
+        check([moved, divided])
+    with pytest.raises(GraphError, match="it declares a value twice"):
+        check([moved, divided], declared=[("b", FLOAT), ("b", INT32)])
+
+
+@pytest.mark.parametrize("name", ["i", "j"])
+def test_onnxruntime_refuses_a_wrong_declaration(name):
+    """On which the rule of divisions relies."""
+    nodes = [CAST, helper.make_node("Div", ["i", "i"], ["j"]), BACK]
+    InferenceSession(bytes_of(nodes, declared=[(name, INT32)]), providers=["CPUExecutionProvider"])
+    with pytest.raises(Exception, match=r"Type \(tensor\(float\)\) of output arg .* does not match expected type"):
+        InferenceSession(bytes_of(nodes, declared=[(name, FLOAT)]), providers=["CPUExecutionProvider"])
 
 
 def test_a_divisor_in_a_node_or_in_a_list_is_seen_too():

@@ -18,8 +18,8 @@ from vaelib._checks import ExportError
 from vaelib.export.graphs import Graph, contract_of, culprit
 from vaelib.export.parity import Parity
 from vaelib.export.quiet import reason_of
-from vaelib.runtime.graph import GraphError, check_graph
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
+from vaelib.runtime.rules import GraphError, check_graph
 
 __all__ = [
     "BATCHES",

@@ -14,11 +14,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vaelib._checks import check_int
+from vaelib.runtime.arrays import Array
 from vaelib.runtime.draws import elbo_terms, noise_of_prior, score
-from vaelib.runtime.graphs import Graphs
-from vaelib.runtime.inputs import Array, interpolated, traversed
 from vaelib.runtime.machine import Machine, Provider
+from vaelib.runtime.opened import Graphs
 from vaelib.runtime.plans import Plan
+from vaelib.runtime.walks import interpolated, traversed
 
 __all__ = ["OnnxVAE", "Plan"]
 

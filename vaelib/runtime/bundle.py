@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from vaelib._checks import ModelFileError, check_path
 from vaelib.runtime.contract import Contract, checked_contract
-from vaelib.runtime.graph import GraphError, check_graph, is_steady
 from vaelib.runtime.metadata import checked_metadata, from_json
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
+from vaelib.runtime.rules import GraphError, check_graph, is_steady
 from vaelib.runtime.version_0_1 import described
 
 __all__ = ["MAX_FILE_BYTES", "SCHEMA", "Bundle", "Part"]

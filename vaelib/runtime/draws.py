@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from vaelib._checks import check_finite, check_int, check_shape
-from vaelib.runtime.graphs import Graphs
-from vaelib.runtime.inputs import Array, floats, range_check
+from vaelib.runtime.arrays import Array, floats, range_check
+from vaelib.runtime.opened import Graphs
 
 __all__ = ["elbo_terms", "noise_of_prior", "score"]
 

@@ -1,11 +1,11 @@
-"""The operators of ONNX's standard domain that vaelib runs, those that it does not, and the types that they give.
+"""The operators of ONNX's standard domain that vaelib runs, and those that it does not.
 
 This is the only list: ``vaelib.export_onnx`` opens each bundle with this runtime before it writes it.
 """
 
 from __future__ import annotations
 
-__all__ = ["OTHERS", "REFUSED", "SIZES", "STEADY", "type_source"]
+__all__ = ["OTHERS", "REFUSED", "SIZES", "STEADY"]
 
 STEADY = frozenset(
     """
@@ -77,33 +77,3 @@ SIZES = {
     "TopK": (1,),
 }
 """Operator to the places of those of its inputs that decide how large its output is."""
-
-_BOOLEAN = frozenset(
-    ("And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Or", "Xor")
-)
-_INT64 = frozenset(("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Shape", "Size"))
-_UNKNOWN = frozenset(
-    """
-    BlackmanWindow ConvInteger DynamicQuantizeLinear EyeLike HammingWindow HannWindow MatMulInteger MelWeightMatrix
-    QLinearConv QLinearMatMul QuantizeLinear
-    """.split()  # noqa: SIM905
-)
-_SAME_THROUGHOUT = frozenset(("GRU", "LSTM", "RNN", "Split"))
-BOOL, INT64 = 9, 7  # onnx.TensorProto.DataType
-
-
-def type_source(operator: str, output: int) -> tuple[str, int]:
-    """Where the type of an output comes from: ``("input", its place)``, ``("fixed", the type)`` or ``("unknown", 0)``.
-
-    ``Cast``, ``Constant`` and ``ConstantOfShape``, whose type is in their attributes, are unknown here.
-    ``tests/test_runtime_operators.py`` holds this to the definitions of ONNX.
-    """
-    if operator in _UNKNOWN or operator in ("Cast", "Constant", "ConstantOfShape"):
-        return "unknown", 0
-    if output > 0 and operator not in _SAME_THROUGHOUT:
-        return "unknown", 0
-    if operator in _BOOLEAN or operator in _INT64:
-        return "fixed", BOOL if operator in _BOOLEAN else INT64
-    if operator in ("CastLike", "DequantizeLinear", "RMSNormalization", "Where"):
-        return "input", 1
-    return "input", 2 if operator == "OneHot" else 0

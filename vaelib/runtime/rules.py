@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vaelib.runtime.attributes import TENSOR, VALUE_OF, allowed
 from vaelib.runtime.contract import Contract, Spec
-from vaelib.runtime.operators import OTHERS, REFUSED, SIZES, STEADY, type_source
+from vaelib.runtime.operators import OTHERS, REFUSED, SIZES, STEADY
 
 __all__ = ["GraphError", "check_graph", "check_rules", "is_steady"]
 
@@ -115,9 +115,16 @@ def _check_sizes(nodes: Sequence[Message], constants: Mapping[str, Message]) -> 
 
 
 def _check_whole_numbers(graph: Message, constants: Mapping[str, Message]) -> None:
-    """Refuse divisions of whole numbers by 0, or by -1 (of the smallest), which end the process, and endless ranges."""
-    types = {value["name"]: value["type"].get("tensor_type", {}).get("elem_type") for value in graph["input"]}
+    """Refuse divisions of whole numbers by 0, or by -1 (of the smallest), which end the process, and endless ranges.
+
+    Types are those that the graph declares: onnxruntime refuses a graph whose declarations are wrong.
+    """
+    declared = [*graph["input"], *graph["output"], *graph["value_info"]]
+    types = {value["name"]: value["type"].get("tensor_type", {}).get("elem_type") for value in declared}
+    if len(types) != len(declared):
+        raise GraphError("it declares a value twice")
     types |= {name: tensor["data_type"] for name, tensor in constants.items()}
+    types |= {name: _FLOAT32 for n in graph["node"] if n["op_type"] == "DequantizeLinear" for name in n["output"]}
     for node in graph["node"]:
         operator, inputs = node["op_type"], node["input"]
         if operator in ("Div", "Mod") and not any(types.get(name) in _FLOATING for name in inputs):
@@ -129,26 +136,6 @@ def _check_whole_numbers(graph: Message, constants: Mapping[str, Message]) -> No
                 )
         if operator == "Range" and not all(types.get(name) in (_INT32, _INT64) for name in inputs):
             raise GraphError("its operator 'Range' counts by something else than whole numbers, perhaps for ever")
-        declared = _declared_type(node)
-        for place, name in enumerate(node["output"]):
-            kind, number = type_source(operator, place) if declared is None else ("fixed", declared)
-            known = types.get(inputs[number]) if kind == "input" and number < len(inputs) else number
-            if kind != "unknown" and known is not None and name not in constants:
-                types[name] = known
-
-
-def _declared_type(node: Message) -> int | None:
-    """The type of the output where it is in the attributes."""
-    attributes = {attribute["name"]: attribute for attribute in node["attribute"]}
-    if node["op_type"] == "Cast" and "to" in attributes:
-        return int(attributes["to"]["i"])
-    if node["op_type"] == "ConstantOfShape":
-        return int(attributes["value"]["t"]["data_type"]) if "value" in attributes else _FLOAT32
-    if node["op_type"] == "Constant":
-        return {"value_float": _FLOAT32, "value_floats": _FLOAT32, "value_int": _INT64, "value_ints": _INT64}.get(
-            next(iter(attributes), "")
-        )
-    return None
 
 
 def _check_values(kind: str, values: Sequence[Message], expected: Mapping[str, Spec]) -> None:

@@ -8,12 +8,11 @@ from threading import Lock
 from typing import Any
 
 from vaelib._checks import check_shape
+from vaelib.runtime.arrays import Array, finite, finite_check, floats, range_check, shown
 from vaelib.runtime.bundle import Bundle
 from vaelib.runtime.contract import axes_of, bound_axes, item_shape
 from vaelib.runtime.engine import Check, Engine
-from vaelib.runtime.inputs import Array, finite_check, floats, range_check
 from vaelib.runtime.machine import Machine
-from vaelib.runtime.outputs import finite, shown
 
 __all__ = ["Graphs"]
 
