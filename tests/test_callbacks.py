@@ -9,7 +9,7 @@ import torch
 
 import vaelib as vl
 from vaelib.training.callbacks import steps_until_constant
-from vaelib.training.pictures import traversals
+from vaelib.training.images import traversals
 
 
 def tiny(**kwargs):

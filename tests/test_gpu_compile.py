@@ -12,8 +12,7 @@ from torch._dynamo.utils import counters
 
 import vaelib as vl
 from vaelib.benchmark import matrix
-from vaelib.training.hardware import Graphed, compiled, float32_products, make_accelerator
-from vaelib.training.optimization import Optimization, make_optimizer
+from vaelib.training.hardware import compiled, float32_products
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -39,52 +38,6 @@ def autoencoder():
     torch.manual_seed(0)
     parts = vl.ConvEncoder((1, 16, 16), 4, hidden_channels=(8,)), vl.ConvDecoder(4, (1, 16, 16), hidden_channels=(8,))
     return vl.AutoEncoder(*parts)
-
-
-def test_a_graph_is_captured_and_replayed(cuda):
-    memory = torch.zeros((), device=cuda)
-
-    def added(x):
-        memory.add_(x)
-        return 2 * x
-
-    graphed = Graphed(added)
-    found = [graphed(torch.full((), float(n), device=cuda)).item() for n in range(8)]
-    assert found == [0, 2, 4, 6, 8, 10, 12, 14]
-    assert memory.item() == sum(range(8))
-
-
-def test_draws_in_a_graph_are_new_each_time_and_follow_the_seed(cuda):
-    found = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        graphed = Graphed(lambda x: x + torch.rand((), device=cuda))
-        found.append([graphed(torch.zeros((), device=cuda)).item() for _ in range(8)])
-    assert len(set(found[0])) == 8
-    assert found[0] == found[1]
-
-
-def update_of(graphs, cuda):
-    """Ten updates of Adam on gradients that are given, one of them not finite."""
-    torch.manual_seed(0)
-    model = torch.nn.Linear(8, 8).to(cuda)
-    optimizer = make_optimizer("adam", model, 1e-2, graphs)
-    optimization = Optimization(
-        model, optimizer, lambda step: 1e-2 / (1 + step), make_accelerator("fp32"), 1.0, None, graphs
-    )
-    for step in range(10):
-        optimization.begin(step)
-        for parameter in model.parameters():
-            parameter.grad.copy_(torch.sin(parameter.detach() * (step + 1)))
-        loss = torch.full((), float("inf") if step == 7 else 1.0, device=cuda)
-        optimization.finish(loss)
-    return torch.cat([value.detach().flatten() for value in model.parameters()]), optimization.state_dict()["skipped"]
-
-
-def test_an_update_as_a_graph_moves_the_weights_as_one_without(cuda):
-    (eager, skipped), (graphed, skipped_in_graphs) = update_of(False, cuda), update_of(True, cuda)
-    assert skipped == skipped_in_graphs == [1, 0]
-    torch.testing.assert_close(graphed, eager, rtol=1e-5, atol=1e-6)
 
 
 def test_a_compiled_step_gives_the_eager_loss_and_gradient(device):
@@ -122,7 +75,7 @@ def test_graphs_train_as_eager_steps_do(cuda, options):
     assert runs[1][-1] < runs[1][0]
 
 
-def test_fp16_is_compiled_without_a_graph_of_the_update(cuda):
+def test_fp16_is_compiled(cuda):
     trainer = vl.Trainer(max_epochs=2, batch_size=32, compile=True, precision="fp16")
     history = trainer.fit(model_of(), images(), images(), progress=False)
     assert history[-1].val.loss < history[0].val.loss
@@ -189,8 +142,8 @@ def test_a_model_is_as_it_was_after_a_compiled_run(device):
 
 
 def test_backends_of_the_benchmark_give_right_numbers(cuda):
-    """The plain one, autocast and graphs; gpu_inference.py checks the numbers of all that it measures."""
-    names = ["torch CUDA", "torch CUDA bf16", "torch CUDA graphs"]
+    """The plain one and autocast; gpu_inference.py checks the numbers of all that it measures."""
+    names = ["torch CUDA", "torch CUDA bf16"]
     found = matrix.measure(model_of(), backends=names, batches=(1, 8), seconds=0.0, rounds=1)
     assert not found.failed
     assert {row.backend for row in found.rows} == set(names)

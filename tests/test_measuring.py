@@ -183,7 +183,7 @@ def test_inference_rows_are_those_of_the_group_and_are_continued(path, monkeypat
     assert rows["torch CUDA compiled"]["times_torch"] == 4.0
     assert rows["torch CUDA compiled"]["p50"] == 1000.0
     assert rows["OnnxVAE CUDA"]["failed"] == "did not load"
-    assert records._content["skipped"]["torch CUDA graphs"] == "not here"
+    assert records._content["skipped"]["torch CUDA bf16"] == "not here"
     program.measure("article", [*cells, gpu_inference.Cell("plain", "decode", 64)], Deadline(100), 80)
     assert FakeMatrix.cells == [("encode", 64), ("encode", 64), ("decode", 64)]
     program.note_missing(["article"], [gpu_inference.Cell("compiled", "decode", 1)])

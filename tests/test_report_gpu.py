@@ -64,7 +64,7 @@ FILES = {
         "environment": MEASURED,
         "rows": [
             inference_row("torch CUDA", 64, 1000.0),
-            inference_row("torch CUDA graphs", 64, 9000.0, correct=False),
+            inference_row("torch CUDA pinned", 64, 9000.0, correct=False),
             inference_row("onnxruntime CUDA", 64, 2000.0, device_mib=None, of_products=None),
             inference_row("torch CUDA on device", 64, 5000.0),
             {"network": "article", "operation": "encode", "batch": 64, "backend": "OnnxVAE CUDA", "failed": "no DLL"},
@@ -112,7 +112,7 @@ def test_all_files_are_one_page(written):
         "| vl.Trainer compiled | 80,000 | 0.75 | 20.50 | 20.2 | 1,234 | 1.4% | 610.6 to 101.2 | 5 |",
         "| tutorial | failed: No module named 'PIL' |",
         "| encode | torch CUDA | 1,000 |",
-        "| encode | torch CUDA graphs | wrong |",
+        "| encode | torch CUDA pinned | wrong |",
         "| encode | onnxruntime CUDA | **2,000** |",
         "| encode | torch CUDA on device | **5,000** |",
         "| encode, torch CUDA | 64 | 1.5 | 1.6 | 2 | 0.25 | 64 | 40% | 3e-08 | 512 | 2.00 |",

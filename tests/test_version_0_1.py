@@ -208,9 +208,14 @@ OTHER_ORDER = {
     "flow posterior info",
     "log likelihood",
     "log likelihood of a flow posterior",
+    *(f"objective {name}: five steps" for name in ("elbo", "elbo beta", "elbo free bits", "iwae", "miwae", "piwae")),
+    *(f"objective {name}: five steps" for name in ("factor", "reconstruction", "wae")),
+    "accumulation, clipping and an average",
 }
 """Sums in another order than in version 0.1, so the last bits differ: a draw has its nats before it is decoded, so
-gradients arrive at z in another order; and log p(x) adds what the objectives add, -(reconstruction + kl)."""
+gradients arrive at z in another order; log p(x) adds what the objectives add, -(reconstruction + kl); and the weights
+are no longer one tensor, so Adam's kernel rounds the last few of each by themselves, and the norm of the gradients is
+one of norms."""
 
 
 def machine():

@@ -40,8 +40,8 @@ def torch_on(device: str, directory: Path, threads: int, *, how: str = "eager", 
         device: ``"cuda"``; ``"cpu"`` runs the same code without graphs and pinned memory, for tests.
         directory: Holds the model.
         threads: Threads of the CPU's part.
-        how: ``"eager"``, ``"channels last"``, ``"bf16"`` (autocast, channels last), ``"graphs"`` (the eager kernels,
-            captured), ``"compiled"`` or ``"compiled graphs"`` (``mode="reduce-overhead"``).
+        how: ``"eager"``, ``"channels last"``, ``"bf16"`` (autocast, channels last), ``"compiled"`` or
+            ``"compiled graphs"`` (``mode="reduce-overhead"``).
         where: Where batch and answer are: ``"device"``; ``"host"``, in numpy; or ``"pinned"``, in numpy and copied
             through pinned memory.
     """
@@ -74,10 +74,6 @@ def torch_on(device: str, directory: Path, threads: int, *, how: str = "eager", 
 def _launched(function: Callable[[Any], Any], how: str) -> Callable[[Any], Any]:
     import torch
 
-    from vaelib.training.hardware import Graphed
-
-    if how == "graphs":
-        return Graphed(function)
     if how in ("compiled", "compiled graphs"):
         torch._dynamo.config.recompile_limit = _SHAPES
         mode = "reduce-overhead" if how == "compiled graphs" else None
@@ -187,7 +183,6 @@ CUDA_BACKENDS = {
     "torch CUDA pinned": _of_torch("eager", "pinned"),
     "torch CUDA compiled": _of_torch("compiled", "host"),
     "torch CUDA bf16": _of_torch("bf16", "host"),
-    "torch CUDA graphs": _of_torch("graphs", "host"),
     "onnxruntime CUDA": _of_onnxruntime(_CUDA, on_device=False),
     "onnxruntime TensorRT": _of_onnxruntime(_TENSORRT, on_device=False),
     "OnnxVAE CUDA": Backend(_vaelib, functools.partial(_needs_provider, _CUDA), products="cuda", needs="bundle"),
@@ -196,7 +191,6 @@ CUDA_BACKENDS = {
     "torch CUDA compiled on device": _of_torch("compiled", "device"),
     "torch CUDA compiled graphs on device": _of_torch("compiled graphs", "device"),
     "torch CUDA bf16 on device": _of_torch("bf16", "device"),
-    "torch CUDA graphs on device": _of_torch("graphs", "device"),
     "onnxruntime CUDA on device": _of_onnxruntime(_CUDA, on_device=True),
     "onnxruntime TensorRT on device": _of_onnxruntime(_TENSORRT, on_device=True),
 }

@@ -19,11 +19,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
-from vaelib.training.convolutions import fast_convolutions
-from vaelib.training.flat import unflattened
+from vaelib.training.cpu_convolutions import fast_convolutions
 from vaelib.training.heartbeat import heartbeat
 
-__all__ = ["PRECISIONS", "Graphed", "compiled", "compiles", "is_main_process", "make_accelerator", "tuned"]
+__all__ = ["PRECISIONS", "compiled", "compiles", "is_main_process", "make_accelerator", "tuned"]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _STEPS_THAT_PAY = 20_000  # compilation costs up to a minute, and gains a few milliseconds a step
@@ -100,41 +99,6 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
     return call
 
 
-class Graphed:
-    """A function of one tensor whose kernels CUDA launches as one graph, once it has run a few times by itself.
-
-    All else that it reads or writes must stay in the same memory.
-    """
-
-    def __init__(self, function: Callable[[Tensor], Tensor], warm_up: int = 3) -> None:
-        self._function, self._warm_up = function, warm_up
-        self._graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self, argument: Tensor) -> Tensor:
-        """The function's result."""
-        if self._warm_up > 0:
-            self._warm_up -= 1
-            with _side_stream():
-                return self._function(argument)
-        if self._graph is None:
-            self._graph, self._argument = torch.cuda.CUDAGraph(), argument.clone()
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._result = self._function(self._argument)
-        self._argument.copy_(argument)
-        self._graph.replay()
-        return self._result.clone()
-
-
-@contextmanager
-def _side_stream() -> Iterator[None]:
-    """Where warm-up before a capture must run, in order with the work around it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream().wait_stream(stream)
-
-
 @contextmanager
 def tuned(model: nn.Module, device: torch.device, precision: str | None) -> Iterator[None]:
     """Inside the ``with``: weights channels last, convolutions in their fastest form, TF32 as ``precision`` asks.
@@ -152,7 +116,7 @@ def tuned(model: nn.Module, device: torch.device, precision: str | None) -> Iter
         try:
             yield
         finally:
-            unflattened(model)
+            model.zero_grad()
             model.to(memory_format=torch.contiguous_format)
 
 

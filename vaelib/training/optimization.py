@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,6 @@ from torch import Tensor, nn
 
 from vaelib._checks import TrainingError, check_float, shown
 from vaelib.schedules import Schedule, constant, one_cycle, warmup_cosine
-from vaelib.training.flat import flattened
-from vaelib.training.hardware import Graphed
 
 __all__ = ["LR_SCHEDULES", "OPTIMIZERS", "Optimization", "make_optimizer", "make_schedule"]
 
@@ -31,19 +30,13 @@ MAX_SKIPPED = 20  # in a row; a GradScaler that starts too high needs up to 16
 
 
 def make_optimizer(
-    named: str | Callable[..., torch.optim.Optimizer], module: nn.Module, learning_rate: float, graphs: bool = False
+    named: str | Callable[..., torch.optim.Optimizer], module: nn.Module, learning_rate: float
 ) -> torch.optim.Optimizer:
-    """The optimiser of the weights of ``module``; one known by name makes them views of one tensor.
-
-    For CUDA ``graphs`` all that changes between steps, the learning rate too, is on the device.
-    """
+    """The optimiser of the weights of ``module``."""
     groups = _parameter_groups(module)
-    if not isinstance(named, str):
-        alike = len(groups) == 1 and groups[0].keys() == {"params"}
-        return named(groups[0]["params"] if alike else groups, lr=learning_rate)
-    flat = [{**group, "params": flattened(group["params"])} for group in groups]
-    lr = torch.tensor(learning_rate, device=flat[0]["params"][0].device) if graphs else learning_rate
-    return OPTIMIZERS[named](flat, lr=lr, capturable=graphs)
+    make = OPTIMIZERS[named] if isinstance(named, str) else named
+    alike = len(groups) == 1 and groups[0].keys() == {"params"}
+    return make(groups[0]["params"] if alike else groups, lr=learning_rate)
 
 
 def make_schedule(named: str | Schedule, learning_rate: float, total_steps: int) -> Schedule:
@@ -57,12 +50,13 @@ class Optimization:
 
     Args:
         model: What is trained: the model in its objective.
-        optimizer: Of its weights, or of the memory that they are views of.
+        optimizer: Of its weights.
         learning_rate: Step to learning rate.
         accelerator: Brings the loss scale of fp16.
         clip_norm: Total gradient norm to which larger ones are scaled down, or None.
         skip_norm: Total gradient norm above which a step is left out, or None.
-        graphs: Launch the kernels of an update as one CUDA graph.
+        keep_gradients: Keep the memory of gradients from step to step, as CUDA graphs write theirs into memory of
+            their own, which the next pass would write over.
     """
 
     def __init__(
@@ -73,26 +67,24 @@ class Optimization:
         accelerator: Accelerator,
         clip_norm: float | None,
         skip_norm: float | None,
-        graphs: bool = False,
+        keep_gradients: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self._model, self._learning_rate, self._accelerator = model, learning_rate, accelerator
         self._clip_norm, self._skip_norm = clip_norm, skip_norm
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._flat = all(parameter.grad is not None for parameter in self._parameters)
+        self._keep_gradients = keep_gradients
+        if keep_gradients:
+            for parameter in self._parameters:
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._moved: list[Tensor] = []  # whether each step since the last look moved the weights
         self._skipped = self._in_a_row = 0
-        self._update = Graphed(self._updated) if graphs else self._updated
 
     def begin(self, step: int) -> None:
         """Before the passes of a step: no gradients, its learning rate, and running statistics kept."""
-        if self._flat:
-            for parameter in self._parameters:
-                parameter.grad.zero_()
-        else:
-            self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not self._keep_gradients)
         for group in self.optimizer.param_groups:
             rate = self._learning_rate(step) * group.get("lr_scale", 1.0)
             group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
@@ -100,16 +92,11 @@ class Optimization:
             kept.copy_(buffer)
 
     def finish(self, loss: Tensor) -> Tensor:
-        """Behind them: move the weights; a boolean scalar on the device, whether they were moved."""
-        moved = self._update(loss.detach())
-        self._moved.append(moved)
-        return moved
-
-    def _updated(self, loss: Tensor) -> Tensor:
+        """After them: move the weights; a boolean scalar on the device, whether they were moved."""
         scaler = self._accelerator.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        ok = self._check(loss)
+        ok = self._check(loss.detach())
         if scaler is not None:
             if ok:
                 scaler.step(self.optimizer)
@@ -121,6 +108,7 @@ class Optimization:
         elif ok:
             self.optimizer.step()
         self._restore_buffers_unless(ok)
+        self._moved.append(ok)
         return ok
 
     def skipped(self, terms: Any, steps_per_epoch: int) -> int:
@@ -146,7 +134,7 @@ class Optimization:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(_by_parameter(state["optimizer"], self.optimizer))
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -167,7 +155,7 @@ class Optimization:
 
     def _check(self, loss: Tensor) -> Tensor:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = torch.linalg.vector_norm(gradients[0]) if len(gradients) == 1 else nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(gradients)
         ok = torch.isfinite(norm)
         if self._accelerator.num_processes == 1:  # of several, each has its own loss but all have the same gradients
             ok = ok & loss.isfinite()
@@ -183,6 +171,41 @@ class Optimization:
             return
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(ok, buffer, kept))
+
+
+def _by_parameter(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimiser by parameter: in version 0.1 the weights of one dtype were one tensor.
+
+    They lay in it as they lie in memory, one after the other, each from a multiple of 16 numbers on.
+    """
+    numbers = itertools.count()
+    groups = [[(next(numbers), weight) for weight in group["params"]] for group in optimizer.param_groups]
+    if _is_by_parameter(state, groups):
+        return state
+    moments: dict[int, Any] = {}
+    for kept, group in zip(state["param_groups"], groups, strict=True):
+        trained = sorted((pair for pair in group if pair[1].requires_grad), key=lambda pair: str(pair[1].dtype))
+        alike = itertools.groupby(trained, key=lambda pair: pair[1].dtype)
+        for whole, (_, pairs) in zip(kept["params"], alike, strict=True):
+            start = 0
+            for number, weight in pairs:
+                moments[number] = {
+                    name: value.as_strided(weight.shape, weight.stride(), start) if value.ndim else value.clone()
+                    for name, value in state["state"].get(whole, {}).items()
+                }
+                start += -(-weight.numel() // 16) * 16
+    numbered = ([number for number, _ in group] for group in groups)
+    return {
+        "state": moments,
+        "param_groups": [kept | {"params": own} for kept, own in zip(state["param_groups"], numbered, strict=True)],
+    }
+
+
+def _is_by_parameter(state: dict[str, Any], groups: list[list[tuple[int, nn.Parameter]]]) -> bool:
+    if [len(kept["params"]) for kept in state["param_groups"]] != [len(group) for group in groups]:
+        return False
+    averages = [(weight, state["state"].get(number, {}).get("exp_avg")) for group in groups for number, weight in group]
+    return all(kept is None or kept.ndim != 1 or kept.shape == weight.shape for weight, kept in averages)
 
 
 def _most_in_a_row(scaler: Any, steps_per_epoch: int) -> int:

@@ -83,7 +83,7 @@ class Run:
         """Set it to end the run after this epoch."""
         self.means, self.seconds = Means(), 0.0
         self._checkpoints = None if output_dir is None else next(c for c in callbacks if isinstance(c, Checkpoints))
-        self._module = accelerator.prepare_model(module, device_placement=False)  # it is there, as views
+        self._module = accelerator.prepare_model(module)
         self._terms: Any = None
 
     @property

@@ -30,10 +30,10 @@ from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.hardware import PRECISIONS, compiled, compiles, make_accelerator, tuned
 from vaelib.training.heartbeat import watched
 from vaelib.training.history import EpochRecord
+from vaelib.training.images import CollapseWarning, Pictures
 from vaelib.training.interruption import Interruption, TrainingInterrupted, agreed_stop
 from vaelib.training.lock import locked
 from vaelib.training.optimization import LR_SCHEDULES, OPTIMIZERS, Optimization, make_optimizer, make_schedule
-from vaelib.training.pictures import CollapseWarning, Pictures
 from vaelib.training.progress import ProgressReport, reported
 from vaelib.training.recipe import check_recipe, checkpoint_to_resume, recipe_of
 from vaelib.training.run import ObjectiveModule, Run, write_models
@@ -55,8 +55,8 @@ class Trainer:
         learning_rate: At its peak.
         lr_schedule: ``"cosine"``, a linear warm-up over the first twentieth and half a cosine to zero; ``"one_cycle"``;
             ``"constant"``; or a schedule, step to a factor of ``learning_rate``.
-        optimizer: ``"adam"`` or ``"adamw"``, with betas (0.9, 0.99), fused, over all weights as one tensor; or a
-            callable such as a torch optimiser class, called as ``optimizer(parameters, lr=learning_rate)``.
+        optimizer: ``"adam"`` or ``"adamw"``, with betas (0.9, 0.99), fused; or a callable such as a torch optimiser
+            class, called as ``optimizer(parameters, lr=learning_rate)``.
         accumulate: Pieces into which each process cuts its part of a batch, to need less memory; the gradient is
             that of the whole batch, batch normalisation sees the pieces.
         clip_norm: Total norm to which larger gradients are scaled down, or None.
@@ -65,8 +65,7 @@ class Trainer:
         precision: ``"fp32"``; ``"tf32"`` lets CUDA round factors of products; ``"bf16"`` or ``"fp16"`` (with a loss
             scale) run the networks in mixed precision, while the objective stays in float32. None is what
             ``accelerate launch`` says, else ``"fp32"`` with torch's settings.
-        compile: Compile the step with ``torch.compile``, on CUDA as graphs, the update included; None compiles long
-            runs on a CPU.
+        compile: Compile the step with ``torch.compile``, on CUDA as graphs; None compiles long runs on a CPU.
         sync_batch_norm: Batch normalisation over all processes' images (CUDA only) instead of each one's own.
         seed: Of the order of images, the draws and dropout. The weights are the model's own: seed before making it.
         output_dir: Where ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, images and
@@ -223,15 +222,14 @@ def _started(
         module.model = nn.SyncBatchNorm.convert_sync_batchnorm(module.model)
     if compile:
         module.forward = compiled(module.forward, device)  # type: ignore[method-assign]
-    graphs = compile and device.type == "cuda" and isinstance(trainer.optimizer, str) and accelerator.scaler is None
     optimization = Optimization(
         module,
-        make_optimizer(trainer.optimizer, module, trainer.learning_rate, graphs),
+        make_optimizer(trainer.optimizer, module, trainer.learning_rate),
         make_schedule(trainer.lr_schedule, trainer.learning_rate, total_steps),
         accelerator,
         trainer.clip_norm,
         trainer.skip_norm,
-        graphs,
+        keep_gradients=compile and device.type == "cuda",
     )
     run = Run(module, optimization, accelerator, batches, trainer.max_epochs, _callbacks(trainer), trainer.output_dir)
     shown = "train" if images["val"] is None else "val"

@@ -1,13 +1,15 @@
 """The other forms of convolutions are the same functions, gradients included."""
 
+import copy
 import itertools
+import pickle
 
 import pytest
 import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.training.convolutions import fast_convolutions
+from vaelib.training.cpu_convolutions import fast_convolutions
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
@@ -53,15 +55,28 @@ def test_a_whole_model(compiled):
 
     expected = gradients(vl.Elbo())
     with fast_convolutions(model):
-        assert len([module for module in model.modules() if "convolutions" in type(module).__module__]) == 8
+        assert sum("forward" in vars(module) for module in model.modules()) == 8
         step = torch.compile(vl.Elbo(), backend="aot_eager") if compiled else vl.Elbo()
         gradients(step)  # compiles
         with torch.profiler.profile() as profile:
             torch.testing.assert_close(gradients(step), expected)
     operators = [event.name for event in profile.events()]
-    # One makes the pictures, one is the gradient of what the encoder's second layer is given.
+    # One makes the images, one is the gradient of what the encoder's second layer is given.
     assert operators.count("vaelib::transposed_by_blocks") == 2
-    assert not [module for module in model.modules() if "convolutions" in type(module).__module__]
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_has_weights_of_its_own(copied):
+    """Such as the average of the weights, which is validated in the same forms."""
+    layer, x = nn.ConvTranspose2d(3, 2, 4, 2, 1), torch.randn(2, 3, 5, 4)
+    with fast_convolutions(layer):
+        other = copied(layer)
+        expected = other(x)
+        nn.init.zeros_(layer.weight)
+        assert torch.equal(other(x), expected) and not torch.equal(layer(x), expected)
+        assert other.forward.__self__ is other
+    assert torch.equal(copied(other)(x), expected)
 
 
 def test_second_derivatives():
@@ -81,6 +96,11 @@ def test_mixed_precision():
     y.sum().backward()
 
 
+def with_its_own_forward(layer):
+    layer.forward = layer._conv_forward
+    return layer
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -91,9 +111,11 @@ def test_mixed_precision():
         nn.Conv2d(4, 4, 3, 2, padding=1, padding_mode="reflect"),
         nn.Conv2d(4, 4, 1, 2, padding="valid"),
         type("Own", (nn.Conv2d,), {})(4, 4, 3, 2),
+        with_its_own_forward(nn.Conv2d(4, 4, 3, 2)),
     ],
 )
 def test_others_are_left_alone(layer):
-    kind = type(layer)
+    before = dict(vars(layer))
     with fast_convolutions(layer):
-        assert type(layer) is kind
+        assert vars(layer) == before
+    assert vars(layer) == before

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -22,21 +23,23 @@ _FEW = 8  # channels, below a block of oneDNN
 
 @contextmanager
 def fast_convolutions(model: nn.Module) -> Iterator[None]:
-    """Inside the ``with``, the plain convolutions of ``model`` run in these forms."""
-    forms: dict[type, Any] = {nn.Conv2d: _Conv2d, nn.ConvTranspose2d: _ConvTranspose2d}
+    """Inside the ``with``, the plain convolutions of ``model`` and of its deep copies run in these forms."""
+    forms: dict[type, Any] = {nn.Conv2d: _Plain.forward, nn.ConvTranspose2d: _Transposed.forward}
     changed = [module for module in model.modules() if type(module) in forms and _is_plain(module)]
     for module in changed:
-        module.__class__ = forms[type(module)]
+        # A bound method, so that a deep copy has one of its own; named `forward`, so that pickle finds it again.
+        module.forward = MethodType(forms[type(module)], module)
     try:
         yield
     finally:
         for module in changed:
-            (module.__class__,) = type(module).__bases__
+            del module.forward
 
 
 def _is_plain(module: Any) -> bool:
     return (
-        module.groups == 1
+        "forward" not in vars(module)
+        and module.groups == 1
         and module.dilation == (1, 1)
         and module.stride[0] == module.stride[1]
         and module.kernel_size[0] == module.kernel_size[1]
@@ -46,29 +49,31 @@ def _is_plain(module: Any) -> bool:
     )
 
 
-class _Conv2d(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
+class _Plain:
+    @staticmethod
+    def forward(layer: nn.Conv2d, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        if x.shape[2:] == self.kernel_size and self.padding == (0, 0):
-            return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
-        if not (1 < self.in_channels <= _FEW or torch.compiler.is_compiling()):
-            return super().forward(x)
-        return _apply(x, self.weight, self.bias, False, self.stride[0], int(self.padding[0]), [0, 0])
+            return nn.Conv2d.forward(layer, x)
+        if x.shape[2:] == layer.kernel_size and layer.padding == (0, 0):
+            return F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)[:, :, None, None]
+        if not (1 < layer.in_channels <= _FEW or torch.compiler.is_compiling()):
+            return nn.Conv2d.forward(layer, x)
+        return _apply(x, layer.weight, layer.bias, False, layer.stride[0], int(layer.padding[0]), [0, 0])
 
 
-class _ConvTranspose2d(nn.ConvTranspose2d):
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+class _Transposed:
+    @staticmethod
+    def forward(layer: nn.ConvTranspose2d, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         if torch.is_autocast_enabled("cpu") or output_size is not None:
-            return super().forward(x, output_size)
-        if x.shape[2:] == (1, 1) and (*self.padding, *self.output_padding) == (0, 0, 0, 0):
-            columns = x.flatten(1) @ self.weight.permute(0, 2, 3, 1).flatten(1)
-            image = columns.unflatten(1, (*self.kernel_size, self.out_channels))
-            return (image if self.bias is None else image + self.bias).permute(0, 3, 1, 2)
-        if not (self.out_channels <= _FEW or torch.compiler.is_compiling()):
-            return super().forward(x, output_size)
-        extra = list(self.output_padding)
-        return _apply(x, self.weight, self.bias, True, self.stride[0], int(self.padding[0]), extra)
+            return nn.ConvTranspose2d.forward(layer, x, output_size)
+        if x.shape[2:] == (1, 1) and (*layer.padding, *layer.output_padding) == (0, 0, 0, 0):
+            columns = x.flatten(1) @ layer.weight.permute(0, 2, 3, 1).flatten(1)
+            image = columns.unflatten(1, (*layer.kernel_size, layer.out_channels))
+            return (image if layer.bias is None else image + layer.bias).permute(0, 3, 1, 2)
+        if not (layer.out_channels <= _FEW or torch.compiler.is_compiling()):
+            return nn.ConvTranspose2d.forward(layer, x, output_size)
+        extra = list(layer.output_padding)
+        return _apply(x, layer.weight, layer.bias, True, layer.stride[0], int(layer.padding[0]), extra)
 
 
 class _Convolution(torch.autograd.Function):
