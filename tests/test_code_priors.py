@@ -13,19 +13,31 @@ from vaelib.priors.codes import codes_at
 CODES, POSITIONS = 3, 4
 
 
-def table():
-    prior = vl.CodeTable(CODES, POSITIONS)
+SMALL = {"width": 8, "num_blocks": 2, "num_heads": 2}
+
+
+def stirred(prior):
+    """With weights that are not those of a new prior."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        prior.logits.copy_(torch.randn(POSITIONS, CODES, generator=torch.Generator().manual_seed(0)))
-    return prior
+        for parameter in prior.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
+    return prior.eval()
 
 
-PRIORS = {"uniform": lambda: vl.UniformCodes(CODES, POSITIONS), "table": table}
+MADE = {
+    "uniform": vl.UniformCodes,
+    "table": vl.CodeTable,
+    "autoregressive": lambda *size: vl.AutoregressiveCodes(*size, **SMALL),
+    "conditional": lambda *size: vl.AutoregressiveCodes(*size, **SMALL, condition_size=3),
+}
 
 
-@pytest.fixture(params=PRIORS)
+@pytest.fixture(params=MADE)
 def prior(request):
-    return PRIORS[request.param]()
+    """Each prior with weights of its own, that with a condition given one for all rows."""
+    made = stirred(MADE[request.param](CODES, POSITIONS)).double()
+    return made.given(torch.tensor([[0.0, 1.0, 0.0]])) if request.param == "conditional" else made
 
 
 def every_sequence():
@@ -37,7 +49,7 @@ def every_sequence():
 def test_probabilities_of_all_sequences_sum_to_one(prior):
     codes = every_sequence()
     assert prior.log_prob(codes).shape == codes.shape
-    assert prior.double().log_prob(codes).sum(1).exp().sum().item() == pytest.approx(1.0, abs=1e-12)
+    assert prior.log_prob(codes).sum(1).exp().sum().item() == pytest.approx(1.0, abs=1e-12)
 
 
 @torch.no_grad()
@@ -60,10 +72,10 @@ def test_a_draw_is_the_loop_over_the_next_logits(prior):
         logits = prior.next_logits(codes, torch.full((50,), i))
         assert logits.shape == (50, CODES)
         codes[:, i] = codes_at(logits, noise[:, i : i + 1])[:, 0]
-        torch.testing.assert_close(
-            logits.log_softmax(1).gather(1, codes[:, i : i + 1]), prior.log_prob(codes)[:, i : i + 1]
-        )
+        log_prob = logits.log_softmax(1).gather(1, codes[:, i : i + 1])
+        torch.testing.assert_close(log_prob, prior.log_prob(codes)[:, i : i + 1])
     assert torch.equal(prior.from_noise(noise), codes)
+    assert torch.equal(prior.from_noise(noise), prior.from_noise(noise))
     assert torch.equal(prior.from_noise(noise[:1]), codes[:1])
     assert prior.from_noise(noise[:0]).shape == (0, POSITIONS)
 
@@ -87,10 +99,117 @@ def test_the_uniform_prior_costs_ln_k_a_code():
     assert torch.equal(prior.from_noise(noise), (512 * torch.special.ndtr(noise.double())).long())
 
 
-def test_a_prior_is_uniform_when_it_is_made():
+@pytest.mark.parametrize("name", ["table", "autoregressive", "conditional"])
+def test_a_prior_is_uniform_when_it_is_made(name):
+    prior, codes = MADE[name](CODES, POSITIONS), every_sequence()
+    view = prior.given(torch.rand(1, 3)) if name == "conditional" else prior
+    assert torch.equal(view.log_prob(codes), torch.zeros(1, CODES).log_softmax(1)[0, 0].expand(codes.shape))
+
+
+@torch.no_grad()
+def test_a_later_code_does_not_change_an_earlier_probability(prior):
     codes = every_sequence()
-    for prior in (vl.CodeTable(CODES, POSITIONS),):
-        torch.testing.assert_close(prior.log_prob(codes), vl.UniformCodes(CODES, POSITIONS).log_prob(codes))
+    log_prob = prior.log_prob(codes)
+    for i in range(POSITIONS):
+        others = codes.clone()
+        others[:, i] = (others[:, i] + 1) % CODES
+        assert torch.equal(prior.log_prob(others)[:, :i], log_prob[:, :i])
+        position = torch.full((len(codes),), i)
+        assert torch.equal(prior.next_logits(others, position), prior.next_logits(codes, position))
+
+
+@torch.no_grad()
+def test_an_earlier_code_changes_the_later_probabilities():
+    prior = stirred(MADE["autoregressive"](CODES, POSITIONS))
+    first = prior.log_prob(torch.tensor([[0, 1, 1, 1], [2, 1, 1, 1]]))
+    assert (first[0, 1:] - first[1, 1:]).abs().min() > 1e-4
+
+
+@torch.no_grad()
+def test_a_condition_of_b_rows_serves_the_rows_of_k_draws():
+    prior, embedding = stirred(MADE["conditional"](CODES, POSITIONS)), torch.eye(3)
+    codes, noise = every_sequence()[:6], torch.randn(6, POSITIONS, generator=torch.Generator().manual_seed(0))
+    view, rows = prior.given(embedding), embedding.repeat(2, 1)
+    assert torch.equal(view.log_prob(codes), prior.given(rows).log_prob(codes))
+    assert torch.equal(view.from_noise(noise), prior.given(rows).from_noise(noise))
+    position = torch.arange(6) % POSITIONS
+    assert torch.equal(view.next_logits(codes, position), prior.given(rows).next_logits(codes, position))
+    by_class = prior.given(embedding).log_prob(codes[:1].expand(3, -1))
+    assert (by_class[0] - by_class[1]).abs().min() > 1e-4
+    without = stirred(MADE["autoregressive"](CODES, POSITIONS))
+    assert without.given(embedding) is without
+    with pytest.raises(ValueError, match=r"`embedding` must have shape \(B, 3\), got \(2, 2\)"):
+        prior.given(torch.zeros(2, 2))
+    with pytest.raises(TypeError, match="`embedding` must be a torch.Tensor"):
+        prior.given([0, 1, 0])
+    with pytest.raises(ValueError, match="`condition` must have one row, or one for each of 5 images, got 3"):
+        view.log_prob(codes[:5])
+    for call in (lambda: prior.log_prob(codes), lambda: prior.from_noise(noise)):
+        with pytest.raises(ValueError, match=r"`prior` has a condition: call its given\(embedding\)"):
+            call()
+
+
+@torch.no_grad()
+def test_nats_under_autocast_are_those_of_full_precision():
+    prior, codes = stirred(MADE["autoregressive"](CODES, POSITIONS)), every_sequence()
+    expected = prior.log_prob(codes)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = prior.log_prob(codes)
+        logits = prior.next_logits(codes, torch.zeros(len(codes), dtype=torch.int64))
+    assert found.dtype == logits.dtype == torch.float32
+    assert not torch.equal(found, expected)  # the blocks are in bfloat16
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+    assert found.sum(1).exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def chain(count, generator):
+    """Codes of a Markov chain that stays with probability 0.8, ``(count, POSITIONS)``, and its entropy in nats."""
+    transition = torch.full((CODES, CODES), 0.1) + 0.7 * torch.eye(CODES)
+    codes = [torch.randint(CODES, (count, 1), generator=generator)]
+    for _ in range(POSITIONS - 1):
+        codes.append(torch.multinomial(transition[codes[-1][:, 0]], 1, generator=generator))
+    step = -(transition[0] * transition[0].log()).sum().item()
+    return torch.cat(codes, dim=1), math.log(CODES) + (POSITIONS - 1) * step
+
+
+def test_a_fitted_prior_reaches_the_entropy_of_a_markov_chain():
+    generator = torch.Generator().manual_seed(0)
+    (codes, entropy), (test, _) = chain(4000, generator), chain(4000, generator)
+    torch.manual_seed(0)
+    prior = vl.AutoregressiveCodes(CODES, POSITIONS, **SMALL)
+    fitted = vl.fit_prior(prior, codes, num_steps=200, learning_rate=0.02, generator=generator, progress=False)
+    assert fitted is prior
+    assert not fitted.training
+    table = vl.fit_prior(vl.CodeTable(CODES, POSITIONS), codes, num_steps=50, generator=generator, progress=False)
+    with torch.no_grad():
+        rate = -fitted.log_prob(test).sum(1).mean().item()
+        independent = -table.log_prob(test).sum(1).mean().item()
+    assert rate == pytest.approx(entropy, abs=0.05)
+    assert independent == pytest.approx(POSITIONS * math.log(CODES), abs=0.02)
+
+
+def test_a_fitted_prior_knows_the_condition():
+    """Each class has a code of its own at every position: given it nothing is left to tell."""
+    labels = torch.arange(300) % 3
+    codes = labels[:, None].expand(-1, POSITIONS).contiguous()
+    embedding = torch.nn.functional.one_hot(labels).float()
+    torch.manual_seed(0)
+    how = {"num_steps": 60, "learning_rate": 0.05, "batch_size": 64, "progress": False}
+    prior = vl.fit_prior(MADE["conditional"](CODES, POSITIONS), codes, embedding=embedding, **how)
+    view = prior.given(embedding)
+    assert (-view.log_prob(codes)).mean() < 0.02
+    assert torch.equal(view.from_noise(torch.randn(300, POSITIONS).clamp(-2, 2)), codes)
+
+
+@pytest.mark.parametrize("name", ["table", "autoregressive", "conditional"])
+def test_a_prior_is_the_same_after_it_is_saved_and_loaded(name, tmp_path):
+    prior = stirred(MADE[name](CODES, POSITIONS))
+    vl.save(prior, tmp_path)
+    again, codes, noise = vl.load(tmp_path), every_sequence(), torch.randn(5, POSITIONS)
+    views = [it.given(torch.ones(1, 3)) if name == "conditional" else it for it in (prior, again)]
+    assert torch.equal(views[0].log_prob(codes), views[1].log_prob(codes))
+    assert torch.equal(views[0].from_noise(noise), views[1].from_noise(noise))
+    assert repr(again) == repr(prior)
 
 
 CODE = torch.zeros(2, POSITIONS, dtype=torch.int64)
@@ -103,13 +222,69 @@ WRONG = {
     "negative": (lambda p: p.log_prob(CODE - 1), ValueError, r"`codes` must have values in \[0, 3\), got \[-1, -1\]"),
     "noise": (lambda p: p.from_noise(torch.randn(2, 3)), ValueError, r"`noise` must have shape \(B, 4\), got \(2, 3\)"),
     "int noise": (lambda p: p.from_noise(CODE), TypeError, "`noise` must be floating point"),
-    "no codes": (lambda p: type(p)(0, 3), ValueError, "`num_codes` must be >= 1"),
-    "no positions": (lambda p: type(p)(3, 0), ValueError, "`num_positions` must be >= 1"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_arguments(prior, wrong):
+def test_wrong_codes_and_noise(prior, wrong):
     call, error, match = WRONG[wrong]
     with pytest.raises(error, match=match):
         call(prior)
+
+
+def fitted(**arguments):
+    name = arguments.pop("name", "table")
+    return vl.fit_prior(MADE[name](CODES, POSITIONS), **{"z": CODE, "num_steps": 1, "progress": False} | arguments)
+
+
+WRONG_FIT = {
+    "values": (lambda: fitted(z=CODE + 7), ValueError, r"`z` must have values in \[0, 3\), got \[7, 7\]"),
+    "floats": (lambda: fitted(z=CODE.float()), TypeError, "`z` must be int64, got dtype torch.float32"),
+    "positions": (lambda: fitted(z=CODE[:, 1:]), ValueError, r"`z` must have shape \(B, 4\), got \(2, 3\)"),
+    "none": (lambda: fitted(z=CODE[:0]), ValueError, "`z` must hold at least one latent, got none"),
+    "weights": (lambda: fitted(name="uniform"), ValueError, "`prior` must have weights to fit, UniformCodes has none"),
+    "progress": (lambda: fitted(progress=1), TypeError, "`progress` must be True or False"),
+    "no condition": (
+        lambda: fitted(embedding=CODE),
+        ValueError,
+        "`embedding` must be None: CodeTable has no condition",
+    ),
+    "no embedding": (
+        lambda: fitted(name="conditional"),
+        ValueError,
+        "`embedding` must be given: AutoregressiveCodes has a condition of 3 numbers",
+    ),
+    "rows": (
+        lambda: fitted(name="conditional", embedding=torch.zeros(3, 3)),
+        ValueError,
+        r"`embedding` must have shape \(2, 3\), got \(3, 3\)",
+    ),
+    "not finite": (
+        lambda: fitted(name="conditional", embedding=torch.full((2, 3), math.nan)),
+        ValueError,
+        "`embedding` must be finite",
+    ),
+    "num_codes": (lambda: vl.CodeTable(0, 3), ValueError, "`num_codes` must be >= 1"),
+    "num_positions": (lambda: vl.UniformCodes(3, 0), ValueError, "`num_positions` must be >= 1"),
+    "heads": (
+        lambda: vl.AutoregressiveCodes(3, 4, width=10, num_heads=4),
+        ValueError,
+        "`width` must be a multiple of `num_heads`, 4, got 10",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FIT)
+def test_wrong_arguments(wrong):
+    call, error, match = WRONG_FIT[wrong]
+    with pytest.raises(error, match=match):
+        call()
+
+
+def test_a_fit_shows_its_progress_on_standard_error(capsys):
+    fitted(progress=True)
+    out, err = capsys.readouterr()
+    assert not out
+    assert "fit_prior" in err
+    fitted()
+    assert capsys.readouterr() == ("", "")

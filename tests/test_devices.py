@@ -208,6 +208,13 @@ PRIORS = {
     "realnvp": lambda latent: vl.FlowPrior(latent, "realnvp", **FLOW),
     "nsf": lambda latent: vl.FlowPrior(latent, "nsf", **FLOW),
 }
+SMALL = {"width": 4, "num_blocks": 1, "num_heads": 2}
+CODE_PRIORS = {
+    "uniform": vl.UniformCodes,
+    "table": vl.CodeTable,
+    "autoregressive": lambda *size: vl.AutoregressiveCodes(*size, **SMALL),
+    "conditional": lambda *size: vl.AutoregressiveCodes(*size, **SMALL, condition_size=2),
+}
 LIKELIHOODS = {
     "bernoulli": vl.Bernoulli,
     "continuous": vl.ContinuousBernoulli,
@@ -598,6 +605,23 @@ def test_a_prior_is_fitted_on_its_device(stand_in, prior):
     vl.fit_prior(model.prior, z, num_steps=2)
     assert not [wait for wait in stand_in.waits if "_to_copy" in wait]
     assert model.eval().prior.log_prob(z).device == DEVICE
+
+
+@pytest.mark.parametrize("name", CODE_PRIORS)
+def test_a_prior_over_codes_stays_on_its_device(stand_in, name):
+    prior = CODE_PRIORS[name](5, 4).to(DEVICE)
+    codes = torch.zeros(3, 4, dtype=torch.int64, device=DEVICE)
+    embedding = torch.ones(3, 2, device=DEVICE) if name == "conditional" else None
+    view = prior if embedding is None else prior.given(embedding)
+    stand_in.waits.clear()
+    assert view.log_prob(codes).device == DEVICE
+    assert view.next_logits(codes, codes[:, 0]).device == DEVICE
+    assert stand_in.waits == []
+    assert view.from_noise(torch.randn(3, 4, device=DEVICE)).device == DEVICE
+    if name != "uniform":
+        stand_in.waits.clear()
+        vl.fit_prior(prior, codes, embedding=embedding, num_steps=2, progress=False)
+        assert not [wait for wait in stand_in.waits if "_to_copy" in wait]
 
 
 def test_what_a_prior_keeps_moves_with_it(stand_in):

@@ -136,6 +136,47 @@ def test_the_learned_gaussian_is_torchs():
         torch.testing.assert_close(prior.kl(mu, logvar), oracle, rtol=1e-5, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_gaussian_of_each_condition_is_torchs():
+    prior, embedding = vl.ConditionalGaussian((2, 1, 3), 4), torch.rand(5, 4)
+    z, mu, logvar = torch.randn(3, 10, 2, 1, 3)
+    fresh, standard = prior.given(embedding), vl.StandardNormal()
+    torch.testing.assert_close(fresh.log_prob(z), standard.log_prob(z))
+    assert torch.equal(fresh.from_noise(z.flatten(1)), z)
+    for parameter in prior.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    view = prior.given(embedding)
+    mean, log_variance = prior.moments(embedding.repeat(2, 1)).reshape(10, 2, 2, 1, 3).unbind(1)  # two draws of each
+    own, posterior = td.Normal(mean, (0.5 * log_variance).exp()), td.Normal(mu, (0.5 * logvar).exp())
+    torch.testing.assert_close(view.log_prob(z), own.log_prob(z).flatten(1).sum(1))
+    torch.testing.assert_close(view.kl(mu, logvar), td.kl_divergence(posterior, own).flatten(1), rtol=1e-5, atol=1e-5)
+    noise = torch.randn(10, 6)
+    torch.testing.assert_close(view.from_noise(noise), mean + own.stddev * noise.reshape(mean.shape))
+    for arguments, error, words in (
+        ((torch.zeros(5, 3),), ValueError, r"`embedding` must have shape \(B, 4\), got \(5, 3\)"),
+        (([1, 2, 3, 4],), TypeError, "`embedding` must be a torch.Tensor"),
+    ):
+        with pytest.raises(error, match=words):
+            prior.given(*arguments)
+    for call in (lambda: prior.log_prob(z), lambda: prior.from_noise(noise)):
+        with pytest.raises(ValueError, match=r"`prior` has a condition: call its given\(embedding\)"):
+            call()
+    with pytest.raises(ValueError, match=r"`z` must have shape \(B, 2, 1, 3\)"):
+        view.log_prob(z[:, :1])
+    with pytest.raises(ValueError, match="`condition` must have one row, or one for each of 7 images, got 5"):
+        view.log_prob(z[:7])
+
+
+def test_a_gaussian_of_each_condition_is_fitted():
+    labels = torch.arange(3000) % 3
+    embedding = torch.nn.functional.one_hot(labels).float()
+    z = 2.0 * labels[:, None] + 0.5 * torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
+    how = {"num_steps": 300, "learning_rate": 0.05, "progress": False}
+    prior = vl.fit_prior(vl.ConditionalGaussian((2,), 3), z, embedding=embedding, **how)
+    zeros = prior.given(torch.eye(3)).from_noise(torch.zeros(3, 2))
+    torch.testing.assert_close(zeros, torch.tensor([0.0, 2.0, 4.0])[:, None].expand(3, 2), atol=0.15, rtol=0)
+
+
 def test_a_fresh_flow_and_a_fresh_gaussian_are_the_standard_normal():
     pytest.importorskip("zuko")
     z = torch.randn(5, 6)
@@ -296,6 +337,7 @@ def test_fit_prior_takes_its_arguments():
         ({"z": z, "num_steps": 0}, "`num_steps` must be >= 1"),
         ({"z": z, "batch_size": 0}, "`batch_size` must be >= 1"),
         ({"z": z, "learning_rate": 0.0}, "`learning_rate` must be > 0"),
+        ({"z": z, "embedding": z}, "`embedding` must be None: LearnedGaussian has no condition"),
     ):
         with pytest.raises(ValueError, match=words):
             vl.fit_prior(prior, **arguments)

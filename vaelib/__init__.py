@@ -30,8 +30,8 @@ _NAMES = {
     ),
     "presets": "conv_vae",
     "priors": (
-        "CodePrior CodeTable FlowPrior LearnedGaussian MixtureOfGaussians Prior StandardNormal UniformCodes VampPrior"
-        " fit_prior"
+        "AutoregressiveCodes CodePrior CodeTable ConditionalGaussian FlowPrior LearnedGaussian MixtureOfGaussians Prior"
+        " StandardNormal UniformCodes VampPrior fit_prior"
     ),
     "schedules": "constant cosine cyclical linear_warmup one_cycle warmup_cosine",
     "serialization": "load register save",

@@ -71,8 +71,10 @@ from vaelib.objectives import (
 )
 from vaelib.presets import conv_vae as conv_vae
 from vaelib.priors import (
+    AutoregressiveCodes as AutoregressiveCodes,
     CodePrior as CodePrior,
     CodeTable as CodeTable,
+    ConditionalGaussian as ConditionalGaussian,
     FlowPrior as FlowPrior,
     LearnedGaussian as LearnedGaussian,
     MixtureOfGaussians as MixtureOfGaussians,

@@ -146,6 +146,25 @@ def check_rows(returned: Sequence[Any], x: Tensor) -> None:
             )
 
 
+def rows_of(embedding: Tensor, rows: int, *, draws: bool = True) -> Tensor:
+    """The embedding of a condition for each of ``rows`` rows: one row is of all, B are of K * B draws, draw-major.
+
+    Args:
+        embedding: ``(B, E)``.
+        rows: How many there are to be.
+        draws: Whether there may be K draws for each.
+
+    Raises:
+        ValueError: If there is another number of rows.
+    """
+    count = embedding.shape[0]
+    if count == rows:
+        return embedding
+    if count != 1 and (not draws or count == 0 or rows % count):
+        raise ValueError(f"`condition` must have one row, or one for each of {rows} images, got {count}.")
+    return embedding.repeat(rows // count, 1)
+
+
 def check_recon_params(decoded: Any, z: Tensor, channels: int, image_shape: Sequence[int]) -> Tensor:
     """What a decoder returned for ``z``; an error unless it is ``(B, channels, H, W)``."""
     _check_returned("the decoder's recon_params", decoded, z, (channels, *image_shape[1:]))

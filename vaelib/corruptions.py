@@ -1,4 +1,4 @@
-"""Noise for the encoder's input only: a denoising model sees the corrupted, and explains the clean picture.
+"""Noise for the encoder's input only: a denoising model sees the corrupted, and explains the clean image.
 
 A corruption is any ``nn.Module`` called as ``corruption(x, generator=generator)`` on images in [0, 1] that
 returns images of the same shape in [0, 1].

@@ -63,10 +63,10 @@ def check_generator(generator: object, name: str = "generator") -> None:
     check_type(name, generator, torch.Generator | None, "a torch.Generator or None")
 
 
-def check_codes(name: str, codes: Any, num_codes: int, num_positions: int | str = "N") -> None:
+def check_codes(name: str, codes: Any, num_codes: int, num_positions: int | str = "N", *, always: bool = False) -> None:
     """Raise unless ``codes`` are int64 ``(B, num_positions)`` in [0, num_codes).
 
-    Values are read on the CPU only, where looking at them costs no waiting.
+    Values are read on the CPU, where looking at them costs no waiting; elsewhere only if ``always``.
     """
     import torch
 
@@ -74,7 +74,8 @@ def check_codes(name: str, codes: Any, num_codes: int, num_positions: int | str 
     if codes.dtype != torch.int64:
         raise TypeError(f"`{name}` must be int64, got dtype {codes.dtype}.")
     check_shape(name, codes.shape, ("B", num_positions))
-    if codes.device.type == "cpu" and not torch.compiler.is_compiling() and codes.numel():
+    read = always or (codes.device.type == "cpu" and not torch.compiler.is_compiling())
+    if read and codes.numel():
         low, high = (int(value) for value in codes.aminmax())
         if low < 0 or high >= num_codes:
             raise ValueError(f"`{name}` must have values in [0, {num_codes}), got [{low}, {high}].")

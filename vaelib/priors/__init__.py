@@ -4,16 +4,19 @@ A prior is any ``nn.Module`` with the methods of :class:`Prior`, or over codes t
 given the draw ``z`` that the model made, so a prior without a closed form estimates it as log q(z|x) - log p(z).
 """
 
+from vaelib.priors.autoregressive import AutoregressiveCodes
 from vaelib.priors.base import Prior, StandardNormal
 from vaelib.priors.codes import CodePrior, CodeTable, UniformCodes
 from vaelib.priors.fitting import fit_prior
 from vaelib.priors.flow import FlowPrior
-from vaelib.priors.gaussians import LearnedGaussian, MixtureOfGaussians
+from vaelib.priors.gaussians import ConditionalGaussian, LearnedGaussian, MixtureOfGaussians
 from vaelib.priors.vamp import VampPrior
 
 __all__ = [
+    "AutoregressiveCodes",
     "CodePrior",
     "CodeTable",
+    "ConditionalGaussian",
     "FlowPrior",
     "LearnedGaussian",
     "MixtureOfGaussians",

@@ -12,7 +12,9 @@ from vaelib import functional
 from vaelib._checks import check_batch, check_draws, check_one_device, check_shape, check_tensor
 from vaelib.functional.draws import normal
 
-__all__ = ["Prior", "StandardNormal", "check_moments"]
+__all__ = ["UNBOUND", "Prior", "StandardNormal", "check_moments"]
+
+UNBOUND = "`prior` has a condition: call its given(embedding), or the model's given(condition)."
 
 
 class Prior(nn.Module):

@@ -131,12 +131,16 @@ class UniformCodes(CodePrior):
 
     def next_logits(self, codes: Tensor, position: Tensor) -> Tensor:
         """Zeros, ``(B, K)``."""
-        return self._zero.expand(len(position), self.num_codes)
+        return self._zero.expand(position.shape[0], self.num_codes)
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """Standard normal noise ``(B, N)`` to draws of the codes, ``(B, N)``: K times Phi(noise), rounded down."""
+        """Standard normal noise ``(B, N)`` to draws of the codes, ``(B, N)``: K times Phi(noise), rounded down.
+
+        That is what :func:`codes_at` gives, without K values, since a lookup-free codebook may have 2^36.
+        """
         check_noise(noise, self.num_positions)
-        return codes_at(self._zero.expand(1, self.num_codes), noise.reshape(1, -1)).reshape(noise.shape)
+        scaled = self.num_codes * torch.special.ndtr(noise.to("cpu", torch.float64))
+        return scaled.long().clamp(max=self.num_codes - 1).to(noise.device)
 
 
 class CodeTable(CodePrior):

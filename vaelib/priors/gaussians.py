@@ -1,18 +1,20 @@
-"""Gaussians with learned places and widths: one, or a mixture of many."""
+"""Gaussians with learned places and widths: one, one of each condition, or a mixture of many."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vaelib import functional
 from vaelib._checks import check_finite, check_int, check_int_tuple, check_shape, check_tensor
-from vaelib.priors.base import Prior, check_moments
+from vaelib._parts import rows_of
+from vaelib.priors.base import UNBOUND, Prior, check_moments
 
-__all__ = ["LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
+__all__ = ["ConditionalGaussian", "LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
 
 _LOGVAR_LIMIT = 20.0
 
@@ -46,17 +48,92 @@ class LearnedGaussian(Prior):
         return functional.gaussian_log_prob(z, self.mu, 0.5 * _bounded(self.logvar))
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
-        """KL in nats per latent, ``(B, D)``, in closed form: that of the standard normal in units of this one."""
+        """KL in nats per latent, ``(B, D)``, in closed form."""
         check_moments(mu, logvar, z)
         check_shape("mu", mu.shape, ("B", *self.latent_shape))
-        own = _bounded(self.logvar)
-        scaled = (mu - self.mu) * (-0.5 * own).exp()
-        return functional.kl_standard_normal(scaled, logvar - own, per_latent=True)
+        return _kl(mu, logvar, self.mu, _bounded(self.logvar))
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
         scale = torch.exp(0.5 * _bounded(self.logvar))
         return self.mu + scale * noise.unflatten(1, self.latent_shape)
+
+
+class ConditionalGaussian(Prior):
+    """p(z|c) = N(mu, exp(logvar)), both linear in the embedding of a condition; starts as the standard normal.
+
+    Without it a conditional model has p(z) = N(0, I) whatever the condition, and z holds what that does not say.
+
+    Args:
+        latent_shape: ``(D,)`` or ``(C, h, w)``.
+        condition_size: E, the size of the embedding that :meth:`given` binds.
+
+    Raises:
+        ValueError: If it is called without a condition.
+
+    Examples:
+        >>> prior = ConditionalGaussian((3,), condition_size=10)
+        >>> view = prior.given(torch.eye(10)[[7, 7, 1]])
+        >>> view.log_prob(torch.zeros(3, 3)).shape, view.from_noise(torch.randn(3, 3)).shape
+        (torch.Size([3]), torch.Size([3, 3]))
+
+    References:
+        Sohn et al. (2015), Learning structured output representation using deep conditional generative models.
+    """
+
+    def __init__(self, latent_shape: Sequence[int], condition_size: int) -> None:
+        super().__init__()
+        self.latent_shape = check_int_tuple("latent_shape", latent_shape)
+        self.condition_size = check_int("condition_size", condition_size)
+        self.moments = nn.Linear(self.condition_size, 2 * math.prod(self.latent_shape))
+        nn.init.zeros_(self.moments.weight)
+        nn.init.zeros_(self.moments.bias)
+
+    def given(self, embedding: Tensor) -> GivenGaussian:
+        """The prior with the condition bound: ``(B, E)``, for batches of K * B rows, all of a draw together."""
+        check_tensor("embedding", embedding)
+        check_shape("embedding", embedding.shape, ("B", self.condition_size))
+        with torch.autocast(embedding.device.type, enabled=False):
+            moments = self.moments(embedding.to(self.moments.weight.dtype))
+        return GivenGaussian(self.latent_shape, moments)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Raise: of :meth:`given` alone."""
+        raise ValueError(UNBOUND)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Raise: of :meth:`given` alone."""
+        raise ValueError(UNBOUND)
+
+
+class GivenGaussian(NamedTuple):
+    """A Gaussian of each condition of a batch."""
+
+    latent_shape: tuple[int, ...]
+    moments: Tensor
+    """Means and log variances, ``(B, 2 D)``."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z|c) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_tensor("z", z)
+        check_shape("z", z.shape, ("B", *self.latent_shape))
+        mu, logvar = self._of(z.shape[0])
+        return functional.gaussian_log_prob(z, mu, 0.5 * logvar)
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """KL in nats per latent, ``(B, D)``, in closed form."""
+        check_moments(mu, logvar, z)
+        check_shape("mu", mu.shape, ("B", *self.latent_shape))
+        return _kl(mu, logvar, *self._of(mu.shape[0]))
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
+        mu, logvar = self._of(noise.shape[0])
+        return mu + (0.5 * logvar).exp() * noise.unflatten(1, self.latent_shape)
+
+    def _of(self, rows: int) -> tuple[Tensor, Tensor]:
+        mu, logvar = rows_of(self.moments, rows).chunk(2, dim=1)
+        return mu.unflatten(1, self.latent_shape), _bounded(logvar).unflatten(1, self.latent_shape)
 
 
 class MixtureOfGaussians(Prior):
@@ -110,6 +187,12 @@ class MixtureOfGaussians(Prior):
 
 def _bounded(logvar: Tensor) -> Tensor:
     return functional.soft_bound(logvar, _LOGVAR_LIMIT)
+
+
+def _kl(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
+    """KL of a diagonal Gaussian to another, per latent: that to the standard normal in units of the other."""
+    scaled = (mu - prior_mu) * (-0.5 * prior_logvar).exp()
+    return functional.kl_standard_normal(scaled, logvar - prior_logvar, per_latent=True)
 
 
 def mixture_log_prob(z: Tensor, log_weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:

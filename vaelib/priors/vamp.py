@@ -1,4 +1,4 @@
-"""The prior that is the posterior of learned pictures."""
+"""The prior that is the posterior of learned images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class VampPrior(Prior):
     """The mixture of the encoder's posteriors of K learned pseudo-inputs, all with the same weight.
 
     It belongs to one encoder: that of the :class:`VAE` it is given to. Pseudo-inputs are kept as logits, so they stay
-    in (0, 1); they start as noise around 0.5, or as pictures by :meth:`start_from`. In training, batch
+    in (0, 1); they start as noise around 0.5, or as images by :meth:`start_from`. In training, batch
     normalisation sees them as a batch of their own; group normalisation does not care.
 
     Args:
-        image_shape: ``(C, H, W)``.
+        image_shape: ``(C, H, W)``, what the encoder takes; with a condition of E numbers ``(C + E, H, W)``, so that
+            pseudo-inputs have planes of a condition too.
         num_components: K, >= 1.
 
     Examples:
@@ -52,7 +53,7 @@ class VampPrior(Prior):
             self.register_buffer(name, None, persistent=False)
 
     def start_from(self, images: Tensor) -> VampPrior:
-        """Let pseudo-inputs be ``images``, ``(K, C, H, W)`` in [0, 1], such as pictures of the training set."""
+        """Let pseudo-inputs be ``images``, ``(K, C, H, W)`` in [0, 1], such as images of the training set."""
         check_tensor("images", images, floating=False)
         check_images("images", images, self.image_shape, floating=images.is_floating_point())
         check_unit_range("images", images)
