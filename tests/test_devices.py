@@ -453,12 +453,9 @@ def test_the_combinations_are_of_all_public_parts():
     def names(parts):
         return {type(part).__name__ for part in parts}
 
-    assert names(make((2,)) for make in PRIORS.values()) == classes(vl.priors) - {
-        "CodePrior",
-        "CodeTable",
-        "Prior",
-        "UniformCodes",
-    }
+    of_codes = names(make(3, 4) for make in CODE_PRIORS.values())
+    of_latents = names(make((2,)) for make in PRIORS.values())
+    assert of_latents | of_codes == classes(vl.priors) - {"CodePrior", "ConditionalGaussian", "Prior"}
     assert names(make() for make in LIKELIHOODS.values()) == classes(vl.likelihoods)
     assert names(LIKELIHOODS[name]() for name in OF_EACH_CLASS) == classes(vl.likelihoods)
     objectives = [make(2) for make in OBJECTIVES.values()] + [make() for make in OF_AUTOENCODERS.values()]

@@ -145,7 +145,7 @@ class _LocationScale(nn.Module):
         if isinstance(scale, str):
             check_choice(name, scale, choices)
             self.source = scale
-            start = torch.tensor(-1.0)  # e^-1, about the deviation of pictures in [0, 1]
+            start = torch.tensor(-1.0)  # e^-1, about the deviation of images in [0, 1]
         else:
             start = torch.tensor(math.log(check_float(name, scale, 0, above=True)))
             self.source = "fixed"
