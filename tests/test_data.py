@@ -1,13 +1,10 @@
-import io
-import tarfile
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import vaelib as vl
-from vaelib.data import ImageDataset, load, read_pictures, shapes
+from vaelib.data import ImageDataset, load, read_images, shapes
 from vaelib.data.derive import binarized, concatenated, resized
 from vaelib.data.shapes import FACTOR_SIZES, render
 
@@ -211,44 +208,25 @@ def test_folder_of_pictures_of_any_size_and_mode(tmp_path):
     assert dataset.labels is None
 
 
-def test_grey_folders_stay_grey_and_subfolders_are_labels(tmp_path):
-    for name in ("cats", "dogs"):
-        (tmp_path / name).mkdir()
-        picture(tmp_path / name / "a.jpg", mode="L")
-    dataset = load(tmp_path, "all")
-    assert dataset.images.shape == (2, 1, 10, 12)
-    assert dataset.labels.tolist() == [0, 1]
-
-
 def test_sixteen_bit_grey_and_exif_orientation(tmp_path):
     Image.fromarray(np.full((4, 6), 32_768, np.uint16)).save(tmp_path / "deep.png")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_pictures([tmp_path / "deep.png"]).unique().tolist() == [128]
-    assert read_pictures([tmp_path / "turned.jpg"]).shape == (1, 3, 6, 4)
+    assert read_images([tmp_path / "deep.png"]).unique().tolist() == [128]
+    assert read_images([tmp_path / "turned.jpg"]).shape == (1, 3, 6, 4)
 
 
 def test_pictures_are_cropped_not_squeezed(tmp_path):
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 10:20] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert read_pictures([tmp_path / "wide.png"], image_size=(5, 5)).min() > 100
-
-
-def test_a_class_has_one_number_in_every_split(tmp_path):
-    for split, names in (("train", "abc"), ("test", "ac")):
-        for name in names:
-            (tmp_path / split / name).mkdir(parents=True)
-            picture(tmp_path / split / name / "0.png")
-    assert load(tmp_path, "train").labels.tolist() == [0, 1, 2]
-    assert load(tmp_path, "test").labels.tolist() == [0, 2]
-    assert load(tmp_path, "all").labels.tolist() == [0, 1, 2, 0, 2]
+    assert read_images([tmp_path / "wide.png"], image_size=(5, 5)).min() > 100
 
 
 def test_transparent_pictures_stand_on_white(tmp_path):
     picture(tmp_path / "clear.png", mode="RGBA", color=(255, 0, 0, 0))
-    assert read_pictures([tmp_path / "clear.png"]).unique().tolist() == [255]
+    assert read_images([tmp_path / "clear.png"]).unique().tolist() == [255]
 
 
 def test_splits_of_a_folder(tmp_path):
@@ -257,73 +235,6 @@ def test_splits_of_a_folder(tmp_path):
     train, test = (load(tmp_path, split).images[:, 0, 0, 0].tolist() for split in ("train", "test"))
     assert (len(train), len(test)) == (18, 2)
     assert sorted(train + test) == list(range(20))
-
-    for name, count in (("train", 3), ("test", 2)):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for i in range(count):
-            picture(tmp_path / "set" / name / f"{i}.png")
-    assert [len(load(tmp_path / "set", split)) for split in ("train", "test", "all")] == [3, 2, 5]
-
-
-def test_broken_files_are_named_and_not_fatal_unless_all_are(tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    with pytest.raises(vl.DataError, match=r"No image in .* could be read: 1 unreadable \(broken\.jpg"):
-        load(tmp_path)
-    (tmp_path / "torn.ppm").write_bytes(b"P6 x")
-    picture(tmp_path / "whole.png")
-    content = (tmp_path / "whole.png").read_bytes()
-    (tmp_path / "torn.png").write_bytes(content[: len(content) // 2])
-    with pytest.warns(UserWarning, match=r"3 files were skipped in .*: 3 unreadable \(broken\.jpg.*torn\.png"):
-        assert len(load(tmp_path, "all")) == 1
-
-
-# --- shards
-
-
-def shard(path, samples):
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in samples:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-
-
-def png(color):
-    stream = io.BytesIO()
-    Image.new("RGB", (6, 4), (color, 0, 0)).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def test_shards(tmp_path):
-    for name, count in (("train-000", 3), ("train-001", 2), ("test-000", 2)):
-        samples = [
-            (f"{i}.{end}", png(90 * i) if end == "png" else b"7\n") for i in range(count) for end in ("cls", "png")
-        ]
-        shard(tmp_path / f"{name}.tar", samples)
-    train, test = load(tmp_path, "train"), load(tmp_path, "test", image_size=3)
-    assert train.images.shape == (5, 3, 4, 6)
-    assert train.images[:, 0, 0, 0].tolist() == [0, 90, 180, 0, 90]
-    assert train.labels.tolist() == [7] * 5
-    assert test.images.shape == (2, 3, 3, 3)
-    assert len(load(tmp_path, "all")) == 7
-    assert len(load(tmp_path / "train-000.tar", "all")) == 3
-    for name in ("train", "test"):
-        (tmp_path / "plain").mkdir(exist_ok=True)
-        shard(tmp_path / "plain" / f"{name}.tar", [(f"{name}.png", png(90))])
-    assert [len(load(tmp_path / "plain", split)) for split in ("train", "test", "all")] == [1, 1, 2]
-
-
-def test_broken_shards(tmp_path):
-    shard(tmp_path / "a.tar", [("0.png", png(90)), ("1.png", b"broken")])
-    with pytest.warns(UserWarning, match=r"1 file was skipped in .*a\.tar: 1 unreadable \(a\.tar/1\.png"):
-        assert len(load(tmp_path / "a.tar", "all")) == 1
-    (tmp_path / "torn.tar").write_bytes(b"not a tar file at all" * 100)
-    with pytest.raises(vl.DataError, match=r"torn\.tar is not a readable tar file"):
-        load(tmp_path / "torn.tar")
-    shard(tmp_path / "empty.tar", [("0.txt", b"text")])
-    with pytest.raises(vl.DataError, match=r"There is no image in .*empty\.tar: looked for"):
-        load(tmp_path / "empty.tar")
 
 
 # --- named sets
@@ -427,15 +338,17 @@ WRONG = [
     (lambda at: load(at / "sizes"), vl.DataError, r"one size, .*: .*a\.png is 4x4, .*b\.png is 5x4"),
     (lambda at: load("nowhere"), FileNotFoundError, "one of shapes, mnist.*or an existing path, got 'nowhere'"),
     (lambda at: load(at / "a.txt"), ValueError, r"a folder, or a file ending in \.npy, \.npz, \.pt or \.tar"),
-    (lambda at: read_pictures([at / "missing.png"]), FileNotFoundError, "There is no image at .*missing"),
-    (lambda at: read_pictures([at / "text.png"]), vl.DataError, r"text\.png is not a readable image"),
-    (lambda at: read_pictures(sorted((at / "sizes").iterdir())), vl.DataError, "size, .*a.png is 4x4, .*b.png is 5x4"),
-    (lambda at: read_pictures([]), ValueError, "`paths` must name at least one image"),
-    (lambda at: read_pictures([at / "right.png"], channels=2), ValueError, "must be one of None, 1, 3, got 2"),
-    (lambda at: read_pictures("one.png"), TypeError, "`paths` must be a sequence of paths, got 'one.png'"),
-    (lambda at: read_pictures([at / "right.png"], image_size="8,8"), TypeError, "`image_size"),
-    (lambda at: read_pictures([at / "right.png"], image_size=0), ValueError, "`image_size"),
-    (lambda at: read_pictures([at / "right.png"], image_size=(8,)), ValueError, "`image_size"),
+    (lambda at: read_images([at / "missing.png"]), FileNotFoundError, "There is no image at .*missing"),
+    (lambda at: read_images([at / "text.png"]), vl.DataError, r"text\.png is not a readable image"),
+    (lambda at: read_images(sorted((at / "sizes").iterdir())), vl.DataError, "size, .*a.png is 4x4, .*b.png is 5x4"),
+    (lambda at: read_images([]), ValueError, "`paths` must name at least one image"),
+    (lambda at: read_images([at / "right.png"], channels=2), ValueError, "must be one of None, 1, 3, got 2"),
+    (lambda at: vl.data.read_pictures, AttributeError, "no attribute 'read_pictures': write vl.data.read_images"),
+    (lambda at: vl.data.read_sounds, AttributeError, "'vaelib.data' has no attribute 'read_sounds'$"),
+    (lambda at: read_images("one.png"), TypeError, "`paths` must be a sequence of paths, got 'one.png'"),
+    (lambda at: read_images([at / "right.png"], image_size="8,8"), TypeError, "`image_size"),
+    (lambda at: read_images([at / "right.png"], image_size=0), ValueError, "`image_size"),
+    (lambda at: read_images([at / "right.png"], image_size=(8,)), ValueError, "`image_size"),
 ]
 
 
@@ -447,4 +360,4 @@ def test_wrong_arguments(files, call, error, match):
 
 @pytest.mark.parametrize("size", [8, np.int64(8), (np.int64(8), 8)])
 def test_image_sizes(files, size):
-    assert read_pictures([files / "right.png"], image_size=size).shape == (1, 3, 8, 8)
+    assert read_images([files / "right.png"], image_size=size).shape == (1, 3, 8, 8)

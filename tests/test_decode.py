@@ -156,8 +156,8 @@ def test_a_range_is_decided_over_the_whole_set(tmp_path):
     with pytest.raises(vl.DataError, match=r"no value above 900 of 65535. Give value_range=\(0, 1023\) if .* 10 bits"):
         vl.data.load(tmp_path, "all")
     with pytest.raises(vl.DataError, match="`value_range` must be given for `paths`"):
-        vl.data.read_pictures([dark])
-    images = vl.data.read_pictures([dark], value_range=[0, 900])
+        vl.data.read_images([dark])
+    images = vl.data.read_images([dark], value_range=[0, 900])
     assert images.unique().tolist() == [255]
     assert torch.equal(vl.data.load(tmp_path, "all", value_range=(0, 900)).images, images)
     assert torch.equal(vl.data.stream(tmp_path, "all", value_range=(0, 900), workers=0)[0], images[0] / 255)
@@ -225,7 +225,7 @@ def test_frames_of_a_folder(tmp_path):
     Image.new("L", (6, 4), 240).save(tmp_path / "b.png")
     for read in (vl.data.load, vl.data.stream):
         assert [len(read(tmp_path, "all", frames=frames)) for frames in ("first", "all")] == [2, 4]
-    assert len(vl.data.read_pictures([tmp_path / "a.gif"], frames="all")) == 3
+    assert len(vl.data.read_images([tmp_path / "a.gif"], frames="all")) == 3
 
 
 def test_many_frames_are_counted_before_they_are_decoded(tmp_path, monkeypatch):
@@ -263,15 +263,28 @@ def test_postscript_never_starts_ghostscript(tmp_path, monkeypatch):
     assert started.exists()
 
 
-@pytest.mark.parametrize("suffix", ["avif", "jfif", "jp2", "jpg", "bmp", "webp", "ppm"])
-def test_formats(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
+KINDS = {
+    "AVIF": "avif",
+    "BMP": "bmp",
+    "JPEG": "jpg JPG jpe jfif",
+    "JPEG2000": "jp2 j2k",
+    "PNG": "apng",
+    "PPM": "ppm pnm pbm",
+    "WEBP": "webp",
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(suffix, kind) for kind, suffixes in KINDS.items() for suffix in suffixes.split()]
+)
+def test_suffixes(tmp_path, suffix, kind):
     try:
-        Image.new("RGB", (16, 16), (200, 100, 50)).save(path)
+        Image.new("RGB", (16, 16), (200, 100, 50)).save(tmp_path / f"a.{suffix}", kind)
     except (KeyError, OSError, ValueError):
-        pytest.skip(f"this Pillow has no {suffix}")
-    color = vl.data.load(tmp_path, "all").images.float().mean((0, 2, 3))
-    np.testing.assert_allclose(color, [200, 100, 50], atol=6)
+        pytest.skip(f"this Pillow has no {kind}")
+    images = vl.data.load(tmp_path, "all").batch(slice(None))
+    np.testing.assert_allclose(255 * images.mean((0, 2, 3)), [200, 100, 50], atol=6)
+    assert torch.equal(vl.data.stream(tmp_path, "all", workers=0)[0], images[0])
 
 
 def test_images_above_the_limit_are_not_decoded(tmp_path, monkeypatch):
@@ -314,7 +327,7 @@ REFUSED = [
     (lambda at: check_levels("set", decode("b", at / "dark16.png")), "16-bit images have no value above 3840 of 65535"),
     (lambda at: vl.data.load(at / "animated"), r"`frames` must be 'first' or 'all' for .*a\.gif"),
     (lambda at: vl.data.stream(at / "animated"), r"`frames` must be 'first' or 'all' for .*a\.gif"),
-    (lambda at: vl.data.read_pictures([at / "animated" / "a.gif"]), "`frames` must be 'first' or 'all'"),
+    (lambda at: vl.data.read_images([at / "animated" / "a.gif"]), "`frames` must be 'first' or 'all'"),
     (lambda at: read(at / "pipe" / "a.png"), "is not a regular file, but a pipe, socket or device"),
     (lambda at: read(at / "empty"), "is not a regular file, but a folder"),
     (lambda at: vl.data.load(at / "pipe"), "There is no image in .*1 pipe, socket or device"),

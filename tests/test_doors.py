@@ -349,7 +349,7 @@ def doors(place):
         "data.splits": (vl.data.splits, {"name_or_path": place / "images.npy"}),
         "data.shapes": (vl.data.shapes, {"num_images": 2, "image_size": 8}),
         "data.stream": (vl.data.stream, {"path": place / "images", "image_size": 8}),
-        "data.read_pictures": (vl.data.read_pictures, {"paths": [place / "images" / "0.png"]}),
+        "data.read_images": (vl.data.read_images, {"paths": [place / "images" / "0.png"]}),
         "save_grid": (vl.plots.save_grid, {"images": X, "path": place / "grid.png"}),
         "save_pairs": (vl.plots.save_pairs, {"originals": X, "reconstructions": X, "path": place / "pairs.png"}),
         "save_curves": (vl.plots.save_curves, {"curves": {"a": [1.0]}, "path": place / "curves.png"}),

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from writing import image_bytes, write_folder, write_shard
 
 import vaelib as vl
 from vaelib.data import load, splits
@@ -29,32 +30,6 @@ from vaelib.data.split_names import canonical_split
 from vaelib.data.tar import members
 
 stream = functools.partial(vl.data.stream, workers=0)
-
-
-def image_bytes(color=128, mode="L", size=(6, 4), kind="PNG"):
-    buffer = io.BytesIO()
-    Image.new(mode, size, color).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def write_folder(root, entries):
-    """Files by their path below ``root``; a number stands for a grey image of that value."""
-    for name, content in entries.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(image_bytes(content) if isinstance(content, int) else content)
-    return root
-
-
-def write_shard(path, entries):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in entries:
-            data = image_bytes(content) if isinstance(content, int) else content
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return path
 
 
 def values(images):
@@ -472,14 +447,6 @@ def test_headers_tell_what_the_decoder_gives(kind, mode):
             read_headers("it", io.BytesIO(whole[:length]))
 
 
-def test_suffixes(tmp_path):
-    kinds = {"avif": "AVIF", "jfif": "JPEG", "jp2": "JPEG2000", "JPG": "JPEG"}
-    kinds |= {"jpe": "JPEG", "apng": "PNG", "j2k": "JPEG2000", "pnm": "PPM", "pbm": "PPM"}
-    for suffix, kind in kinds.items():
-        (tmp_path / f"a.{suffix}").write_bytes(image_bytes(150, "RGB", (16, 16), kind))
-    assert len(load(tmp_path, "all")) == len(stream(tmp_path, "all")) == 9
-
-
 @pytest.mark.filterwarnings("ignore:.*skipped in")
 @pytest.mark.parametrize("open_set", [load, stream])
 @pytest.mark.parametrize(
@@ -501,6 +468,7 @@ def test_suffixes(tmp_path):
             {"a-test-of-train-0.tar": bytes(1024)},
             "name of a shard must say one split, got train and test in a-test-of-",
         ),
+        ({"1.jpg": WORDS, "2.ppm": b"P6 x"}, r"No image in .* could be read: 2 unreadable \(1.jpg: .*2.ppm"),
         ({"train/1.png": 100, "test/1.png": WORDS}, "No image of the split 'test' of .* could be read: 1 unreadable"),
         ({"test/1.png": 1, "test/2.png": 2}, r"`value_range` must be given for .* no value above 2 of 255"),
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vaelib.cli.common import Json, a_path, check_model, print_json, print_table
+from vaelib.cli.common import Json, a_path, is_bundle, load_model, print_json, print_table
 
 if TYPE_CHECKING:
     from vaelib.benchmark.matrix import Report, Row
@@ -35,14 +35,12 @@ def benchmark(
     json_output: Json = False,
 ) -> None:
     """Measure the ways to run a model on this machine, side by side, with the accuracy of each."""
-    if _is_model(model):
-        check_model(model)
-    from vaelib import serialization
+    subject = model if is_bundle(model) else load_model(model)
     from vaelib.benchmark.backends import BACKENDS
     from vaelib.benchmark.matrix import measure
 
     report = measure(
-        serialization.load(model) if _is_model(model) else model,
+        subject,
         backends=backend or tuple(BACKENDS),
         batches=(1, 64) if quick else (1, 8, 64, 256, 1024),
         threads=threads,
@@ -54,11 +52,6 @@ def benchmark(
         print_json(report.summary())
         return
     _print(report)
-
-
-def _is_model(directory: Path) -> bool:
-    """Whether torch can load it, or at least no bundle is there; both may lie in one directory."""
-    return (directory / "config.json").is_file() or not (directory / "manifest.json").is_file()
 
 
 def _print(report: Report) -> None:

@@ -25,7 +25,9 @@ __all__ = [
     "RunRecord",
     "check_bundle",
     "check_model",
+    "is_bundle",
     "load_data",
+    "load_model",
     "output_file",
     "print_json",
     "print_table",
@@ -95,12 +97,14 @@ Model = Annotated[
         metavar="MODEL",
     ),
 ]
+DATA_HELP = (
+    "shapes, mnist, fashion_mnist, kmnist, cifar10, svhn, celeba (below the folder that the environment variable"
+    " VAELIB_DATA names); or a path: a folder of images, a .npy, .npz or .pt file, .tar shards."
+)
 Data = Annotated[
     str | None,
     typer.Option(
-        help="shapes, mnist, fashion_mnist, kmnist, cifar10, svhn, celeba (below the folder that the environment"
-        " variable VAELIB_DATA names); or a path: a folder of images, a .npy, .npz or .pt file, .tar shards."
-        " If not given: the data that the model was trained on.",
+        help=f"{DATA_HELP} If not given: the data that the model was trained on.",
         show_default=False,
         parser=a_name,
         metavar="NAME_OR_PATH",
@@ -187,6 +191,19 @@ def check_model(directory: Path) -> None:
     raise FileNotFoundError(
         f"`MODEL` must hold config.json and model.safetensors; there is no {directory / _CONFIG_NAME}{hint}"
     )
+
+
+def load_model(directory: Path) -> Any:
+    """The model of a directory; torch is loaded once it is known that one is there."""
+    check_model(directory)
+    from vaelib import serialization
+
+    return serialization.load(directory)
+
+
+def is_bundle(directory: Path) -> bool:
+    """Whether only a bundle is there; a model beside it goes first."""
+    return (directory / _MANIFEST_NAME).is_file() and not (directory / _CONFIG_NAME).is_file()
 
 
 def check_bundle(directory: Path) -> None:

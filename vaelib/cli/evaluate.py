@@ -19,6 +19,7 @@ from vaelib.cli.common import (
     a_path,
     check_model,
     load_data,
+    load_model,
     print_json,
     print_table,
 )
@@ -76,19 +77,13 @@ def evaluate(
     json_output: Json = False,
 ) -> None:
     """Measure a model on a data set: nats, latents, reconstructions and more, each with its standard error."""
-    check_model(model)
     if compare is not None:
         check_model(compare)
-    from vaelib import serialization
-    from vaelib.evaluation.comparison import check_pair
-
-    vae = serialization.load(model)
+    vae = load_model(model)
     reading = reading_options(context.params)
     images = load_data(model, vae, data, split, download=download, reading=reading)
     others = None if against is None else load_data(model, vae, against, "test", download=download)
-    other = None if compare is None else serialization.load(compare)
-    if other is not None:
-        check_pair(vae, other)
+    other = None if compare is None else _other(compare, vae)
     if disentanglement and images.factors is None:
         raise ValueError("`--disentanglement` needs a set whose factors are known, such as shapes.")
     result = evaluation_of(vae, images, seed, samples, progress=not json_output)
@@ -157,6 +152,15 @@ def evaluation_of(
         estimates |= {name: quality[name] for name in ("psnr", "ssim", "ms_ssim") if quality[name] is not None}
     found = {name: estimate._asdict() for name, estimate in estimates.items()}
     return found | {"latents": words, "active_units": active_units} | counts
+
+
+def _other(directory: Path, vae: Any) -> Any:
+    """The model of a directory if it can be compared."""
+    from vaelib.evaluation.comparison import check_pair
+
+    other = load_model(directory)
+    check_pair(vae, other)
+    return other
 
 
 def _comparison(

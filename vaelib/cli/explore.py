@@ -27,7 +27,7 @@ def explore(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Pictures for the map: a name or path, as of `vaelib train`. If not given: samples of the model.",
+            help="Images for the map: a name or path, as of `vaelib train`. If not given: samples of the model.",
             show_default=False,
             parser=a_name,
             metavar="NAME_OR_PATH",

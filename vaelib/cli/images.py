@@ -19,8 +19,8 @@ from vaelib.cli.common import (
     Seed,
     Split,
     a_path,
-    check_model,
     load_data,
+    load_model,
     output_file,
     print_json,
     print_table,
@@ -58,18 +58,17 @@ def reconstruct(
 ) -> None:
     """Send your own images through a model, and say how well it explains each (nats; lower is more typical)."""
     target = output_file(out, IMAGE_FORMATS)
-    check_model(model)
     _check_exist(pictures)
+    trained = load_model(model)
     import torch
 
-    from vaelib import plots, serialization
+    from vaelib import plots
     from vaelib.data.skipped import readable
     from vaelib.evaluation import per_image_terms
     from vaelib.evaluation.inputs import batches_for
     from vaelib.evaluation.values import ImageValues, check_model_finite
     from vaelib.objectives.elbo import default_objective
 
-    trained = serialization.load(model)
     images, skipped = _read(trained, model, pictures, reading_options(context.params))
     shown = images.batch(slice(0, max(1, LARGEST_GRID // (4 * math.prod(images.image_shape[1:])))))
     plots.save_pairs(shown, torch.cat([trained.reconstruct(x) for x in shown.split(_BATCH)]), target)
@@ -107,7 +106,7 @@ def _read(trained: Any, model: Path, paths: Sequence[Path], reading: dict[str, A
     They are read as those of the run were, if these were image files too.
     """
     from vaelib.data.entries import ARRAY_SUFFIXES
-    from vaelib.data.pictures import read_files
+    from vaelib.data.files import read_files
 
     channels, height, width = trained.image_shape
     if channels not in (1, 3):
@@ -132,13 +131,12 @@ def sample(
 ) -> None:
     """Draw new images from a model's prior."""
     target = output_file(out, IMAGE_FORMATS)
-    check_model(model)
+    vae = load_model(model)
     import torch
 
-    from vaelib import plots, serialization
+    from vaelib import plots
     from vaelib.vae import VAE
 
-    vae = serialization.load(model)
     if not (isinstance(vae, VAE) and vae.latent.has_prior):
         raise TypeError(f"Only a VAE has a prior to sample from, {model} holds a {type(vae).__name__}.")
     _, height, width = vae.image_shape
@@ -186,16 +184,15 @@ def encode(
 ) -> None:
     """Write the embedding of a data set, or of your own images: the posterior mean and log variance of each."""
     target = output_file(out, (".npz",))
-    check_model(model)
     if pictures and data is not None:
         raise ValueError(f"`--data` must not be given beside files, got {data!r}.")
     _check_exist(pictures or ())
+    trained = load_model(model)
     import numpy as np
     import torch
 
-    from vaelib import evaluation, plots, serialization
+    from vaelib import evaluation, plots
 
-    trained = serialization.load(model)
     reading = reading_options(context.params)
     if pictures:
         images, _ = _read(trained, model, pictures, reading)

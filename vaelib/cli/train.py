@@ -12,6 +12,7 @@ import typer
 
 from vaelib._files import check_claimed, claim, writable_directory
 from vaelib.cli.common import (
+    DATA_HELP,
     RECORD_NAME,
     Download,
     ImageSize,
@@ -43,8 +44,7 @@ def train(
     data: Annotated[
         str,
         typer.Option(
-            help="shapes, mnist, fashion_mnist, kmnist, cifar10, svhn, celeba (below the folder that the environment"
-            " variable VAELIB_DATA names); or a path: a folder of images, a .npy, .npz or .pt file, .tar shards.",
+            help=DATA_HELP,
             parser=a_name,
             metavar="NAME_OR_PATH",
         ),
@@ -95,7 +95,7 @@ def train(
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror training images left to right at random.")] = False,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Leave pictures on disk: for folders and shards larger than memory.")
+        bool, typer.Option("--stream", help="Leave images on disk: for folders and shards larger than memory.")
     ] = False,
     ema: Annotated[
         float | None,
@@ -147,7 +147,7 @@ def train(
     download: Download = False,
     json_output: Json = False,
 ) -> None:
-    """Train a VAE on images, and keep its best and last weights, its history, checkpoints and pictures.
+    """Train a VAE on images, and keep its best and last weights, its history, checkpoints and image grids.
 
     Validation, and so the choice of the best weights, is on the `val` split of data that have one, else on a fixed
     random tenth of the training images. The test split is left to `vaelib evaluate`.

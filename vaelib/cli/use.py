@@ -21,9 +21,10 @@ from vaelib.cli.common import (
     Model,
     Split,
     a_path,
-    check_model,
     finite,
+    is_bundle,
     load_data,
+    load_model,
     print_json,
     print_table,
     read_record,
@@ -64,12 +65,10 @@ def export(
     json_output: Json = False,
 ) -> None:
     """Export a model to ONNX, prove that onnxruntime agrees with torch, and keep the files only if it does."""
-    check_model(model)
-    from vaelib import serialization
+    trained = load_model(model)
     from vaelib.export import export_onnx
     from vaelib.export.lint import lint
 
-    trained = serialization.load(model)
     evaluation = calibration = None
     if precision == "int8":
         calibration = load_data(model, trained, data, "train", download=download).batch(slice(1024))
@@ -126,10 +125,9 @@ def info(
     """Say what a model is, or which versions and hardware vaelib runs on."""
     if model is None:
         facts = _machine()
-    elif (model / "manifest.json").is_file() and not (model / "config.json").is_file():
+    elif is_bundle(model):
         facts = _bundle(model)
     else:
-        check_model(model)
         facts = _model(model)
     if json_output:
         print_json(facts)
@@ -155,9 +153,9 @@ def _machine() -> dict[str, object]:
 
 
 def _model(directory: Path) -> dict[str, object]:
+    model = load_model(directory)
     from vaelib import serialization
 
-    model = serialization.load(directory)
     parts = {name: type(part).__name__ for name, part in model.named_children()}
     return {
         "class": type(model).__name__,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vaelib._checks import check_bool, check_choice, check_int, check_path, check_type
 from vaelib.data.arrays import ARRAY_SUFFIXES, array_splits, load_array
 from vaelib.data.dataset import ImageDataset
 from vaelib.data.derive import binarized, concatenated, height_and_width, holdout, resized
+from vaelib.data.files import load_images, read_images
 from vaelib.data.named import NAMES, PROTOCOLS, load_named, load_protocol, named_splits
-from vaelib.data.pictures import load_images, read_pictures
 from vaelib.data.ranges import check_value_range
 from vaelib.data.shapes import shapes
 from vaelib.data.sources import path_splits
@@ -19,9 +20,14 @@ from vaelib.data.split_names import SPLITS
 from vaelib.data.stream import ImageStream, stream
 from vaelib.data.validation import hold_out
 
-__all__ = ["ImageDataset", "ImageStream", "hold_out", "load", "read_pictures", "shapes", "splits", "stream"]
+__all__ = ["ImageDataset", "ImageStream", "hold_out", "load", "read_images", "shapes", "splits", "stream"]
 
 BUILT_IN = ("shapes", *NAMES, *PROTOCOLS)
+
+
+def __getattr__(name: str) -> Any:
+    hint = ": write vl.data.read_images" if name == "read_pictures" else ""  # as it was called in version 0.1
+    raise AttributeError(f"module 'vaelib.data' has no attribute {name!r}{hint}")
 
 
 def load(
@@ -51,7 +57,7 @@ def load(
             keeps them: a named set, a folder with subfolders such as ``train`` and ``val``, shards in such
             subfolders or with such words in their names, arrays with such endings. Of any other path a fixed
             random tenth is the test split.
-        image_size: Height and width, one number for a square. Pictures are cropped around their centre to
+        image_size: Height and width, one number for a square. Images are cropped around their centre to
             this aspect ratio and resized bilinearly. None keeps the size, which then must be the same for all.
         binarize: ``"static"`` is one fixed draw of black or white pixels by ``seed`` for the whole set: an image has
             the same pixels in its split and in ``"all"``, and different images share no noise; ``"dynamic"`` draws

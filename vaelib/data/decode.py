@@ -20,7 +20,7 @@ from vaelib.data.guard import check_memory, check_pixels, regular_file
 from vaelib.data.ranges import DARK, ValueRange, levels
 
 __all__ = [
-    "PICTURE_SUFFIXES",
+    "IMAGE_SUFFIXES",
     "UNREADABLE",
     "Decoded",
     "UnreadableImage",
@@ -36,7 +36,7 @@ __all__ = [
     "with_channels",
 ]
 
-PICTURE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp", ".avif", ".jp2", ".j2k"),
     *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".gif"),
 )
@@ -139,12 +139,12 @@ def check_levels(name: str, images: Iterable[Decoded]) -> None:
         )
 
 
-def with_channels(picture: Tensor, channels: int) -> Tensor:
+def with_channels(image: Tensor, channels: int) -> Tensor:
     """A uint8 image of 1 or 3 channels as one of ``channels``."""
-    if channels == 1 and picture.shape[0] == 3:
+    if channels == 1 and image.shape[0] == 3:
         weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R 601, as PIL converts
-        picture = (picture * weights).sum(0, keepdim=True).round().to(torch.uint8)
-    return picture.expand(channels, -1, -1)
+        image = (image * weights).sum(0, keepdim=True).round().to(torch.uint8)
+    return image.expand(channels, -1, -1)
 
 
 @functools.cache
@@ -177,9 +177,9 @@ def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value
     if value_range is None:
         check_range(name, opened)
     turned = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    picture = ImageOps.exif_transpose(opened) if turned else opened  # else it would copy
-    is_deep = picture.mode == "F" or picture.mode.startswith("I")
-    values = np.asarray(picture) if is_deep else _eight_bits(picture)
+    upright = ImageOps.exif_transpose(opened) if turned else opened  # else it would copy
+    is_deep = upright.mode == "F" or upright.mode.startswith("I")
+    values = np.asarray(upright) if is_deep else _eight_bits(upright)
     white = 2 ** (bits or 8) - 1
     if value_range is not None:
         if bits == 16 and not is_deep and value_range != (0, white):
@@ -220,16 +220,16 @@ def _channels_first(pixels: np.ndarray, size: tuple[int, int] | None) -> Tensor:
     return image if size is None else fit_to_size(image, size)
 
 
-def _eight_bits(picture: Image.Image) -> np.ndarray:
+def _eight_bits(image: Image.Image) -> np.ndarray:
     """Grey ``(H, W)`` or colours ``(H, W, 3)``, on white; by rows, since PIL's copies of a large image add up."""
-    picture.load()
-    is_clear = picture.has_transparency_data
-    mode = "L" if picture.mode in ("1", "L") and not is_clear else "RGB"
-    width, height = picture.size
+    image.load()
+    is_clear = image.has_transparency_data
+    mode = "L" if image.mode in ("1", "L") and not is_clear else "RGB"
+    width, height = image.size
     pixels = np.empty((height, width) if mode == "L" else (height, width, 3), np.uint8)
     rows = -(-_PIECE // width)
     for top in range(0, height, rows):
-        piece = picture if rows >= height else picture.crop((0, top, width, min(top + rows, height)))
+        piece = image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
         if is_clear:
             piece = piece.convert("RGBA")
             piece = Image.alpha_composite(Image.new("RGBA", piece.size, "white"), piece)

@@ -87,10 +87,9 @@ def holdout(count: int, split: str) -> Tensor:
 
 
 def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
-    """Several sets of one kind and with the same class names, in order."""
+    """Several sets of one kind and with the same class names, in order; their values were checked as each was made."""
     if len(parts) == 1:
         return parts[0]
-
     shapes = list(dict.fromkeys(part.image_shape for part in parts))
     if len(shapes) > 1:
         raise DataError(f"All splits must have images of one shape (C, H, W), got {' and '.join(map(str, shapes))}.")
@@ -100,13 +99,10 @@ def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
         values = [getattr(part, field) for part in parts]
         return None if any(value is None for value in values) else torch.cat(values)
 
-    return ImageDataset(
-        torch.cat([to_float(part.images, False, None) if is_mixed else part.images for part in parts]),
+    return changed(
+        parts[0],
+        images=torch.cat([to_float(part.images, False, None) if is_mixed else part.images for part in parts]),
         labels=joined("labels"),
         factors=joined("factors"),
-        factor_names=parts[0].factor_names,
-        class_names=parts[0].class_names,
-        names=[name for part in parts for name in part.names] if all(part.names for part in parts) else (),
-        dynamic=parts[0].dynamic,
-        flip=parts[0].flip,
+        names=tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
     )

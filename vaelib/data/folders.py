@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vaelib.data.decode import PICTURE_SUFFIXES
+from vaelib.data.decode import IMAGE_SUFFIXES
 from vaelib.data.skipped import Skipped
 
 __all__ = ["census", "is_hidden", "suffix_of", "walk", "without_hidden"]
@@ -52,7 +52,7 @@ def walk(root: Path, skipped: Skipped) -> Iterator[str]:
             skipped.add("linked folder{s} listed already", folder)
             continue
         seen.add((status.st_dev, status.st_ino))
-        if not entries and suffix_of(folder) in PICTURE_SUFFIXES:
+        if not entries and suffix_of(folder) in IMAGE_SUFFIXES:
             skipped.add("empty folder{s}", folder)
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
@@ -61,7 +61,7 @@ def walk(root: Path, skipped: Skipped) -> Iterator[str]:
                 (linked if entry.is_symlink() else folders).append(path)
             elif kind == "file":
                 yield path
-            elif suffix_of(path) in (*PICTURE_SUFFIXES, ".tar"):
+            elif suffix_of(path) in (*IMAGE_SUFFIXES, ".tar"):
                 skipped.add(kind, path)
 
 
@@ -82,7 +82,7 @@ def without_hidden(names: Iterable[str], skipped: Skipped) -> Iterator[str]:
     for name in names:
         if not is_hidden(name):
             yield name
-        elif suffix_of(name) in PICTURE_SUFFIXES:
+        elif suffix_of(name) in IMAGE_SUFFIXES:
             skipped.add("hidden", name)
 
 

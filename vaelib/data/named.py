@@ -88,7 +88,7 @@ def _celeba(root: Path, split: str, size: tuple[int, int] | None, download: bool
         root, split="valid" if split == "val" else split, target_type="identity", download=download
     )
     wanted = size or (218, 178)
-    images = torch.stack([fit_to_size(tv.pil_to_tensor(picture), wanted) for picture, _ in source])
+    images = torch.stack([fit_to_size(tv.pil_to_tensor(image), wanted) for image, _ in source])
     return images, source.identity[:, 0]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vaelib._checks import DataError
-from vaelib.data.decode import PICTURE_SUFFIXES
+from vaelib.data.decode import IMAGE_SUFFIXES
 from vaelib.data.folders import OTHER_IMAGES, is_hidden, suffix_of
 from vaelib.data.skipped import Skipped, readable
 from vaelib.data.tar import Member, members
@@ -95,12 +95,12 @@ def shard_entries(root: Path, shards: Sequence[str], skipped: Skipped) -> list[E
 
 
 def _one_of_a_stem(entries: Sequence[Entry], skipped: Skipped) -> Iterator[Entry]:
-    """Of ``a.jpg`` and ``a.png`` in one sample, that of the first suffix in ``PICTURE_SUFFIXES``."""
+    """Of ``a.jpg`` and ``a.png`` in one sample, that of the first suffix in ``IMAGE_SUFFIXES``."""
     by_stem: dict[str, list[Entry]] = {}
     for entry in entries:
         by_stem.setdefault(entry.name.rpartition(".")[0], []).append(entry)
     for candidates in by_stem.values():
-        first, *others = sorted(candidates, key=lambda entry: PICTURE_SUFFIXES.index(suffix_of(entry.name)))
+        first, *others = sorted(candidates, key=lambda entry: IMAGE_SUFFIXES.index(suffix_of(entry.name)))
         for other in others:
             skipped.add("second image{s} of a sample", other.name)
         yield first
@@ -117,7 +117,7 @@ def _entries(shard: Path, name: str, number: int, skipped: Skipped) -> list[Entr
             if inner in seen:
                 raise DataError(f"{shard} must hold every name once, got {readable(inner)} twice: pack it again.")
             seen.add(inner)
-            if suffix in PICTURE_SUFFIXES:
+            if suffix in IMAGE_SUFFIXES:
                 images[inner] = member
             elif suffix == ".cls" and member.size > LABEL_KINDS[suffix]:
                 raise DataError(
@@ -139,7 +139,7 @@ def _entries(shard: Path, name: str, number: int, skipped: Skipped) -> list[Entr
 def _is_wanted(member: Member, inner: str, name: str, skipped: Skipped) -> bool:
     """Whether an entry is an image or may hold a label; images that are not read are counted."""
     suffix = suffix_of(inner)
-    if member.kind == "folder" or suffix not in (*PICTURE_SUFFIXES, *OTHER_IMAGES, *LABEL_KINDS):
+    if member.kind == "folder" or suffix not in (*IMAGE_SUFFIXES, *OTHER_IMAGES, *LABEL_KINDS):
         return False
     is_image, reason = suffix not in LABEL_KINDS, ""
     if is_hidden(inner):

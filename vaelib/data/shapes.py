@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_int, check_int_tuple, check_shape
+from vaelib._checks import check_int, check_shape
 from vaelib.data.dataset import ImageDataset
+from vaelib.data.derive import height_and_width
 from vaelib.data.guard import check_memory
 
 __all__ = ["FACTOR_NAMES", "FACTOR_SIZES", "render", "shapes"]
@@ -73,8 +74,7 @@ def render(factors: Tensor, image_size: int | Sequence[int] = 32) -> Tensor:
         >>> square.float().mean().round()  # 255 times the area 0.3^2
         tensor(23.)
     """
-    pair = (image_size, image_size) if isinstance(image_size, int) else image_size
-    height, width = check_int_tuple("image_size", pair, length=2)
+    height, width = height_and_width(image_size)
     check_shape("factors", factors.shape, ("N", len(FACTOR_SIZES)))
     if ((factors < 0) | (factors >= torch.tensor(FACTOR_SIZES))).any():
         raise ValueError(f"`factors` must be >= 0 and below {FACTOR_SIZES}, got up to {factors.amax(0).tolist()}.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vaelib._checks import DataError
-from vaelib.data.decode import PICTURE_SUFFIXES
+from vaelib.data.decode import IMAGE_SUFFIXES
 from vaelib.data.folders import OTHER_IMAGES, census, suffix_of, walk, without_hidden
 from vaelib.data.samples import Entry, shard_entries, without_fields
 from vaelib.data.skipped import Skipped, readable
@@ -42,7 +42,7 @@ def find_images(path: Path) -> Source:
         for name in names:
             if suffix_of(name) in OTHER_IMAGES:
                 skipped.add("of a kind that is not read", name)
-        images = [name for name in names if suffix_of(name) in PICTURE_SUFFIXES]
+        images = [name for name in names if suffix_of(name) in IMAGE_SUFFIXES]
         shards = [name for name in names if suffix_of(name) == ".tar"]
         on_top = any("/" not in shard or canonical_split(shard.partition("/")[0]) for shard in shards)
         beside = images if shards and (on_top or not images) else shards
@@ -56,7 +56,7 @@ def find_images(path: Path) -> Source:
     if not source.entries:
         seen = f"; skipped: {skipped}" if len(skipped) else ""
         raise DataError(
-            f"There is no image in {path}: looked for {', '.join(PICTURE_SUFFIXES)}, also inside .tar shards, and found"
+            f"There is no image in {path}: looked for {', '.join(IMAGE_SUFFIXES)}, also inside .tar shards, and found"
             f" {census(names)}{seen}."
         )
     return source

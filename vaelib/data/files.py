@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaelib._checks import DataError, check_choice, check_path, check_type
 from vaelib.data.dataset import ImageDataset
-from vaelib.data.decode import PICTURE_SUFFIXES, UNREADABLE, Decoded, check_levels, decode, with_channels
+from vaelib.data.decode import IMAGE_SUFFIXES, UNREADABLE, Decoded, check_levels, decode, with_channels
 from vaelib.data.derive import height_and_width
 from vaelib.data.folders import suffix_of, walk, without_hidden
 from vaelib.data.guard import check_memory
@@ -19,10 +19,10 @@ from vaelib.data.listing import list_images
 from vaelib.data.ranges import ValueRange, check_value_range
 from vaelib.data.skipped import Skipped
 
-__all__ = ["load_images", "read_files", "read_pictures"]
+__all__ = ["load_images", "read_files", "read_images"]
 
 
-def read_pictures(
+def read_images(
     paths: Sequence[str | Path],
     *,
     image_size: int | Sequence[int] | None = None,
@@ -52,7 +52,7 @@ def read_pictures(
         >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     Image.new("RGB", (40, 30)).save(f"{directory}/wide.png")
-        ...     read_pictures([f"{directory}/wide.png"], image_size=(16, 16), channels=1).shape
+        ...     read_images([f"{directory}/wide.png"], image_size=(16, 16), channels=1).shape
         torch.Size([1, 1, 16, 16])
     """
     check_choice("channels", channels, (None, 1, 3))
@@ -153,7 +153,7 @@ def _files_at(path: Path, skipped: Skipped) -> list[Path]:
         return [path]
     files = []
     for name in without_hidden(sorted(walk(path, skipped)), skipped):
-        if suffix_of(name) in PICTURE_SUFFIXES:
+        if suffix_of(name) in IMAGE_SUFFIXES:
             files.append(path / name)
         else:
             skipped.add("no images by their suffix", f"{path / name}")
