@@ -21,7 +21,10 @@ _NAMES = {
     "corruptions": "GaussianNoise Masking SaltAndPepper",
     "export": "export_onnx",
     "functional": "bits_per_dim kl_standard_normal reparameterize",
-    "latents": "FlowPosterior GaussianLatent Latent PointLatent",
+    "latents": (
+        "BinarySphericalQuantizer FiniteScalarQuantizer FlowPosterior GaussianLatent Latent PointLatent"
+        " ResidualQuantizer VectorQuantizer"
+    ),
     "likelihoods": "Bernoulli ContinuousBernoulli DiscretizedLogistic Gaussian Laplace Likelihood",
     "networks": "ConvDecoder ConvEncoder",
     "objectives": (

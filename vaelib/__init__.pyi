@@ -38,10 +38,14 @@ from vaelib.functional import (
     reparameterize as reparameterize,
 )
 from vaelib.latents import (
+    BinarySphericalQuantizer as BinarySphericalQuantizer,
+    FiniteScalarQuantizer as FiniteScalarQuantizer,
     FlowPosterior as FlowPosterior,
     GaussianLatent as GaussianLatent,
     Latent as Latent,
     PointLatent as PointLatent,
+    ResidualQuantizer as ResidualQuantizer,
+    VectorQuantizer as VectorQuantizer,
 )
 from vaelib.likelihoods import (
     Bernoulli as Bernoulli,

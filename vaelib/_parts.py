@@ -24,6 +24,8 @@ from vaelib._checks import (
 __all__ = [
     "agreed_shape",
     "check_code",
+    "check_head",
+    "check_heads",
     "check_modules",
     "check_param_channels",
     "check_pixels",
@@ -119,12 +121,40 @@ def check_posterior(features: Any, latent_shape: Sequence[int]) -> tuple[Tensor,
     """The ``(mu, logvar)`` that an encoder returned; an error unless both are ``(B, *latent_shape)``."""
     if not isinstance(features, tuple | list) or len(features) != 2:
         got = f"{len(features)} values" if isinstance(features, tuple | list) else shown(features)
-        raise TypeError(f"`features` of the encoder must be two tensors, (mu, logvar), got {got}.")
+        raise TypeError(
+            f"`features` of the encoder must be two tensors, (mu, logvar), got {got}. ConvEncoder gives them with"
+            " `num_heads=2`."
+        )
     mu, logvar = features
     for name, value in (("mu", mu), ("logvar", logvar)):
         check_tensor(f"the encoder's {name}", value)
         check_shape(f"the encoder's {name}", value.shape, ("B", *latent_shape))
     return mu, logvar
+
+
+def check_head(features: Any, latent: Any) -> Tensor:
+    """The one tensor ``(B, *latent_shape)`` that an encoder returned for ``latent``."""
+    wanted, name = latent.latent_shape, type(latent).__name__
+    if not isinstance(features, Tensor):
+        got = f"{len(features)} values" if isinstance(features, tuple | list) else shown(features)
+        raise TypeError(
+            f"`features` of the encoder must be one tensor {('B', *wanted)} for {name}, got {got}. ConvEncoder gives it"
+            " with `num_heads=1`."
+        )
+    check_tensor("the encoder's features", features)
+    check_shape("the encoder's features", features.shape, ("B", *wanted))
+    return features
+
+
+def check_heads(encoder: nn.Module, latent: Any) -> None:
+    """Raise ``ValueError`` if the encoder says that it gives fewer or more tensors than the latent reads."""
+    wanted = getattr(latent, "num_heads", None)
+    has = getattr(encoder, "num_heads", wanted)
+    if latent.has_prior and has != wanted:
+        raise ValueError(
+            f"The encoder's `num_heads` must be {wanted}, as {type(latent).__name__} needs, got {has}: write"
+            f" {type(encoder).__name__}(..., num_heads={wanted})."
+        )
 
 
 def check_code(features: Any, latent_shape: Sequence[int]) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from vaelib._parts import check_modules
+from vaelib._parts import agreed_shape, check_modules
+from vaelib.latents import Latent
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.networks import ConvDecoder, ConvEncoder
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
@@ -31,13 +32,14 @@ def conv_vae(
     upsample: str = "transpose",
     likelihood: Likelihood | None = None,
     prior: Prior | None = None,
+    latent: Latent | None = None,
     corruption: nn.Module | None = None,
 ) -> VAE:
     """A :class:`VAE` of a :class:`ConvEncoder` and the :class:`ConvDecoder` that mirrors it.
 
     Args:
         image_shape: ``(C, H, W)``, any size.
-        latent_dim: D of a latent vector; 32 if neither this nor ``latent_shape`` is given.
+        latent_dim: D of a latent vector; 32 if neither this, ``latent_shape`` nor ``latent`` is given.
         latent_shape: ``(C, h, w)`` of a latent map.
         hidden_channels: Channels per stage, from the image inwards; the decoder's are the same, reversed.
         kernel_size: Of the resampling convolutions.
@@ -48,7 +50,9 @@ def conv_vae(
         residual_blocks: Per stage.
         upsample: See :class:`ConvDecoder`.
         likelihood: p(x|z); :class:`Bernoulli` if None.
-        prior: p(z); :class:`StandardNormal` if None.
+        prior: p(z) of a Gaussian latent; :class:`StandardNormal` if None.
+        latent: Posterior, prior and rate together, such as a :class:`VectorQuantizer`; Gaussian if None. The encoder
+            gets the heads that it reads.
         corruption: Noise on the encoder's input, in training mode only.
 
     Returns:
@@ -63,10 +67,16 @@ def conv_vae(
         >>> vae = conv_vae((3, 40, 64), latent_dim=16, upsample="nearest")
         >>> vae.reconstruct(torch.rand(2, 3, 40, 64)).shape
         torch.Size([2, 3, 40, 64])
+        >>> import vaelib as vl
+        >>> vae = conv_vae((1, 28, 28), hidden_channels=(16, 32), latent=vl.VectorQuantizer((8, 7, 7), num_codes=64))
+        >>> vae.encode(torch.rand(2, 1, 28, 28)).shape
+        torch.Size([2, 49])
     """
-    if latent_dim is None and latent_shape is None:
+    check_modules(likelihood=likelihood, prior=prior, latent=latent, corruption=corruption)
+    if latent is not None:
+        latent_shape = agreed_shape("latent_shape", latent_shape, latent=latent)
+    elif latent_dim is None and latent_shape is None:
         latent_dim = 32
-    check_modules(likelihood=likelihood, prior=prior, corruption=corruption)
     likelihood = Bernoulli() if likelihood is None else likelihood
     encoder = ConvEncoder(
         image_shape,
@@ -79,6 +89,7 @@ def conv_vae(
         activation=activation,
         dropout=dropout,
         residual_blocks=residual_blocks,
+        num_heads=getattr(latent, "num_heads", 2),
     )
     decoder = ConvDecoder(
         latent_dim,
@@ -94,7 +105,7 @@ def conv_vae(
         upsample=upsample,
         param_channels=likelihood.param_channels(image_shape[0]),
     )
-    return VAE(encoder, decoder, likelihood=likelihood, prior=prior, corruption=corruption)
+    return VAE(encoder, decoder, likelihood=likelihood, prior=prior, latent=latent, corruption=corruption)
 
 
 def article_vae() -> VAE:

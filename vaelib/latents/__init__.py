@@ -4,5 +4,20 @@ from vaelib.latents.base import Draw, Latent, repeated
 from vaelib.latents.flow import FlowPosterior
 from vaelib.latents.gaussian import GaussianLatent
 from vaelib.latents.point import PointLatent
+from vaelib.latents.quantizer import Quantizer
+from vaelib.latents.scalar import BinarySphericalQuantizer, FiniteScalarQuantizer
+from vaelib.latents.vector import ResidualQuantizer, VectorQuantizer
 
-__all__ = ["Draw", "FlowPosterior", "GaussianLatent", "Latent", "PointLatent", "repeated"]
+__all__ = [
+    "BinarySphericalQuantizer",
+    "Draw",
+    "FiniteScalarQuantizer",
+    "FlowPosterior",
+    "GaussianLatent",
+    "Latent",
+    "PointLatent",
+    "Quantizer",
+    "ResidualQuantizer",
+    "VectorQuantizer",
+    "repeated",
+]

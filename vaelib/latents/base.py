@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vaelib._checks import shown
 
-__all__ = ["Draw", "Latent", "first_tensor", "repeated"]
+__all__ = ["BoundLatent", "Draw", "Latent", "first_tensor", "repeated"]
 
 
 class Draw(NamedTuple):
@@ -51,6 +51,8 @@ class Latent(Protocol):
     """Standard normal numbers per image that :meth:`from_noise` needs."""
     has_prior: bool
     """Whether there is a p(z), and so a bound."""
+    num_heads: int
+    """How many tensors ``(B, *latent_shape)`` the encoder gives it; a latent that reads something else has none."""
 
     def draw(self, features: Any, noise: Tensor) -> Draw:
         """A draw of q(z|x) from ``noise``, ``(B, noise_size)``."""
@@ -69,6 +71,36 @@ class Latent(Protocol):
 
     def hidden(self, z: Tensor) -> Tensor:
         """What the decoder is given for ``z``; ``z`` itself except in a hierarchy."""
+
+
+class BoundLatent:
+    """A latent whose prior has been given a condition; all but the prior is the latent's own."""
+
+    def __init__(self, latent: Any, prior: Any) -> None:
+        self._latent, self.prior = latent, prior
+
+    @classmethod
+    def of(cls, latent: Any, embedding: Tensor) -> Any:
+        """``latent`` with ``embedding``, ``(B, E)``, bound to its prior; itself if the prior takes none."""
+        return cls(latent, latent.prior.given(embedding)) if hasattr(latent.prior, "given") else latent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._latent, name)
+
+    def draw(self, features: Any, noise: Tensor) -> Draw:
+        """A draw of q(z|x), its nats under the bound prior."""
+        draw: Draw = self._latent.draw(features, noise, prior=self.prior)
+        return draw
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """A draw of the bound prior."""
+        z: Tensor = self._latent.from_noise(noise, prior=self.prior)
+        return z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) under the bound prior, in nats, ``(B,)``."""
+        log_p: Tensor = self._latent.log_prob(z, prior=self.prior)
+        return log_p
 
 
 def repeated(features: Any, num_samples: int) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vaelib._checks import check_int_tuple, check_shape, check_tensor
 from vaelib._parts import agreed_shape, check_modules, check_posterior
 from vaelib.functional import gaussian_log_prob
-from vaelib.latents.base import Draw
+from vaelib.latents.base import BoundLatent, Draw
 from vaelib.priors import Prior, StandardNormal
 
 __all__ = ["GaussianLatent"]
@@ -43,6 +43,7 @@ class GaussianLatent(nn.Module):
     """
 
     has_prior = True
+    num_heads = 2
 
     def __init__(
         self, latent_shape: Sequence[int], prior: Prior | None = None, posterior: nn.Module | None = None
@@ -64,21 +65,23 @@ class GaussianLatent(nn.Module):
         """Standard normal numbers per image that :meth:`from_noise` needs."""
         return self.noise_size + int(getattr(self.prior, "extra_noise", 0))
 
-    def draw(self, features: Any, noise: Tensor) -> Draw:
+    def draw(self, features: Any, noise: Tensor, *, prior: Any = None) -> Draw:
         """``z = mu + exp(logvar / 2) * noise``, through the flow if there is one, with its nats.
 
-        ``mu`` and ``logvar`` of the :class:`Draw` are None with a flow, whose posterior they do not describe.
+        ``mu`` and ``logvar`` of the :class:`Draw` are None with a flow, whose posterior they do not describe. ``prior``
+        takes the place of the latent's own.
         """
+        prior = self.prior if prior is None else prior
         mu, logvar = check_posterior(features, self.latent_shape)
         z = mu + (0.5 * logvar).exp() * noise.reshape(mu.shape)
         log_q = gaussian_log_prob(z, mu, 0.5 * logvar)
         if self.posterior is not None:
             z, log_det = self.posterior(z, mu, logvar)
             log_q = log_q - log_det
-        log_p = self.prior.log_prob(z)
+        log_p = prior.log_prob(z)
         if self.posterior is not None:
             return Draw(z, z, (log_q - log_p)[:, None], log_q, log_p)
-        kl = self.prior.kl(mu, logvar, z) if hasattr(self.prior, "kl") else (log_q - log_p)[:, None]
+        kl = prior.kl(mu, logvar, z) if hasattr(prior, "kl") else (log_q - log_p)[:, None]
         return Draw(z, z, kl, log_q, log_p, mu=mu, logvar=logvar)
 
     def point(self, features: Any) -> Tensor:
@@ -93,18 +96,22 @@ class GaussianLatent(nn.Module):
         """``(mu, logvar)``; with a flow, :meth:`point`."""
         return check_posterior(features, self.latent_shape) if self.posterior is None else self.point(features)
 
-    def from_noise(self, noise: Tensor) -> Tensor:
+    def from_noise(self, noise: Tensor, *, prior: Any = None) -> Tensor:
         """A draw of the prior, ``(B, *latent_shape)``, from ``noise``, ``(B, prior_noise_size)``."""
         check_tensor("noise", noise)
         check_shape("noise", noise.shape, ("B", self.prior_noise_size))
-        z: Tensor = self.prior.from_noise(noise)
+        z: Tensor = (self.prior if prior is None else prior).from_noise(noise)
         return z.reshape(-1, *self.latent_shape)
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Tensor, *, prior: Any = None) -> Tensor:
         """Log p(z) in nats, ``(B,)``."""
-        log_p: Tensor = self.prior.log_prob(z)
+        log_p: Tensor = (self.prior if prior is None else prior).log_prob(z)
         return log_p
 
     def hidden(self, z: Tensor) -> Tensor:
         """``z`` itself."""
         return z
+
+    def given(self, embedding: Tensor) -> Any:
+        """The latent with a condition bound to its prior; itself if the prior takes none."""
+        return BoundLatent.of(self, embedding)

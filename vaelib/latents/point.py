@@ -29,6 +29,7 @@ class PointLatent(nn.Module):
     """
 
     has_prior = False
+    num_heads = 1
     noise_size = 0
     prior_noise_size = 0
 

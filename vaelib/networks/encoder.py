@@ -1,13 +1,14 @@
-"""q(z|x) by strided convolutions."""
+"""Images to what a latent reads, by strided convolutions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from vaelib._checks import check_images, check_int_tuple, check_latent, check_tensor
+from vaelib._checks import check_choice, check_images, check_int_tuple, check_latent, check_tensor
 from vaelib._geometry import plan
 from vaelib.functional import soft_bound
 from vaelib.networks.blocks import Blocks, check_network_size
@@ -18,11 +19,12 @@ LOGVAR_LIMIT = 20.0
 
 
 class ConvEncoder(nn.Module):
-    """Images of any size to the mean and log variance of a diagonal Gaussian posterior.
+    """Images of any size to the mean and log variance of a diagonal Gaussian posterior, or to one tensor.
 
     One stage per entry of ``hidden_channels``: a strided convolution, normalisation, activation, dropout,
     residual blocks. A linear head (1x1 convolution for a map) then gives ``mu`` and ``logvar``; ``logvar`` is
-    exact within 10 nats of zero and bounded softly at 20 beyond, so ``exp`` cannot overflow.
+    exact within 10 nats of zero and bounded softly at 20 beyond, so ``exp`` cannot overflow. With one head it gives
+    what points and codes are made of.
 
     Weights start as torch's defaults: uniform with variance 1 / (3 fan_in), normalisation at identity.
 
@@ -38,6 +40,7 @@ class ConvEncoder(nn.Module):
         activation: ``"silu"``, ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"`` or ``"tanh"``.
         dropout: Probability in [0, 1].
         residual_blocks: Per stage.
+        num_heads: The latent's: 2 for ``(mu, logvar)``, 1 for the one tensor of points and quantisers.
 
     Raises:
         ValueError: If an argument is out of its range, or ``latent_shape`` does not fit the stages.
@@ -64,11 +67,14 @@ class ConvEncoder(nn.Module):
         activation: str = "silu",
         dropout: float = 0.0,
         residual_blocks: int = 0,
+        num_heads: int = 2,
     ) -> None:
         super().__init__()
         self.image_shape = check_int_tuple("image_shape", image_shape, length=3)
         self.latent_dim, self.latent_shape = check_latent(latent_dim, latent_shape)
         self.hidden_channels = check_int_tuple("hidden_channels", hidden_channels)
+        check_choice("num_heads", num_heads, (1, 2))
+        self.num_heads = num_heads
         style = Blocks.checked(kernel_size, stride, norm, activation, dropout, residual_blocks)
         self.kernel_size, self.stride, self.norm, self.activation, self.dropout, self.residual_blocks = style
         stages = plan(self.image_shape[1:], len(self.hidden_channels), self.kernel_size, self.stride)
@@ -76,7 +82,8 @@ class ConvEncoder(nn.Module):
         widths = (self.image_shape[0], *self.hidden_channels)
         # Of a map the head is a 1x1 convolution, whose weights are those of a linear layer on one pixel.
         pixels = math.prod(smallest) if len(self.latent_shape) == 1 else 1
-        check_network_size(widths, style, 2 * self.latent_shape[0] * widths[-1] * pixels)
+        outputs = num_heads * self.latent_shape[0]
+        check_network_size(widths, style, outputs * widths[-1] * pixels)
         layers: list[nn.Module] = []
         channels = self.image_shape[0]
         for width, stage in zip(self.hidden_channels, stages, strict=True):
@@ -84,21 +91,24 @@ class ConvEncoder(nn.Module):
             layers += style.residuals(width)
             channels = width
         self.stages = nn.Sequential(*layers)
-        self.head = _head(channels, self.latent_shape, smallest)
+        self.head = _head(channels, outputs, self.latent_shape, smallest)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``."""
+    def forward(self, x: Tensor) -> Any:
+        """``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, or one tensor; each ``(B, *latent_shape)``."""
         check_tensor("x", x, floating=False)
         check_images("x", x, self.image_shape, floating=x.is_floating_point())
-        mu, logvar = self.head(self.stages(x)).chunk(2, dim=1)
+        heads = self.head(self.stages(x))
+        if self.num_heads == 1:
+            return heads
+        mu, logvar = heads.chunk(2, dim=1)
         return mu, soft_bound(logvar, LOGVAR_LIMIT)
 
 
-def _head(channels: int, latent_shape: Sequence[int], smallest: Sequence[int]) -> nn.Module:
+def _head(channels: int, outputs: int, latent_shape: Sequence[int], smallest: Sequence[int]) -> nn.Module:
     if len(latent_shape) == 1:
-        return nn.Sequential(nn.Flatten(), nn.Linear(channels * smallest[0] * smallest[1], 2 * latent_shape[0]))
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * smallest[0] * smallest[1], outputs))
     check_map_size(latent_shape, smallest)
-    return nn.Conv2d(channels, 2 * latent_shape[0], 1)
+    return nn.Conv2d(channels, outputs, 1)
 
 
 def check_map_size(latent_shape: Sequence[int], smallest: Sequence[int]) -> None:

@@ -44,11 +44,18 @@ _KNOWN: dict[str, type[nn.Module]] = {
         latents.FlowPosterior,
         latents.GaussianLatent,
         latents.PointLatent,
+        latents.VectorQuantizer,
+        latents.ResidualQuantizer,
+        latents.FiniteScalarQuantizer,
+        latents.BinarySphericalQuantizer,
         corruptions.GaussianNoise,
         corruptions.SaltAndPepper,
         corruptions.Masking,
     )
 }
+
+_ADDED: dict[str, dict[str, Any]] = {"ConvEncoder": {"num_heads": 2}}
+"""Arguments that models saved before do not have, and what they then were."""
 
 M = TypeVar("M", bound=type[nn.Module])
 
@@ -140,8 +147,15 @@ def build(description: Any, path: Path) -> Any:
 
 
 def of_today(description: Any) -> Any:
-    """The description of a model as it would be written now: in version 0.1, prior and posterior were a VAE's own."""
-    is_vae = isinstance(description, dict) and description.get("class") == "VAE"
+    """The description of a model as it would be written now, with the arguments that have come since.
+
+    In version 0.1, prior and posterior were a VAE's own.
+    """
+    if not isinstance(description, dict):
+        return description
+    within = {name: of_today(value) for name, value in description.items()}
+    description = _ADDED.get(str(within.get("class")), {}) | within
+    is_vae = description.get("class") == "VAE"
     if not is_vae or "latent" in description or not description.keys() >= {"prior", "latent_shape"}:
         return description
     held = {"posterior": None} | {

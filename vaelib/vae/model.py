@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vaelib._checks import LARGEST_TENSOR, check_generator, check_int, check_unit_range
 from vaelib._parts import (
     agreed_shape,
+    check_heads,
     check_input,
     check_modules,
     check_param_channels,
@@ -91,6 +92,7 @@ class VAE(Verbs):
         self.likelihood: Any = Bernoulli() if likelihood is None else likelihood
         self.latent: Any = GaussianLatent(self.latent_shape, prior) if latent is None else latent
         self.corruption = corruption
+        check_heads(encoder, self.latent)
         if hasattr(self.prior, "attach"):
             self.prior.attach(self)
         check_param_channels(decoder, self.likelihood, self.image_shape)

@@ -1,0 +1,175 @@
+"""K learned vectors: the nearest of them, and how they follow the encoder's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaelib.functional.draws import normal, uniform
+
+__all__ = ["Codebook", "Reduce"]
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sums a tensor over processes."""
+_ITERATIONS = 20
+_ROWS_PER_CODE = 256  # more vectors than that change k-means little
+_COUNTS_DECAY = 0.99  # where gradients move the codes, and averages only say which are used
+
+
+class _Totals(NamedTuple):
+    """Sums over the vectors of a step, by the code that each was given."""
+
+    counts: Tensor
+    """How many, ``(K,)``."""
+    sums: Tensor
+    """``(K, C)``."""
+    errors: Tensor
+    """Squared distances to the code, ``(K,)``."""
+
+    @classmethod
+    def zeros(cls, weight: Tensor) -> _Totals:
+        """Nothing seen yet."""
+        return cls(weight.new_zeros(len(weight)), torch.zeros_like(weight), weight.new_zeros(len(weight)))
+
+    def add(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> None:
+        """Count vectors ``(M, C)`` by their codes ``(M,)``."""
+        # Of the ways to add by index, CUDA does this one in the same order each time.
+        for total, values in zip(
+            self, (torch.ones_like(rows[:, 0]), rows, (rows - vectors).square().sum(1)), strict=True
+        ):
+            total.index_put_((codes,), values.to(total.dtype), accumulate=True)
+
+
+class Codebook(nn.Module):
+    """K vectors of C numbers.
+
+    ``weight``, ``counts`` and ``sums`` are state. What :meth:`record` has seen since the last :meth:`after_step` is no
+    buffer: several processes broadcast theirs at each forward pass.
+
+    Args:
+        num_codes: K.
+        size: C.
+        decay: Of the averages that are the codes; None if gradients move them.
+        restart: Share of the mean count below which a code is dead.
+        cosine: Use the codes' directions only.
+    """
+
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, num_codes: int, size: int, decay: float | None, restart: float, cosine: bool = False) -> None:
+        super().__init__()
+        self.decay, self.restart, self.cosine = decay, restart, cosine
+        weight = torch.randn(num_codes, size) / size**0.5
+        self.register_buffer("counts", torch.zeros(num_codes))
+        if decay is None:
+            self.weight: Tensor = nn.Parameter(weight)
+        else:
+            self.register_buffer("weight", weight)
+            self.register_buffer("sums", torch.zeros(num_codes, size))
+        self._pending: _Totals | None = None
+        self._first: list[Tensor] | None = []  # the vectors of the first step, for k-means
+        self.register_load_state_dict_post_hook(_resumed)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes of any shape to their vectors, ``(..., C)``."""
+        return F.embedding(codes, self._directed())
+
+    def directed(self, rows: Tensor) -> Tensor:
+        """``rows`` as they are compared: of length 1 with ``cosine``."""
+        return F.normalize(rows, dim=-1) if self.cosine else rows
+
+    def nearest(self, rows: Tensor) -> Tensor:
+        """The code nearest to each of ``rows``, ``(..., C)``: int64 ``(...)``."""
+        weight = self._directed().to(rows.dtype)
+        return (weight.square().sum(1) - 2 * (self.directed(rows) @ weight.T)).argmin(-1)
+
+    @torch.no_grad()
+    def record(self, rows: Tensor, codes: Tensor) -> None:
+        """Note vectors ``(..., C)`` and the codes ``(...)`` that they were given, for :meth:`after_step`."""
+        rows, codes = self.directed(rows).flatten(0, -2), codes.flatten()
+        if self._pending is None:
+            self._pending = _Totals.zeros(self.weight)
+        self._pending.add(rows, codes, self(codes))
+        if self._first is not None and sum(map(len, self._first)) < _ROWS_PER_CODE * len(self.weight):
+            self._first.append(rows.to(self.weight.dtype))
+
+    @torch.no_grad()
+    def after_step(self, reduce: Reduce | None = None, generator: torch.Generator | None = None) -> None:
+        """Fold what was recorded into the codebook, once per optimiser step; the first time by k-means."""
+        if self._pending is None:
+            return
+        reduce = reduce or _unchanged
+        if self._first is not None:
+            self._start(torch.cat(self._first), reduce, generator)
+            self._first = None
+        else:
+            self._follow(_Totals(*map(reduce, self._pending)), generator)
+        for total in self._pending:
+            total.zero_()
+
+    def _directed(self) -> Tensor:
+        return self.directed(self.weight)
+
+    def _follow(self, step: _Totals, generator: torch.Generator | None) -> None:
+        decay = _COUNTS_DECAY if self.decay is None else self.decay
+        self.counts.lerp_(step.counts, 1 - decay)
+        if self.decay is not None:
+            self.sums.lerp_(step.sums, 1 - decay)
+            self._move(self.counts, self.sums)
+        self._revive(self.counts < self.restart * self.counts.mean(), step, generator)
+
+    def _start(self, rows: Tensor, reduce: Reduce, generator: torch.Generator | None) -> None:
+        """K-means from one code on: those that are not used are split off the others, as in :meth:`_revive`."""
+        self.weight.zero_()
+        for _ in range(_ITERATIONS):
+            codes, own = self.nearest(rows), _Totals.zeros(self.weight)
+            own.add(rows, codes, self(codes))
+            step = _Totals(*map(reduce, own))
+            self._move(step.counts, step.sums)
+            self.counts.copy_(step.counts)
+            if self.decay is not None:
+                self.sums.copy_(step.sums)
+            self._revive(step.counts == 0, step, generator)
+
+    def _move(self, counts: Tensor, sums: Tensor) -> None:
+        """Each code to the mean of its vectors, if it has any."""
+        means = sums / counts.clamp(min=torch.finfo(counts.dtype).tiny)[:, None]
+        self.weight.copy_(torch.where(counts[:, None] > 0, means, self.weight))
+
+    def _revive(self, dead: Tensor, step: _Totals, generator: torch.Generator | None) -> None:
+        """Move ``dead`` codes beside others, drawn in proportion to the squared errors that they leave in this step.
+
+        So it depends on sums over the step alone, however its images were divided.
+        """
+        errors = torch.where(dead, 0, step.errors).nan_to_num()
+        upto = errors.cumsum(0)
+        drawn = uniform(dead.shape, errors, generator) * upto[-1]
+        source = torch.searchsorted(upto, drawn, right=True).clamp(max=len(upto) - 1)
+        width = (errors / step.counts.clamp(min=1) / self.weight.shape[1]).sqrt()[source, None]
+        moved = self.weight[source] + 0.1 * width * normal(self.weight.shape, self.weight, generator)
+        dead = dead & (upto[-1] > 0)
+        mean = self.counts.mean()
+        self.weight.copy_(torch.where(dead[:, None], moved, self.weight))
+        if self.decay is not None:
+            self.sums.copy_(torch.where(dead[:, None], mean * moved, self.sums))
+        self.counts.copy_(torch.where(dead, mean, self.counts))
+
+    def _apply(self, *arguments: Any, **options: Any) -> Codebook:
+        """What ``to`` and its like call; what is pending is of the old device and is dropped."""
+        super()._apply(*arguments, **options)
+        self._pending, self._first = None, None if self._first is None else []
+        return self
+
+
+def _unchanged(total: Tensor) -> Tensor:
+    return total
+
+
+def _resumed(codebook: Any, _: Any) -> None:
+    """A codebook that was loaded has been started if its codes were counted."""
+    codebook._first = None if bool(codebook.counts.any()) else []

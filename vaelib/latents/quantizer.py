@@ -1,0 +1,141 @@
+"""What all quantised latents share: the encoder's vectors, position by position, become codes, and codes vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import check_codes, check_shape, check_tensor
+from vaelib._parts import agreed_shape, check_head, check_modules
+from vaelib.latents.base import BoundLatent, Draw
+from vaelib.priors import UniformCodes
+
+__all__ = ["Quantizer"]
+
+LARGEST_CODEBOOK = 2**52
+"""Codes are numbered in float64 where they are drawn."""
+
+
+class Quantizer(nn.Module):
+    """q(z|x) with all its mass on one code at each position: the base of the quantised latents.
+
+    The channels of a position are quantised together. The rate is -log p(codes) in nats, N ln K with uniform codes,
+    and the decoder is given ``embed(codes)`` bit for bit. Subclasses define ``_codes``, ``_vectors`` and ``_trained``.
+
+    Args:
+        latent_shape: ``(C, h, w)`` for h * w positions, or ``(D,)`` for one.
+        num_codes: K, how many codes there are at a position.
+        prior: p(codes), with ``log_prob`` and ``from_noise``; :class:`UniformCodes` if None.
+        depth: Codes per position; those of the first come first.
+    """
+
+    has_prior = True
+    noise_size = 0
+    num_heads = 1
+    _like: Tensor
+
+    def __init__(self, latent_shape: Sequence[int], num_codes: int, prior: nn.Module | None, depth: int = 1) -> None:
+        super().__init__()
+        check_modules(prior=prior)
+        self.latent_shape = agreed_shape("latent_shape", latent_shape)
+        self.num_codes = num_codes
+        self.num_positions = depth * math.prod(self.latent_shape[1:])
+        for name in ("num_codes", "num_positions"):
+            wanted = getattr(self, name)
+            if getattr(prior, name, wanted) != wanted:
+                raise ValueError(f"`prior.{name}` must be {wanted}, got {getattr(prior, name)}.")
+        self.prior: Any = UniformCodes(num_codes, self.num_positions) if prior is None else prior
+        self.register_buffer("_like", torch.zeros(()), persistent=False)  # for its dtype and device
+
+    @property
+    def prior_noise_size(self) -> int:
+        """Standard normal numbers per image that :meth:`from_noise` needs: one a code."""
+        return self.num_positions
+
+    def draw(self, features: Any, noise: Tensor, *, prior: Any = None) -> Draw:
+        """The codes of ``features``, their z, rate and penalty; in training mode also noted for the codebook.
+
+        Args:
+            features: One tensor ``(B, *latent_shape)``, as the encoder returns it.
+            noise: ``(B, 0)``.
+            prior: p(codes) in the place of the latent's own.
+        """
+        rows = self._rows(check_head(features, self))
+        # Rounding decides codes, so nothing here is in less than float32, whatever autocast says.
+        with torch.autocast(rows.device.type, enabled=False):
+            codes = self._codes(rows.detach())
+            trained, penalty = self._trained(rows, codes, self._vectors(codes))
+        z = self._unrolled(trained).to(features.dtype)
+        kl = -(self.prior if prior is None else prior).log_prob(codes).to(z.dtype)
+        return Draw(z, z, kl, z.new_zeros(z.shape[0]), -kl.sum(1), penalty, codes)
+
+    def point(self, features: Any) -> Tensor:
+        """``embed`` of the codes of ``features``."""
+        return self._unrolled(self._vectors(self.encoded(features))).to(features.dtype)
+
+    def encoded(self, features: Any) -> Tensor:
+        """The codes of ``features``, int64 ``(B, N)``."""
+        rows = self._rows(check_head(features, self))
+        with torch.autocast(rows.device.type, enabled=False):
+            return self._codes(rows.detach())
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes, int64 ``(B, N)``, to z, ``(B, *latent_shape)``.
+
+        Raises:
+            ValueError: If ``codes`` have another shape or, on the CPU, leave [0, K).
+            TypeError: If they are not int64.
+        """
+        check_codes("codes", codes, self.num_codes, self.num_positions)
+        return self._unrolled(self._vectors(codes)).to(self._like.dtype)
+
+    def codes_of(self, z: Tensor) -> Tensor:
+        """The codes whose ``embed`` is closest to ``z``, ``(B, *latent_shape)``: int64 ``(B, N)``."""
+        check_tensor("z", z)
+        check_shape("z", z.shape, ("B", *self.latent_shape))
+        with torch.autocast(z.device.type, enabled=False):
+            return self._closest(self._rows(z.detach()))
+
+    def from_noise(self, noise: Tensor, *, prior: Any = None) -> Tensor:
+        """A draw of p(z), ``(B, *latent_shape)``, from ``noise``, ``(B, N)``: ``embed`` of codes of the prior."""
+        return self.embed((self.prior if prior is None else prior).from_noise(noise))
+
+    def log_prob(self, z: Tensor, *, prior: Any = None) -> Tensor:
+        """Log p(codes_of(z)) in nats, ``(B,)``."""
+        log_p: Tensor = (self.prior if prior is None else prior).log_prob(self.codes_of(z)).sum(1)
+        return log_p
+
+    def hidden(self, z: Tensor) -> Tensor:
+        """``z`` itself."""
+        return z
+
+    def given(self, embedding: Tensor) -> Any:
+        """The latent with a condition bound to its prior; itself if the prior takes none."""
+        return BoundLatent.of(self, embedding)
+
+    def _codes(self, rows: Tensor) -> Tensor:
+        """Codes ``(B, N)`` of the encoder's vectors ``(B, positions, C)``, which are at least float32."""
+        raise NotImplementedError
+
+    def _closest(self, rows: Tensor) -> Tensor:
+        """Codes of vectors of z; those of :meth:`_codes` unless the encoder's are bent first."""
+        return self._codes(rows)
+
+    def _vectors(self, codes: Tensor) -> Tensor:
+        """Codes ``(B, N)`` to their vectors ``(B, positions, C)``."""
+        raise NotImplementedError
+
+    def _trained(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
+        """``vectors`` with a gradient for ``rows``, and the penalty of each image, ``(B,)``, or None."""
+        raise NotImplementedError
+
+    def _rows(self, z: Tensor) -> Tensor:
+        rows = z.reshape(z.shape[0], self.latent_shape[0], math.prod(self.latent_shape[1:])).transpose(1, 2)
+        return rows.to(torch.promote_types(z.dtype, torch.float32))
+
+    def _unrolled(self, rows: Tensor) -> Tensor:
+        return rows.transpose(1, 2).reshape(rows.shape[0], *self.latent_shape)

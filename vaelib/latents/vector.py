@@ -1,0 +1,196 @@
+"""Latents of learned code vectors: one codebook, or several that each quantise what those before left over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vaelib._checks import check_bool, check_choice, check_float, check_int
+from vaelib.latents.codebook import Codebook, Reduce
+from vaelib.latents.gradients import GRADIENTS
+from vaelib.latents.quantizer import LARGEST_CODEBOOK, Quantizer
+
+__all__ = ["ResidualQuantizer", "VectorQuantizer"]
+
+
+class _OfCodebooks(Quantizer):
+    """The codes of ``depth`` codebooks, whose vectors add up."""
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        num_codes: int,
+        prior: nn.Module | None,
+        commitment: float,
+        decay: float | None,
+        restart: float,
+        gradient: str,
+        depth: int,
+    ) -> None:
+        super().__init__(latent_shape, check_int("num_codes", num_codes, 2, LARGEST_CODEBOOK), prior, depth)
+        self.commitment = check_float("commitment", commitment, 0.0)
+        self.decay = None if decay is None else check_float("decay", decay, 0.0, 1.0)
+        self.restart = check_float("restart", restart, 0.0, 1.0)
+        check_choice("gradient", gradient, GRADIENTS)
+        self.gradient = gradient
+        self.codebooks = nn.ModuleList()
+
+    def after_step(self, reduce: Reduce | None = None, generator: torch.Generator | None = None) -> None:
+        """Let the codebook follow the training-mode draws since the last call: once per optimiser step, after it.
+
+        :class:`Trainer` does this; a loop of your own calls ``vae.latent.after_step()``. The first call places the
+        codes by k-means.
+
+        Args:
+            reduce: Sums a tensor over processes; nothing if None.
+            generator: Of the places of restarted codes, the same on every process; torch's global one if None.
+        """
+        for codebook in self._books():
+            codebook.after_step(reduce, generator)
+
+    def _books(self) -> list[Codebook]:
+        return [book for book in self.codebooks if isinstance(book, Codebook)]
+
+    def _split(self, codes: Tensor) -> list[tuple[Codebook, Tensor]]:
+        """Each codebook with its codes ``(B, positions)``."""
+        books = self._books()
+        return list(zip(books, codes.chunk(len(books), dim=1), strict=True))
+
+    def _codes(self, rows: Tensor) -> Tensor:
+        codes = []
+        for book in self._books():
+            codes.append(book.nearest(rows))
+            rows = book.directed(rows) - book(codes[-1])
+        return torch.cat(codes, dim=1)
+
+    def _vectors(self, codes: Tensor) -> Tensor:
+        (book, first), *others = self._split(codes)
+        vectors = book(first)
+        for book, part in others:
+            vectors = vectors + book(part)
+        return vectors
+
+    def _trained(self, rows: Tensor, codes: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
+        left, penalty = rows, rows.new_zeros(rows.shape[0])
+        for book, part in self._split(codes):
+            if self.training:
+                book.record(left.detach(), part)
+            left, code = book.directed(left), book(part)
+            penalty = penalty + self.commitment * _squares(left - code.detach())
+            if self.decay is None:
+                penalty = penalty + _squares(left.detach() - code)
+            left = left - code.detach()
+        aim = self._books()[0].directed(rows)
+        return GRADIENTS[self.gradient](aim, vectors.detach()), penalty
+
+
+def _squares(difference: Tensor) -> Tensor:
+    return difference.square().flatten(1).sum(1)
+
+
+class VectorQuantizer(_OfCodebooks):
+    """The nearest of K learned vectors at each position: the latent of a VQ-VAE.
+
+    ``vl.VAE(encoder, decoder, latent=VectorQuantizer((64, 7, 7), 512))``, or ``vl.conv_vae(..., latent=...)``. The rate
+    is -log p(codes), h w ln K nats with uniform codes. Low-dimensional codes are a ``latent_shape`` of few channels:
+    the head of :class:`ConvEncoder` projects to them.
+
+    In training, codes are placed by k-means after the first step, then follow the encoder's vectors by running means;
+    codes that are hardly used move to where the error is. All of that happens in :meth:`after_step`, which
+    :class:`Trainer` calls; a loop of your own calls it after each step of the optimiser.
+
+    Args:
+        latent_shape: ``(C, h, w)``, or ``(D,)`` for one code per image.
+        num_codes: K.
+        prior: p(codes); :class:`UniformCodes` if None.
+        commitment: What a squared distance between encoder's vector and code costs, in nats, summed over positions and
+            channels.
+        decay: Of the running means, in [0, 1]; None to train the codes by gradients, with their squared distances to
+            the encoder's vectors at 1 nat each.
+        restart: A code used less often than this share of the mean is moved; 0 for never.
+        gradient: ``"straight_through"`` or ``"rotation"``.
+        cosine: Compare directions; encoder's vectors and codes have length 1.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the prior is for other codes.
+        TypeError: If an argument has the wrong type.
+
+    Examples:
+        >>> latent = VectorQuantizer((8, 7, 7), 512)
+        >>> draw = latent.draw(torch.randn(2, 8, 7, 7), torch.empty(2, 0))
+        >>> draw.codes.shape, round(draw.kl.sum(1)[0].item(), 2)  # 49 ln 512
+        (torch.Size([2, 49]), 305.68)
+        >>> torch.equal(latent.embed(draw.codes), draw.z)
+        True
+
+    References:
+        van den Oord et al. (2017), https://arxiv.org/abs/1711.00937, running means in appendix A.1; ``rotation``: Fifty
+        et al. (2024), https://arxiv.org/abs/2410.06424; k-means and the splitting of codes: Linde, Buzo & Gray (1980)
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        num_codes: int,
+        prior: nn.Module | None = None,
+        commitment: float = 0.25,
+        decay: float | None = 0.99,
+        restart: float = 0.1,
+        gradient: str = "straight_through",
+        cosine: bool = False,
+    ) -> None:
+        super().__init__(latent_shape, num_codes, prior, commitment, decay, restart, gradient, depth=1)
+        check_bool("cosine", cosine)
+        self.cosine = cosine
+        self.codebooks.append(Codebook(self.num_codes, self.latent_shape[0], self.decay, self.restart, cosine))
+
+
+class ResidualQuantizer(_OfCodebooks):
+    """Codes in ``depth`` steps, each of what the steps before it left over; the vectors add up, and so do the rates.
+
+    The codes of an image are all of the first step, then all of the second, ...; K codes in each. Otherwise as
+    :class:`VectorQuantizer`, which has the arguments.
+
+    Args:
+        latent_shape: ``(C, h, w)``, or ``(D,)``.
+        num_codes: K, of each codebook.
+        depth: Number of codebooks.
+        prior: p(codes); :class:`UniformCodes` if None.
+        commitment: Nats per squared distance between what is left and its code, summed over the steps too.
+        decay: Of the running means; None to train the codes by gradients.
+        restart: A code used less often than this share of the mean is moved; 0 for never.
+        gradient: ``"straight_through"`` or ``"rotation"``, from the sum of the codes to the encoder's vector.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the prior is for other codes.
+        TypeError: If an argument has the wrong type.
+
+    Examples:
+        >>> latent = ResidualQuantizer((8, 7, 7), 256, depth=4)
+        >>> latent.encoded(torch.randn(2, 8, 7, 7)).shape
+        torch.Size([2, 196])
+
+    References:
+        Lee et al. (2022), Autoregressive image generation using residual quantization, section 3.1.
+        https://arxiv.org/abs/2203.01941
+    """
+
+    def __init__(
+        self,
+        latent_shape: Sequence[int],
+        num_codes: int,
+        depth: int,
+        prior: nn.Module | None = None,
+        commitment: float = 0.25,
+        decay: float | None = 0.99,
+        restart: float = 0.1,
+        gradient: str = "straight_through",
+    ) -> None:
+        super().__init__(
+            latent_shape, num_codes, prior, commitment, decay, restart, gradient, check_int("depth", depth)
+        )
+        self.depth = int(depth)
+        for _ in range(self.depth):
+            self.codebooks.append(Codebook(self.num_codes, self.latent_shape[0], self.decay, self.restart))
