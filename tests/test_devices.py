@@ -289,6 +289,19 @@ def autoencoder_of(likelihood=None, **parts):
     return vl.AutoEncoder(encoder, decoder, likelihood=likelihood, **parts)
 
 
+QUANTIZERS = {
+    "Vector": lambda: vl.VectorQuantizer((2, 2, 2), 4),
+    "Residual": lambda: vl.ResidualQuantizer((2, 2, 2), 4, depth=2),
+    "FiniteScalar": lambda: vl.FiniteScalarQuantizer((2, 2, 2), (3, 4)),
+    "BinarySpherical": lambda: vl.BinarySphericalQuantizer((2, 2, 2)),
+}
+
+
+def quantised(latent):
+    torch.manual_seed(0)
+    return vl.conv_vae(SHAPE, hidden_channels=(3,), stride=4, norm="none", latent=latent)
+
+
 MODELS = {
     **{f"norm {norm}": lambda norm=norm: vae_of(norm=norm) for norm in ("batch", "group", "layer", "none")},
     **{f"upsample {how}": lambda how=how: vae_of(upsample=how) for how in ("transpose", "nearest", "pixel_shuffle")},
@@ -300,6 +313,8 @@ MODELS = {
     "FlowPosterior": lambda: vae_of(posterior="flow"),
     "FlowPosterior of a map": lambda: vae_of(posterior="flow", latent="map"),
     "conv_vae": lambda: vl.conv_vae(SHAPE, 2, hidden_channels=(3,)),
+    **{f"{name}Quantizer": lambda make=make: quantised(make()) for name, make in QUANTIZERS.items()},
+    "codebook by gradients": lambda: quantised(vl.VectorQuantizer((2, 2, 2), 4, decay=None, gradient="rotation")),
     "article_vae": vl.presets.article_vae,
     "autoencoder": autoencoder_of,
     "autoencoder corrupted": lambda: autoencoder_of(corruption=vl.GaussianNoise()),

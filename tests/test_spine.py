@@ -186,6 +186,11 @@ def test_draws_of_the_ladders_prior_have_its_moments():
     torch.testing.assert_close(z[:, LOWER:].T.cov(), torch.eye(UPPER, dtype=torch.float64), atol=0.02, rtol=0)
 
 
+def of_codes(latent):
+    torch.manual_seed(0)
+    return vl.conv_vae((1, 8, 8), hidden_channels=(4,), stride=4, latent=latent)
+
+
 def of_networks(latent):
     torch.manual_seed(0)
     shape, width = (1, 8, 8), math.prod(latent.latent_shape) if latent else 4
@@ -210,6 +215,10 @@ LATENTS = {
     "flow prior": lambda: of_networks(vl.GaussianLatent((4,), vl.FlowPrior((4,), hidden_features=(8,)))),
     "flow posterior": lambda: of_networks(vl.GaussianLatent((4,), posterior=bent())),
     "ladder": lambda: ladder(0.3).float(),
+    "vector quantizer": lambda: of_codes(vl.VectorQuantizer((3, 2, 2), 8)),
+    "residual quantizer": lambda: of_codes(vl.ResidualQuantizer((3, 2, 2), 8, depth=2)),
+    "finite scalar quantizer": lambda: of_codes(vl.FiniteScalarQuantizer((2, 2, 2), (3, 4))),
+    "binary spherical quantizer": lambda: of_codes(vl.BinarySphericalQuantizer((3, 2, 2))),
     "point": lambda: vl.AutoEncoder(
         vl.ConvEncoder((1, 8, 8), 4, hidden_channels=(4,)), vl.ConvDecoder(4, (1, 8, 8), hidden_channels=(4,))
     ),
@@ -245,7 +254,7 @@ def refused(latent, objective):
         return None if objective in OF_A_POINT else (TypeError, "must have a prior")
     if objective == "rae":
         return TypeError, "needs an autoencoder"
-    if latent in ("flow posterior", "ladder") and objective in OF_A_GAUSSIAN:
+    if (latent in ("flow posterior", "ladder") or "quantizer" in latent) and objective in OF_A_GAUSSIAN:
         return ValueError, "needs a Gaussian posterior"
     return None
 

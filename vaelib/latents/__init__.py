@@ -4,7 +4,6 @@ from vaelib.latents.base import Draw, Latent, repeated
 from vaelib.latents.flow import FlowPosterior
 from vaelib.latents.gaussian import GaussianLatent
 from vaelib.latents.point import PointLatent
-from vaelib.latents.quantizer import Quantizer
 from vaelib.latents.scalar import BinarySphericalQuantizer, FiniteScalarQuantizer
 from vaelib.latents.vector import ResidualQuantizer, VectorQuantizer
 
@@ -16,7 +15,6 @@ __all__ = [
     "GaussianLatent",
     "Latent",
     "PointLatent",
-    "Quantizer",
     "ResidualQuantizer",
     "VectorQuantizer",
     "repeated",

@@ -41,18 +41,22 @@ class _Rotated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         rows, vectors = ctx.saved_tensors
-        length, wanted = (values.norm(dim=-1, keepdim=True) for values in (rows, vectors))
+        length, wanted = _length(rows), _length(vectors)
         row, vector = rows / length, vectors / wanted
         between = row + vector
-        middle = between / between.norm(dim=-1, keepdim=True)
+        middle = between / _length(between)
 
         def along(direction: Tensor) -> Tensor:
             return (direction * gradient).sum(-1, keepdim=True)
 
         turned = gradient - 2 * middle * along(middle) + 2 * row * along(vector)
         # Between a vector and its opposite, or where one is zero, there is no one rotation.
-        known = (length > _TINY) & (wanted > _TINY) & (between.norm(dim=-1, keepdim=True) > _TINY)
+        known = (length > _TINY) & (wanted > _TINY) & (_length(between) > _TINY)
         return torch.where(known, turned * wanted / length, gradient), None
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
 
 
 def straight_through(rows: Tensor, vectors: Tensor) -> Tensor:
