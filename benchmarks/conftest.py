@@ -1,4 +1,4 @@
-"""Plain `pytest` runs a row of inference, of growth and the first answer; `--benchmark-only` measures all.
+"""Plain `pytest` runs a row of inference and the first answer; `--benchmark-only` measures all.
 
 Calls are timed in the processes of the backends. `replay` hands their times to pytest-benchmark, whose clock is then
 one that moves by the recorded seconds: its tables, groups, `--benchmark-json` and `--benchmark-compare` work as always.
@@ -92,7 +92,7 @@ def leave_out(request):
 
 @pytest.fixture(scope="session")
 def matrix_of():
-    """The matrix of a network, with weights and statistics that are not fresh; one is open at a time."""
+    """The matrix of a network, with weights and statistics that are not initial; one is open at a time."""
     with ExitStack() as stack:
         running = {}
 

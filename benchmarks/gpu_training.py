@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 from gpu_records import Deadline, Records
-from loop_process import Job, Loop, LoopError, training_flops, write_files
+from loop_process import Job, Loop, training_flops, write_files
 
 import vaelib as vl
+from vaelib.benchmark.process import ProcessError
 from vaelib.benchmark.roofline import rates
 
 CONFIGURATIONS = (("article", 64), ("default", 64), ("article", 512), ("default", 512))
@@ -154,7 +155,7 @@ class Configuration:
         for name in list(self._loops) if names is None else names:
             try:
                 self._loops[name].read()
-            except LoopError as error:
+            except ProcessError as error:
                 self._fail(name, str(error))
 
     def _fail(self, name, error):

@@ -1,8 +1,6 @@
 """A training loop as a process, seen from outside: what it is asked, and its answers."""
 
-import contextlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +9,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib.benchmark.process import Process
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LOOPS = Path(__file__).parent / "loops.py"
@@ -30,47 +29,27 @@ class Job(NamedTuple):
     threads: int = 1
 
 
-class LoopError(RuntimeError):
-    """A loop's process ended; the message is the last line of its log."""
-
-
 class Loop:
-    """A training loop, seen from outside; use it in a `with`."""
+    """A training loop in a process of its own; use it in a `with`. `read` raises `ProcessError` once that has ended."""
 
     def __init__(self, job):
         self.job, self.rounds = job, []
-        self._errors = Path(job.directory, f"{job.loop}.log").open("w+")  # noqa: SIM115  # closed by `__exit__`
-        command = [sys.executable, "-W", "ignore", str(LOOPS), json.dumps(job._asdict())]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
-        )
+        arguments = ["-W", "ignore", str(LOOPS), json.dumps(job._asdict())]
+        self._process = Process(arguments, Path(job.directory, f"{job.loop}.log"))
 
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, *_):
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        if kind is not None:  # nobody waits for the end of its round
-            self._process.kill()
-        self._process.wait()
-        self._process.stdout.close()
-        self._errors.close()
+    def __exit__(self, *error):
+        self._process.__exit__(*error)
 
     def ask(self):
         """Begin a round of training."""
-        with contextlib.suppress(BrokenPipeError):  # `read` raises the reason
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
+        self._process.tell()
 
     def read(self):
         """Wait for the end of a round: seconds, held-out loss, peak GPU memory; at first for the loss before any."""
-        line = self._process.stdout.readline()
-        if not line:
-            self._errors.seek(0)
-            said = self._errors.read().strip() or "it ended without a message"
-            raise LoopError(said.splitlines()[-1])
-        self.rounds.append(json.loads(line))
+        self.rounds.append(self._process.answer())
 
     def __call__(self):
         self.ask()

@@ -14,6 +14,7 @@ from loop_process import SIZE, Job, plain_network, vl_model
 
 import vaelib as vl
 from vaelib._images import even_parts
+from vaelib._timing import timed
 from vaelib.training.hardware import float32_products
 
 
@@ -49,10 +50,7 @@ class Task:
     def timed(self, call):
         """Seconds from an idle device to an idle device."""
         self.synchronize()
-        started = time.perf_counter()
-        call()
-        self.synchronize()
-        return time.perf_counter() - started
+        return timed(lambda: (call(), self.synchronize()))[0][0]
 
     def synchronize(self):
         if self.device.type == "cuda":
@@ -103,33 +101,13 @@ def pythae(task):
     import logging
 
     logging.disable()
+    from peers import pythae_model
     from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     network, job = task.network, task.job
 
-    class Encoder(BaseEncoder):
-        def __init__(self):
-            super().__init__()
-            self.network = network
-
-        def forward(self, x):
-            mu, logvar = self.network.encode(x)
-            return ModelOutput(embedding=mu, log_covariance=logvar)
-
-    class Decoder(BaseDecoder):
-        def __init__(self):
-            super().__init__()
-            self.network = network
-
-        def forward(self, z):
-            return ModelOutput(reconstruction=self.network.decode(z))
-
-    config = VAEConfig(input_dim=(1, *SIZE), latent_dim=20, reconstruction_loss="bce")
-    model = VAE(config, encoder=Encoder(), decoder=Decoder()).to(task.device)
+    model = pythae_model(network).to(task.device)
     images = task.resized(task.train).batch(slice(None))
     config = BaseTrainerConfig(
         output_dir=job.directory, per_device_train_batch_size=job.batch_size, learning_rate=1e-3, num_epochs=1

@@ -44,34 +44,39 @@ def _article(directory, threads):
     return _opened({"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))})
 
 
-def _pythae(directory, threads):
-    import logging
-
-    logging.disable()
+def pythae_model(network):
+    """The tutorial's network as pythae's VAE."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
 
-    network = _article_network(directory, threads)
-
     class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
         def forward(self, x):
-            mu, logvar = network.encode(x)
+            mu, logvar = self.network.encode(x)
             return ModelOutput(embedding=mu, log_covariance=logvar)
 
     class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
         def forward(self, z):
-            return ModelOutput(reconstruction=network.decode(z))
+            return ModelOutput(reconstruction=self.network.decode(z))
 
     config = VAEConfig(input_dim=(1, 32, 32), latent_dim=20, reconstruction_loss="bce")
-    model = VAE(config, encoder=Encoder(), decoder=Decoder()).eval()
+    return VAE(config, encoder=Encoder(), decoder=Decoder())
 
-    def encode(x):
-        return model.encoder(x).embedding
 
-    def decode(z):
-        return model.decoder(z).reconstruction
+def _pythae(directory, threads):
+    import logging
 
+    logging.disable()
+    model = pythae_model(_article_network(directory, threads)).eval()
+    encode, decode = (lambda x: model.encoder(x).embedding), (lambda z: model.decoder(z).reconstruction)
     return _opened({"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))})
 
 

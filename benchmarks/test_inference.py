@@ -16,7 +16,7 @@ def pytest_generate_tests(metafunc):
     backends = tuple(BACKENDS) if measuring else SMOKE
     rows = [
         (network, operation, batch, backend, backends)
-        for network, batches in (BATCHES if measuring else {"default": (1,)}).items()
+        for network, batches in (BATCHES if measuring else {"tiny": (1,)}).items()
         for operation in OPERATIONS
         for batch in batches
         for backend in backends

@@ -1,7 +1,6 @@
 """``vaelib benchmark``: every way in a process of its own, with its accuracy in the same row."""
 
 import importlib.util
-import io
 import json
 import shutil
 import types
@@ -14,10 +13,12 @@ import torch
 import vaelib as vl
 from vaelib.benchmark import backend, cuda, files, matrix, roofline, worker
 from vaelib.benchmark.backends import BACKENDS, OPERATIONS
-from vaelib.benchmark.worker import Worker, WorkerError
+from vaelib.benchmark.process import ProcessError
+from vaelib.benchmark.worker import Worker
 from vaelib.cli import main
 
 FEW = ("torch", "onnxruntime", "OnnxVAE")
+MEASURED = ("encode", "reconstruct")
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,15 @@ def model():
 @pytest.fixture(scope="module")
 def report(model):
     lines = []
-    found = matrix.measure(model, backends=FEW, batches=(1, 3), threads=1, seconds=0.0, rounds=1, tell=lines.append)
-    assert lines == ["opening", *(f"{operation}, batch {batch}" for operation in OPERATIONS for batch in (1, 3))]
+    options = {"operations": MEASURED, "batches": (1, 3), "threads": 1, "seconds": 0.0, "rounds": 1}
+    found = matrix.measure(model, backends=FEW, **options, tell=lines.append)
+    assert lines == ["opening", *(f"{operation}, batch {batch}" for operation in MEASURED for batch in (1, 3))]
     return found
 
 
 def test_every_cell_has_a_row_with_times_and_an_error(report):
     cells = {(row.operation, row.batch, row.backend) for row in report.rows}
-    assert cells == {(operation, batch, name) for operation in OPERATIONS for batch in (1, 3) for name in FEW}
+    assert cells == {(operation, batch, name) for operation in MEASURED for batch in (1, 3) for name in FEW}
     for row in report.rows:
         p50, p90, p99 = row.percentiles
         assert len(row.times) >= 50
@@ -121,7 +123,7 @@ def test_a_backend_that_fails_is_told_and_the_others_go_on(model, monkeypatch):
 
 def test_a_worker_that_ends_says_why(tmp_path):
     np.save(tmp_path / "inputs.npy", np.zeros((1, 2, 3), np.float32))
-    with Worker("onnxruntime", tmp_path, 1) as worker, pytest.raises(WorkerError, match=r"encode.onnx.*doesn't exist"):
+    with Worker("onnxruntime", tmp_path, 1) as worker, pytest.raises(ProcessError, match=r"encode.onnx.*doesn't exist"):
         worker.begin("encode", tmp_path / "inputs.npy")
 
 
@@ -268,20 +270,27 @@ def test_a_bundle_needs_the_extra(bundle, monkeypatch):
         matrix.Matrix(bundle, ("OnnxVAE",))
 
 
+def begin(tmp_path):
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 3), np.float32))
+    return {"operation": "encode", "inputs": str(tmp_path / "inputs.npy"), "answer": str(tmp_path / "answer")}
+
+
 def test_a_long_first_call_does_not_shorten_the_warm_up(monkeypatch, tmp_path):
     """A CUDA graph is captured in the fourth call, which must not be a timed one."""
-    clock = iter([0.0, 60.0, *(60.0 + 0.01 * step for step in range(10))])
-    monkeypatch.setattr(worker.time, "perf_counter", lambda: next(clock))
+    seconds = iter([60.0, *[0.01] * 9])
+
+    def timed(call):
+        call()
+        return [[next(seconds)]]
+
+    monkeypatch.setattr(worker, "timed", timed)
     calls = []
     opened = backend.Opened(lambda operation, values: calls.append(operation) or np.zeros(1))
-    assert worker._begin(opened, "encode", [None, None], str(tmp_path / "answer.npy")) == 60.0
+    assert worker._Answers(opened)(begin(tmp_path)) == {"first": 60.0}
     assert len(calls) == 4
 
 
 def test_memory_of_the_shape_before_does_not_count(monkeypatch, tmp_path):
-    np.save(tmp_path / "inputs.npy", np.zeros((2, 3), np.float32))
-    command = json.dumps({"operation": "encode", "inputs": str(tmp_path / "inputs.npy"), "answer": str(tmp_path / "a")})
-    monkeypatch.setattr("sys.stdin", [command, command])
     alive, before = weakref.WeakSet(), []
     monkeypatch.setattr(worker, "_forget_peaks", lambda: before.append(len(alive)))
 
@@ -290,14 +299,14 @@ def test_memory_of_the_shape_before_does_not_count(monkeypatch, tmp_path):
         alive.add(placed)
         return placed
 
-    worker._serve(backend.Opened(lambda operation, values: np.zeros(1), place), io.StringIO())
+    answers = worker._Answers(backend.Opened(lambda operation, values: np.zeros(1), place))
+    answers(begin(tmp_path))
+    assert len(alive) == 2
+    answers(begin(tmp_path))
     assert before == [0, 0]
 
 
 def test_memory_of_a_gpu_is_measured_and_given_back_to_the_other_processes(monkeypatch, tmp_path):
-    np.save(tmp_path / "inputs.npy", np.zeros((2, 3), np.float32))
-    begin = {"operation": "encode", "inputs": str(tmp_path / "inputs.npy"), "answer": str(tmp_path / "answer")}
-    commands = [begin, {"seconds": 0.0, "least_calls": 2}, {}]
     done = []
     gpu = types.SimpleNamespace(
         empty_cache=lambda: done.append("empty"),
@@ -305,13 +314,10 @@ def test_memory_of_a_gpu_is_measured_and_given_back_to_the_other_processes(monke
         max_memory_allocated=lambda: 3 * 2**20,
     )
     monkeypatch.setattr(worker, "_torch_on_cuda", lambda: types.SimpleNamespace(cuda=gpu))
-    monkeypatch.setattr("sys.stdin", map(json.dumps, commands))
-    answers = io.StringIO()
-    opened = backend.Opened(lambda operation, values: done.append("call") or np.zeros(1))
-    worker._serve(opened, answers)
-    first, turn, peaks = map(json.loads, answers.getvalue().splitlines())
-    assert first["first"] >= 0.0
-    assert len(turn["times"]) == 2
+    answers = worker._Answers(backend.Opened(lambda operation, values: done.append("call") or np.zeros(1)))
+    assert answers(begin(tmp_path))["first"] >= 0.0
+    assert len(answers({"seconds": 0.0, "least": 2})["times"]) == 2
+    peaks = answers({})
     assert peaks["device_mib"] == 3.0
     assert peaks["host_mib"] > 0.0
     assert done == ["reset", *["call"] * 4, "empty", *["call"] * 3, "empty"]

@@ -9,9 +9,10 @@ import gpu_records
 import gpu_training
 import pytest
 from gpu_records import Deadline, Records
-from loop_process import Job, Loop, LoopError
+from loop_process import Job, Loop
 
 from vaelib.benchmark.matrix import Row
+from vaelib.benchmark.process import ProcessError
 
 KEYS = ("network", "batch")
 
@@ -88,7 +89,7 @@ class FakeLoop:
     def read(self):
         found = next(self._coming, None)
         if found is None:
-            raise LoopError("CUDA out of memory")
+            raise ProcessError("CUDA out of memory")
         self.rounds.append({"seconds": found[0], "loss": found[1], "peak_device_mib": 7.0})
 
 
@@ -131,7 +132,7 @@ def test_training_loops_have_turns_and_failures_rows(path, monkeypatch, tmp_path
 
 
 def test_a_loop_that_ends_says_why(tmp_path):
-    with Loop(Job("vaelib", str(tmp_path))) as loop, pytest.raises(LoopError, match=r"No such file.*images.pt"):
+    with Loop(Job("vaelib", str(tmp_path))) as loop, pytest.raises(ProcessError, match=r"No such file.*images.pt"):
         loop()
 
 

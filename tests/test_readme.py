@@ -20,7 +20,13 @@ def blocks(language):
     return [re.sub(rf"^{indent}", "", code, flags=re.MULTILINE) for indent, code in found]
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+def python_blocks():
+    """The first trains on 10,000 images, exports and samples."""
+    first, *more = blocks("python")
+    return [pytest.param(first, marks=pytest.mark.slow), *more]
+
+
+@pytest.mark.parametrize("code", python_blocks())
 def test_python_blocks(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,14 +16,16 @@ import torch
 from vaelib.benchmark.backend import EXPORTING, Backend, needs_packages
 from vaelib.benchmark.backends import BACKENDS, OPERATIONS, Array
 from vaelib.benchmark.files import Source, write_files
+from vaelib.benchmark.process import ProcessError
 from vaelib.benchmark.roofline import rates
 from vaelib.benchmark.subject import draw
-from vaelib.benchmark.worker import First, Worker, WorkerError, interleaved, table_of
+from vaelib.benchmark.worker import Worker, table_of
 from vaelib.export.hardware import hardware
 
 __all__ = ["Matrix", "Report", "Row", "measure", "why_missing"]
 
 LEAST_CALLS = 50
+_Answer = TypeVar("_Answer")
 _NOISY_SPREAD = 1.5
 _NOISY_LOAD = 0.5
 
@@ -149,26 +151,28 @@ class Matrix:
 
         ``seconds`` are those of one turn, ``least_calls`` those of all of them.
         """
-        workers = {name: worker for name, worker in self._workers.items() if backends is None or name in backends}
         inputs = draw(self._subject, operation, batch)
         path = self._subject.directory / "inputs.npy"
         np.save(path, inputs)
-        first: dict[str, First] = {}
-        for name, worker in list(workers.items()):
+        asked = [name for name in self._workers if backends is None or name in backends]
+        first = self._ask(asked, lambda worker: worker.begin(operation, path))
+        errors = self._errors(operation, inputs[0], {name: answer for name, (_, answer) in first.items()})
+        times: dict[str, list[float]] = {name: [] for name in first}
+        for _ in range(rounds):
+            turns = self._ask(times, lambda worker: worker.turn(seconds, -(-least_calls // rounds)))
+            times = {name: times[name] + turn for name, turn in turns.items()}
+        return [self._row(operation, batch, name, times[name], first[name][0], errors[name]) for name in times]
+
+    def _ask(self, names: Iterable[str], ask: Callable[[Worker], _Answer]) -> dict[str, _Answer]:
+        """The answers of backends in turn; one whose process has ended has failed."""
+        found = {}
+        for name in names:
             try:
-                first[name] = worker.begin(operation, path)
-            except WorkerError as error:
-                self._fail(name, error)
-                del workers[name]
-        errors = self._errors(operation, inputs[0], first)
-        measured = interleaved(workers, seconds=seconds, rounds=rounds, least_calls=least_calls)
-        rows = []
-        for name, times in measured.items():
-            if isinstance(times, WorkerError):
-                self._fail(name, times)
-                continue
-            rows.append(self._row(operation, batch, name, times, first[name].seconds, errors[name]))
-        return rows
+                found[name] = ask(self._workers[name])
+            except ProcessError as error:
+                self.failed[name] = str(error)
+                del self._workers[name]
+        return found
 
     def _row(self, operation: str, batch: int, name: str, times: list[float], first_call: float, error: float) -> Row:
         peaks = self._workers[name].peaks()
@@ -177,11 +181,11 @@ class Matrix:
         correct = bool(error <= tolerance)
         return Row(operation, batch, name, times, first_call, *peaks, error, tolerance, correct, of_products)
 
-    def _errors(self, operation: str, values: Array, first: dict[str, First]) -> dict[str, float]:
+    def _errors(self, operation: str, values: Array, files: dict[str, Path]) -> dict[str, float]:
         checked = list(self._subject.checked(len(values)))
         expected = self._subject.exact(operation, values[checked])
         scale = max(1.0, float(np.abs(expected).max()))
-        answers = {name: np.load(entry.answer, allow_pickle=False) for name, entry in first.items()}
+        answers = {name: np.load(path, allow_pickle=False) for name, path in files.items()}
         return {
             name: float(np.abs(answer[checked] - expected).max()) / scale
             if answer.shape == (len(values), *expected.shape[1:])
@@ -193,10 +197,6 @@ class Matrix:
         flops = self._subject.flops.get(operation)
         rate = self.products.get(self._backends[backend].products)
         return flops * images_per_second / rate if flops and rate else None
-
-    def _fail(self, name: str, error: WorkerError) -> None:
-        self.failed[name] = str(error)
-        del self._workers[name]
 
 
 class Report(NamedTuple):
@@ -217,7 +217,8 @@ class Report(NamedTuple):
     @property
     def noisy(self) -> bool:
         """Whether something else ran beside the measurement, or calls of one row differed much."""
-        return is_noisy(self.load, self.rows)
+        spreads = [row.percentiles[1] / row.percentiles[0] for row in self.rows]
+        return bool(self.load > _NOISY_LOAD or (spreads and np.median(spreads) > _NOISY_SPREAD))
 
     def recommendation(self) -> str:
         """One sentence: the fastest right way for one picture, and for many."""
@@ -238,12 +239,6 @@ class Report(NamedTuple):
         """All of it but the single times."""
         rows = [row.summary() for row in self.rows]
         return self._asdict() | {"rows": rows, "noisy": self.noisy, "recommendation": self.recommendation()}
-
-
-def is_noisy(load: float, rows: Sequence[Row]) -> bool:
-    """Whether others wanted more than half a core before, or p90 is typically far above p50."""
-    spreads = [row.percentiles[1] / row.percentiles[0] for row in rows]
-    return bool(load > _NOISY_LOAD or (spreads and np.median(spreads) > _NOISY_SPREAD))
 
 
 def measure(

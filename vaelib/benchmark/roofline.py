@@ -8,9 +8,10 @@ import json
 import statistics
 import subprocess
 import sys
-import timeit
 from collections.abc import Callable
 from typing import Any
+
+from vaelib._timing import timed
 
 __all__ = ["rates"]
 
@@ -24,7 +25,7 @@ def rates(threads: int) -> dict[str, float]:
     """Products in FLOP/s: ``"cpu"``, in float32 with these threads; where there is a GPU ``"cuda"``, ``"cuda bf16"``.
 
     On the CPU the best of torch and onnxruntime (where it is installed) and of three sizes, none of which alone bounds
-    what the convolutions of both reach; each the median of 15 rounds. Measured once, in a process of its own.
+    what the convolutions of both reach; each the median call. Measured once, in a process of its own.
     """
     result = subprocess.run([sys.executable, "-m", __name__, str(threads)], capture_output=True, text=True, check=True)
     return dict(json.loads(result.stdout))
@@ -73,9 +74,9 @@ def _synchronised(a: Any, b: Any) -> None:
 
 
 def _flops(call: Callable[[], object], n: int) -> float:
-    number = max(1, _SIZES[-1] ** 3 // n**3)
     call()
-    return 2 * n**3 * number / statistics.median(timeit.repeat(call, number=number, repeat=_REPEATS))
+    (times,) = timed(call, least=_REPEATS * max(1, _SIZES[-1] ** 3 // n**3))
+    return 2 * n**3 / statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,25 @@
-"""One backend in a process of its own: commands in, the seconds of each call out, as lines of JSON."""
+"""One backend in a process of its own: commands in, the seconds of each call out."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import runpy
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from vaelib._timing import timed
 from vaelib.benchmark.backends import BACKENDS, Backend, Opened
+from vaelib.benchmark.process import Process, serve
 
-__all__ = ["First", "Peaks", "Worker", "WorkerError", "interleaved", "table_of"]
+__all__ = ["Peaks", "Worker", "table_of"]
 
 _PAUSE = 0.1  # until a process on the CPU is quiet: the threads of a plain onnxruntime session spin for some 60 ms
 _WARM_UP = 4  # calls, of which CUDA graphs are captured in the last; fewer of those that take long
 _WARM_UP_SECONDS = 1.0
-
-
-class WorkerError(RuntimeError):
-    """A backend's process ended; the message is what it said last."""
-
-
-class First(NamedTuple):
-    """What came of the first call at a shape."""
-
-    seconds: float
-    """Compilation and measured plans included."""
-    answer: Path
 
 
 def table_of(path: Path | None) -> dict[str, Backend]:
@@ -50,7 +36,7 @@ class Peaks(NamedTuple):
 
 
 class Worker:
-    """A backend's process, seen from outside; use it in a ``with``.
+    """A backend's process, seen from outside; use it in a ``with``. Its methods raise ``ProcessError`` once it ended.
 
     Args:
         backend: Its name.
@@ -62,121 +48,71 @@ class Worker:
     def __init__(self, backend: str, directory: Path, threads: int, table: Path | None = None) -> None:
         self._pause = _PAUSE if table_of(table)[backend].products == "cpu" else 0.0
         self._answer = directory / f"{backend}.npy"
-        self._log = (directory / f"{backend}.log").open("w+")
-        self._process: Any = subprocess.Popen(
-            [sys.executable, "-m", __name__, backend, str(directory), str(threads), str(table or "")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            env=os.environ | {"NVIDIA_TF32_OVERRIDE": "0"},
+        self._process = Process(
+            ["-m", __name__, backend, str(directory), str(threads), str(table or "")],
+            directory / f"{backend}.log",
+            {"NVIDIA_TF32_OVERRIDE": "0"},
         )
 
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):  # of one that ended before it had read all
-            self._process.stdin.close()
-        if kind is not None:  # nobody waits for its answer, which may take long
-            self._process.kill()
-        self._process.wait()
-        self._process.stdout.close()
-        self._log.close()
+    def __exit__(self, *error: Any) -> None:
+        self._process.__exit__(*error)
 
-    def begin(self, operation: str, inputs: Path) -> First:
-        """Answer the first of ``inputs``, a stack of batches, then warm up on them."""
-        found = self._ask(operation=operation, inputs=str(inputs), answer=str(self._answer))
+    def begin(self, operation: str, inputs: Path) -> tuple[float, Path]:
+        """Answer the first of a stack of batches, then warm up: seconds of the first call, the file of its answer."""
+        found = self._process.ask(operation=operation, inputs=str(inputs), answer=str(self._answer))
         time.sleep(self._pause)
-        return First(float(found["first"]), self._answer)
+        return float(found["first"]), self._answer
 
     def turn(self, seconds: float, least_calls: int) -> list[float]:
         """The seconds of each call of a turn, on one batch after the other."""
-        times = list(self._ask(seconds=seconds, least_calls=least_calls)["times"])
+        times = list(self._process.ask(seconds=seconds, least=least_calls)["times"])
         time.sleep(self._pause)
         return times
 
     def peaks(self) -> Peaks:
         """The most memory that the process has had for what it last began."""
-        return Peaks(**self._ask())
-
-    def _ask(self, **command: Any) -> Any:
-        with contextlib.suppress(BrokenPipeError):  # what it said before it ended comes below
-            self._process.stdin.write(json.dumps(command) + "\n")
-            self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            self._log.seek(0)
-            said = self._log.read().strip() or "it ended without a word"
-            raise WorkerError(said.splitlines()[-1])
-        return json.loads(line)
+        return Peaks(**self._process.ask())
 
 
-def interleaved(
-    workers: Mapping[str, Worker], *, seconds: float, rounds: int, least_calls: int
-) -> dict[str, list[float] | WorkerError]:
-    """The seconds of each call, from turns of one worker after the other.
+class _Answers:
+    """Inside the process: the answer to each command."""
 
-    A worker that fails is skipped from then on; its entry is the error.
-    """
-    times: dict[str, list[float]] = {name: [] for name in workers}
-    failed: dict[str, WorkerError] = {}
-    for _ in range(rounds):
-        for name in list(times):
-            try:
-                times[name] += workers[name].turn(seconds, -(-least_calls // rounds))
-            except WorkerError as error:
-                failed[name] = error
-                del times[name]
-    return {**times, **failed}
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._operation, self._calls = "", 0
+        self._inputs: list[Any] = []
 
+    def __call__(self, command: dict[str, Any]) -> dict[str, Any]:
+        if not command:
+            return Peaks(_host_peak_mib(), _device_peak_mib())._asdict()
+        found = {"first": self._begin(**command)} if "operation" in command else {"times": self._turn(**command)}
+        _give_back()
+        return found
 
-def _serve(opened: Opened, answers: TextIO) -> None:
-    inputs: list[Any] = []
-    operation = ""
-    for line in sys.stdin:
-        command: dict[str, Any] = json.loads(line)
-        answer: dict[str, Any] = {}
-        if "operation" in command:
-            inputs.clear()  # they would count as memory of the next shape
-            _forget_peaks()
-            operation = command["operation"]
-            inputs += [opened.place(batch) for batch in np.load(command["inputs"], allow_pickle=False)]
-            answer["first"] = _begin(opened, operation, inputs, command["answer"])
-            _give_back()
-        elif "seconds" in command:
-            answer["times"] = _timed(opened, operation, inputs, command["seconds"], command["least_calls"])
-            _give_back()
-        else:
-            answer = Peaks(_host_peak_mib(), _device_peak_mib())._asdict()
-        print(json.dumps(answer), file=answers, flush=True)
+    def _begin(self, operation: str, inputs: str, answer: str) -> float:
+        self._inputs.clear()  # they would count as memory of the next shape
+        _forget_peaks()
+        self._operation, self._calls = operation, 0
+        self._inputs += [self._opened.place(batch) for batch in np.load(inputs, allow_pickle=False)]
+        results: list[Any] = []
+        ((first,),) = timed(lambda: results.append(self._call()))
+        np.save(answer, self._opened.fetch(results.pop()))
+        warm_up = 0.0  # the first call does not count, since it may have compiled
+        while self._calls < _WARM_UP and warm_up < _WARM_UP_SECONDS:
+            warm_up += timed(self._call)[0][0]
+        return first
 
+    def _turn(self, seconds: float, least: int) -> list[float]:
+        self._call()  # what another process put into the caches is not ours to pay for
+        return timed(self._call, seconds=seconds, least=least)[0]
 
-def _begin(opened: Opened, operation: str, inputs: list[Any], answer: str) -> float:
-    """The seconds of the first call, whose answer is kept; warms up too."""
-    started = time.perf_counter()
-    result = opened.call(operation, inputs[0])
-    first = time.perf_counter() - started
-    np.save(answer, opened.fetch(result))
-    del result
-    end = time.perf_counter() + _WARM_UP_SECONDS  # from here on: the first may have compiled for longer
-    calls = 1
-    while calls < _WARM_UP and time.perf_counter() < end:
-        opened.call(operation, inputs[calls % len(inputs)])
-        calls += 1
-    return first
-
-
-def _timed(opened: Opened, operation: str, inputs: list[Any], seconds: float, least_calls: int) -> list[float]:
-    opened.call(operation, inputs[-1])  # what another process put into the caches is not ours to pay for
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < least_calls or time.perf_counter() < end:
-        batch = inputs[len(times) % len(inputs)]
-        started = time.perf_counter()
-        opened.call(operation, batch)
-        times.append(time.perf_counter() - started)
-    return times
+    def _call(self) -> Any:
+        batch = self._inputs[self._calls % len(self._inputs)]
+        self._calls += 1
+        return self._opened.call(self._operation, batch)
 
 
 def _forget_peaks() -> None:
@@ -214,6 +150,5 @@ def _torch_on_cuda() -> Any:
 
 if __name__ == "__main__":
     _name, _directory, _threads, _table = sys.argv[1:]
-    _answers, sys.stdout = sys.stdout, sys.stderr  # whatever a backend prints is not an answer
     _backend = table_of(Path(_table) if _table else None)[_name]
-    _serve(_backend.opened(Path(_directory), int(_threads)), _answers)
+    serve(lambda: _Answers(_backend.opened(Path(_directory), int(_threads))))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import functools
+import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from vaelib._timing import timed
 from vaelib.export.graphs import Graph
 from vaelib.export.validation import drawn_inputs, session
 
@@ -44,14 +46,9 @@ def images_per_second(
     sessions: Mapping[str, onnxruntime.InferenceSession], inputs: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, float]:
     """The median of each session over rounds in which every one has its turn, so that drift hits all alike."""
+    calls = [functools.partial(opened.run, None, dict(inputs)) for opened in sessions.values()]
+    for call in calls:
+        call()
     batch = len(next(iter(inputs.values())))
-    for opened in sessions.values():
-        opened.run(None, dict(inputs))
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    end = time.perf_counter() + _SECONDS * len(sessions)
-    while time.perf_counter() < end or len(next(iter(times.values()))) < _LEAST_ROUNDS:
-        for name, opened in sessions.items():
-            start = time.perf_counter()
-            opened.run(None, dict(inputs))
-            times[name].append(time.perf_counter() - start)
-    return {name: batch / float(np.median(values)) for name, values in times.items()}
+    times = timed(*calls, seconds=_SECONDS * len(calls), least=_LEAST_ROUNDS)
+    return {name: batch / statistics.median(found) for name, found in zip(sessions, times, strict=True)}
