@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.export import graphs, validation
+from vaelib.export import comparison, exporter, graphs
+from vaelib.export.proof import prove
 from vaelib.runtime import OnnxVAE, metadata as runtime_metadata
 from vaelib.runtime.engine import Engine
 
@@ -105,18 +106,36 @@ def test_onnxruntime_is_given_the_items_one_by_one_too(monkeypatch):
             sizes.append(len(inputs["image"]))
             return [inputs["image"] + (len(sizes) > 1 and sizes[-2] == 1 and sizes[-1] == 1)]
 
-    monkeypatch.setattr(validation, "session", Session)
-    monkeypatch.setattr(validation, "check_contract", lambda *_: None)
+    monkeypatch.setattr(comparison, "session", Session)
+    monkeypatch.setattr(comparison, "check_contract", lambda *_: None)
     graph = graphs.Graph("encoder", nn.Identity(), {"image": (4,)}, {"mu": "raw"})
     with pytest.raises(
         vl.ExportError, match="largest of 3 differences in `mu`, by .*; optimisations off, one by one; "
     ):
-        validation.compare(b"", graph, third_opinion=False)
+        comparison.compare(b"", graph, third_opinion=False)
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory):
+    """What the last proof is given; a bundle that fails it is not written."""
+    directory, asked = tmp_path_factory.mktemp("proved"), []
+
+    def fail(*given):
+        asked.append(given)
+        raise vl.ExportError("no")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "prove", fail)
+        with pytest.raises(vl.ExportError, match="no"):
+            vl.export_onnx(vae(), directory)
+    assert os.listdir(directory) == []
+    return asked[0]
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder", "vae"])
-def test_the_proof_runs_through_the_runtime_before_anything_is_written(part, tmp_path, monkeypatch):
-    """A runtime that is wrong for cut batches only: the bundle must not be written."""
+def test_the_proof_runs_through_the_runtime(part, proved, monkeypatch):
+    """A runtime that is wrong for cut batches only."""
+    prove(*proved)
     run = Engine._run_cut
 
     def faulty(self, inputs, results, check, plan):
@@ -126,8 +145,7 @@ def test_the_proof_runs_through_the_runtime_before_anything_is_written(part, tmp
 
     monkeypatch.setattr(Engine, "_run_cut", faulty)
     with pytest.raises(vl.ExportError, match=rf"vaelib.runtime gives another `.*` .* batch of 40 .*{part}.onnx is off"):
-        vl.export_onnx(vae(), tmp_path)
-    assert os.listdir(tmp_path) == []
+        prove(*proved)
 
 
 def test_a_graph_that_the_runtime_refuses_is_not_run_and_not_written(tmp_path):
@@ -140,13 +158,12 @@ def test_a_graph_that_the_runtime_refuses_is_not_run_and_not_written(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_bundle_that_the_runtime_refuses_is_not_written(tmp_path, monkeypatch):
+def test_a_bundle_that_the_runtime_refuses_is_no_proof(proved, monkeypatch):
     monkeypatch.setitem(runtime_metadata._RULES, "surprise", bool)
     with pytest.raises(
         vl.ExportError, match=r"vaelib.runtime refuses the bundle: manifest.json was not .* no surprise in"
     ):
-        vl.export_onnx(vae(), tmp_path)
-    assert os.listdir(tmp_path) == []
+        prove(*proved)
 
 
 class ManyOperators(nn.Module):

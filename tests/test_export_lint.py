@@ -1,5 +1,7 @@
 """The lint says what onnxruntime does, and its advice is followed by silence."""
 
+import re
+
 import pytest
 import torch
 
@@ -43,18 +45,12 @@ def test_the_advised_model_has_no_finding(activation):
     ],
 )
 def test_findings(options, part, what, advice):
-    import re
-
     found = [f for f in lint(files_of(**options)) if f.part == part and re.match(what, f.what)]
     assert len(found) == 1
     assert advice in found[0].advice
 
 
 @pytest.mark.slow
-def test_strict_refuses_and_writes_nothing(tmp_path):
-    slow = vl.conv_vae((1, 8, 8), 2, hidden_channels=(16,))
-    with pytest.raises(vl.ExportError, match=r"`strict` refuses .* decoder: 1 ConvTranspose in plain order.*nearest"):
-        vl.export_onnx(slow, tmp_path / "bundle", strict=True)
-    assert not list(tmp_path.iterdir())
+def test_strict_takes_the_advised_model(tmp_path):
     vl.export_onnx(vl.conv_vae((1, 16, 16), 2, **FAST), tmp_path / "bundle", strict=True)
     assert (tmp_path / "bundle" / "manifest.json").exists()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.export import graphs, lowering, validation
+from vaelib.export import comparison, graphs, lowering
 
 
 def exported(module, shape):
@@ -20,8 +20,8 @@ def exported(module, shape):
             nn.init.normal_(part.bias)
     graph = graphs.Graph("encoder", module.eval(), {"image": shape}, {"mu": "raw"})
     content = graphs.to_bytes(graph, 18)
-    validation.check_contract(content, graph)
-    validation.compare(content, graph)
+    comparison.check_contract(content, graph)
+    comparison.compare(content, graph)
     return [node.op_type for node in onnx.load_model_from_string(content).graph.node]
 
 
@@ -63,7 +63,7 @@ def test_lowering_is_not_done_where_a_size_is_free():
     vae = vl.conv_vae((1, 4, 4), latent_shape=(2, 1, 1), hidden_channels=(8, 8)).eval()
     for graph in list(graphs.graphs_of(vae, dynamic_size=True).values())[:3]:
         content = graphs.to_bytes(graph, 18)
-        validation.compare(content, graph)
+        comparison.compare(content, graph)
         assert "Gemm" not in [node.op_type for node in onnx.load_model_from_string(content).graph.node]
 
 

@@ -115,6 +115,7 @@ def test_int8_that_is_not_faster_is_refused(trained, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_int8_that_loses_too_much_is_refused(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "_last_layers", lambda graph: [])
     with pytest.raises(vl.ExportError, match=r"must lose at most 0 nats per image .* encoder 1.50 x, decoder 1.50 x"):
@@ -130,24 +131,3 @@ def test_weights_have_seven_bits_where_products_saturate(flags, reduced, monkeyp
         (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     monkeypatch.setattr(precision, "Path", lambda path: tmp_path / "cpuinfo")
     assert precision._has_vnni() is not reduced
-
-
-def test_wrong_arguments(tmp_path):
-    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
-    with pytest.raises(ValueError, match="`precision` must be one of 'fp32', 'fp16', 'int8', got 'int4'"):
-        vl.export_onnx(vae, tmp_path, precision="int4")
-    with pytest.raises(ValueError, match="`max_loss` must be >= 0, got -1"):
-        vl.export_onnx(vae, tmp_path, max_loss=-1)
-    with pytest.raises(ValueError, match="`calibration` must hold at least 64 images for 'int8', got none"):
-        vl.export_onnx(vae, tmp_path, precision="int8")
-    with pytest.raises(TypeError, match="`calibration` must be a tensor, got ndarray"):
-        vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.rand(64, 1, 8, 8).numpy())
-    with pytest.raises(ValueError, match="`calibration` must hold at least 64 images for 'int8', got 3"):
-        vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.rand(3, 1, 8, 8))
-    with pytest.raises(ValueError, match=r"`calibration` must have shape \(B, 1, 8, 8\), got \(64, 1, 9, 8\)"):
-        vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.rand(64, 1, 9, 8))
-    with pytest.raises(ValueError, match=r"`calibration` must have values in \[0, 1\]"):
-        vl.export_onnx(vae, tmp_path, precision="int8", calibration=torch.full((64, 1, 8, 8), 2.0))
-    with pytest.raises(TypeError, match="'int8' is judged by the ELBO, which a VAE has, got AutoEncoder"):
-        vl.export_onnx(vl.AutoEncoder(vae.encoder, vae.decoder), tmp_path, precision="int8")
-    assert not list(tmp_path.iterdir())

@@ -33,10 +33,10 @@ LIKELIHOODS = [
 def network(likelihood, kind=vl.VAE):
     """Means beyond [0, 1] on both sides, if the likelihood allows them."""
     channels = 1 if likelihood is None else likelihood.param_channels(1)
-    decoder = vl.ConvDecoder(3, IMAGE, hidden_channels=(4,), param_channels=channels)
+    decoder = vl.ConvDecoder(3, IMAGE, hidden_channels=(4,), param_channels=channels, norm="none")
     with torch.no_grad():
         [layer for layer in decoder.modules() if isinstance(layer, nn.ConvTranspose2d | nn.Conv2d)][-1].weight.mul_(30)
-    return kind(vl.ConvEncoder(IMAGE, 3, hidden_channels=(4,)), decoder, likelihood=likelihood)
+    return kind(vl.ConvEncoder(IMAGE, 3, hidden_channels=(4,), norm="none"), decoder, likelihood=likelihood)
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
@@ -66,7 +66,7 @@ def test_the_rounding_of_a_resize_is_no_error():
         vae.reconstruct(x * 1.001)
 
 
-@pytest.fixture(scope="module", params=["Gaussian", "AutoEncoder"])
+@pytest.fixture(scope="module", params=["Gaussian", pytest.param("AutoEncoder", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported")
     model = network(None, vl.AutoEncoder) if request.param == "AutoEncoder" else network(vl.Gaussian("per_pixel"))

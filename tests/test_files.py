@@ -31,7 +31,7 @@ from vaelib._files import (
 )
 from vaelib._weights import write_tensors
 from vaelib.cli import main
-from vaelib.export.bundle import write_bundle
+from vaelib.export.manifest import write_bundle
 from vaelib.runtime.bundle import Bundle
 from vaelib.serialization import describe
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError, check_choice, check_float, check_int
-from vaelib.export import bundle
+from vaelib.export import manifest
 from vaelib.export.card import card
+from vaelib.export.comparison import EXACT, compare
 from vaelib.export.graphs import graphs_of, to_bytes, with_metadata
 from vaelib.export.independence import check_independence
 from vaelib.export.lint import lint
@@ -20,7 +21,6 @@ from vaelib.export.parity import Parity
 from vaelib.export.precision import LIMITS, check_calibration, halved, quantized
 from vaelib.export.proof import prove
 from vaelib.export.speed import measure
-from vaelib.export.validation import EXACT, compare
 from vaelib.vae import VAE
 
 __all__ = ["export_onnx"]
@@ -109,15 +109,17 @@ def export_onnx(
     check_float("max_loss", max_loss, 0.0)
     _check_evaluation(evaluation or {})
     images: Any = check_calibration(model, calibration) if precision == "int8" else None
-    path = bundle.bundle_directory(directory)
+    path = manifest.bundle_directory(directory)
     exported = _copied(model)
-    metadata = bundle.metadata_of(exported, opset, precision)
+    metadata = manifest.metadata_of(exported, opset, precision)
     graphs = graphs_of(exported, dynamic_size=dynamic_size)
     for graph in graphs.values():
         check_independence(graph)
     written = {part: graph for part, graph in graphs.items() if graph.has_file}
-    contents = {part: to_bytes(graph, opset) for part, graph in written.items()}
-    parity = {part: compare(contents[part], graph) for part, graph in written.items()}
+    contents, parity = {}, {}
+    for part, graph in written.items():
+        contents[part] = to_bytes(graph, opset)
+        parity[part] = compare(contents[part], graph)
     if _has_initial_statistics(exported):
         whole = graphs["vae"]  # it has every fold in it
         changed = whole._replace(module=_with_random_statistics(whole.module))
@@ -136,18 +138,18 @@ def export_onnx(
             part: compare(contents[part], graph, limits[part], third_opinion=precision == "fp16")
             for part, graph in networks.items()
         }
-    described = bundle.described(metadata, graphs, parity)
+    described = manifest.described(metadata, graphs, parity)
     files = {
-        f"{part}.onnx": with_metadata(content, bundle.props_of(part, described)) for part, content in contents.items()
+        f"{part}.onnx": with_metadata(content, manifest.props_of(part, described)) for part, content in contents.items()
     }
     if strict and (findings := lint(files)):
         raise ExportError(
             f"`strict` refuses what onnxruntime cannot run at its fastest. {' '.join(map(str, findings))}"
         )
     speeds = measure(graphs, files) if benchmark else []
-    files[bundle.CARD_NAME] = card(described, parity, evaluation, judgement, speeds).encode()
+    files[manifest.CARD_NAME] = card(described, parity, evaluation, judgement, speeds).encode()
     prove(described, files, graphs, limits)
-    bundle.write_bundle(path, described, files)
+    manifest.write_bundle(path, described, files)
     return parity
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError
+from vaelib.export.comparison import EXACT, allowed_differences, answers_of_torch, at_levels, difference, drawn_inputs
 from vaelib.export.graphs import Graph, culprit
-from vaelib.export.validation import EXACT, allowed_differences, answers_of_torch, at_levels, difference, drawn_inputs
 
 __all__ = ["check_independence"]
 

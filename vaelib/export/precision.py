@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from vaelib._checks import ExportError, check_images, check_unit_range
+from vaelib.export.comparison import Limit, answers_of_torch, drawn_inputs, session
 from vaelib.export.graphs import Graph, lowest_ir_version
 from vaelib.export.speed import images_per_second
-from vaelib.export.validation import Limit, answers_of_torch, drawn_inputs, session
 from vaelib.vae import VAE
 
 __all__ = ["LIMITS", "Judgement", "check_calibration", "halved", "quantized", "quantized_graph"]

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 
 from vaelib._checks import ExportError
-from vaelib.export.bundle import write_bundle
-from vaelib.export.graphs import Graph
-from vaelib.export.validation import (
+from vaelib.export.comparison import (
     EXACT,
     Limit,
     allowed_differences,
@@ -22,6 +20,8 @@ from vaelib.export.validation import (
     drawn_inputs,
     session,
 )
+from vaelib.export.graphs import Graph
+from vaelib.export.manifest import write_bundle
 from vaelib.runtime import OnnxVAE, Plan
 
 __all__ = ["prove"]

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from vaelib._timing import timed
+from vaelib.export.comparison import drawn_inputs, session
 from vaelib.export.graphs import Graph
-from vaelib.export.validation import drawn_inputs, session
 
 __all__ = ["Speed", "images_per_second", "measure"]
 
