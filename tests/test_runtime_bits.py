@@ -152,10 +152,26 @@ OPERATORS = {
     "AveragePool": ({"kernel_shape": [3, 3]}, (C, H, W), []),
     "PRelu": ({}, (H, W), [draw(1)]),
     **{
-        name: ({}, (H, W), []) for name in ("Sigmoid", "Tanh", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Sqrt")
+        name: ({}, (H, W), [])
+        for name in (
+            "Ceil",
+            "Floor",
+            "Round",
+            "Sign",
+            "Trilu",
+            "Sigmoid",
+            "Tanh",
+            "Erf",
+            "Exp",
+            "Gelu",
+            "HardSigmoid",
+            "HardSwish",
+            "Sqrt",
+        )
     },
     **{name: ({}, (H, W), []) for name in ("LeakyRelu", "Reciprocal", "Relu", "Abs", "Neg", "Identity", "Flatten")},
     **{name: ({}, (H, W), [draw(W)]) for name in ("Add", "Sub", "Mul", "Div", "Min", "Max")},
+    **{name: ({"axis": 2}, (H, W), []) for name in ("ArgMax", "ArgMin", "Softmax")},
     "Cast": ({"to": onnx.TensorProto.FLOAT16}, (H, W), []),
     "Clip": ({}, (H, W), [np.float32(0.2), np.float32(0.7)]),
     "DepthToSpace": ({"blocksize": 2}, (8, H, W), []),
@@ -175,9 +191,13 @@ OPERATORS = {
 _OTHERWISE = {"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Shape", "Where"} | {
     "Concat",
     "DequantizeLinear",
+    "GatherElements",
 }
 """Truths, moves and whole numbers, that do not fit the one float input of the test: nothing is summed."""
-_KINDS = {"Cast": onnx.TensorProto.FLOAT16, "QuantizeLinear": onnx.TensorProto.UINT8}
+_KINDS = dict.fromkeys(("ArgMax", "ArgMin"), onnx.TensorProto.INT64) | {
+    "Cast": onnx.TensorProto.FLOAT16,
+    "QuantizeLinear": onnx.TensorProto.UINT8,
+}
 
 
 def model_of(operator, attributes, shape, constants):

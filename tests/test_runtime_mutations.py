@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import hand_made
 import pytest
 import torch
 from launching import PROGRAMS
@@ -33,9 +34,11 @@ class RecurrentEncoder(nn.Module):
 
 
 @pytest.fixture
-def bundle(request, tiny_bundle, tmp_path):
+def bundle(request, tmp_path):
     if request.param == "tiny":
-        return shutil.copytree(tiny_bundle, tmp_path / "bundle")
+        return shutil.copytree(request.getfixturevalue("tiny_bundle"), tmp_path / "bundle")
+    if request.param != "recurrent":
+        return getattr(hand_made, request.param)(tmp_path / "bundle")
     decoder = vl.ConvDecoder(2, (1, 8, 8), hidden_channels=(4,))
     vl.export_onnx(vl.VAE(RecurrentEncoder(), decoder), tmp_path / "bundle")
     return tmp_path / "bundle"
@@ -45,10 +48,12 @@ def bundle(request, tiny_bundle, tmp_path):
     ("bundle", "first", "last"),
     [
         ("tiny", 0, 40),
+        ("conditional", 0, 100),
+        ("quantised", 0, 100),
         pytest.param("tiny", 40, 540, marks=pytest.mark.slow),
         pytest.param("recurrent", 0, 500, marks=pytest.mark.slow),
+        pytest.param("quantised", 100, 400, marks=pytest.mark.slow),
     ],
-    ids=["a few", "500", "500 of other operators"],
     indirect=["bundle"],
 )
 def test_mutations(bundle, first, last):

@@ -13,13 +13,17 @@ from vaelib.runtime import OnnxVAE, plans
 plans._SECONDS = 0.0
 directory, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 originals = {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
-images = np.random.default_rng(0).random((20, 1, 8, 8), dtype=np.float32)
+whole = OnnxVAE(directory, threads=1)
+images = np.random.default_rng(0).random((20, *whole.image_shape), dtype=np.float32)
+has_condition, has_codes = whole.metadata["condition"] is not None, whole.metadata["codes"] is not None
 
 
 def answers():
     model = OnnxVAE(directory, threads=1)
-    mu, logvar = model.encode(images)
-    return mu, logvar, model.decode(mu), model.score(images), model.sample(2, seed=0)
+    model = model.given(labels=1) if has_condition else model
+    codes = [model.encode_codes(images)] if has_codes else []
+    z = model.embed(images)
+    return z, *codes, model.decode(z), model.score(images), model.sample(2, seed=0)
 
 
 def mutated(content, draw):

@@ -7,6 +7,7 @@ native code and may ask for much time or memory: where that matters, run it in a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from vaelib._checks import check_int
 from vaelib.runtime.arrays import Array
-from vaelib.runtime.draws import elbo_terms, noise_of_prior, score
+from vaelib.runtime.codes import Codes
+from vaelib.runtime.draws import elbo_terms, noise_of_prior, score, z_of_noise
 from vaelib.runtime.machine import Machine, Provider
 from vaelib.runtime.opened import Graphs
 from vaelib.runtime.plans import Plan
@@ -41,7 +43,7 @@ class OnnxVAE:
         image_shape: ``(C, H, W)``; of the training, where H and W are free.
         latent_shape: ``(D,)`` or ``(C, h, w)``; of the training, where H and W are free.
         spatial_multiple: What H and W must be multiples of; None where they are fixed.
-        metadata: What the exporter wrote about the model: likelihood, prior, validation figures and more.
+        metadata: What the exporter wrote about the model: likelihood, prior, condition, validation figures and more.
         contract: What each graph takes and gives, by its name.
 
     Raises:
@@ -73,39 +75,83 @@ class OnnxVAE:
         directory = str(self._graphs.directory)
         return f"OnnxVAE({directory!r}, image_shape={self.image_shape}, latent_shape={self.latent_shape})"
 
-    def encode(self, images: NDArray[Any]) -> tuple[Array, Array] | Array:
-        """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``; without a Gaussian posterior to z.
+    def given(self, *, labels: Any = None, condition: Any = None) -> OnnxVAE:
+        """This model with a condition: the same methods, the same sessions.
+
+        Args:
+            labels: Labels by number or by name (of ``metadata["condition"]["names"]``): one for all images, or one for
+                each.
+            condition: The same, or of a model whose condition is a vector, ``(size,)`` or ``(B, size)``.
+
+        Raises:
+            ValueError: If not one of them is given, the model takes no condition, or it is not one that it knows.
+            TypeError: If it is neither numbers nor names.
+        """
+        if (labels is None) == (condition is None):
+            raise ValueError(
+                "Either `labels` or `condition` must be given, got " + ("none." if labels is None else "both.")
+            )
+        view = copy.copy(self)
+        value, called = (condition, "condition") if labels is None else (labels, "labels")
+        view._graphs = self._graphs.given(value, called)
+        return view
+
+    def _given(self, condition: Any) -> Graphs:
+        return self._graphs if condition is None else self._graphs.given(condition, "condition")
+
+    def encode(self, images: NDArray[Any], *, condition: Any = None) -> tuple[Array, Array] | NDArray[Any]:
+        """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``, codes or z, as ``VAE.encode``.
 
         Raises:
             ValueError: If the shape is wrong, a value leaves [0, 1] or is NaN, or a code is not finite.
             TypeError: If ``images`` is no array of floating point.
         """
-        if "mu" not in self.contract["encoder"].outputs:
-            return self.embed(images)
-        mu, logvar = self._graphs.ask("encoder", "image", images, "images", ("mu", "logvar"))
-        return mu, logvar
+        outputs = self.contract["encoder"].outputs
+        names = ("mu", "logvar") if "mu" in outputs else ("codes",) if "codes" in outputs else ("z",)
+        found = self._given(condition).ask("encoder", "image", images, "images", names)
+        return (found[0], found[1]) if len(found) == 2 else found[0]
 
-    def embed(self, images: NDArray[Any]) -> Array:
+    def embed(self, images: NDArray[Any], *, condition: Any = None) -> Array:
         """Images to the z that :meth:`reconstruct` decodes, ``(B, *latent_shape)``: mu, or an AutoEncoder's code.
 
         Deterministic; mu through the flow if the posterior has one. Raises as :meth:`encode`.
         """
-        return self._graphs.ask("encoder", "image", images, "images", ("z",))[0]
+        return self._given(condition).ask("encoder", "image", images, "images", ("z",))[0]
 
-    def decode(self, z: NDArray[Any]) -> Array:
+    def encode_codes(self, images: NDArray[Any], *, condition: Any = None) -> Codes:
+        """Images to the codes of a quantised latent, int64 ``(B, N)``. Raises as :meth:`encode`, and without codes."""
+        graphs = self._given(condition)
+        _ = graphs.num_codes  # raises where there are none
+        return graphs.ask("encoder", "image", images, "images", ("codes",))[0]
+
+    def decode_codes(self, codes: NDArray[Any], *, condition: Any = None) -> Array:
+        """Codes, whole numbers ``(B, N)`` in [0, num_codes), to images, as :meth:`decode` of their z.
+
+        Raises:
+            ValueError: If the model has no codes, the shape is wrong, or a code is out of range.
+            TypeError: If ``codes`` is no array of whole numbers.
+        """
+        return self.decode(self.embed_codes(codes), condition=condition)
+
+    def embed_codes(self, codes: NDArray[Any]) -> Array:
+        """Codes to their z, ``(B, *latent_shape)``. Raises as :meth:`decode_codes`."""
+        _ = self._graphs.num_codes
+        return self._graphs.ask("codes", "codes", codes, "codes", ("z",))[0]
+
+    def decode(self, z: NDArray[Any], *, condition: Any = None) -> Array:
         """Latents ``(B, *latent_shape)``, finite floats, to images ``(B, C, H, W)``: p(x|z)'s mean, clamped to [0, 1].
 
         Raises:
             ValueError: If the shape is wrong, or a value is not finite, in ``z`` or in the images.
             TypeError: If ``z`` is no array of floating point.
         """
-        return self._graphs.ask("decoder", "z", z, "z", ("mean",))[0]
+        return self._given(condition).ask("decoder", "z", z, "z", ("mean",))[0]
 
     def decode_params(self, z: NDArray[Any]) -> Array:
         """Latents to the raw parameters of p(x|z), ``(B, K, H, W)``, as ``VAE.decode``. Raises as :meth:`decode`."""
         return self._graphs.ask("decoder", "z", z, "z", ("recon_params",))[0]
 
-    def encode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[tuple[Array, Array] | Array]:
+    def encode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[tuple[Array, Array] | NDArray[Any]]:
         """:meth:`encode` of one batch after the other, for more images than the memory holds."""
         return map(self.encode, batches)
 
@@ -113,24 +159,27 @@ class OnnxVAE:
         """:meth:`decode` of one batch after the other."""
         return map(self.decode, batches)
 
-    def reconstruct(self, images: NDArray[Any]) -> Array:
+    def reconstruct(self, images: NDArray[Any], *, condition: Any = None) -> Array:
         """Images from images, ``(B, C, H, W)`` both, by :meth:`embed`: deterministic. Raises as :meth:`encode`."""
-        return self.decode(self.embed(images))
+        return self.decode(self.embed(images, condition=condition), condition=condition)
 
-    def sample(self, num_samples: int, *, seed: int | None = None) -> Array:
+    def sample(self, num_samples: int, *, condition: Any = None, seed: int | None = None) -> Array:
         """Images from the prior, ``(num_samples, C, H, W)``; a seed gives the same again, as ``VAE.sample`` does.
 
         Raises:
-            ValueError: If the bundle has no prior to draw from, or an argument is negative.
+            ValueError: If the bundle has no prior to draw from, an argument is negative, or :meth:`given` raises.
         """
-        return self.decode(self.from_noise(noise_of_prior(self._graphs, num_samples, seed)))
+        graphs = self._given(condition)
+        z = z_of_noise(graphs, noise_of_prior(graphs, num_samples, seed))
+        return self.decode(z, condition=condition)
 
     def from_noise(self, noise: NDArray[Any]) -> Array:
         """Draws of the prior, ``(B, *latent_shape)``, from standard normal noise of ``contract["prior"]``, ``(B, N)``.
 
-        Raises as :meth:`decode`, and if there is no prior.
+        Of an autoregressive prior over N codes a code is drawn after the other. Raises as :meth:`decode`, and if there
+        is no prior.
         """
-        return self._graphs.ask("prior", "noise", noise, "noise", ("z",))[0]
+        return z_of_noise(self._graphs, noise)
 
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
         """Images ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.
@@ -160,11 +209,12 @@ class OnnxVAE:
         """
         return score(self._graphs, images, num_samples, seed)
 
-    def elbo_terms(self, images: NDArray[Any], noise: NDArray[Any]) -> tuple[Array, Array]:
+    def elbo_terms(self, images: NDArray[Any], noise: NDArray[Any] | None = None) -> tuple[Array, Array]:
         """Distortion -log p(x|z) and KL(q(z|x) to p(z)), ``(B,)`` each, in nats at the z that ``noise`` makes.
 
         The ELBO is minus their sum. ``noise`` is one finite draw of the standard normal for each image, of the shape in
-        ``contract["vae"].inputs["noise"]``: ``(B, *latent_shape)`` of a Gaussian posterior. Raises as :meth:`score`.
+        ``contract["vae"].inputs["noise"]``: ``(B, *latent_shape)`` of a Gaussian posterior, None of a quantised latent.
+        Raises as :meth:`score`.
         """
         return elbo_terms(self._graphs, images, noise)
 

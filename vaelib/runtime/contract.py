@@ -126,6 +126,8 @@ def checked_contract(graphs: Any, metadata: Mapping[str, Any], where: str) -> di
     shared = _shared(metadata)
     for part, contract in contracts.items():
         for name, spec in (*contract.inputs.items(), *contract.outputs.items()):
+            if name in ("condition", "codes") and name not in shared:
+                raise ModelFileError(f"{where}: the {part} has `{name}`, of which the model says nothing.")
             if name in shared and spec not in (shared[name], fixed[name]):
                 raise ModelFileError(
                     f"{where}: `{name}` of the {part} must be {shared[name].dtype} {shared[name].shape} in a model of"
@@ -140,8 +142,16 @@ def _shared(metadata: Mapping[str, Any]) -> dict[str, Spec]:
     image, latent = tuple(metadata["image_shape"]), tuple(metadata["latent_shape"])
     if metadata["spatial_multiple"] is not None:
         image, latent = (image[0], "H", "W"), (latent[0], "h", "w")
+    shared = {}
+    if (condition := metadata["condition"]) is not None:
+        is_label = condition["kind"] == "labels"
+        shared["condition"] = Spec("int64", ("B",)) if is_label else Spec("float32", ("B", condition["size"]))
+    if (codes := metadata["codes"]) is not None:
+        shared["codes"] = Spec("int64", ("B", codes["depth"] * math.prod(codes["shape"])))
+        shared["position"], shared["logits"] = Spec("int64", ("B",)), Spec("float32", ("B", codes["num_codes"]))
     return (
-        dict.fromkeys(("image", "mean", "reconstruction"), Spec("float32", ("B", *image)))
+        shared
+        | dict.fromkeys(("image", "mean", "reconstruction"), Spec("float32", ("B", *image)))
         | dict.fromkeys(("z", "mu", "logvar"), Spec("float32", ("B", *latent)))
         | dict.fromkeys(("distortion", "kl"), Spec("float32", ("B",)))
     )
@@ -159,12 +169,10 @@ def _contract(part: Any, entry: Any) -> Contract:
         raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
     if entry["file"] is None:
         sizes = [[math.prod(item_shape(spec, {}) or (0,)) for spec in v.values()] for v in (inputs, outputs)]
-        if (
-            sizes[0] != sizes[1]
-            or len(inputs) != 1
-            or {s.dtype for s in (*inputs.values(), *outputs.values())} != {"float32"}
-        ):
-            raise ValueError("without a file its one output must be its one input")
+        kinds = [{spec.dtype for spec in values.values()} for values in (inputs, outputs)]
+        wanted = "int64" if "codes" in outputs else "float32"
+        if sizes[0] != sizes[1] or len(inputs) != 1 or kinds != [{"float32"}, {wanted}]:
+            raise ValueError("without a file its one output must be its one input, or as many codes")
     return Contract(inputs, outputs, entry["file"])
 
 

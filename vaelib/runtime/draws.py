@@ -8,9 +8,10 @@ import numpy as np
 
 from vaelib._checks import check_finite, check_int, check_shape
 from vaelib.runtime.arrays import Array, floats, range_check
+from vaelib.runtime.codes import Codes, codes_by_steps
 from vaelib.runtime.opened import Graphs
 
-__all__ = ["elbo_terms", "noise_of_prior", "score"]
+__all__ = ["codes_of_noise", "elbo_terms", "noise_of_prior", "score", "z_of_noise"]
 
 
 def noise_of_prior(graphs: Graphs, num_samples: int, seed: int | None) -> Array:
@@ -22,40 +23,75 @@ def noise_of_prior(graphs: Graphs, num_samples: int, seed: int | None) -> Array:
     check_int("num_samples", num_samples, minimum=0)
     if seed is not None:
         check_int("seed", seed, minimum=0)
-    shape = (num_samples, *graphs.shape_of("prior", "noise"))
+    part, name = ("next", "codes") if "next" in graphs.contract else ("prior", "noise")
+    shape = (num_samples, *graphs.shape_of(part, name))
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
+def z_of_noise(graphs: Graphs, noise: Any) -> Array:
+    """Draws of the prior from standard normal noise.
+
+    Raises:
+        ValueError: If there is no prior to draw from, the shape is wrong or a value not finite.
+        TypeError: If it is no array of floating point.
+    """
+    if "next" not in graphs.contract and "codes" not in graphs.outputs_of("prior"):
+        return graphs.ask("prior", "noise", noise, "noise", ("z",))[0]
+    return graphs.ask("codes", "codes", codes_of_noise(graphs, noise), "codes", ("z",))[0]
+
+
+def codes_of_noise(graphs: Graphs, noise: Any) -> Codes:
+    """Draws of a prior over codes: by its graph, or one code after the other. Raises as :func:`z_of_noise`."""
+    if "next" not in graphs.contract:
+        return graphs.ask("prior", "noise", noise, "noise", ("codes",))[0]
+    noise = floats("noise", noise)
+    check_shape("noise", noise.shape, ("B", *graphs.shape_of("next", "codes")))
+    check_finite("noise", noise)
+
+    def logits_at(codes: Codes, position: Codes) -> Array:
+        return graphs.run("next", {"codes": codes, "position": position}, ("logits",), lambda _: None)[0]
+
+    return codes_by_steps(noise, logits_at)
+
+
 def elbo_terms(graphs: Graphs, images: Any, noise: Any) -> tuple[Array, Array]:
-    """Distortion and KL of each image at the z that ``noise`` makes.
+    """Distortion and KL of each image at the z that ``noise`` makes, or at its codes where a draw needs no noise.
 
     Raises:
         ValueError: If the model has no bound, a shape is wrong or a value not allowed.
         TypeError: If one is no array of floating point.
     """
     images, shape = _images_and_noise(graphs, images)
-    noise = floats("noise", noise)
-    check_shape("noise", noise.shape, shape)
-    check_finite("noise", noise)
-    given = {"image": images, "noise": noise}
+    given = {"image": images}
+    if shape is None:
+        if noise is not None:
+            raise ValueError("`noise` must be None: a draw of this model's latent needs none.")
+    else:
+        given["noise"] = floats("noise", noise)
+        check_shape("noise", given["noise"].shape, shape)
+        check_finite("noise", given["noise"])
     distortion, kl = graphs.run("vae", given, ("distortion", "kl"), range_check("images", images))
     return distortion, kl
 
 
 def score(graphs: Graphs, images: Any, num_samples: int, seed: int) -> Array:
     """The ELBO of each image, the mean over draws. Raises as :func:`elbo_terms`."""
+    check_int("num_samples", num_samples)
     images, shape = _images_and_noise(graphs, images)
     generator = np.random.default_rng(seed)
+    draws = 1 if shape is None else num_samples  # which would be equal
     total = np.zeros(len(images))
-    for _ in range(check_int("num_samples", num_samples)):
-        distortion, kl = elbo_terms(graphs, images, generator.standard_normal(shape, dtype=np.float32))
+    for _ in range(draws):
+        noise = None if shape is None else generator.standard_normal(shape, dtype=np.float32)
+        distortion, kl = elbo_terms(graphs, images, noise)
         total -= distortion.astype(np.float64) + kl
-    return (total / num_samples).astype(np.float32)
+    return (total / draws).astype(np.float32)
 
 
-def _images_and_noise(graphs: Graphs, images: Any) -> tuple[Array, tuple[int, ...]]:
-    """The images, and the shape of the noise beside them."""
-    if "vae" not in graphs.contract or "kl" not in graphs.contract["vae"].outputs:
+def _images_and_noise(graphs: Graphs, images: Any) -> tuple[Array, tuple[int, ...] | None]:
+    """The images, and the shape of the noise beside them; None where there is none."""
+    if "kl" not in graphs.outputs_of("vae"):
         raise ValueError(f"The ELBO needs a VAE, the model is an {graphs.metadata['kind']}.")
     images = graphs.checked("vae", "image", images, "images")
-    return images, graphs.shape_beside("vae", "noise", images)
+    takes_noise = "noise" in graphs.contract["vae"].inputs
+    return images, graphs.shape_beside("vae", "noise", images) if takes_noise else None

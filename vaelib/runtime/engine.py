@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ from vaelib.runtime.plans import SIZE_CLASSES, Plan, candidates, fastest, size_c
 
 __all__ = ["Array", "Check", "Engine"]
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+"""Of float32, or of int64: codes, labels, positions."""
 Check = Callable[[Array], None]
 
 _DIRECT = 16

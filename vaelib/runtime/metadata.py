@@ -40,6 +40,32 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_count(value: Any, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def _is_condition(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    if value.get("kind") == "vector":
+        return _is_count(value.get("size"), _MAX_EXTENT)
+    count, names = value.get("num_classes"), value.get("names")
+    is_named = isinstance(names, list) and len(names) == count and all(map(_is_text, names))
+    return value.get("kind") == "labels" and _is_count(count, _MAX_EXTENT) and (names is None or is_named)
+
+
+def _are_codes(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    shape = value.get("shape")
+    extents = [value.get("depth"), *(shape if isinstance(shape, list) else [None])]
+    return (
+        _is_count(value.get("num_codes"), 2**62)
+        and all(_is_count(extent, _MAX_EXTENT) for extent in extents)
+        and math.prod(extents) <= MAX_VALUES
+    )
+
+
 _RULES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("version", "kind", "likelihood", "prior", "precision", "weights_sha256"), _is_text),
     "image_shape": lambda value: _extents(value) and len(value) == 3,
@@ -49,7 +75,11 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "opset": lambda value: type(value) is int and 1 <= value <= 100,
     "config": lambda value: value is None or isinstance(value, dict),
     "validation": lambda value: isinstance(value, dict),
+    "condition": _is_condition,
+    "codes": _are_codes,
 }
+_NONE = {"condition": None, "codes": None}
+"""Of bundles that were written before there were any."""
 
 
 def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -58,6 +88,7 @@ def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         ModelFileError: If one is missing, or not what vaelib writes.
     """
+    found = {**_NONE, **found}
     missing = [name for name in _RULES if name not in found]
     if missing:
         raise ModelFileError(f"{where} was not exported by vaelib: no {', '.join(missing)} in its metadata.")
@@ -65,12 +96,16 @@ def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
         if not holds(found[name]):
             raise ModelFileError(f"{where} was not exported by vaelib: its `{name}` is {found[name]!r:.80}.")
     multiple, image, latent = (found[name] for name in ("spatial_multiple", "image_shape", "latent_shape"))
+    if found["codes"] is not None and found["codes"]["shape"] != latent[1:]:
+        raise ModelFileError(
+            f"{where} was not exported by vaelib: codes of shape {found['codes']['shape']} in a latent of {latent}."
+        )
     if multiple is None:
-        return dict(found)
+        return found
     if len(latent) != 3:
         raise ModelFileError(f"{where} was not exported by vaelib: only a latent map can have a `spatial_multiple`.")
     if image[1:] != [multiple * extent for extent in latent[1:]]:
         raise ModelFileError(
             f"{where} was not exported by vaelib: images of {image} are not {multiple} times a latent map of {latent}."
         )
-    return dict(found)
+    return found

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from vaelib._checks import check_shape
-from vaelib.runtime.arrays import Array, finite, finite_check, floats, range_check, shown
+from vaelib.runtime.arrays import finite, finite_check, floats, range_check, shown
 from vaelib.runtime.bundle import Bundle
+from vaelib.runtime.codes import code_check, uniform_codes, whole_numbers
+from vaelib.runtime.conditions import checked_condition, rows_for
 from vaelib.runtime.contract import axes_of, bound_axes, item_shape
-from vaelib.runtime.engine import Check, Engine
+from vaelib.runtime.engine import Array, Check, Engine
 from vaelib.runtime.machine import Machine
 
 __all__ = ["Graphs"]
@@ -23,7 +26,12 @@ class Graphs:
     Args:
         directory: The bundle.
         machine: Where to run them.
+
+    Attributes:
+        condition: Rows of a condition that every graph is given which takes one; None if there are none.
     """
+
+    condition: Array | None = None
 
     def __init__(self, directory: str | Path, machine: Machine) -> None:
         self._bundle, self._machine = Bundle(directory), machine
@@ -53,6 +61,12 @@ class Graphs:
                     self._engines[part] = Engine(self._bundle, part, self._machine)
         return self._engines[part]
 
+    def given(self, condition: Any, called: str) -> Graphs:
+        """The same graphs with a condition. Raises as :func:`checked_condition`, whose words these are."""
+        view = copy.copy(self)
+        view.condition = checked_condition(self.metadata["condition"], condition, called)
+        return view
+
     def checked(self, part: str, name: str, values: Any, called: str) -> Array:
         """The input ``name`` of ``part`` as the graph takes it; the values are not read.
 
@@ -64,12 +78,13 @@ class Graphs:
 
         Raises:
             ValueError: If the shape is wrong.
-            TypeError: If it is no array of floating point.
+            TypeError: If it is no array of floating point, or of whole numbers where the graph takes these.
         """
-        shape, values = self.shape_of(part, name), floats(called, values)
-        if values.shape[1:] == shape:
-            return values
+        shape = self.shape_of(part, name)
         spec = self.contract[part].inputs[name]
+        values = whole_numbers(called, values) if spec.dtype == "int64" else floats(called, values)
+        if values.ndim and values.shape[1:] == shape:
+            return values
         check_shape(called, values.shape, spec.shape)
         extents = values.shape[2:]
         if 0 in extents and "h" in spec.shape:
@@ -92,6 +107,21 @@ class Graphs:
             raise ValueError(f"{words}; the model's prior is {self.metadata['prior']}.")
         return self._shapes[part, name] or ()
 
+    def outputs_of(self, part: str) -> Collection[str]:
+        """Names of the outputs of ``part``; none where there is no such graph."""
+        return self.contract[part].outputs if part in self.contract else ()
+
+    @property
+    def num_codes(self) -> int:
+        """K of a quantised latent.
+
+        Raises:
+            ValueError: If the model has none.
+        """
+        if self.metadata["codes"] is None:
+            raise ValueError("The model has no codes: its latent is not quantised.")
+        return int(self.metadata["codes"]["num_codes"])
+
     def shape_beside(self, part: str, name: str, first: Array) -> tuple[int, ...]:
         """The shape that the input ``name`` must have beside the batch ``first`` of the part's first input."""
         if self.multiple is None:
@@ -101,8 +131,10 @@ class Graphs:
         return (len(first), *(item_shape(specs[name], axes) or ()))
 
     def ask(self, part: str, name: str, values: Any, called: str, outputs: tuple[str, ...]) -> list[Array]:
-        """:meth:`run` of a graph of one input, once it is checked: images are in [0, 1], anything else is finite."""
+        """:meth:`run` of a graph of one input, once it is checked: images in [0, 1], codes in range, floats finite."""
         values = self.checked(part, name, values, called)
+        if name == "codes":
+            return self.run(part, {name: values}, outputs, code_check(called, self.num_codes))
         check = range_check if name == "image" else finite_check
         return self.run(part, {name: values}, outputs, check(called, values))
 
@@ -110,18 +142,24 @@ class Graphs:
         """Outputs of ``part`` by name, for any number of items; the mean is clamped to [0, 1].
 
         Raises:
-            ValueError: If a value is not finite.
+            ValueError: If a value is not finite, or the graph takes a condition and none was given, or none that fits.
         """
         contract = self.contract[part]
         first = next(iter(inputs.values()))
         if contract.file is None:
             check(first)
+            if "codes" in contract.outputs:
+                return [uniform_codes(first, self.num_codes)]
             return [first.reshape(len(first), *self.metadata["latent_shape"])]
+        if "condition" in contract.inputs and "condition" not in inputs:
+            if self.condition is None:
+                raise ValueError("The model takes a condition: pass `condition=`, or call `model.given(...)`.")
+            inputs = {**inputs, "condition": rows_for(self.condition, len(first))}
         axes = None
         if self.multiple is not None:
             axes = bound_axes(contract.inputs[next(iter(inputs))], first.shape, self.multiple)
         results = self.engine(part).run(inputs, outputs, check, axes)
         return [
-            shown(part, values) if name == "mean" else finite(part, values)
+            shown(part, values) if name == "mean" else finite(part, values) if values.dtype.kind == "f" else values
             for name, values in zip(outputs, results, strict=True)
         ]
