@@ -63,7 +63,9 @@ def _at_the_top() -> list[str]:
 
 
 def _automodule(module: str, members: str = "") -> str:
-    return f"```{{eval-rst}}\n.. automodule:: {module}\n   :members: {members}\n```\n"
+    inherited = "Module, BaseException, tuple"  # of the classes of vaelib alone
+    options = f"   :members: {members}\n   :inherited-members: {inherited}\n"
+    return f"```{{eval-rst}}\n.. automodule:: {module}\n{options}```\n"
 
 
 def _top_page() -> str:

@@ -118,7 +118,7 @@ def test_scores_have_their_condition(labelled):
         ("vector", lambda m: m.given(condition=["a"] * 3), TypeError, "`condition` must be numbers, got"),
         ("quantised", lambda m: m.given(labels=1), ValueError, "`labels` must be None: the model takes no condition"),
         ("quantised", lambda m: m.decode(Z, condition=1), ValueError, "`condition` must be None: .* got 1"),
-        ("quantised", lambda m: m.decode_codes(np.full((1, 4), 5)), ValueError, r"`codes` must have values in \[0, 5\)"),
+        ("quantised", lambda m: m.decode_codes(np.full((1, 4), 5)), ValueError, r"must have values in \[0, 5\)"),
         ("quantised", lambda m: m.embed_codes(np.full((1, 4), -1)), ValueError, r"in \[0, 5\), got \[-1, -1\]"),
         ("quantised", lambda m: m.decode_codes(np.zeros((1, 3), int)), ValueError, r"`codes` must have shape \(B, 4\)"),
         ("quantised", lambda m: m.decode_codes(np.zeros((1, 4))), TypeError, "whole numbers, got dtype float64"),

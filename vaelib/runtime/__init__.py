@@ -8,7 +8,7 @@ native code and may ask for much time or memory: where that matters, run it in a
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from vaelib._checks import check_int
 from vaelib.runtime.arrays import Array
-from vaelib.runtime.codes import Codes
-from vaelib.runtime.draws import elbo_terms, noise_of_prior, score, z_of_noise
+from vaelib.runtime.draws import elbo_terms, score
 from vaelib.runtime.machine import Machine, Provider
 from vaelib.runtime.opened import Graphs
 from vaelib.runtime.plans import Plan
+from vaelib.runtime.verbs import Verbs
 from vaelib.runtime.walks import interpolated, traversed
 
 __all__ = ["OnnxVAE", "Plan"]
 
 
-class OnnxVAE:
+class OnnxVAE(Verbs):
     """A model from a bundle of ``vaelib.export_onnx``; one object may serve many threads.
 
     Batches may have any size. Beyond 16 images they are cut into the calls that are fastest for this model on this
@@ -95,91 +95,6 @@ class OnnxVAE:
         value, called = (condition, "condition") if labels is None else (labels, "labels")
         view._graphs = self._graphs.given(value, called)
         return view
-
-    def _given(self, condition: Any) -> Graphs:
-        return self._graphs if condition is None else self._graphs.given(condition, "condition")
-
-    def encode(self, images: NDArray[Any], *, condition: Any = None) -> tuple[Array, Array] | NDArray[Any]:
-        """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``, codes or z, as ``VAE.encode``.
-
-        Raises:
-            ValueError: If the shape is wrong, a value leaves [0, 1] or is NaN, or a code is not finite.
-            TypeError: If ``images`` is no array of floating point.
-        """
-        outputs = self.contract["encoder"].outputs
-        names = ("mu", "logvar") if "mu" in outputs else ("codes",) if "codes" in outputs else ("z",)
-        found = self._given(condition).ask("encoder", "image", images, "images", names)
-        return (found[0], found[1]) if len(found) == 2 else found[0]
-
-    def embed(self, images: NDArray[Any], *, condition: Any = None) -> Array:
-        """Images to the z that :meth:`reconstruct` decodes, ``(B, *latent_shape)``: mu, or an AutoEncoder's code.
-
-        Deterministic; mu through the flow if the posterior has one. Raises as :meth:`encode`.
-        """
-        return self._given(condition).ask("encoder", "image", images, "images", ("z",))[0]
-
-    def encode_codes(self, images: NDArray[Any], *, condition: Any = None) -> Codes:
-        """Images to the codes of a quantised latent, int64 ``(B, N)``. Raises as :meth:`encode`, and without codes."""
-        graphs = self._given(condition)
-        _ = graphs.num_codes  # raises where there are none
-        return graphs.ask("encoder", "image", images, "images", ("codes",))[0]
-
-    def decode_codes(self, codes: NDArray[Any], *, condition: Any = None) -> Array:
-        """Codes, whole numbers ``(B, N)`` in [0, num_codes), to images, as :meth:`decode` of their z.
-
-        Raises:
-            ValueError: If the model has no codes, the shape is wrong, or a code is out of range.
-            TypeError: If ``codes`` is no array of whole numbers.
-        """
-        return self.decode(self.embed_codes(codes), condition=condition)
-
-    def embed_codes(self, codes: NDArray[Any]) -> Array:
-        """Codes to their z, ``(B, *latent_shape)``. Raises as :meth:`decode_codes`."""
-        _ = self._graphs.num_codes
-        return self._graphs.ask("codes", "codes", codes, "codes", ("z",))[0]
-
-    def decode(self, z: NDArray[Any], *, condition: Any = None) -> Array:
-        """Latents ``(B, *latent_shape)``, finite floats, to images ``(B, C, H, W)``: p(x|z)'s mean, clamped to [0, 1].
-
-        Raises:
-            ValueError: If the shape is wrong, or a value is not finite, in ``z`` or in the images.
-            TypeError: If ``z`` is no array of floating point.
-        """
-        return self._given(condition).ask("decoder", "z", z, "z", ("mean",))[0]
-
-    def decode_params(self, z: NDArray[Any]) -> Array:
-        """Latents to the raw parameters of p(x|z), ``(B, K, H, W)``, as ``VAE.decode``. Raises as :meth:`decode`."""
-        return self._graphs.ask("decoder", "z", z, "z", ("recon_params",))[0]
-
-    def encode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[tuple[Array, Array] | NDArray[Any]]:
-        """:meth:`encode` of one batch after the other, for more images than the memory holds."""
-        return map(self.encode, batches)
-
-    def decode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[Array]:
-        """:meth:`decode` of one batch after the other."""
-        return map(self.decode, batches)
-
-    def reconstruct(self, images: NDArray[Any], *, condition: Any = None) -> Array:
-        """Images from images, ``(B, C, H, W)`` both, by :meth:`embed`: deterministic. Raises as :meth:`encode`."""
-        return self.decode(self.embed(images, condition=condition), condition=condition)
-
-    def sample(self, num_samples: int, *, condition: Any = None, seed: int | None = None) -> Array:
-        """Images from the prior, ``(num_samples, C, H, W)``; a seed gives the same again, as ``VAE.sample`` does.
-
-        Raises:
-            ValueError: If the bundle has no prior to draw from, an argument is negative, or :meth:`given` raises.
-        """
-        graphs = self._given(condition)
-        z = z_of_noise(graphs, noise_of_prior(graphs, num_samples, seed))
-        return self.decode(z, condition=condition)
-
-    def from_noise(self, noise: NDArray[Any]) -> Array:
-        """Draws of the prior, ``(B, *latent_shape)``, from standard normal noise of ``contract["prior"]``, ``(B, N)``.
-
-        Of an autoregressive prior over N codes a code is drawn after the other. Raises as :meth:`decode`, and if there
-        is no prior.
-        """
-        return z_of_noise(self._graphs, noise)
 
     def interpolate(self, a: NDArray[Any], b: NDArray[Any], steps: int, *, spherical: bool = False) -> Array:
         """Images ``(B, steps, C, H, W)`` from ``a`` to ``b``, latents ``(B, *latent_shape)``, ends included.

@@ -67,12 +67,14 @@ def _number_of(text: str, names: Sequence[str] | None, name: str) -> int:
     return names.index(text)
 
 
-def rows_for(rows: NDArray[Any], count: int) -> NDArray[Any]:
+def rows_for(rows: NDArray[Any] | None, count: int) -> NDArray[Any]:
     """The rows for ``count`` items: one serves all, B serve K * B, the B rows again for each of K draws.
 
     Raises:
-        ValueError: If ``count`` is no multiple of their number.
+        ValueError: If there are none, or ``count`` is no multiple of their number.
     """
+    if rows is None:
+        raise ValueError("The model takes a condition: pass `condition=`, or call `model.given(...)`.")
     if len(rows) == count:
         return rows
     if len(rows) == 0 or count % len(rows):

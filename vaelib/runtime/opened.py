@@ -13,7 +13,7 @@ from vaelib.runtime.arrays import finite, finite_check, floats, range_check, sho
 from vaelib.runtime.bundle import Bundle
 from vaelib.runtime.codes import code_check, uniform_codes, whole_numbers
 from vaelib.runtime.conditions import checked_condition, rows_for
-from vaelib.runtime.contract import axes_of, bound_axes, item_shape
+from vaelib.runtime.contract import Spec, axes_of, bound_axes, item_shape
 from vaelib.runtime.engine import Array, Check, Engine
 from vaelib.runtime.machine import Machine
 
@@ -86,14 +86,7 @@ class Graphs:
         if values.ndim and values.shape[1:] == shape:
             return values
         check_shape(called, values.shape, spec.shape)
-        extents = values.shape[2:]
-        if 0 in extents and "h" in spec.shape:
-            raise ValueError(f"`{called}` must have a height and a width of at least 1, got {values.shape}.")
-        if "H" in spec.shape and any(not extent or extent % (self.multiple or 1) for extent in extents):
-            raise ValueError(
-                f"`{called}` must have a height and a width that are multiples of {self.multiple},"
-                f" got {extents[0]} x {extents[1]}."
-            )
+        _check_extents(spec, values.shape, self.multiple or 1, called)
         return values
 
     def shape_of(self, part: str, name: str) -> tuple[int, ...]:
@@ -133,10 +126,8 @@ class Graphs:
     def ask(self, part: str, name: str, values: Any, called: str, outputs: tuple[str, ...]) -> list[Array]:
         """:meth:`run` of a graph of one input, once it is checked: images in [0, 1], codes in range, floats finite."""
         values = self.checked(part, name, values, called)
-        if name == "codes":
-            return self.run(part, {name: values}, outputs, code_check(called, self.num_codes))
-        check = range_check if name == "image" else finite_check
-        return self.run(part, {name: values}, outputs, check(called, values))
+        codes = self.metadata["codes"]
+        return self.run(part, {name: values}, outputs, _check_of(name, called, values, codes and codes["num_codes"]))
 
     def run(self, part: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], check: Check) -> list[Array]:
         """Outputs of ``part`` by name, for any number of items; the mean is clamped to [0, 1].
@@ -152,14 +143,33 @@ class Graphs:
                 return [uniform_codes(first, self.num_codes)]
             return [first.reshape(len(first), *self.metadata["latent_shape"])]
         if "condition" in contract.inputs and "condition" not in inputs:
-            if self.condition is None:
-                raise ValueError("The model takes a condition: pass `condition=`, or call `model.given(...)`.")
             inputs = {**inputs, "condition": rows_for(self.condition, len(first))}
-        axes = None
-        if self.multiple is not None:
-            axes = bound_axes(contract.inputs[next(iter(inputs))], first.shape, self.multiple)
+        spec = contract.inputs[next(iter(inputs))]
+        axes = None if self.multiple is None else bound_axes(spec, first.shape, self.multiple)
         results = self.engine(part).run(inputs, outputs, check, axes)
-        return [
-            shown(part, values) if name == "mean" else finite(part, values) if values.dtype.kind == "f" else values
-            for name, values in zip(outputs, results, strict=True)
-        ]
+        return [_checked_output(part, name, values) for name, values in zip(outputs, results, strict=True)]
+
+
+def _check_extents(spec: Spec, shape: tuple[int, ...], multiple: int, called: str) -> None:
+    """Raise unless a free height and width are of a size that the model has."""
+    extents = shape[2:]
+    if 0 in extents and "h" in spec.shape:
+        raise ValueError(f"`{called}` must have a height and a width of at least 1, got {shape}.")
+    if "H" in spec.shape and any(not extent or extent % multiple for extent in extents):
+        raise ValueError(
+            f"`{called}` must have a height and a width that are multiples of {multiple},"
+            f" got {extents[0]} x {extents[1]}."
+        )
+
+
+def _check_of(name: str, called: str, values: Array, num_codes: int) -> Check:
+    """The check of the values of the input ``name``."""
+    if name == "codes":
+        return code_check(called, num_codes)
+    return range_check(called, values) if name == "image" else finite_check(called, values)
+
+
+def _checked_output(part: str, name: str, values: Array) -> Array:
+    if values.dtype.kind != "f":
+        return values
+    return shown(part, values) if name == "mean" else finite(part, values)
