@@ -6,19 +6,11 @@ import os
 
 import pytest
 import torch
+from runs import PosteriorMean, Watch, fit, images_of, tiny, weights
 
 import vaelib as vl
 from vaelib.training.callbacks import steps_until_constant
 from vaelib.training.images import traversals
-
-
-def tiny(**kwargs):
-    torch.manual_seed(0)
-    return vl.conv_vae((1, 8, 8), **({"latent_dim": 2, "hidden_channels": (4, 8)} | kwargs))
-
-
-def weights(model):
-    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
 
 
 def parameters(model):
@@ -27,20 +19,7 @@ def parameters(model):
 
 @pytest.fixture
 def images():
-    return vl.data.shapes(48, image_size=8).images
-
-
-def fit(model, train, val=None, *callbacks, **kwargs):
-    options = {"max_epochs": 2, "batch_size": 16} | kwargs
-    return vl.Trainer(callbacks=callbacks, **options).fit(model, train, val, progress=False)
-
-
-class PosteriorMean:
-    """No draws, so that gradients can be compared."""
-
-    def __call__(self, model, x, *, step=0, generator=None):
-        mu, logvar = model.encode(x)
-        return vl.elbo_loss(x, model.decode(mu), mu, logvar, likelihood=model.likelihood)
+    return images_of(48)
 
 
 def test_events_come_in_order(images):
@@ -65,26 +44,16 @@ def test_events_come_in_order(images):
 
 
 def test_the_moving_average_is_the_one_of_the_formula_and_is_what_is_measured(images, tmp_path):
-    path, model = [], tiny()
-
-    class Watch:
-        def on_step(self, run):
-            path.append(parameters(run.model))
-
-        def on_epoch(self, run):
-            self.measured = weights(run.evaluated)
-
-    watch, start = Watch(), parameters(model)
-    fit(model, images, images, watch, vl.EMA(0.5), output_dir=tmp_path)
-    expected = start
-    for step, moved in enumerate(path, 1):
+    model = tiny()
+    path, measured = Watch(lambda run: parameters(run.model)), Watch(lambda run: weights(run.evaluated), "on_epoch")
+    expected = parameters(model)
+    fit(model, images, images, path, measured, vl.EMA(0.5), output_dir=tmp_path)
+    for step, moved in enumerate(path.seen, 1):
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * moved
     torch.testing.assert_close(parameters(model), expected)
-    assert torch.equal(weights(model), watch.measured)
-    assert torch.equal(weights(vl.load(tmp_path / "last")), watch.measured)
-    with pytest.raises(ValueError, match="`decay` must be >= 0 and <= 1"):
-        vl.EMA(1.5)
+    assert torch.equal(weights(model), measured.seen[-1])
+    assert torch.equal(weights(vl.load(tmp_path / "last")), measured.seen[-1])
 
 
 def test_early_stopping(images):
@@ -97,8 +66,6 @@ def test_early_stopping(images):
     assert len(learning) == 3
     with pytest.raises(ValueError, match="EarlyStopping, which needs `val` images"):
         fit(tiny(), images, None, vl.EarlyStopping())
-    with pytest.raises(ValueError, match="`patience` must be >= 1"):
-        vl.EarlyStopping(patience=0)
 
 
 def test_the_step_from_which_a_schedule_is_constant():
@@ -115,8 +82,6 @@ def test_trackers(images, tmp_path):
     events = EventAccumulator(str(tmp_path / "mine")).Reload()
     written = {event.step: event.value for event in events.Scalars("val_loss")}
     assert written == {record.step: pytest.approx(record.val.loss, rel=1e-6) for record in history}
-    with pytest.raises(ValueError, match="`names` must be of .*tensorboard.*, got 'paper'"):
-        vl.Trackers("paper")
 
 
 def test_a_missing_tracker_is_named(images, monkeypatch):
@@ -137,8 +102,6 @@ def test_pictures(images, tmp_path):
     assert traversals(tiny(latent_dim=None, latent_shape=(2, 2, 2)), images[:1].float() / 255).shape[0] == 8 * 7
     coupled = tiny(prior=vl.MixtureOfGaussians((2,), 3))  # whose KL does not split over the two latents
     assert traversals(coupled, images[:1].float() / 255).shape == (14, 1, 8, 8)
-    with pytest.raises(ValueError, match="`every` must be >= 1"):
-        vl.Pictures(every=0)
 
 
 def test_a_collapse_is_told_in_plain_words_once(images, tmp_path, caplog):
@@ -149,9 +112,7 @@ def test_a_collapse_is_told_in_plain_words_once(images, tmp_path, caplog):
     assert "the decoder ignores z" in said[-1] and "free_bits=0.1" in said[-1]
     assert 1 <= len(said) <= 2
     caplog.clear()
-    train = vl.data.shapes(2000, image_size=16)
-    torch.manual_seed(0)
-    fit(vl.conv_vae((1, 16, 16), 2), train, None, max_epochs=3, output_dir=tmp_path / "alive")
+    fit(tiny(), images, objective=vl.Elbo(beta=0.01), output_dir=tmp_path / "alive")
     assert "latents carry" not in caplog.text
 
 
@@ -161,10 +122,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate, images):
     runs = []
     for pieces in (1, accumulate):
         model = tiny(norm="group").double()
-        history = fit(
-            model, [images.double() / 255] if pieces == 0 else vl.data.ImageDataset(images), None,
-            objective=InDouble(), accumulate=pieces, optimizer=torch.optim.SGD, learning_rate=1e-3,
-        )  # fmt: skip
+        options = {"accumulate": pieces, "optimizer": torch.optim.SGD, "learning_rate": 1e-3}
+        history = fit(model, images, objective=InDouble(), **options)
         runs.append((weights(model), history[-1].train.loss))
     torch.testing.assert_close(runs[0][0], runs[1][0], rtol=1e-10, atol=1e-12)
     assert runs[0][1] == pytest.approx(runs[1][1], rel=1e-6)
@@ -178,8 +137,8 @@ class InDouble(PosteriorMean):
 def one_step(images, **kwargs):
     model = tiny(norm="none")
     before = weights(model)
-    history = fit(model, images[:16], None, objective=PosteriorMean(), max_epochs=1, lr_schedule="constant",
-                  optimizer=torch.optim.SGD, learning_rate=1e-3, **kwargs)  # fmt: skip
+    options = {"max_epochs": 1, "lr_schedule": "constant", "optimizer": torch.optim.SGD, "learning_rate": 1e-3}
+    history = fit(model, images[:16], objective=PosteriorMean(), **options, **kwargs)
     return (weights(model) - before) / 1e-3, history[-1]
 
 
@@ -214,14 +173,9 @@ class Poisoned:
 @pytest.mark.parametrize("optimizer", ["adam", torch.optim.SGD])
 def test_a_step_that_is_not_finite_leaves_no_trace(optimizer, images):
     """Weights, moments and running statistics are as before it; the steps and the loss of the others go on."""
-    states = []
-
-    class Watch:
-        def on_step(self, run):
-            states.append(weights(run.model))
-
-    objective = Poisoned(1, 4)
-    history = fit(tiny(), images, None, Watch(), objective=objective, optimizer=optimizer, learning_rate=1e-3)
+    objective, watch = Poisoned(1, 4), Watch(lambda run: weights(run.model))
+    history = fit(tiny(), images, None, watch, objective=objective, optimizer=optimizer, learning_rate=1e-3)
+    states = watch.seen
     assert [record.skipped for record in history] == [1, 2]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[1], states[2])
     assert torch.equal(states[3], states[4]) and states[5].isfinite().all()
@@ -246,27 +200,22 @@ def test_nothing_in_a_step_reads_a_tensor(images, monkeypatch):
     for name in ("item", "tolist", "numpy", "__float__", "__int__"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda self, o=original, n=name: (reads.append(n), o(self))[1])
-    counts = []
-
-    class Watch:
-        def on_step(self, run):
-            counts.append(len(reads))
-
-    fit(tiny(likelihood=vl.Gaussian(0.5)), images.repeat(14, 1, 1, 1), None, Watch(), max_epochs=1)
-    assert len(counts) == 42 and counts[0] == counts[-2]
+    watch = Watch(lambda run: len(reads))
+    fit(tiny(likelihood=vl.Gaussian(0.5)), images.repeat(14, 1, 1, 1), None, watch, max_epochs=1)
+    assert len(watch.seen) == 42 and watch.seen[0] == watch.seen[-2]
 
 
 def test_mixed_precision_leaves_the_elbo_in_float32(images):
     seen = []
 
-    class Watch(vl.Elbo):
+    class Seen(vl.Elbo):
         def __call__(self, model, x, **kwargs):
             out = model(x)
             seen.append((torch.is_autocast_enabled("cpu"), *(value.dtype for value in out)))
             return super().__call__(model, x, **kwargs)
 
     model = tiny()
-    history = fit(model, images, images, objective=Watch(), precision="bf16")
+    history = fit(model, images, images, objective=Seen(), precision="bf16")
     assert {True} <= {entry[0] for entry in seen}
     assert {dtype for entry in seen for dtype in entry[1:]} == {torch.float32}
     exact = fit(tiny(), images, images)

@@ -18,6 +18,7 @@ import pytest
 import torch
 from launching import FORKS, PROGRAMS
 from PIL import Image
+from runs import Crash, CrashAt, StopAt, images_of, tiny, weights
 
 import vaelib as vl
 from vaelib._files import claim
@@ -30,12 +31,7 @@ from vaelib.training.lock import locked
 
 
 def model_of(seed=0, **kwargs):
-    torch.manual_seed(seed)
-    return vl.conv_vae((1, 8, 8), 2, hidden_channels=(4, 8), dropout=0.2, corruption=vl.GaussianNoise(0.1), **kwargs)
-
-
-def weights(model):
-    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+    return tiny(seed, dropout=0.2, corruption=vl.GaussianNoise(0.1), **kwargs)
 
 
 def trainer_of(directory, *callbacks, **kwargs):
@@ -50,25 +46,11 @@ def _no_curves(monkeypatch):
     monkeypatch.setattr("vaelib.plots.save_curves", lambda *_: None)
 
 
-class Crash(Exception):
-    pass
-
-
-class CrashAt:
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, run):
-        if run.step == self.step:
-            raise Crash
-
-
 def dataset():
-    images = vl.data.shapes(57, image_size=8).images
-    return vl.data.ImageDataset(images, dynamic=True, flip=True)
+    return vl.data.ImageDataset(images_of(57), dynamic=True, flip=True)
 
 
-class NoisyPictures(torch.utils.data.Dataset):
+class NoisyImages(torch.utils.data.Dataset):
     """Draws from all three global generators, as old transforms do."""
 
     def __len__(self):
@@ -94,11 +76,8 @@ def shards(tmp_path):
     return folder
 
 
-def make_loader(generator):
-    from torch.utils.data import DataLoader
-
-    own = torch.Generator().manual_seed(7) if generator else None
-    return DataLoader(NoisyPictures(), batch_size=10, shuffle=True, generator=own)
+def make_loader(own=None):
+    return torch.utils.data.DataLoader(NoisyImages(), batch_size=10, shuffle=True, generator=own)
 
 
 SOURCES = {
@@ -106,14 +85,13 @@ SOURCES = {
     "stream": lambda shards: vl.data.stream(
         shards, "all", image_size=8, flip=True, transform=lambda x: x.roll(int(torch.randint(9, ())), 2), workers=0
     ),
-    "loader": lambda shards: make_loader(False),
-    "loader with a generator": lambda shards: make_loader(True),
+    "loader": lambda shards: make_loader(),
+    "loader with a generator": lambda shards: make_loader(torch.Generator().manual_seed(7)),
 }
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("step", [8, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 18))])
-def test_resuming_is_bitwise_the_run_that_never_stopped(source, step, tmp_path, shards):
+def test_resuming_is_bitwise_the_run_that_never_stopped(source, tmp_path, shards):
     """With dropout, corruption, binarisation, flips, averaged weights; crashes within and between epochs."""
     val = vl.data.shapes(20, image_size=8, seed=1)
     whole = model_of()
@@ -121,9 +99,9 @@ def test_resuming_is_bitwise_the_run_that_never_stopped(source, step, tmp_path, 
 
     run = tmp_path / "stopped"
     with pytest.raises(Crash):
-        trainer_of(run, CrashAt(step)).fit(model_of(), SOURCES[source](shards), val, progress=False)
+        trainer_of(run, CrashAt(8)).fit(model_of(), SOURCES[source](shards), val, progress=False)
     torch.manual_seed(99)
-    model = model_of(seed=5 if step > 3 else 0)  # before the first checkpoint there is nothing to go on from
+    model = model_of(seed=5)
     history = trainer_of(run, CrashAt(-1)).fit(model, SOURCES[source](shards), val, resume=True, progress=False)
 
     assert torch.equal(weights(model), weights(whole))
@@ -134,18 +112,6 @@ def test_resuming_is_bitwise_the_run_that_never_stopped(source, step, tmp_path, 
     states = [newest_checkpoint(directory)[1] for directory in (run, tmp_path / "whole")]
     for name in ("model", "optimization", "random"):
         assert str(states[0][name]) == str(states[1][name])
-
-
-class StopAt:
-    """Ctrl-C in the given steps, or in what comes after an epoch's."""
-
-    def __init__(self, *steps, event="on_step"):
-        self.steps = steps
-        setattr(self, event, self.act)
-
-    def act(self, run):
-        if run.step in self.steps:
-            signal.raise_signal(signal.SIGINT)
 
 
 class EndAfter:
@@ -161,15 +127,14 @@ class EndAfter:
 
 def small_run(directory, *callbacks, resume=False, seed=0, objective=None, train=None, val=True, **kwargs):
     """3 epochs of 4 steps: the weights, and the history without times."""
-    torch.manual_seed(seed)
-    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), dropout=0.2)
-    images = vl.data.shapes(20, image_size=8).images
+    model, images = tiny(seed, hidden_channels=(4,), dropout=0.2), images_of(20)
     data = vl.data.ImageDataset(images, dynamic=True, flip=True) if train is None else train(images / 255)
     parts = [vl.Pictures(every=99), *([vl.EMA(0.9), vl.EarlyStopping(patience=9)] if val else []), *callbacks]
     options = {"max_epochs": 3, "batch_size": 5, "output_dir": directory} | kwargs
     trainer = vl.Trainer(None if objective is None else objective(), callbacks=parts, **options)
     history = trainer.fit(model, data, images if val else None, resume=resume, progress=False)
-    return weights(model), [[r.epoch, r.step, r.train, r.val, r.learning_rate, r.num_images] for r in history]
+    records = [[r.epoch, r.step, r.train, r.val, r.learning_rate, r.num_images] for r in history]
+    return weights(model).tolist(), records
 
 
 def run_stopped_at(steps, directory, *callbacks, event="on_step", **kwargs):
@@ -189,7 +154,6 @@ LOADERS = {
 EVERY_STEP = {
     "val, EMA, early stopping": {},
     "accumulate": {"accumulate": 2, "val": False},
-    "a discriminator": {"objective": lambda: vl.FactorLoss(2, hidden_features=(4,))},
     "a loader": {"train": LOADERS["shuffled"]},
     "a loader with a generator": {"train": LOADERS["with a generator"], "val": False},
 }
@@ -198,31 +162,22 @@ EVERY_STEP = {
 @pytest.mark.parametrize("name", EVERY_STEP)
 def test_a_run_stopped_at_every_step_is_bitwise_the_one_that_was_not(name, tmp_path):
     expected = small_run(tmp_path / "whole", StopAt(), **EVERY_STEP[name])
-    got = run_stopped_at(range(1, 13), tmp_path / "run", **EVERY_STEP[name])
-    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+    assert run_stopped_at(range(1, 13), tmp_path / "run", **EVERY_STEP[name]) == expected
     for model in ("best", "last"):
         assert torch.equal(*(weights(vl.load(tmp_path / run / model)) for run in ("whole", "run")))
-
-
-@pytest.mark.parametrize("step", [1, 3, 4, 8, 11, 12])
-def test_a_run_stopped_once_is_bitwise_the_one_that_was_not(step, tmp_path):
-    expected, got = small_run(tmp_path / "whole", StopAt()), run_stopped_at([step], tmp_path / "run")
-    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
 
 
 def test_a_stop_after_an_epoch_ends_the_program_and_resumes(tmp_path):
     """A signal that comes in validation or in on_epoch is not lost, not even in the last epoch."""
     expected = small_run(tmp_path / "whole", StopAt(event="on_epoch"))
-    got = run_stopped_at([4, 8, 12], tmp_path / "run", event="on_epoch")
-    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+    assert run_stopped_at([4, 8, 12], tmp_path / "run", event="on_epoch") == expected
 
 
-@pytest.mark.parametrize("end", [5, 7, 8])
+@pytest.mark.parametrize("end", [5, 8])
 def test_an_epoch_in_which_a_callback_ends_the_run_is_finished_after_a_stop(end, tmp_path):
     expected = small_run(tmp_path / "whole", StopAt(), EndAfter(end))
     assert [row[0] for row in expected[1]] == [1, 2]
-    got = run_stopped_at(range(end, 9), tmp_path / "run", EndAfter(end))
-    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+    assert run_stopped_at(range(end, 9), tmp_path / "run", EndAfter(end)) == expected
 
 
 def test_a_second_ctrl_c_ends_at_once_and_the_run_resumes(tmp_path):
@@ -231,8 +186,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_run_resumes(tmp_path):
         small_run(tmp_path / "run", StopAt(7), StopAt(7), vl.Checkpoints(every=3))
     with pytest.raises(ValueError, match="`callbacks` must be"):
         small_run(tmp_path / "run", StopAt(), vl.Checkpoints(every=3), resume=True)
-    got = small_run(tmp_path / "run", StopAt(), StopAt(), vl.Checkpoints(every=3), resume=True, seed=9)
-    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+    assert small_run(tmp_path / "run", StopAt(), StopAt(), vl.Checkpoints(every=3), resume=True, seed=9) == expected
 
 
 def as_one_tensor(optimizer):
@@ -258,8 +212,7 @@ def test_checkpoints_of_version_0_1_are_resumed(step, tmp_path):
         del state["terms"]
     state["optimization"]["optimizer"] = as_one_tensor(state["optimization"]["optimizer"])
     write_checkpoint(path, state)
-    got = small_run(tmp_path / "run", StopAt(), resume=True, seed=9)
-    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+    assert small_run(tmp_path / "run", StopAt(), resume=True, seed=9) == expected
 
 
 class FailsFrom:
@@ -278,8 +231,7 @@ def test_a_run_that_ended_by_an_error_resumes_when_its_cause_is_gone(tmp_path):
     broken.from_step = 8
     with pytest.raises(vl.TrainingError, match=r"Before step 12: .* The last is .*step_0000000008"):
         small_run(tmp_path / "run", objective=lambda: broken)
-    got = small_run(tmp_path / "run", objective=FailsFrom, resume=True, seed=9)
-    assert torch.equal(got[0], expected[0]) and got[1] == expected[1]
+    assert small_run(tmp_path / "run", objective=FailsFrom, resume=True, seed=9) == expected
 
 
 def test_where_no_checkpoint_can_be_read_a_run_starts_again_only_if_told(finished_run, tmp_path, caplog):
@@ -339,7 +291,7 @@ OTHER_IMAGES = {
 @pytest.mark.parametrize("name", OTHER_IMAGES)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_other_images_are_refused(name, split, tmp_path):
-    x, (first, second, match) = vl.data.shapes(20, image_size=8).images, OTHER_IMAGES[name]
+    x, (first, second, match) = images_of(20), OTHER_IMAGES[name]
 
     def run(source, **kwargs):
         data = {"train": x, "val": x, split: source(x)}
@@ -373,7 +325,7 @@ def test_images_of_a_stream_are_known_by_their_files(tmp_path):
 
 
 def test_a_large_set_is_known_by_evenly_spaced_images(monkeypatch):
-    x = vl.data.shapes(20, image_size=8).images
+    x = images_of(20)
     monkeypatch.setattr("vaelib.training.fingerprint._MOST_BYTES", 8 * 64)  # every third image
     marks = [fingerprint(vl.data.ImageDataset(images)) for images in (x, images_like(x), images_like(x[:19]))]
     assert marks[0] == marks[1] and marks[0]["contents"] != marks[2]["contents"]
@@ -382,7 +334,7 @@ def test_a_large_set_is_known_by_evenly_spaced_images(monkeypatch):
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_the_first_batch_of_a_loader_that_is_another_is_reported(shuffled, tmp_path, caplog):
     def run(pixels, **kwargs):
-        x = images_like(vl.data.shapes(20, image_size=8).images, pixels) / 255
+        x = images_like(images_of(20), pixels) / 255
         trainer = vl.Trainer(max_epochs=1, output_dir=tmp_path, callbacks=[vl.Pictures(every=9)])
         trainer.fit(model_of(), torch.utils.data.DataLoader(x, 20, shuffle=shuffled), progress=False, **kwargs)
 
@@ -403,11 +355,10 @@ def test_images_of_version_0_1_are_not_compared_but_val_stays(tmp_path, caplog):
     write_checkpoint(path, state)
     assert len(small_run(tmp_path, resume=True)[1]) == 3
     assert "step_0000000012 is of version 0.1, which did not note its images" in caplog.text
-    x = vl.data.shapes(20, image_size=8).images
+    x = images_of(20)
     parts = [vl.Pictures(every=99), vl.EMA(0.9), vl.EarlyStopping(patience=9)]
     trainer = vl.Trainer(max_epochs=3, batch_size=5, output_dir=tmp_path, callbacks=parts)
-    torch.manual_seed(0)
-    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), dropout=0.2)
+    model = tiny(hidden_channels=(4,), dropout=0.2)
     with pytest.raises(ValueError, match="`val` must be given as in .*step_0000000012"):
         trainer.fit(model, x, resume=True, progress=False)
 
@@ -540,25 +491,24 @@ def test_an_older_checkpoint_without_an_argument_that_is_none_is_resumed(tmp_pat
     assert len(trainer_of(run, max_epochs=3).fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
 
 
-def test_what_cannot_be_resumed_is_refused(tmp_path):
-    run = tmp_path / "run"
-    trainer_of(run).fit(model_of(), dataset(), dataset(), progress=False)
+REFUSED = [
+    ({"batch_size": 11}, {}, "`batch_size` must be 10 as in .*step_0000000018, got 11"),
+    ({"seed": 4}, {}, "`seed` must be 0 as in"),
+    ({"learning_rate": 0.1}, {}, "`learning_rate` must be 0.005 as in"),
+    ({}, {"train": dataset().subset(slice(56))}, "`num_images` must be 57 as in .*, got 56"),
+    ({}, {"model": model_of(norm="none")}, "`model.encoder.norm` must be 'batch' as in .*, got 'none'"),
+    ({}, {"resume": False}, r"`output_dir` .* has the checkpoints of a run: go on with resume=True"),
+    ({"output_dir": None}, {}, "`resume` needs the `output_dir`"),
+]
+
+
+def test_what_cannot_be_resumed_is_refused(finished_run):
+    run, _ = finished_run
     before = sorted(os.listdir(run / "checkpoints"))
-    with pytest.raises(FileExistsError, match=r"`output_dir` .* has the checkpoints of a run: go on with resume=True"):
-        trainer_of(run).fit(model_of(), dataset(), dataset(), progress=False)
-    for options, match in (
-        ({"batch_size": 11}, "`batch_size` must be 10 as in .*step_0000000018, got 11"),
-        ({"seed": 4}, "`seed` must be 0 as in"),
-        ({"learning_rate": 0.1}, "`learning_rate` must be 0.005 as in"),
-    ):
-        with pytest.raises(ValueError, match=match):
-            trainer_of(run, **options).fit(model_of(), dataset(), dataset(), resume=True, progress=False)
-    with pytest.raises(ValueError, match="`num_images` must be 57 as in .*, got 56"):
-        trainer_of(run).fit(model_of(), dataset().subset(slice(56)), dataset(), resume=True, progress=False)
-    with pytest.raises(ValueError, match="`model.encoder.norm` must be 'batch' as in .*, got 'none'"):
-        trainer_of(run).fit(model_of(norm="none"), dataset(), dataset(), resume=True, progress=False)
-    with pytest.raises(ValueError, match="`resume` needs the `output_dir`"):
-        vl.Trainer().fit(model_of(), dataset(), resume=True)
+    for options, given, match in REFUSED:
+        arguments = {"model": model_of(), "train": dataset(), "val": dataset(), "resume": True} | given
+        with pytest.raises((ValueError, FileExistsError), match=match):
+            trainer_of(**{"directory": run} | options).fit(**arguments, progress=False)
     assert sorted(os.listdir(run / "checkpoints")) == before
 
 
@@ -568,9 +518,6 @@ def test_keep_last_and_leftovers(tmp_path):
     claim(run, ["checkpoints"])
     trainer_of(run).fit(model_of(), dataset(), dataset(), progress=False)
     assert sorted(os.listdir(run / "checkpoints")) == ["step_0000000012", "step_0000000015", "step_0000000018"]
-    for name in ("every", "keep_last"):
-        with pytest.raises(ValueError, match=f"`{name}` must be >= 1"):
-            vl.Checkpoints(**{name: 0})
 
 
 @pytest.fixture(scope="module")
@@ -581,51 +528,39 @@ def finished_run(tmp_path_factory):
     return directory, weights(model)
 
 
-def tear(path, how):
-    tensors, state = path / "tensors.safetensors", path / "state.json"
-    if how == "short tensors":
-        tensors.write_bytes(tensors.read_bytes()[:-100])
-    elif how == "one bit":
-        content = bytearray(tensors.read_bytes())
-        content[-50] ^= 1
-        tensors.write_bytes(content)
-    elif how == "short state":
-        state.write_text(state.read_text()[:200])
-    elif how == "missing tensors":
-        tensors.unlink()
-    elif how == "missing state":
-        state.unlink()
-    elif how == "foreign":
-        state.write_text(json.dumps({"format": "other", "state": {}}))
-    elif how == "no object":
-        state.write_text("[1]")
-    else:
-        state.write_bytes(b"\xff\xfe\x00")
+def rewritten(name, change):
+    return lambda path: (path / name).write_bytes(change((path / name).read_bytes()))
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "short tensors",
-        "one bit",
-        "short state",
-        "missing tensors",
-        "missing state",
-        "foreign",
-        "no object",
-        "binary",
-    ],
-)
-def test_a_torn_or_foreign_checkpoint_is_named_and_the_one_before_is_used(how, finished_run, tmp_path, caplog):
-    finished, whole = finished_run
-    shutil.copytree(finished, tmp_path / "run")
-    newest = tmp_path / "run" / "checkpoints" / "step_0000000018"
-    tear(newest, how)
-    with pytest.raises(vl.ModelFileError, match="step_0000000018 is (torn|foreign|torn or foreign)"):
-        read_checkpoint(newest)
+TEARS = {
+    "short tensors": rewritten("tensors.safetensors", lambda content: content[:-100]),
+    "one bit": rewritten(
+        "tensors.safetensors", lambda content: content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
+    ),
+    "short state": rewritten("state.json", lambda content: content[:200]),
+    "missing tensors": lambda path: (path / "tensors.safetensors").unlink(),
+    "missing state": lambda path: (path / "state.json").unlink(),
+    "foreign": rewritten("state.json", lambda content: json.dumps({"format": "other", "state": {}}).encode()),
+    "no object": rewritten("state.json", lambda content: b"[1]"),
+    "binary": rewritten("state.json", lambda content: b"\xff\xfe\x00"),
+}
+
+
+def test_a_torn_or_foreign_checkpoint_is_named(finished_run, tmp_path):
+    for how, tear in TEARS.items():
+        path = tmp_path / how / "step_0000000018"
+        shutil.copytree(finished_run[0] / "checkpoints" / path.name, path)
+        tear(path)
+        with pytest.raises(vl.ModelFileError, match="step_0000000018 is (torn|foreign|torn or foreign)"):
+            read_checkpoint(path)
+
+
+def test_of_a_torn_checkpoint_the_one_before_is_used(finished_run, tmp_path, caplog):
+    shutil.copytree(finished_run[0], tmp_path / "run")
+    TEARS["one bit"](tmp_path / "run" / "checkpoints" / "step_0000000018")
     model = model_of(seed=4)
     trainer_of(tmp_path / "run").fit(model, dataset(), dataset(), resume=True, progress=False)
-    assert torch.equal(weights(model), whole)
+    assert torch.equal(weights(model), finished_run[1])
     assert "step_0000000018 is" in caplog.text and "The one before it is used" in caplog.text
 
 
@@ -770,11 +705,11 @@ def kill_and_resume(digits, run, kills, generator):
 
 
 @pytest.mark.slow
-def test_killed_25_times(digits, uninterrupted, tmp_path):
-    """Each run is killed up to five times at random moments, and begun anew when it is done."""
+def test_killed_12_times(digits, uninterrupted, tmp_path):
+    """Each run is killed up to four times at random moments; when it is done, another begins."""
     hits, generator = 0, random.Random(1)
-    while hits < 25:
-        hits += kill_and_resume(digits, tmp_path / "run", 5, generator)
+    while hits < 12:
+        hits += kill_and_resume(digits, tmp_path / "run", 4, generator)
         assert torch.equal(weights(vl.load(tmp_path / "run" / "last")), uninterrupted)
         shutil.rmtree(tmp_path / "run")
     print(f"killed {hits} times")

@@ -7,6 +7,7 @@ import unittest.mock
 import numpy as np
 import pytest
 import torch
+from runs import tiny
 
 import vaelib as vl
 
@@ -42,17 +43,12 @@ class ModuleWithoutStep(torch.nn.Module):
         return vl.Elbo()(model, x)
 
 
-def model_of():
-    torch.manual_seed(0)
-    return vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
-
-
 HOOKS = "on_start, on_step, on_epoch and on_end"
 CALL = r"objective\(model, x, step=...\)"
 CALLS = {
     "a name": (lambda: vl.Trainer("elbo"), TypeError, f"`objective` must be an objective .* {CALL}, got 'elbo'"),
     "a model": (
-        lambda: vl.Trainer(model_of()),
+        lambda: vl.Trainer(tiny()),
         TypeError,
         r"`objective` must be .*, got a model, which belongs in fit",
     ),
@@ -82,7 +78,7 @@ CALLS = {
     "path": (lambda: vl.Trainer(output_dir=3), TypeError, "`output_dir` must be a path or None, got 3"),
     "no path": (lambda: vl.Trainer(output_dir=""), ValueError, "`output_dir` must be a path that is not empty, got ''"),
     "optimiser": (
-        lambda: vl.Trainer(optimizer=torch.optim.SGD(model_of().parameters(), 0.1)),
+        lambda: vl.Trainer(optimizer=torch.optim.SGD(tiny().parameters(), 0.1)),
         TypeError,
         "`optimizer` must be a class such as torch.optim.SGD, got an object of .*SGD",
     ),
@@ -151,6 +147,31 @@ CALLS = {
     ),
     "no tracker": (vl.Trackers, ValueError, "`names` must hold at least one of .*tensorboard"),
     "threshold": (lambda: vl.CollapseWarning("a"), TypeError, "`threshold` must be a number, got 'a'"),
+    **{
+        f"{name}={value!r}": (
+            lambda name=name, value=value: vl.Trainer(**{name: value}),
+            ValueError,
+            f"`{name}` must {rule}",
+        )
+        for name, value, rule in (
+            ("max_epochs", 0, "be >= 1"),
+            ("batch_size", 0, "be >= 1"),
+            ("learning_rate", 0.0, "be > 0"),
+            ("lr_schedule", "step", "be one of 'cosine', 'one_cycle', 'constant', got 'step'"),
+            ("optimizer", "lion", "be one of 'adam', 'adamw', got 'lion'"),
+            ("seed", -1, "be >= 0"),
+            ("accumulate", 0, "be >= 1"),
+            ("clip_norm", 0.0, "be > 0"),
+            ("skip_norm", -1.0, "be > 0"),
+            ("precision", "fp8", "be one of None, 'fp32', 'tf32', 'bf16', 'fp16', got 'fp8'"),
+        )
+    },
+    "decay": (lambda: vl.EMA(1.5), ValueError, "`decay` must be >= 0 and <= 1"),
+    "no patience": (lambda: vl.EarlyStopping(patience=0), ValueError, "`patience` must be >= 1"),
+    "a tracker": (lambda: vl.Trackers("paper"), ValueError, "`names` must be of .*tensorboard.*, got 'paper'"),
+    "no epochs": (lambda: vl.Pictures(every=0), ValueError, "`every` must be >= 1"),
+    "no steps": (lambda: vl.Checkpoints(every=0), ValueError, "`every` must be >= 1"),
+    "none kept": (lambda: vl.Checkpoints(keep_last=0), ValueError, "`keep_last` must be >= 1"),
     "patience": (
         lambda: vl.EarlyStopping(min_delta=float("inf")),
         ValueError,
@@ -192,7 +213,7 @@ def test_what_an_objective_returns_is_checked(name):
 
     trainer = vl.Trainer(objective, max_epochs=1)
     with pytest.raises((TypeError, ValueError), match=match):
-        trainer.fit(model_of(), torch.rand(20, 1, 8, 8), progress=False)
+        trainer.fit(tiny(), torch.rand(20, 1, 8, 8), progress=False)
 
 
 FITS = {
@@ -206,7 +227,7 @@ FITS = {
 @pytest.mark.parametrize("name", FITS)
 def test_what_fit_is_given_is_checked(name):
     changed, match = FITS[name]
-    arguments = {"model": model_of(), "train": torch.rand(20, 1, 8, 8), "progress": False} | changed
+    arguments = {"model": tiny(), "train": torch.rand(20, 1, 8, 8), "progress": False} | changed
     with pytest.raises((TypeError, ValueError), match=match):
         vl.Trainer(max_epochs=1).fit(**arguments)
 
@@ -215,7 +236,7 @@ def test_a_schedule_that_leaves_its_range_later_is_named_with_the_step():
     for value, match in ((float("nan"), "got nan"), (-1.0, "got -1.0")):
         trainer = vl.Trainer(max_epochs=4, lr_schedule=lambda step, value=value: 1.0 if step < 2 else value)
         with pytest.raises(ValueError, match=rf"`lr_schedule\(2\)` must be >= 0, {match}"):
-            trainer.fit(model_of(), torch.rand(20, 1, 8, 8), progress=False)
+            trainer.fit(tiny(), torch.rand(20, 1, 8, 8), progress=False)
 
 
 def test_what_is_right_passes():
@@ -235,10 +256,10 @@ def test_what_is_right_passes():
         vl.FactorLoss(2),
     ):
         vl.Trainer(given, callbacks=(Own(), vl.Checkpoints()), max_epochs=np.int64(1), batch_size=np.int32(10)).fit(
-            model_of(), torch.rand(20, 1, 8, 8), progress=False
+            tiny(), torch.rand(20, 1, 8, 8), progress=False
         )
     seen = unittest.mock.Mock()  # makes its methods when they are asked for, and lists none
-    vl.Trainer(max_epochs=1, callbacks=iter([seen])).fit(model_of(), torch.rand(20, 1, 8, 8), progress=False)
+    vl.Trainer(max_epochs=1, callbacks=iter([seen])).fit(tiny(), torch.rand(20, 1, 8, 8), progress=False)
     seen.on_epoch.assert_called_once()
     table = [0.0, 0.5, 1.0]
     assert vl.Elbo(beta=table.__getitem__).beta(2) == 1.0
