@@ -13,11 +13,12 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "corruptions data evaluation export functional latents likelihoods networks objectives plots presets priors runtime"
-    " schedules serialization training"
+    "conditions corruptions data evaluation export functional latents likelihoods networks objectives plots presets"
+    " priors runtime schedules serialization training"
 )
 _NAMES = {
     "_checks": "DataError ExportError MissingExtraError ModelFileError TrainingError VaelibError",
+    "conditions": "Labels Vector",
     "corruptions": "GaussianNoise Masking SaltAndPepper",
     "export": "export_onnx",
     "functional": "bits_per_dim kl_standard_normal reparameterize",

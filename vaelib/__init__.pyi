@@ -1,6 +1,7 @@
 """The public names, for type checkers and for ``__init__.py``, which loads each on first use."""
 
 from vaelib import (
+    conditions as conditions,
     corruptions as corruptions,
     data as data,
     evaluation as evaluation,
@@ -26,6 +27,7 @@ from vaelib._checks import (
     TrainingError as TrainingError,
     VaelibError as VaelibError,
 )
+from vaelib.conditions import Labels as Labels, Vector as Vector
 from vaelib.corruptions import (
     GaussianNoise as GaussianNoise,
     Masking as Masking,

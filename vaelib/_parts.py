@@ -33,12 +33,14 @@ __all__ = [
     "check_raw_params",
     "check_recon_params",
     "check_rows",
+    "rows_of",
 ]
 
 _METHODS = {
     "likelihood": ("param_channels", "log_prob", "mean", "sample"),
     "prior": ("log_prob", "from_noise"),
     "latent": ("draw", "point", "encoded", "from_noise", "log_prob", "hidden"),
+    "condition": ("check", "embed", "dropped"),
 }
 
 
@@ -51,10 +53,25 @@ def check_modules(**parts: object) -> None:
         raise TypeError(f"`likelihood` must have an `is_density`, True or False, {type(likelihood).__name__} has not.")
 
 
-def agreed_shape(name: str, given: Sequence[int] | None, **parts: object) -> tuple[int, ...]:
-    """The shape that the argument and all parts agree on, each of them if it knows one."""
+def agreed_shape(
+    name: str, given: Sequence[int] | None, *, joined: Sequence[str] = (), condition: Any = None, **parts: object
+) -> tuple[int, ...]:
+    """The shape that the argument and all parts agree on, each of them if it knows one.
+
+    The parts ``joined`` take the condition as further channels, which do not count, unless they take it by themselves.
+    """
     sources = {"the argument": given} | {f"the {part}": getattr(it, name, None) for part, it in parts.items()}
     known = {source: check_int_tuple(name, shape) for source, shape in sources.items() if shape is not None}
+    more = 0 if condition is None else condition.embedding_size
+    for part in joined:
+        source = f"the {part}"
+        if more and source in known and not getattr(parts[part], "takes_condition", False):
+            channels, *rest = known[source]
+            if channels <= more:
+                raise ValueError(
+                    f"`{part}` must take {more} channels more, those of the condition, got `{name}` {known[source]}."
+                )
+            known[source] = (channels - more, *rest)
     if not known:
         raise ValueError(
             f"Give `{name}`: {type(parts['encoder']).__name__} and {type(parts['decoder']).__name__} have no attribute"
@@ -62,7 +79,8 @@ def agreed_shape(name: str, given: Sequence[int] | None, **parts: object) -> tup
         )
     if len(set(known.values())) > 1:
         said = ", ".join(f"{source} has {shape}" for source, shape in known.items())
-        raise ValueError(f"`{name}` must be the same for all parts: {said}.")
+        hint = f", without the {more} channels of the condition in the {' and the '.join(joined)}" if more else ""
+        raise ValueError(f"`{name}` must be the same for all parts: {said}{hint}.")
     shape = next(iter(known.values()))
     if len(shape) not in ((3,) if name == "image_shape" else (1, 3)):
         rule = "(C, H, W)" if name == "image_shape" else "(D,) or (C, h, w)"

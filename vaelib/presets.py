@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from vaelib._checks import check_int_tuple
 from vaelib._parts import agreed_shape, check_modules
+from vaelib.conditions import Condition
 from vaelib.latents import Latent
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.networks import ConvDecoder, ConvEncoder
@@ -34,6 +36,7 @@ def conv_vae(
     prior: Prior | None = None,
     latent: Latent | None = None,
     corruption: nn.Module | None = None,
+    condition: Condition | None = None,
 ) -> VAE:
     """A :class:`VAE` of a :class:`ConvEncoder` and the :class:`ConvDecoder` that mirrors it.
 
@@ -54,6 +57,8 @@ def conv_vae(
         latent: Posterior, prior and rate together, such as a :class:`VectorQuantizer`; Gaussian if None. The encoder
             gets the heads that it reads.
         corruption: Noise on the encoder's input, in training mode only.
+        condition: What the model is told beside the image, :class:`Labels` or :class:`Vector`; encoder and decoder are
+            built with its channels.
 
     Returns:
         The untrained model.
@@ -72,14 +77,15 @@ def conv_vae(
         >>> vae.encode(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 49])
     """
-    check_modules(likelihood=likelihood, prior=prior, latent=latent, corruption=corruption)
+    check_modules(likelihood=likelihood, prior=prior, latent=latent, corruption=corruption, condition=condition)
     if latent is not None:
         latent_shape = agreed_shape("latent_shape", latent_shape, latent=latent)
     elif latent_dim is None and latent_shape is None:
         latent_dim = 32
     likelihood = Bernoulli() if likelihood is None else likelihood
+    more = 0 if condition is None else condition.embedding_size
     encoder = ConvEncoder(
-        image_shape,
+        _with_channels("image_shape", image_shape, more),
         latent_dim,
         latent_shape=latent_shape,
         hidden_channels=hidden_channels,
@@ -92,9 +98,9 @@ def conv_vae(
         num_heads=getattr(latent, "num_heads", 2),
     )
     decoder = ConvDecoder(
-        latent_dim,
+        None,
         image_shape,
-        latent_shape=latent_shape,
+        latent_shape=_with_channels("latent_shape", encoder.latent_shape, more),
         hidden_channels=encoder.hidden_channels[::-1],
         kernel_size=kernel_size,
         stride=stride,
@@ -105,7 +111,20 @@ def conv_vae(
         upsample=upsample,
         param_channels=likelihood.param_channels(image_shape[0]),
     )
-    return VAE(encoder, decoder, likelihood=likelihood, prior=prior, latent=latent, corruption=corruption)
+    return VAE(
+        encoder,
+        decoder,
+        likelihood=likelihood,
+        prior=prior,
+        latent=latent,
+        corruption=corruption,
+        condition=condition,
+    )
+
+
+def _with_channels(name: str, shape: Sequence[int], more: int) -> tuple[int, ...]:
+    channels, *rest = check_int_tuple(name, shape)
+    return (channels + more, *rest)
 
 
 def article_vae() -> VAE:

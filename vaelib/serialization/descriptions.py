@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from vaelib import corruptions, latents, likelihoods, networks, priors, vae
+from vaelib import conditions, corruptions, latents, likelihoods, networks, priors, vae
 from vaelib._checks import MissingExtraError, ModelFileError, check_module, check_type
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
 
@@ -51,10 +51,16 @@ _KNOWN: dict[str, type[nn.Module]] = {
         corruptions.GaussianNoise,
         corruptions.SaltAndPepper,
         corruptions.Masking,
+        conditions.Labels,
+        conditions.Vector,
     )
 }
 
-_ADDED: dict[str, dict[str, Any]] = {"ConvEncoder": {"num_heads": 2}}
+_ADDED: dict[str, dict[str, Any]] = {
+    "AutoEncoder": {"condition": None},
+    "ConvEncoder": {"num_heads": 2},
+    "VAE": {"condition": None},
+}
 """Arguments that models saved before do not have, and what they then were."""
 
 M = TypeVar("M", bound=type[nn.Module])

@@ -1,6 +1,7 @@
 """``VAE``, ``AutoEncoder`` and what they return."""
 
+from vaelib.vae.given import Given
 from vaelib.vae.model import VAE, AutoEncoder
 from vaelib.vae.outputs import LatentOutput, VAEOutput, eval_mode, image_of
 
-__all__ = ["VAE", "AutoEncoder", "LatentOutput", "VAEOutput", "eval_mode", "image_of"]
+__all__ = ["VAE", "AutoEncoder", "Given", "LatentOutput", "VAEOutput", "eval_mode", "image_of"]

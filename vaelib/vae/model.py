@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import LARGEST_TENSOR, check_generator, check_int, check_unit_range
-from vaelib._parts import (
-    agreed_shape,
-    check_heads,
-    check_input,
-    check_modules,
-    check_param_channels,
-)
-from vaelib.functional.draws import normal
+from vaelib._parts import agreed_shape, check_heads, check_modules, check_param_channels
+from vaelib.conditions import Condition
 from vaelib.latents import GaussianLatent, Latent, PointLatent
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior
-from vaelib.vae.outputs import LatentOutput, VAEOutput, eval_mode
-from vaelib.vae.verbs import Verbs
+from vaelib.vae.given import Given
+from vaelib.vae.verbs import Passes
 
 __all__ = ["VAE", "AutoEncoder"]
 
 
-class VAE(Verbs):
+class VAE(Passes, nn.Module):
     """A variational autoencoder from any encoder, latent and decoder.
 
     Encoder and decoder need no base class: the encoder maps images ``(B, C, H, W)`` to what the latent reads, for the
@@ -43,6 +34,7 @@ class VAE(Verbs):
         prior: p(z) of a Gaussian latent; :class:`StandardNormal` if None.
         latent: Posterior, prior and rate together; ``GaussianLatent(latent_shape, prior)`` if None.
         corruption: Noise on the encoder's input, in training mode only; see :mod:`vaelib.corruptions`.
+        condition: What the model is told beside the image, :class:`Labels` or :class:`Vector`; see :meth:`given`.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
 
@@ -75,23 +67,28 @@ class VAE(Verbs):
         prior: Prior | None = None,
         latent: Latent | None = None,
         corruption: nn.Module | None = None,
+        condition: Condition | None = None,
         image_shape: Sequence[int] | None = None,
         latent_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_modules(encoder=encoder, decoder=decoder, likelihood=likelihood, prior=prior, corruption=corruption)
-        check_modules(latent=latent)
+        check_modules(latent=latent, condition=condition)
         if prior is not None and latent is not None:
             raise ValueError(
                 "`prior` must be None where `latent` is given, which has its own: write GaussianLatent(shape, prior)."
             )
         parts = {"encoder": encoder, "decoder": decoder, "prior": prior, "latent": latent}
-        self.image_shape = agreed_shape("image_shape", image_shape, **parts)
-        self.latent_shape = agreed_shape("latent_shape", latent_shape, **parts)
+        self.image_shape = agreed_shape(
+            "image_shape", image_shape, joined=("encoder", "prior"), condition=condition, **parts
+        )
+        self.latent_shape = agreed_shape(
+            "latent_shape", latent_shape, joined=("decoder",), condition=condition, **parts
+        )
         self.encoder, self.decoder = encoder, decoder
         self.likelihood: Any = Bernoulli() if likelihood is None else likelihood
         self.latent: Any = GaussianLatent(self.latent_shape, prior) if latent is None else latent
-        self.corruption = corruption
+        self.corruption, self.condition = corruption, condition
         check_heads(encoder, self.latent)
         if hasattr(self.prior, "attach"):
             self.prior.attach(self)
@@ -103,52 +100,53 @@ class VAE(Verbs):
         """p(z): the latent's own; None of a latent without one. ``model.prior = ...`` gives the latent another."""
         return getattr(self.latent, "prior", None)
 
+    def given(self, condition: Any, *, generator: torch.Generator | None = None) -> Given:
+        """The model with ``condition`` bound: the same verbs, which objectives and evaluation use as they use a model.
+
+        The condition as numbers, ``(B, E)``, joins the image before the encoder as E constant planes, and z before the
+        decoder: behind a vector, as planes behind a map. A network with an attribute ``takes_condition`` that is True
+        is called as ``network(input, embedding)`` instead; a prior or a latent with a method ``given(embedding)`` is
+        used as what that returns.
+
+        Args:
+            condition: As the model's :class:`Labels` or :class:`Vector` takes it, one for all images or one for each;
+                None for the null embedding of a condition with ``dropout``.
+            generator: Of the dropout, which acts in training mode: one decision per image, for encoder and decoder.
+
+        Raises:
+            ValueError: If the model has no condition, or this is none of its values.
+            TypeError: If the condition is of the wrong kind.
+
+        Examples:
+            >>> import vaelib as vl
+            >>> vae = vl.conv_vae((1, 8, 8), 2, condition=vl.Labels(10))
+            >>> vae.given(7).sample(4).shape
+            torch.Size([4, 1, 8, 8])
+            >>> vl.Elbo()(vae.given([3, 1]), torch.rand(2, 1, 8, 8)).kl.shape
+            torch.Size([2])
+        """
+        if self.condition is None:
+            raise ValueError(
+                "`condition` must be None for a model without one: build it with condition=vl.Labels(num_classes) or"
+                " vl.Vector(size)."
+            )
+        embedding = self.condition.embed(condition).to(next(self.parameters(), torch.empty(0)))
+        return Given(self, embedding, self.condition.dropped(embedding, generator) if self.training else None)
+
+    def _run(self, network: nn.Module, value: Tensor) -> Any:
+        if self.condition is not None:
+            raise ValueError(
+                f"`condition` must be given for a model with {type(self.condition).__name__}: write"
+                " model.given(condition), or condition=... where you call encode, embed, reconstruct or sample."
+            )
+        return network(value)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Prior and posterior are the latent's; torch would register modules here that nothing would use."""
         if name in ("prior", "posterior"):
             setattr(self.latent, name, value)
         else:
             super().__setattr__(name, value)
-
-    def forward(self, x: Tensor, *, generator: torch.Generator | None = None) -> VAEOutput | LatentOutput:
-        """Encode, draw z from the posterior, decode; z is drawn in eval mode too, as the ELBO wants it."""
-        draw = self.draw(self.observe(x, generator=generator), generator=generator)
-        if draw.mu is None or draw.logvar is None:
-            return LatentOutput(self.decode(draw), draw.z, draw.kl)
-        return VAEOutput(self.decode(draw), draw.mu, draw.logvar, draw.z)
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Images from images, ``(B, C, H, W)`` both: :meth:`embed` and the likelihood's mean, clamped to [0, 1].
-
-        Deterministic: always in eval mode, without gradients, and a corruption is not applied.
-
-        Raises:
-            ValueError: If ``x`` has the wrong shape or values outside [0, 1].
-            TypeError: If ``x`` is not floating point.
-        """
-        with eval_mode(self):
-            check_input(self, x)
-            check_unit_range("x", x)
-            return self.decode_mean(self.embed(x))
-
-    def sample(self, num_samples: int, *, seed: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Images from the prior: the likelihood's mean of z ~ p(z), clamped to [0, 1], ``(num_samples, C, H, W)``.
-
-        Always in eval mode, without gradients. Draw pixels too with ``likelihood.sample(vae.decode(z))``.
-
-        Args:
-            num_samples: How many, >= 0.
-            seed: The same images again, and within rounding those of ``OnnxVAE.sample`` with this seed.
-            generator: Of the noise, in the place of a seed; torch's global one if both are None.
-
-        Raises:
-            ValueError: If both ``seed`` and ``generator`` are given, or the model has no prior.
-        """
-        check_int("num_samples", num_samples, minimum=0, maximum=LARGEST_TENSOR // math.prod(self.image_shape))
-        shape = num_samples, self.latent.prior_noise_size
-        noise = _noise(shape, seed, generator, next(self.parameters(), torch.empty(0)))
-        with eval_mode(self):
-            return self.decode_mean(self.latent.from_noise(noise))
 
 
 class AutoEncoder(VAE):
@@ -159,6 +157,7 @@ class AutoEncoder(VAE):
         decoder: Maps codes to ``recon_params``.
         likelihood: What ``recon_params`` mean; images themselves, trained by squared error, if None.
         corruption: Noise on the encoder's input, in training mode only: a denoising autoencoder.
+        condition: What the model is told beside the image, :class:`Labels` or :class:`Vector`.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
 
@@ -179,33 +178,25 @@ class AutoEncoder(VAE):
         *,
         likelihood: Likelihood | None = None,
         corruption: nn.Module | None = None,
+        condition: Condition | None = None,
         image_shape: Sequence[int] | None = None,
         latent_shape: Sequence[int] | None = None,
     ) -> None:
-        check_modules(encoder=encoder, decoder=decoder)
-        shape = agreed_shape("latent_shape", latent_shape, encoder=encoder, decoder=decoder)
+        check_modules(encoder=encoder, decoder=decoder, condition=condition)
+        parts = {"encoder": encoder, "decoder": decoder}
+        shape = agreed_shape("latent_shape", latent_shape, joined=("decoder",), condition=condition, **parts)
         super().__init__(
             encoder,
             decoder,
             likelihood=likelihood,
             latent=PointLatent(shape),
             corruption=corruption,
+            condition=condition,
             image_shape=image_shape,
         )
         if likelihood is None:
             del self.likelihood
             self.likelihood = None
-
-
-def _noise(shape: tuple[int, int], seed: int | None, generator: torch.Generator | None, like: Tensor) -> Tensor:
-    """Standard normal numbers, of a seed the same as in ``vaelib.runtime``."""
-    check_generator(generator)
-    if seed is None:
-        return normal(shape, like, generator)
-    if generator is not None:
-        raise ValueError("`generator` must be None where `seed` is given.")
-    numbers = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
-    return torch.from_numpy(numbers).to(like)
 
 
 def _of_version_0_1(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

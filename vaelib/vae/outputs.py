@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaelib.likelihoods import Bernoulli, ContinuousBernoulli, Likelihood
 
@@ -50,7 +50,7 @@ def image_of(likelihood: Likelihood | None, recon_params: Tensor) -> Tensor:
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: Any) -> Iterator[None]:
     """Eval mode without gradients inside the ``with``; every submodule's own mode comes back after it."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from vaelib._checks import check_generator, check_int, check_shape, check_tensor
+from vaelib._checks import (
+    LARGEST_TENSOR,
+    check_generator,
+    check_int,
+    check_shape,
+    check_tensor,
+    check_unit_range,
+)
 from vaelib._parts import check_input, check_latents, check_recon_params, check_rows
 from vaelib.functional.draws import normal
 from vaelib.latents import Draw
 from vaelib.latents.base import first_tensor, repeated
-from vaelib.vae.outputs import image_of
+from vaelib.vae.outputs import LatentOutput, VAEOutput, eval_mode, image_of
 
-__all__ = ["Verbs"]
+__all__ = ["Passes", "Verbs"]
 
 
-class Verbs(nn.Module):
-    """A model by its parts: ``encoder``, ``latent``, ``decoder``, ``likelihood`` and ``corruption``."""
+class Verbs:
+    """What a model, and a model with a condition bound, does with its parts."""
 
     image_shape: tuple[int, ...]
     latent_shape: tuple[int, ...]
@@ -28,6 +37,16 @@ class Verbs(nn.Module):
     latent: Any
     likelihood: Any
     corruption: nn.Module | None
+    training: bool
+    parameters: Any
+
+    def given(self, condition: Any, *, generator: torch.Generator | None = None) -> Passes:
+        """The same verbs with ``condition`` bound."""
+        raise NotImplementedError
+
+    def _run(self, network: nn.Module, value: Tensor) -> Any:
+        """What the encoder gives for images, the decoder for latents."""
+        raise NotImplementedError
 
     def observe(self, x: Tensor, *, generator: torch.Generator | None = None) -> Any:
         """What the encoder makes of images ``(B, C, H, W)`` in [0, 1], in training mode behind the corruption.
@@ -81,27 +100,101 @@ class Verbs(nn.Module):
         channels = self.image_shape[0]
         if self.likelihood is not None:
             channels = self.likelihood.param_channels(channels)
-        return check_recon_params(self.decoder(hidden), hidden, channels, self.image_shape).to(hidden.dtype)
+        return check_recon_params(self._run(self.decoder, hidden), hidden, channels, self.image_shape).to(hidden.dtype)
 
     def decode_mean(self, z: Tensor | Draw) -> Tensor:
         """The same to images: the likelihood's mean, clamped to [0, 1], ``(B, C, H, W)``."""
         return image_of(self.likelihood, self.decode(z))
 
-    def embed(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor) -> Any:
+        features = self._run(self.encoder, x)
+        check_rows(tree_leaves(features), x)
+        return tree_map_only(Tensor, lambda part: part.to(x.dtype) if part.is_floating_point() else part, features)
+
+
+class Passes(Verbs):
+    """Whole passes through the model, for people: each takes the condition too, and then only calls ``given``."""
+
+    def forward(
+        self, x: Tensor, *, condition: Any = None, generator: torch.Generator | None = None
+    ) -> VAEOutput | LatentOutput:
+        """Encode, draw z from the posterior, decode; z is drawn in eval mode too, as the ELBO wants it."""
+        if condition is not None:
+            return self.given(condition, generator=generator).forward(x, generator=generator)
+        draw = self.draw(self.observe(x, generator=generator), generator=generator)
+        if draw.mu is None or draw.logvar is None:
+            return LatentOutput(self.decode(draw), draw.z, draw.kl)
+        return VAEOutput(self.decode(draw), draw.mu, draw.logvar, draw.z)
+
+    def embed(self, x: Tensor, *, condition: Any = None) -> Tensor:
         """The deterministic z of images, ``(B, *latent_shape)``: what :meth:`reconstruct` decodes."""
+        if condition is not None:
+            return self.given(condition).embed(x)
         check_input(self, x)
         z: Tensor = self.latent.point(self._features(x))
         return z
 
-    def encode(self, x: Tensor) -> Any:
+    def encode(self, x: Tensor, *, condition: Any = None) -> Any:
         """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``.
 
         Of a latent without a Gaussian posterior, such as one with a :class:`FlowPosterior`, to z alone.
         """
+        if condition is not None:
+            return self.given(condition).encode(x)
         check_input(self, x)
         return self.latent.encoded(self._features(x))
 
-    def _features(self, x: Tensor) -> Any:
-        features = self.encoder(x)
-        check_rows(tree_leaves(features), x)
-        return tree_map_only(Tensor, lambda part: part.to(x.dtype) if part.is_floating_point() else part, features)
+    def reconstruct(self, x: Tensor, *, condition: Any = None) -> Tensor:
+        """Images from images, ``(B, C, H, W)`` both: :meth:`embed` and the likelihood's mean, clamped to [0, 1].
+
+        Deterministic: always in eval mode, without gradients, and a corruption is not applied.
+
+        Raises:
+            ValueError: If ``x`` has the wrong shape or values outside [0, 1].
+            TypeError: If ``x`` is not floating point.
+        """
+        with eval_mode(self):
+            check_input(self, x)
+            check_unit_range("x", x)
+            view = self if condition is None else self.given(condition)
+            return view.decode_mean(view.embed(x))
+
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        condition: Any = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Images from the prior: the likelihood's mean of z ~ p(z), clamped to [0, 1], ``(num_samples, C, H, W)``.
+
+        Always in eval mode, without gradients. Draw pixels too with ``likelihood.sample(vae.decode(z))``.
+
+        Args:
+            num_samples: How many, >= 0.
+            condition: Of all samples; or of B conditions the first of the first sample, the second of the second, ...,
+                and again from the first, where B divides ``num_samples``.
+            seed: The same images again, and within rounding those of ``OnnxVAE.sample`` with this seed.
+            generator: Of the noise, in the place of a seed; torch's global one if both are None.
+
+        Raises:
+            ValueError: If both ``seed`` and ``generator`` are given, or the model has no prior.
+        """
+        check_int("num_samples", num_samples, minimum=0, maximum=LARGEST_TENSOR // math.prod(self.image_shape))
+        shape = num_samples, self.latent.prior_noise_size
+        noise = _noise(shape, seed, generator, next(self.parameters(), torch.empty(0)))
+        with eval_mode(self):
+            view = self if condition is None else self.given(condition)
+            return view.decode_mean(view.latent.from_noise(noise))
+
+
+def _noise(shape: tuple[int, int], seed: int | None, generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Standard normal numbers, of a seed the same as in ``vaelib.runtime``."""
+    check_generator(generator)
+    if seed is None:
+        return normal(shape, like, generator)
+    if generator is not None:
+        raise ValueError("`generator` must be None where `seed` is given.")
+    numbers = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
+    return torch.from_numpy(numbers).to(like)

@@ -1,0 +1,379 @@
+"""What a model is told beside the image: one embedding for encoder, decoder and prior, and clear errors."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, rand, tensor
+
+import vaelib as vl
+from vaelib._parts import rows_of
+from vaelib.functional import gaussian_log_prob
+from vaelib.vae import Given, eval_mode
+
+SHAPE = (1, 8, 8)
+NAMES = ("cat", "dog", "owl")
+
+
+def conditional(condition, **arguments):
+    return vl.conv_vae(SHAPE, 2, hidden_channels=(4,), norm="group", condition=condition, **arguments)
+
+
+class Seen(nn.Module):
+    """A network of one linear layer that keeps its input."""
+
+    def __init__(self, inputs, outputs, shape=None):
+        super().__init__()
+        self.linear, self.shape, self.inputs = nn.Linear(inputs, math.prod(outputs)), outputs, []
+
+    def forward(self, x):
+        self.inputs.append(x)
+        return self.linear(x.flatten(1)).unflatten(1, self.shape)
+
+
+def linear_vae(condition, prior=None):
+    """Its encoder gives two heads of two latents, so what both networks are given can be looked at."""
+    encoder, decoder = Seen(64 * (1 + condition.embedding_size), (2, 2)), Seen(2 + condition.embedding_size, SHAPE)
+    encoder.register_forward_hook(lambda module, inputs, output: (output[:, 0], output[:, 1]))
+    return vl.VAE(encoder, decoder, condition=condition, prior=prior, image_shape=SHAPE, latent_shape=(2,))
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        (2, [2]),
+        ("owl", [2]),
+        (["owl", 0, "dog"], [2, 0, 1]),
+        (range(3), [0, 1, 2]),
+        (np.int32(1), [1]),
+        (np.array([1, 0], np.uint8), [1, 0]),
+        (np.array(["dog", "cat"]), [1, 0]),
+        (tensor(1), [1]),
+        (tensor([2, 1], dtype=torch.int16), [2, 1]),
+    ],
+)
+def test_labels_may_be_written_in_many_ways(written, labels):
+    condition = vl.Labels(3, names=list(NAMES))
+    found = condition.check(written)
+    assert found.dtype == torch.int64
+    assert found.tolist() == labels
+    assert torch.equal(condition.embed(written), torch.eye(3)[labels])
+
+
+@pytest.mark.parametrize(
+    ("written", "rows"),
+    [
+        ([0.5, 1], [[0.5, 1]]),
+        (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        (tensor([1, 2]), [[1, 2]]),
+        (tensor([[0.25, 0.5]]), [[0.25, 0.5]]),
+    ],
+)
+def test_vectors_may_be_written_in_many_ways(written, rows):
+    found = vl.Vector(2).check(written)
+    assert found.dtype == torch.float32
+    assert found.tolist() == rows
+    assert vl.Vector(1).check(0.5).tolist() == [[0.5]]
+    assert vl.Vector(2).check(tensor([1, 2]).double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: vl.Labels(0), ValueError, "`num_classes` must be >= 1, got 0"),
+        (lambda: vl.Labels(3, dropout=1.5), ValueError, "`dropout` must be >= 0 and <= 1, got 1.5"),
+        (lambda: vl.Labels(3, names="abc"), TypeError, "`names` must be a sequence of str, got 'abc'"),
+        (lambda: vl.Labels(3, names=[1, 2, 3]), TypeError, "`names` must be a sequence of str, got 1"),
+        (lambda: vl.Labels(3, names=["cat"] * 3), ValueError, "`names` must be 3 different names, one a class"),
+        (lambda: vl.Labels(3).check(3), ValueError, r"`condition` must be in \[0, 3\), the number of a class, got 3"),
+        (lambda: vl.Labels(3).check(tensor([0, -1])), ValueError, r"`condition` must be in \[0, 3\), .* got -1"),
+        (lambda: vl.Labels(3).check(np.array([0, 7])), ValueError, r"`condition` must be in \[0, 3\), .* got 7"),
+        (lambda: vl.Labels(3).check("cat"), ValueError, "must be a number: the classes have no names, got 'cat'"),
+        (lambda: vl.Labels(3, names=NAMES).check("cow"), ValueError, "must be one of 'cat', 'dog', 'owl', got 'cow'"),
+        (lambda: vl.Labels(3).check(1.0), TypeError, "must be the number or the name of a class, got 1.0"),
+        (lambda: vl.Labels(3).check(True), TypeError, "must be the number or the name of a class, got True"),
+        (lambda: vl.Labels(3).check(tensor([1.0])), TypeError, "must be labels of an integer dtype, got .*float32"),
+        (lambda: vl.Labels(3).check(tensor([[1]])), ValueError, r"`condition` must have shape \(B\), got \(1, 1\)"),
+        (lambda: vl.Labels(3).embed(None), ValueError, "must be given, got None: without `dropout` a condition has no"),
+        (lambda: vl.Vector(0), ValueError, "`size` must be >= 1, got 0"),
+        (lambda: vl.Vector(2).check("ab"), TypeError, "`condition` must be 2 numbers an image, got 'ab'"),
+        (lambda: vl.Vector(2).check([[1], [2, 3]]), ValueError, r"must have shape \(B, 2\), got \[\[1\], \[2, 3\]\]"),
+        (lambda: vl.Vector(2).check([1, 2, 3]), ValueError, r"`condition` must have shape \(B, 2\), got \(1, 3\)"),
+        (lambda: vl.Vector(2).check([0.0, math.nan]), ValueError, "`condition` must be finite"),
+        (lambda: vl.Vector(2).check(tensor([True, False])), TypeError, "must be real numbers, got dtype torch.bool"),
+    ],
+)
+def test_wrong_conditions(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+x = rand(4, *SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda m, u: m(x), r"must be given for a model with Labels: write model.given\(condition\), or condition="),
+        (lambda m, u: m.sample(2), "must be given for a model with Labels"),
+        (lambda m, u: vl.Elbo()(m, x), "must be given for a model with Labels"),
+        (lambda m, u: u.sample(2, condition=1), r"must be None for a model without one: build it with .*vl.Labels"),
+        (lambda m, u: m.given(1).given(2), r"`condition` must be given once"),
+        (lambda m, u: m.given(None), "must be given, got None"),
+        (lambda m, u: m.reconstruct(x, condition=[1, 2]), "must have one row, or one for each of 4 images, got 2"),
+        (lambda m, u: m.sample(4, condition=[0, 1, 2]), "must have one row, or one for each of 4 images, got 3"),
+        (lambda m, u: m.sample(4, condition="owl"), "the classes have no names"),
+        (
+            lambda m, u: vl.VAE(u.encoder, m.decoder, condition=vl.Labels(3)),
+            r"`encoder` must take 3 channels more, those of the condition, got `image_shape` \(1, 8, 8\)",
+        ),
+        (
+            lambda m, u: vl.VAE(m.encoder, vl.ConvDecoder(4, SHAPE), condition=vl.Labels(3)),
+            r"the encoder has \(2,\), the decoder has \(1,\), without the 3 channels of the condition in the decoder",
+        ),
+    ],
+)
+def test_a_model_with_a_condition_wants_one_and_no_other_model_does(call, match):
+    with pytest.raises(ValueError, match=match):
+        call(conditional(vl.Labels(3)), conditional(None))
+
+
+def test_a_condition_must_be_a_part():
+    with pytest.raises(TypeError, match="`condition` must be an nn.Module object, got 3"):
+        vl.conv_vae(SHAPE, condition=3)
+    with pytest.raises(TypeError, match="`condition` must have the methods `check`, `embed`, `dropped`, Identity has"):
+        conditional(nn.Identity())
+
+
+def test_the_embedding_joins_image_and_latent():
+    model = linear_vae(vl.Labels(3))
+    images = rand(2, *SHAPE)
+    model.given([2, 0]).reconstruct(images)
+    joined = model.encoder.inputs[0]
+    assert torch.equal(joined[:, :1], images)
+    assert torch.equal(joined[:, 1:], torch.eye(3)[[2, 0]][:, :, None, None].expand(2, 3, 8, 8))
+    assert torch.equal(model.decoder.inputs[0][:, 2:], torch.eye(3)[[2, 0]])
+    assert {0.0, 1.0} == set(joined[:, 1:].flatten().tolist())  # the range of pixels
+
+
+def test_planes_join_a_latent_map():
+    vae = vl.conv_vae((3, 16, 8), latent_shape=(2, 4, 2), hidden_channels=(4, 8), condition=vl.Vector(3))
+    assert (vae.image_shape, vae.latent_shape) == ((3, 16, 8), (2, 4, 2))
+    assert (vae.encoder.image_shape, vae.decoder.latent_shape) == ((6, 16, 8), (5, 4, 2))
+    assert vae.sample(6, condition=rand(2, 3)).shape == (6, 3, 16, 8)
+    assert vae(rand(2, 3, 16, 8), condition=rand(2, 3)).z.shape == (2, 2, 4, 2)
+
+
+def test_every_verb_takes_it_and_only_calls_given():
+    vae = conditional(vl.Labels(3, dropout=0.5)).eval()
+    images, view = rand(4, *SHAPE), vae.given(2)
+    generators = (torch.Generator().manual_seed(1) for _ in range(2))
+    pairs = [
+        (vae.encode(images, condition=2)[0], view.encode(images)[0]),
+        (vae.embed(images, condition=2), view.embed(images)),
+        (vae.reconstruct(images, condition=2), view.reconstruct(images)),
+        (vae.sample(3, condition=2, seed=0), view.sample(3, seed=0)),
+        *zip(
+            vae(images, condition=2, generator=next(generators)), view(images, generator=next(generators)), strict=True
+        ),
+    ]
+    assert all(torch.equal(first, second) for first, second in pairs)
+    assert not torch.equal(pairs[2][0], vae.reconstruct(images, condition=1))
+    assert not torch.equal(pairs[2][0], vae.reconstruct(images, condition=[2, 2, 2, 1]))
+    assert torch.equal(pairs[2][0][0], vae.reconstruct(images, condition=[2, 0, 0, 1])[0])
+
+
+def test_draws_are_in_the_order_of_the_images():
+    """B conditions of K B rows: all images of the first draw, all of the second, ..."""
+    model = linear_vae(vl.Labels(3))
+    view = model.given([0, 1])
+    view.decode(view.draw(view.observe(rand(2, *SHAPE)), num_samples=3))
+    assert model.decoder.inputs[0][:, 2:].argmax(1).tolist() == [0, 1] * 3
+    model.decoder.inputs.clear()
+    view.sample(6)
+    assert model.decoder.inputs[0][:, 2:].argmax(1).tolist() == [0, 1] * 3
+    one = vl.Iwae(3)(view, rand(2, *SHAPE))
+    assert one.iwae.shape == (2,)
+
+
+def test_dropout_is_one_decision_for_encoder_and_decoder():
+    model = linear_vae(vl.Labels(3, dropout=0.5))
+    with torch.no_grad():
+        model.condition.null.fill_(0.5)
+    view = model.given(torch.full((200,), 1))
+    vl.Elbo()(view, rand(200, *SHAPE))
+    planes, joined = model.encoder.inputs[0][:, 1:, 0, 0], model.decoder.inputs[0][:, 2:]
+    assert torch.equal(planes, joined)
+    dropped = (joined == 0.5).all(1)
+    assert torch.equal(joined[~dropped], torch.eye(3)[1].expand((~dropped).sum(), 3))
+    assert 60 < dropped.sum() < 140
+    first, second = (
+        model.given(torch.ones(200).long(), generator=torch.Generator().manual_seed(s)).embedding for s in (1, 1)
+    )
+    assert torch.equal(first, second)
+    view.sample(200)  # in eval mode, whatever the model's mode
+    assert not (model.decoder.inputs[1][:, 2:] == 0.5).any()
+    assert view.training
+
+
+def test_the_null_embedding_is_learned_and_starts_at_zero():
+    vae = conditional(vl.Labels(3, dropout=1.0))
+    assert torch.equal(vae.condition.null, torch.zeros(3))
+    assert conditional(vl.Labels(3)).condition.null is None
+    vl.Elbo()(vae.given([0, 1, 2, 0]), rand(4, *SHAPE)).loss.backward()
+    assert vae.condition.null.grad.abs().sum() > 0
+    assert torch.equal(vae.given(None).embedding, vae.given(1).embedding[:1])
+
+
+class Shifted(nn.Module):
+    """p(z|c) = N(W c, I)."""
+
+    def __init__(self, size=3):
+        super().__init__()
+        self.shift = nn.Linear(size, 2)
+
+    def given(self, embedding):
+        return ShiftedGiven(self.shift, embedding)
+
+    def log_prob(self, z):
+        raise RuntimeError("without a condition")
+
+    def from_noise(self, noise):
+        raise RuntimeError("without a condition")
+
+
+class ShiftedGiven:
+    def __init__(self, shift, embedding):
+        self.shift, self.embedding = shift, embedding
+
+    def log_prob(self, z):
+        mean = self.shift(rows_of(self.embedding, len(z)))
+        return gaussian_log_prob(z, mean, torch.zeros_like(mean))
+
+    def from_noise(self, noise):
+        return noise + self.shift(rows_of(self.embedding, len(noise)))
+
+
+def test_a_prior_may_take_the_condition():
+    model = linear_vae(vl.Labels(3), prior=Shifted())
+    images, view = rand(2, *SHAPE), model.given([2, 0])
+    draw = view.draw(view.observe(images), num_samples=2)
+    mean = model.prior.shift(torch.eye(3)[[2, 0, 2, 0]])
+    torch.testing.assert_close(draw.log_p, gaussian_log_prob(draw.z, mean, torch.zeros_like(mean)))
+    assert torch.equal(view.latent.log_prob(draw.z), draw.log_p)
+    noise = torch.zeros(2, 2)
+    assert torch.equal(view.latent.from_noise(noise), mean[:2])
+    vl.Elbo()(view, images).loss.backward()
+    assert model.prior.shift.weight.grad.abs().sum() > 0
+    assert view.sample(4).shape == (4, *SHAPE)
+    assert isinstance(view.prior, ShiftedGiven)
+    view.latent.noted = 3  # what a latent keeps it keeps itself
+    assert model.latent.noted == 3
+
+
+class Takes(nn.Module):
+    takes_condition = True
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.linear, self.outputs = nn.Linear(inputs, math.prod(outputs)), outputs
+
+    def forward(self, x, embedding):
+        assert embedding.shape == (len(x), 3)
+        return self.linear(torch.cat([x.flatten(1), embedding], 1)).unflatten(1, self.outputs)
+
+
+class TakesTwo(Takes):
+    def forward(self, x, embedding):
+        return tuple(super().forward(x, embedding).unbind(1))
+
+
+def test_a_network_may_take_the_condition_by_itself():
+    vae = vl.VAE(TakesTwo(67, (2, 2)), Takes(5, SHAPE), condition=vl.Vector(3), image_shape=SHAPE, latent_shape=(2,))
+    vl.Elbo()(vae.given(rand(4, 3)), rand(4, *SHAPE)).loss.backward()
+    assert vae.encoder.linear.weight.grad[:, 64:].abs().sum() > 0
+    assert vae.sample(2, condition=[0, 0, 1.0]).shape == (2, *SHAPE)
+
+
+MODELS = {
+    "gaussian": {},
+    "vamp": {"prior": vl.VampPrior((4, 8, 8), 5)},
+    "mixture": {"prior": vl.MixtureOfGaussians((2,), 3)},
+    "flow": {"latent": vl.GaussianLatent((2,), posterior=vl.FlowPosterior((2,), hidden_features=(8,)))},
+    "likelihood": {"likelihood": vl.Gaussian("per_pixel")},
+    "conditional prior": {"prior": Shifted()},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_latent_prior_and_likelihood(name):
+    arguments = copy.deepcopy(MODELS[name])
+    condition, channels = vl.Labels(3, dropout=0.2), arguments.get("likelihood", vl.Bernoulli()).param_channels(1)
+    encoder = vl.ConvEncoder((4, 8, 8), 2, hidden_channels=(4,))
+    decoder = vl.ConvDecoder(5, SHAPE, hidden_channels=(4,), param_channels=channels)
+    vae = vl.VAE(encoder, decoder, condition=condition, **arguments)
+    images, labels = rand(4, *SHAPE), tensor([0, 1, 2, 0])
+    vl.Elbo()(vae.given(labels), images).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vae.parameters())
+    with eval_mode(vae):
+        first, other = (vae.given(c).reconstruct(images) for c in (labels, labels.flip(0)))
+        assert not torch.equal(first, other)
+    assert vae.sample(4, condition=labels).shape == images.shape
+
+
+def test_an_autoencoder_takes_one_too():
+    encoder, decoder = vl.ConvEncoder((4, 8, 8), 2), vl.ConvDecoder(5, SHAPE)
+    model = vl.AutoEncoder(encoder, decoder, condition=vl.Labels(3))
+    images = rand(4, *SHAPE)
+    vl.Reconstruction()(model.given([0, 1, 2, 1]), images).loss.backward()
+    assert model.encode(images, condition=1).shape == (4, 2)
+
+
+@pytest.mark.parametrize("condition", [vl.Labels(3, dropout=0.1, names=NAMES), vl.Vector(3), None])
+def test_saved_and_loaded(tmp_path, condition):
+    vae = conditional(condition).eval()
+    if condition is not None and condition.null is not None:
+        nn.init.ones_(condition.null)
+    vl.save(vae, tmp_path)
+    loaded = vl.load(tmp_path)
+    assert repr(loaded.condition) == repr(vae.condition)
+    if condition is None:
+        assert loaded.condition is None
+        return
+    written = "owl" if isinstance(condition, vl.Labels) else [0.0, 0.5, 1.0]
+    assert torch.equal(loaded.sample(2, condition=written, seed=0), vae.sample(2, condition=written, seed=0))
+    if condition.null is not None:
+        assert loaded.condition.names == NAMES
+        assert torch.equal(loaded.given(None).embedding, torch.ones(1, 3))
+
+
+def test_a_view_is_the_model_but_for_the_condition():
+    vae = conditional(vl.Labels(3)).eval()
+    view = vae.given(0)
+    assert isinstance(view, Given)
+    assert (view.training, view.image_shape, view.likelihood) == (False, SHAPE, vae.likelihood)
+    assert view.prior is vae.prior
+    assert copy.copy(view).sample(1).shape == (1, *SHAPE)
+    with pytest.raises(AttributeError, match="nothing"):
+        view.nothing  # noqa: B018
+
+
+def test_half_precision_and_double():
+    vae = conditional(vl.Labels(3, dropout=0.5)).double()
+    assert vae.sample(2, condition=1).dtype == torch.float64
+    assert vl.Elbo()(vae.given([0, 1, 2, 0]), rand(4, *SHAPE).double()).loss.dtype == torch.float64
+
+
+def _loss(model, condition, images):
+    return vl.Elbo()(model.given(condition), images).loss
+
+
+@pytest.mark.slow
+def test_a_step_compiles_as_one_graph():
+    vae = conditional(vl.Labels(3, dropout=0.5))
+    compiled = torch.compile(_loss, fullgraph=True, backend="aot_eager")
+    for size in (4, 6):
+        compiled(vae, torch.randint(3, (size,)), rand(size, *SHAPE)).backward()
+    assert vae.condition.null.grad.abs().sum() > 0
