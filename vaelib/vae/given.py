@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -34,14 +33,9 @@ class Given(Passes):
 
     @property
     def latent(self) -> Any:
-        """The model's; where it, or its prior, takes a condition, with this one bound."""
+        """The model's, with the condition bound if it, or its prior, takes one."""
         latent = self.model.latent
-        if hasattr(latent, "given"):
-            return latent.given(self.embedding)
-        prior = getattr(latent, "prior", None)
-        if prior is None or not hasattr(prior, "given"):
-            return latent
-        return _LatentOf(latent, prior.given(self.embedding))
+        return latent.given(self.embedding) if hasattr(latent, "given") else latent
 
     @property
     def prior(self) -> Any:
@@ -73,17 +67,3 @@ class Given(Passes):
         if value.ndim == 4:
             embedding = embedding[:, :, None, None].expand(-1, -1, *value.shape[2:])
         return network(torch.cat([value, embedding], dim=1))
-
-
-class _LatentOf:
-    """A latent with another prior for a moment: its own methods, which find ``prior`` here and all else there."""
-
-    def __init__(self, latent: Any, prior: Any) -> None:
-        self.__dict__.update(_latent=latent, prior=prior)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._latent, name)
-        return partial(found.__func__, self) if hasattr(found, "__func__") else found
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._latent, name, value)
