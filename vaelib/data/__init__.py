@@ -10,7 +10,7 @@ from typing import Any
 from vaelib._checks import check_bool, check_choice, check_int, check_path, check_type
 from vaelib.data.arrays import ARRAY_SUFFIXES, array_splits, load_array
 from vaelib.data.dataset import ImageDataset
-from vaelib.data.derive import binarized, concatenated, height_and_width, holdout, resized
+from vaelib.data.derive import binarized, concatenated, conditioned, height_and_width, holdout, resized
 from vaelib.data.files import load_images, read_images
 from vaelib.data.named import NAMES, PROTOCOLS, load_named, load_protocol, named_splits
 from vaelib.data.ranges import check_value_range
@@ -41,6 +41,7 @@ def load(
     channels_last: bool | None = None,
     frames: str | None = None,
     images_key: str | None = None,
+    condition: str | None = None,
     download: bool = False,
     seed: int = 0,
 ) -> ImageDataset:
@@ -72,6 +73,8 @@ def load(
         frames: ``"first"`` or ``"all"`` of animations and of files of several pages; None raises an error for them.
         images_key: Name of the images in a ``.npz`` or ``.pt`` file of several arrays; without the split, if the file
             has one in its names. None takes ``images``, ``image``, ``imgs``, ``x``, ``data`` or ``arr_0``.
+        condition: What a model is told beside each image: ``"labels"``, for :class:`vaelib.Labels`; ``"factors"``, each
+            scaled to [0, 1], for :class:`vaelib.Vector`; None for images alone. Every image must have one.
         download: Let torchvision fetch a named set that is missing.
         seed: Seed of ``shapes`` and of static binarisation, whose draw is not that of Larochelle & Murray (2011):
             published numbers are of other pixels than those of ``"static_mnist"``.
@@ -97,6 +100,7 @@ def load(
     check_type("channels_last", channels_last, bool | None, "True, False or None")
     check_type("images_key", images_key, str | None, "a str or None")
     check_choice("frames", frames, ("first", "all", None))
+    check_choice("condition", condition, ("labels", "factors", None))
     check_int("seed", seed, 0)
     size = None if image_size is None else height_and_width(image_size)
     name = str(name_or_path)
@@ -118,8 +122,9 @@ def load(
         dataset = load_named(name, split, size, download=download)
     else:
         value_range = check_value_range(value_range)
-        dataset = _load_path(Path(name_or_path), split, size, value_range, channels_last, frames, images_key)
-    dataset = binarized(dataset, binarize, seed=seed)
+        labelled = condition == "labels"
+        dataset = _load_path(Path(name_or_path), split, size, value_range, channels_last, frames, images_key, labelled)
+    dataset = conditioned(binarized(dataset, binarize, seed=seed), condition, name)
     dataset.flip = flip
     return dataset
 
@@ -173,11 +178,13 @@ def _load_path(
     channels_last: bool | None,
     frames: str | None,
     images_key: str | None,
+    labelled: bool,
 ) -> ImageDataset:
     path = _existing(path)
     if path.suffix.lower() not in ARRAY_SUFFIXES:
         _check_none(f"the images of {path}", channels_last=channels_last, images_key=images_key)
-        return load_images(_folder_or_shard(path), split, size, value_range=value_range, frames=frames)
+        folder = _folder_or_shard(path)
+        return load_images(folder, split, size, value_range=value_range, frames=frames, labelled=labelled)
     _check_none(f"the arrays of {path}", frames=frames)
     dataset, is_split = load_array(
         path, split, value_range=value_range, channels_last=channels_last, images_key=images_key

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaelib._checks import DataError
 from vaelib.data.axes import channels_first
-from vaelib.data.dataset import ImageDataset
+from vaelib.data.dataset import ImageDataset, changed
 from vaelib.data.derive import concatenated
 from vaelib.data.entries import ARRAY_SUFFIXES, open_entries
 from vaelib.data.guard import check_memory
@@ -64,17 +64,18 @@ def load_array(
     check_split(path, split, splits)
     wanted = [by_split[name] for name in splits or (None,) if name is None or split in (name, "all")]
     labels, class_names = _labels(entries, wanted, by_split.values())
+    factors, sizes = _factors(path, entries, by_split.values())
     parts = []
     for names in wanted:
         where = f"{path} ({names.images})" if names.images else str(path)
         images = channels_first(where, _array(where, entries[names.images]()), channels_last)
         others = (_array(str(path), entries[other.images]()) for other in by_split.values() if other is not names)
         images = as_images(where, images, value_range, others)
-        parts.append(_dataset(path, images, labels.get(names.images), class_names, _factors(path, entries, names)))
+        parts.append(_dataset(path, images, labels.get(names.images), class_names, factors.get(names.images, {})))
     if len({part.labels is None for part in parts}) > 1:
         warn(f"The labels of {path} were skipped, since not every split has them.")
     try:
-        return concatenated(parts), bool(splits)
+        return changed(concatenated(parts), factor_sizes=sizes), bool(splits)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -145,20 +146,33 @@ def _labels(
     return labels, class_names_of(*(entries[names.labels]() for names in every if names.labels is not None))
 
 
-def _factors(path: Path, entries: Entries, names: _Names) -> dict[str, Any]:
-    """The factors that vary, in the arguments of :class:`ImageDataset`; of dSprites the shape is the class."""
-    if names.factors is None:
-        return {}
-    values = np.asarray(entries[names.factors]())
-    if values.ndim != 2 or values.dtype.kind not in "iu":
-        raise DataError(f"{path}: `{names.factors}` must be whole numbers (N, F), got {values.dtype} {values.shape}.")
-    columns = _DSPRITES if values.shape[1] == len(_DSPRITES) else [f"factor_{i}" for i in range(values.shape[1])]
-    varying = [i for i in range(values.shape[1]) if len(values) and values[:, i].min() < values[:, i].max()]
-    factors = torch.from_numpy(values[:, varying].astype(np.int64))
-    arguments: dict[str, Any] = {"factors": factors, "factor_names": [columns[i] for i in varying]}
-    if columns is _DSPRITES and names.labels is None:
-        arguments["labels"] = values[:, _DSPRITES.index("shape")]
-    return arguments
+def _factors(
+    path: Path, entries: Entries, every: Iterable[_Names]
+) -> tuple[dict[str, dict[str, Any]], tuple[int, ...]]:
+    """The factors that vary, as arguments of :class:`ImageDataset` by the name of the images, and their sizes.
+
+    Which vary, and how many values each has, is decided over all splits; of dSprites the shape is the class.
+    """
+    tables = {names: np.asarray(entries[names.factors]()) for names in every if names.factors is not None}
+    for names, values in tables.items():
+        if values.ndim != 2 or values.dtype.kind not in "iu":
+            found = f"{values.dtype} {values.shape}"
+            raise DataError(f"{path}: `{names.factors}` must be whole numbers (N, F), got {found}.")
+    if len({values.shape[1] for values in tables.values()}) > 1:
+        raise DataError(f"{path}: the factors must have as many columns in every split.")
+    if not any(len(values) for values in tables.values()):
+        return {}, ()
+    whole = np.concatenate(list(tables.values()))
+    largest, columns = whole.max(0), whole.shape[1]
+    titles = _DSPRITES if columns == len(_DSPRITES) else [f"factor_{i}" for i in range(columns)]
+    varying = np.flatnonzero(whole.min(0) < largest)
+    arguments: dict[str, dict[str, Any]] = {}
+    for names, values in tables.items():
+        factors = torch.from_numpy(values[:, varying].astype(np.int64))
+        arguments[names.images] = {"factors": factors, "factor_names": [titles[i] for i in varying]}
+        if titles is _DSPRITES and names.labels is None:
+            arguments[names.images]["labels"] = values[:, _DSPRITES.index("shape")]
+    return arguments, tuple((largest[varying] + 1).tolist())
 
 
 def _dataset(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vaelib._checks import DataError
 from vaelib.data.samples import LABEL_KINDS, Entry
 from vaelib.data.skipped import Skipped, warn
 
@@ -15,9 +16,9 @@ __all__ = ["labels_of"]
 
 
 def labels_of(
-    path: Path, entries: Sequence[Entry], folders: Sequence[str | None], wanted: Sequence[int]
-) -> tuple[Tensor | None, list[str]]:
-    """One label for each wanted image, and the names of all classes unless the labels are numbers.
+    path: Path, entries: Sequence[Entry], folders: Sequence[str | None], wanted: Sequence[int], *, required: bool
+) -> tuple[Tensor | None, list[str], int]:
+    """One label for each wanted image, the names of all classes unless the labels are numbers, and how many classes.
 
     The first source is taken that labels every wanted image: entries ``.cls``, ``.json``, ``.txt``, or folders.
 
@@ -26,6 +27,7 @@ def labels_of(
         entries: All images, of every split: a class has the same number in each.
         folders: The class folder of each.
         wanted: Numbers of those that labels are wanted of.
+        required: Whether it is an error, and not a warning, if some have none.
     """
     sources: dict[str, list[int | str | None]] = {"class folder": list(folders)}
     if entries[0].labels:
@@ -42,9 +44,12 @@ def labels_of(
             if labels[number] is None:
                 missing.add("image{s}", entries[number].name)
         if len(missing) < len(wanted):
-            warn(f"{path} has no labels, since {missing} of {len(wanted)} have no {source}.")
+            reason = f"{path} has no labels, since {missing} of {len(wanted)} have no {source}."
+            if required:
+                raise DataError(f"`condition` must be None, got 'labels': {reason}")
+            warn(reason)
             break
-    return None, []
+    return None, [], 0
 
 
 def _are_captions(texts: Sequence[int | str | None]) -> bool:
@@ -53,11 +58,11 @@ def _are_captions(texts: Sequence[int | str | None]) -> bool:
     return 2 * len(different) > len(texts) and any(" " in str(text) for text in different)
 
 
-def _numbered(labels: Sequence[int | str | None], wanted: Sequence[int]) -> tuple[Tensor, list[str]]:
+def _numbered(labels: Sequence[int | str | None], wanted: Sequence[int]) -> tuple[Tensor, list[str], int]:
     chosen = [labels[number] for number in wanted]
     if all(label is None or isinstance(label, int) for label in labels):
-        return torch.tensor(chosen), []
+        return torch.tensor(chosen), [], 1 + max(label for label in labels if isinstance(label, int))
     names = {str(label) for label in labels if label is not None}
     ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
     number_of = {name: number for number, name in enumerate(ordered)}
-    return torch.tensor([number_of[str(label)] for label in chosen]), ordered
+    return torch.tensor([number_of[str(label)] for label in chosen]), ordered, len(ordered)

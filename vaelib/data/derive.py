@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError, check_choice, check_int_tuple
+from vaelib.data.checks import condition_of
 from vaelib.data.dataset import ImageDataset, changed, to_float
 from vaelib.data.guard import check_memory
 
-__all__ = ["binarized", "concatenated", "fit_to_size", "height_and_width", "holdout", "resized"]
+__all__ = ["binarized", "concatenated", "conditioned", "fit_to_size", "height_and_width", "holdout", "resized"]
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -57,6 +58,13 @@ def binarized(dataset: ImageDataset, how: str | None, *, seed: int = 0) -> Image
     images = torch.empty(dataset.images.shape, dtype=torch.uint8)
     _fill(images, dataset.images, lambda piece: _drawn_once(piece, seed))
     return changed(dataset, images=images)
+
+
+def conditioned(dataset: ImageDataset, condition: str | None, name: str) -> ImageDataset:
+    """The same set, which errors call ``name``, with its labels or factors as the condition."""
+    labels, factors, sizes = dataset.labels, dataset.factors, dataset.factor_sizes
+    found = condition_of(condition, labels, factors, sizes, count=len(dataset), name=name)
+    return changed(dataset, condition=found)
 
 
 def _fill(result: Tensor, images: Tensor, convert: Callable[[Tensor], Tensor]) -> None:
@@ -104,5 +112,8 @@ def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
         images=torch.cat([to_float(part.images, False, None) if is_mixed else part.images for part in parts]),
         labels=joined("labels"),
         factors=joined("factors"),
+        condition=joined("condition"),
+        num_classes=max(part.num_classes for part in parts),
+        factor_sizes=tuple(map(max, *(part.factor_sizes for part in parts))),
         names=tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
     )

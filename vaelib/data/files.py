@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError, check_choice, check_path, check_type
-from vaelib.data.dataset import ImageDataset
+from vaelib.data.dataset import ImageDataset, changed
 from vaelib.data.decode import IMAGE_SUFFIXES, UNREADABLE, Decoded, check_levels, decode, with_channels
 from vaelib.data.derive import height_and_width
 from vaelib.data.folders import suffix_of, walk, without_hidden
@@ -83,9 +83,10 @@ def load_images(
     *,
     value_range: ValueRange | None = None,
     frames: str | None = None,
+    labelled: bool = False,
 ) -> ImageDataset:
     """The images of a split of a folder or of shards in memory."""
-    listing = list_images(path, split, value_range=value_range, frames=frames, named=True)
+    listing = list_images(path, split, value_range=value_range, frames=frames, named=True, labelled=labelled)
     height, width = size or listing.common_size()
     shape = (len(listing), listing.channels, height, width)
     check_memory(f"{path} in memory", math.prod(shape), "use `vaelib.data.stream`, or a smaller `image_size`")
@@ -106,7 +107,8 @@ def load_images(
     skipped.warn(path)
     labels = None if listing.labels is None else listing.labels[kept]
     names = [listing.name(index) for index in kept]
-    return ImageDataset(images[: len(kept)], labels=labels, class_names=listing.class_names, names=names)
+    dataset = ImageDataset(images[: len(kept)], labels=labels, class_names=listing.class_names, names=names)
+    return changed(dataset, num_classes=listing.num_classes)
 
 
 def read_files(

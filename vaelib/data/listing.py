@@ -48,6 +48,8 @@ class Listing:
     labels: Tensor | None
     """``(N,)`` int64."""
     class_names: tuple[str, ...]
+    num_classes: int
+    """Of all splits; 0 without labels."""
     channels: int
     """1, or 3 if any image of any split is coloured."""
     size: tuple[int, int] | None
@@ -102,12 +104,19 @@ class Listing:
 
 
 def list_images(
-    path: Path, split: str, *, value_range: ValueRange | None = None, frames: str | None = None, named: bool = False
+    path: Path,
+    split: str,
+    *,
+    value_range: ValueRange | None = None,
+    frames: str | None = None,
+    named: bool = False,
+    labelled: bool = False,
 ) -> Listing:
     """The images of a split of a folder, of a ``.tar`` shard, or of a folder of shards, as far as headers can be read.
 
     Channels, common size and classes are those of all splits together. What is skipped is reported in a warning.
-    Names of the images are kept only if ``named``: of millions they take more memory than all else.
+    Names of the images are kept only if ``named``: of millions they take more memory than all else. If ``labelled``, an
+    image without a label is an error, else all labels are skipped then.
     """
     source = find_images(path)
     check_split(path, split, in_order(source.splits))
@@ -126,7 +135,8 @@ def list_images(
     wanted = [i for i, number in enumerate(numbers) if not has_splits or source.splits[number] == split]
     if not wanted:
         raise DataError(f"No image of the split {split!r} of {path} could be read: {source.skipped}.")
-    labels, class_names = labels_of(path, entries, [source.classes[number] for number in numbers], wanted)
+    folders = [source.classes[number] for number in numbers]
+    labels, class_names, num_classes = labels_of(path, entries, folders, wanted, required=labelled)
     all_headers = list(itertools.chain.from_iterable(headers))
     size, sizes = _common_size(entries, all_headers)
     places = _places(source.entries, headers)
@@ -135,6 +145,7 @@ def list_images(
         places=places[wanted],
         labels=labels,
         class_names=tuple(class_names),
+        num_classes=num_classes,
         channels=max(header.channels for header in all_headers),
         size=size,
         sizes=sizes,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_int, check_shape
-from vaelib.data.dataset import ImageDataset
+from vaelib.data.dataset import ImageDataset, changed
 from vaelib.data.derive import height_and_width
 from vaelib.data.guard import check_memory
 
@@ -50,9 +50,9 @@ def shapes(num_images: int, *, image_size: int | Sequence[int] = 32, seed: int =
     check_int("num_images", num_images)
     generator = torch.Generator().manual_seed(check_int("seed", seed, minimum=0))
     factors = torch.stack([torch.randint(size, (num_images,), generator=generator) for size in FACTOR_SIZES], dim=1)
-    return ImageDataset(
-        render(factors, image_size), labels=factors[:, 0].clone(), factors=factors, factor_names=FACTOR_NAMES
-    )
+    images = render(factors, image_size)
+    dataset = ImageDataset(images, labels=factors[:, 0].clone(), factors=factors, factor_names=FACTOR_NAMES)
+    return changed(dataset, num_classes=FACTOR_SIZES[0], factor_sizes=FACTOR_SIZES)
 
 
 def render(factors: Tensor, image_size: int | Sequence[int] = 32) -> Tensor:

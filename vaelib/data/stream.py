@@ -7,8 +7,7 @@ and resuming are then those of a set in memory, and the memory needed is that of
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,18 @@ from vaelib._checks import (
     check_choice,
     check_int,
     check_path,
-    check_unit_range,
-    shown,
 )
 from vaelib._images import Batch, one_pass
-from vaelib.data.dataset import changed, prepared
-from vaelib.data.decode import UNREADABLE
-from vaelib.data.derive import fit_to_size, height_and_width
+from vaelib.data.dataset import changed, paired, prepared
+from vaelib.data.derive import height_and_width
 from vaelib.data.guard import check_memory
 from vaelib.data.listing import Listing, list_images
 from vaelib.data.ranges import check_value_range
+from vaelib.data.reading import Reader, Transform, collated, outlive_sigterm
 from vaelib.data.skipped import warn
 from vaelib.data.split_names import SPLITS
 
 __all__ = ["ImageStream", "stream"]
-
-_IN_A_ROW = 100  # unreadable images that end a training: a disk is gone, rather than a file damaged
-Transform = Callable[[Tensor], Tensor]
 
 
 def stream(
@@ -53,6 +47,7 @@ def stream(
     value_range: Sequence[float] | None = None,
     frames: str | None = None,
     transform: Transform | None = None,
+    condition: str | None = None,
     workers: int = 2,
 ) -> ImageStream:
     """Open a folder of images or WebDataset ``.tar`` shards without reading them into memory.
@@ -73,6 +68,7 @@ def stream(
         transform: Such as one of ``torchvision.transforms.v2``: a uint8 ``(C, H, W)`` image of the file's own size to
             another, uint8 or floating point in [0, 1]; runs in the workers. Its draws depend on the seed, the epoch and
             the image alone.
+        condition: ``"labels"`` for what a model is told beside each image; None for images alone.
         workers: Processes that read and decode; 0 reads in the training process.
 
     Returns:
@@ -101,6 +97,7 @@ def stream(
         check_callable("transform", transform)
     check_choice("binarize", binarize, ("dynamic", None))
     check_choice("frames", frames, ("first", "all", None))
+    check_choice("condition", condition, ("labels", None))
     check_int("workers", workers, minimum=0)
     if not path.exists():
         raise FileNotFoundError(
@@ -112,13 +109,24 @@ def stream(
             " `load`."
         )
     size = None if image_size is None else height_and_width(image_size)
-    listing = list_images(path, split, value_range=check_value_range(value_range), frames=frames)
+    levels, labelled = check_value_range(value_range), condition == "labels"
+    listing = list_images(path, split, value_range=levels, frames=frames, labelled=labelled)
+    if labelled and listing.labels is None:
+        raise DataError(f"`condition` must be None for {path}, which has no labels, got 'labels'.")
     size = size or listing.common_size()
     check_memory("One image as float32", 4 * listing.channels * math.prod(size), "use a smaller `image_size`")
-    return ImageStream(listing, size, dynamic=binarize == "dynamic", flip=flip, transform=transform, workers=workers)
+    return ImageStream(
+        listing,
+        size,
+        dynamic=binarize == "dynamic",
+        flip=flip,
+        transform=transform,
+        labelled=labelled,
+        workers=workers,
+    )
 
 
-class ImageStream(Dataset[Tensor]):
+class ImageStream(Dataset[Any]):
     """Images by their number, read when they are needed; made by :func:`stream`.
 
     Args:
@@ -127,6 +135,7 @@ class ImageStream(Dataset[Tensor]):
         dynamic: See :func:`stream`, as for the rest.
         flip: See :func:`stream`.
         transform: See :func:`stream`.
+        labelled: Whether the labels are the condition.
         workers: See :func:`stream`.
     """
 
@@ -138,12 +147,12 @@ class ImageStream(Dataset[Tensor]):
         dynamic: bool = False,
         flip: bool = False,
         transform: Transform | None = None,
+        labelled: bool = False,
         workers: int = 2,
     ) -> None:
         self.listing, self.image_shape = listing, (listing.channels, *size)
         self.dynamic, self.flip, self.transform, self.workers = dynamic, flip, transform, workers
-        self.device = torch.device("cpu")
-        self._epoch_seed = 0
+        self.labelled, self.device = labelled, torch.device("cpu")
         self._reported: set[str] = set()
 
     @property
@@ -166,6 +175,16 @@ class ImageStream(Dataset[Tensor]):
         """Names of the classes, by their number."""
         return self.listing.class_names
 
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are in all splits."""
+        return self.listing.num_classes
+
+    @property
+    def condition(self) -> Tensor | None:
+        """What a model is told beside each image: the labels, if they were asked for."""
+        return self.labels if self.labelled else None
+
     def __len__(self) -> int:
         return len(self.listing)
 
@@ -173,38 +192,38 @@ class ImageStream(Dataset[Tensor]):
         classes = f", {len(self.class_names)} classes" if self.class_names else ""
         return f"ImageStream({len(self)} images in {len(self.files)} files, {self.image_shape}{classes})"
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor | Batch:
         """One image as it is used, float32 ``(C, H, W)`` in [0, 1], as :class:`ImageDataset` gives it."""
-        image, unreadable = _image_at(self, range(len(self))[index])
+        image, place, unreadable = self._reader(0).image_at(range(len(self))[index])
         self._report(unreadable)
-        return prepared(image, self.dynamic, self.flip, None)
+        condition = None if self.condition is None else self.condition[place]
+        return paired(prepared(image, self.dynamic, self.flip, None), condition)
 
     def fetch(
         self, parts: Iterable[Tensor], device: torch.device, *, seed: int = 0, generator: Generator | None = None
     ) -> Iterator[Batch]:
         """One batch on ``device`` for each of the ``parts``, which are indices; ``seed`` is that of the transform."""
-        source = changed(self, _epoch_seed=seed)
         loader: DataLoader[Any] = DataLoader(
-            _Reported(source),
+            self._reader(seed),
             batch_sampler=(indices.tolist() for indices in parts),
             num_workers=self.workers,
-            collate_fn=_collated,
-            worker_init_fn=_outlive_sigterm,
+            collate_fn=collated,
+            worker_init_fn=outlive_sigterm,
             pin_memory=torch.device(device).type == "cuda",
             generator=torch.Generator().manual_seed(seed),
         )
-        for images, unreadable, error in loader:
+        for images, places, unreadable, error in loader:
             self._report(unreadable)
             if error is not None:
                 raise error
-            yield Batch(prepared(images.to(device, non_blocking=True), self.dynamic, self.flip, generator))
+            condition = None if self.condition is None else self.condition[places]
+            batch = Batch(images, condition).to(torch.device(device))
+            yield batch._replace(x=prepared(batch.x, self.dynamic, self.flip, generator))
 
-    def batches(
-        self, batch_size: int, *, shuffle: bool = False, generator: Generator | None = None
-    ) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, *, shuffle: bool = False, generator: Generator | None = None) -> Iterator[Any]:
         """One pass in batches whose sizes differ by at most one, as :meth:`ImageDataset.batches`."""
         for batch in one_pass(self, batch_size, self.device, shuffle=shuffle, generator=generator):
-            yield batch.x
+            yield paired(*batch)
 
     def subset(self, indices: Tensor | slice) -> ImageStream:
         """The stream of the images at ``indices``, with their labels."""
@@ -220,68 +239,11 @@ class ImageStream(Dataset[Tensor]):
         """The same stream with other attributes."""
         return changed(self, **attributes)
 
+    def _reader(self, seed: int) -> Reader:
+        return Reader(self.listing, self.image_shape, self.transform, seed)
+
     def _report(self, unreadable: Sequence[str]) -> None:
         for image in unreadable:
             if image not in self._reported:
                 self._reported.add(image)
                 warn(f"An image cannot be read, and the next one takes its place: {image}.")
-
-
-def _image_at(stream: ImageStream, index: int) -> tuple[Tensor, list[str]]:
-    """An image as the model sees it. In the place of an unreadable one is the next that is readable."""
-    height, width = stream.image_shape[1:]
-    unreadable: list[str] = []
-    for candidate in range(index, index + _IN_A_ROW):
-        place = candidate % len(stream)
-        try:
-            image = stream.listing.decode(place, None if stream.transform else (height, width)).image
-            break
-        except UNREADABLE as error:
-            unreadable.append(f"{stream.listing.name(place)}: {error}")
-    else:
-        raise DataError(f"{_IN_A_ROW} images in a row cannot be read: {'; '.join(unreadable[:3])}; ...")
-    if stream.transform is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream._epoch_seed + index)
-            image = _checked(stream.transform(image), stream.image_shape[0])
-    return fit_to_size(image, (height, width)), unreadable
-
-
-def _checked(image: Any, channels: int) -> Tensor:
-    """What a transform has returned, if it is an image."""
-    rule = f"`transform` must return images ({channels}, H, W), uint8 or floating point in [0, 1]"
-    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != channels:
-        raise DataError(f"{rule}, got {shown(image)}.")
-    if image.dtype != torch.uint8:
-        try:
-            check_unit_range("image", image)
-        except ValueError as error:
-            raise DataError(f"{rule}: {error}") from error
-    return image
-
-
-_Read = tuple[Tensor, list[str], DataError | None]
-
-
-class _Reported(Dataset[_Read]):
-    """A stream with what could not be read, which workers cannot report themselves."""
-
-    def __init__(self, images: ImageStream) -> None:
-        self._images = images
-
-    def __getitem__(self, index: int) -> _Read:
-        try:
-            return *_image_at(self._images, index), None
-        except DataError as error:  # raised in a worker, its message would be a traceback
-            return torch.empty(0), [], error
-
-
-def _outlive_sigterm(worker: int) -> None:
-    """A signal to the whole process group is the training's, which ends its workers after the checkpoint."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _collated(items: Sequence[_Read]) -> _Read:
-    error = next((error for _, _, error in items if error is not None), None)
-    images = torch.empty(0) if error else torch.stack([image for image, _, _ in items])
-    return images, [name for _, unreadable, _ in items for name in unreadable], error

@@ -1,10 +1,10 @@
-"""Images in batches, from whatever holds them: arrays, vaelib's own sets, a ``TensorDataset``, a loader."""
+"""Batches from whatever holds images: arrays, sets, a ``TensorDataset``, a loader."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,105 +12,88 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from vaelib._checks import check_int, check_shape, check_tensor, check_unit_range, shown
-from vaelib.functional.draws import permutation
+from vaelib._images.batches import Batch, ImageSet, one_pass
+from vaelib._images.pairs import ConditionPart, check_condition, checked_rows, condition_in, missing
 
-__all__ = ["Batch", "ImageSet", "as_batch", "as_batches", "even_parts", "one_pass", "opened"]
+__all__ = ["as_batch", "as_batches", "opened"]
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x")
 """Names under which batches that are dicts may hold their images."""
 
 
-class Batch(NamedTuple):
-    """Images, and what a model is given beside them."""
-
-    x: Tensor
-    """float32 ``(B, C, H, W)`` in [0, 1]."""
-    condition: Tensor | None = None
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on ``device``."""
-        overlaps = device.type != "cpu"  # a copy to the CPU that is not waited for may be read too early
-        condition = None if self.condition is None else self.condition.to(device, non_blocking=overlaps)
-        return Batch(self.x.to(device, non_blocking=overlaps), condition)
-
-
-@runtime_checkable
-class ImageSet(Protocol):
-    """Images by number: :class:`vaelib.data.ImageDataset` and :class:`vaelib.data.ImageStream`."""
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """``(C, H, W)``."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def subset(self, indices: Tensor) -> ImageSet:
-        """The images at ``indices``."""
-
-    def fetch(
-        self, parts: Iterable[Tensor], device: torch.device, *, seed: int = 0, generator: Generator | None = None
-    ) -> Iterator[Batch]:
-        """One batch on ``device`` for each of the ``parts``, which are indices.
-
-        ``seed`` is that of transforms, ``generator`` that of dynamic binarisation and flips; if None, these draw from
-        the global generator of the device.
-        """
-
-
-def even_parts(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """The first and the last-but-one index of every batch, sizes at most ``batch_size`` and alike but for one."""
-    parts = -(-count // batch_size)
-    return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
-
-
-def one_pass(
-    images: ImageSet,
+def as_batches(
+    name: str,
+    data: Any,
     batch_size: int,
     device: torch.device,
     *,
-    shuffle: bool = False,
+    condition: ConditionPart | None = None,
     generator: Generator | None = None,
-) -> Iterator[Batch]:
-    """All images of a set once, in batches on ``device`` whose sizes differ by at most one."""
-    check_int("batch_size", batch_size)
-    order = permutation(len(images), device, generator) if shuffle else torch.arange(len(images))
-    parts = (order[first:last] for first, last in even_parts(len(images), batch_size))
-    yield from images.fetch(parts, device, generator=generator)
-
-
-def as_batches(
-    name: str, data: Any, batch_size: int, device: torch.device, *, generator: Generator | None = None
 ) -> Iterator[Batch]:
     """One pass over ``data``, which errors call ``name``, in batches on ``device``.
 
+    Args:
+        name: What errors call the data.
+        data: Whatever holds images.
+        batch_size: Of images that come in no batches.
+        device: Where the batches go.
+        condition: The part of a model that takes one: batches without a condition are an error then. If None, what a
+            loader yields beside images is ignored.
+        generator: Of dynamic binarisation and flips.
+
     Raises:
         TypeError: If something else is yielded; see :func:`as_batch`.
+        ValueError: If a condition is missing, or breaks a rule.
     """
     check_int("batch_size", batch_size)
-    data = opened(name, data)
+    data = opened(name, data, condition)
     if isinstance(data, ImageSet):
         yield from one_pass(data, batch_size, device, generator=generator)
-        return
-    for batch in data.split(batch_size) if isinstance(data, Tensor) else data:
-        yield as_batch(name, batch).to(device)
+    elif isinstance(data, Batch) and data.condition is not None:
+        for x, rows in zip(data.x.split(batch_size), data.condition.split(batch_size), strict=True):
+            yield Batch(as_batch(name, x).x, rows).to(device)
+    else:
+        for batch in data.split(batch_size) if isinstance(data, Tensor) else data:
+            yield as_batch(name, batch, condition).to(device)
 
 
-def opened(name: str, data: Any) -> Any:
+def opened(name: str, data: Any, condition: ConditionPart | None = None) -> Any:
     """What numpy arrays, ``TensorDataset`` and ``Subset`` hold: a tensor, or a set of vaelib's; all else as it is.
+
+    For a model that takes a ``condition``, a ``TensorDataset`` of images and conditions is a :class:`Batch` of all.
 
     Raises:
         TypeError: If ``data`` is another ``Dataset`` of single images, an array of another dtype, or what cannot hold
             images: it cannot be iterated, or is text, a mapping or a scalar.
+        ValueError: If there is no condition for a model that takes one, or a row of it breaks a rule.
     """
+    data = _whole(name, data, with_condition=condition is not None)
+    if condition is None:
+        return data
+    if isinstance(data, Tensor):
+        raise missing(name, "images alone")
+    if isinstance(data, Batch):
+        return Batch(data.x, checked_rows(name, data.condition, condition, count=len(data.x)))
+    check_condition(name, data, condition)
+    return data
+
+
+def _whole(name: str, data: Any, *, with_condition: bool) -> Any:
     if isinstance(data, ImageSet):  # which has no iterator of its own
         return data
     if isinstance(data, TensorDataset):
-        data = data.tensors[0]
+        data = Batch(*data.tensors[:2])
+    if isinstance(data, Batch):
+        if with_condition and data.condition is not None:
+            return data
+        data = data.x
     if isinstance(data, np.ndarray):
         data = _tensor(name, data)
     if isinstance(data, Subset):
-        whole, indices = opened(name, data.dataset), torch.as_tensor(data.indices, dtype=torch.long)
+        whole = _whole(name, data.dataset, with_condition=with_condition)
+        indices = torch.as_tensor(data.indices, dtype=torch.long)
+        if isinstance(whole, Batch):
+            return Batch(*(values[indices] for values in whole if values is not None))
         return whole[indices] if isinstance(whole, Tensor) else whole.subset(indices)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         raise TypeError(
@@ -126,15 +109,22 @@ def opened(name: str, data: Any) -> Any:
     return data
 
 
-def as_batch(name: str, batch: Any) -> Batch:
+def as_batch(name: str, batch: Any, condition: ConditionPart | None = None) -> Batch:
     """Floating-point images of what a loader yields: alone, first of a tuple, or under one of ``IMAGE_KEYS``.
 
-    8-bit images are divided by 255; those of numpy become float32.
+    8-bit images are divided by 255; those of numpy become float32. For a model that takes a ``condition``, it is the
+    second of the tuple, or under one of ``CONDITION_KEYS``.
 
     Raises:
         TypeError: If there are no images, or of another dtype.
-        ValueError: If values leave [0, 1], or 8-bit values are 0 and 1 alone, which may mean either range.
+        ValueError: If values leave [0, 1], or 8-bit values are 0 and 1 alone, which may mean either range; or if a
+            condition is missing or breaks a rule.
     """
+    images = _images_in(name, batch)
+    return Batch(images, None if condition is None else condition_in(name, batch, len(images), condition))
+
+
+def _images_in(name: str, batch: Any) -> Tensor:
     images = batch
     if isinstance(batch, Mapping):
         keys = [key for key in IMAGE_KEYS if key in batch]
@@ -156,10 +146,10 @@ def as_batch(name: str, batch: Any) -> Batch:
     check_tensor(name, images, floating=False)
     if images.dtype == torch.uint8:
         _check_8_bit(name, images)
-        return Batch(images.float().div_(255))
+        return images.float().div_(255)
     check_unit_range(name, images)  # an ImageDataset has been checked when it was made
     check_tensor(name, images)
-    return Batch(images)
+    return images
 
 
 def _tensor(name: str, images: np.ndarray) -> Tensor:
