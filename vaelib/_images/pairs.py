@@ -42,6 +42,12 @@ def check_condition(name: str, data: Any, condition: ConditionPart | None) -> No
         return
     if found is None:
         raise missing(name, "images alone")
+    classes, wanted = getattr(data, "class_names", ()), getattr(condition, "names", None)
+    if classes and wanted and tuple(classes) != tuple(wanted):
+        raise ValueError(
+            f"`{name}` must have the classes of the model, {', '.join(wanted)}, got {', '.join(classes)}: the number of"
+            " a class would mean another one."
+        )
     checked_rows(name, found, condition, getattr(data, "names", ()))
 
 
