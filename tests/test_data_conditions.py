@@ -13,7 +13,7 @@ from vaelib.data.derive import binarized, concatenated, resized
 
 CPU = torch.device("cpu")
 COUNT = 24
-GREY = np.arange(10, 10 + COUNT, dtype=np.uint8) * 8
+GREY = np.arange(10, 10 + COUNT, dtype=np.uint8) * 7
 """The value of every pixel of an image tells its number, and so its class."""
 CLASS = np.arange(COUNT) % 3
 TEN = vl.Labels(10)
@@ -47,7 +47,7 @@ def in_splits(root):
 
 def is_paired(x, condition):
     """Whether each image has the class that its pixels tell."""
-    number = (x.amax((1, 2, 3)) * 255 / 8).round().long() - 10
+    number = (x.amax((1, 2, 3)) * 255 / 7).round().long() - 10
     return condition.dtype == torch.int64 and torch.equal(condition.cpu(), torch.from_numpy(CLASS)[number.cpu()])
 
 
@@ -79,7 +79,12 @@ def test_sets_made_from_others_keep_it():
     images = torch.from_numpy(GREY).view(COUNT, 1, 1, 1).repeat(1, 1, 4, 4)
     data = ImageDataset(images, labels=torch.from_numpy(CLASS), condition="labels")
     halves = [data.subset(slice(0, 9)), data.subset(slice(9, None))]
-    for other in (resized(data, (2, 2)), binarized(data, None), concatenated(halves), data.replace(images.float() / 255)):
+    for other in (
+        resized(data, (2, 2)),
+        binarized(data, None),
+        concatenated(halves),
+        data.replace(images.float() / 255),
+    ):
         assert all(is_paired(*batch) for batch in batches_of(other))
     assert concatenated([*halves, ImageDataset(images)]).condition is None
     assert torch.equal(binarized(data, "static").condition, data.condition)
@@ -92,7 +97,9 @@ def test_one_tensor_of_ones_own():
     assert data[3].condition.dtype == torch.float32
     x, condition = next(iter(DataLoader(data, 7)))
     assert torch.equal(x, data.images) and torch.equal(condition, angles.float())
-    assert ImageDataset(torch.rand(2, 1, 4, 4), condition=torch.tensor([1, 0], dtype=torch.uint8)).condition.tolist() == [1, 0]
+    assert ImageDataset(
+        torch.rand(2, 1, 4, 4), condition=torch.tensor([1, 0], dtype=torch.uint8)
+    ).condition.tolist() == [1, 0]
 
 
 def test_factors_have_one_scale_in_every_split(tmp_path):
@@ -102,7 +109,7 @@ def test_factors_have_one_scale_in_every_split(tmp_path):
     assert load("shapes", "test", image_size=8, condition="labels").num_classes == 3
     factors = np.stack([np.arange(COUNT) % 2, np.ones(COUNT), np.arange(COUNT)], 1).astype(np.int64)
     images = np.broadcast_to(GREY[:, None, None], (COUNT, 4, 6))
-    parts = {"train": slice(0, 20), "test": slice(20, 24)}
+    parts = {"train": slice(0, 19), "test": slice(19, 24)}
     entries = {f"{name}_images": images[part] for name, part in parts.items()}
     entries |= {f"{name}_latents_classes": factors[part] for name, part in parts.items()}
     np.savez(tmp_path / "f.npz", **entries)
@@ -121,8 +128,8 @@ def test_the_stand_in_of_a_damaged_image_brings_its_own_label(tmp_path):
     for workers in (0, 1):
         data = stream(tmp_path, "all", condition="labels", workers=workers)
         with pytest.warns(UserWarning, match="the next one takes its place"):
-            assert [data[i].condition.item() for i in range(3)] == [0, 2, 2]
-            assert next(data.batches(3)).condition.tolist() == [0, 2, 2]
+            labels = [data[i].condition.item() for i in range(3)]
+        assert labels == next(data.batches(3)).condition.tolist() == [0, 2, 2]
 
 
 X = torch.rand(7, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -176,7 +183,9 @@ def test_every_holder_gives_the_condition(data):
 LOADED = ImageDataset(X, labels=Y, names=[f"{i}.png" for i in range(7)], condition="labels")
 CATS = ImageDataset(X[:3], labels=["cat", "dog", "ant"], condition="labels")
 FEW = vl.Labels(5)
-MISSING = r"`data` must have a condition for a model that takes one, got .*: open images by vl.data.load\(..., condition="
+MISSING = (
+    r"`data` must have a condition for a model that takes one, got .*: open images by vl.data.load\(..., condition="
+)
 WRONG = [
     (lambda at: opened("data", X, TEN), ValueError, MISSING),
     (lambda at: opened("data", X.numpy(), TEN), ValueError, MISSING),
@@ -186,7 +195,7 @@ WRONG = [
     (lambda at: as_batch("data", (X,), TEN), ValueError, MISSING),
     (lambda at: as_batch("data", (X, None), TEN), ValueError, MISSING),
     (lambda at: as_batch("data", {"image": X}, TEN), ValueError, "got the keys image: open"),
-    (lambda at: as_batch("data", {"image": X, "label": Y, "labels": Y}, TEN), ValueError, "got the keys image, label, "),
+    (lambda at: as_batch("data", {"image": X, "label": Y, "labels": Y}, TEN), ValueError, "got the keys image, label,"),
     (lambda at: as_batch("data", (X, Y[:3]), TEN), ValueError, "one condition per image, got 3 for 7 images"),
     (lambda at: as_batch("data", (X, 3), TEN), ValueError, "one condition per image, got 1 for 7 images"),
     (lambda at: as_batch("data", (X, Y), FEW), ValueError, r"`data`, image 4: `condition` must be in \[0, 5\).* got 5"),
@@ -194,15 +203,15 @@ WRONG = [
     (lambda at: opened("data", TensorDataset(X, Y), FEW), ValueError, "`data`, image 4: `condition` must be in"),
     (lambda at: as_batch("data", (X, Y.float()), TEN), TypeError, "`data`, image 0: `condition` must be labels"),
     (lambda at: opened("data", CATS, NAMED), ValueError, "classes of the model, cat, dog, owl, got ant, cat, dog"),
-    (lambda at: check_condition("train", LOADED, None), ValueError, "`train` must have no condition for a model without"),
-    (lambda at: ImageDataset(X, condition="labels"), vl.DataError, "None for this set, which has no labels, got 'labels'"),
+    (lambda at: check_condition("train", LOADED, None), ValueError, "`train` must have no condition for a model"),
+    (lambda at: ImageDataset(X, condition="labels"), vl.DataError, "None for this set, which has no labels, got"),
     (lambda at: ImageDataset(X, condition="factors"), vl.DataError, "None for this set, which has no factors"),
     (lambda at: ImageDataset(X, condition="colour"), ValueError, "one of 'labels', 'factors', None, got 'colour'"),
     (lambda at: ImageDataset(X, condition=Y[:3]), ValueError, r"`condition` must have shape \(7\), got \(3,\)"),
     (lambda at: ImageDataset(X, condition=X[:, 0, 0, 0]), ValueError, r"`condition` must have shape \(7, size\), got"),
     (lambda at: ImageDataset(X, condition=X[:, 0, 0] / 0), ValueError, "`condition` must be finite"),
     (lambda at: load("shapes", condition="names"), ValueError, "must be one of 'labels', 'factors', None, got 'names'"),
-    (lambda at: load(at / "part", condition="labels"), vl.DataError, r"1 image \(loose.png\) of 2 have no class folder"),
+    (lambda at: load(at / "part", condition="labels"), vl.DataError, r"1 image \(loose.png\) of 2 have no class"),
     (lambda at: load(at / "none", condition="labels"), vl.DataError, "None for .*none, which has no labels"),
     (lambda at: load(at / "none", condition="factors"), vl.DataError, "None for .*none, which has no factors"),
     (lambda at: stream(at / "part", condition="labels"), vl.DataError, r"1 image \(loose.png\) of 2 have no class"),
