@@ -227,6 +227,37 @@ def test_the_null_embedding_is_learned_and_starts_at_zero():
     assert torch.equal(vae.given(None).embedding, vae.given(1).embedding[:1])
 
 
+def twins(latent, exact):
+    """An unconditional model and one with labels whose further weights are anything; ``exact`` makes first layers
+    dyadic, whose sums are exact in whatever order they are added."""
+    plain = vl.conv_vae((1, 12, 12), hidden_channels=(4, 8), **latent)
+    labelled = vl.conv_vae((1, 12, 12), hidden_channels=(4, 8), condition=vl.Labels(5, dropout=0.1), **latent)
+    weights = labelled.state_dict()
+    for name, value in plain.state_dict().items():
+        if exact and value.is_floating_point():
+            value.copy_((value * 64).round() / 64)
+        weights[name][tuple(slice(size) for size in value.shape)] = value  # of wider layers the first columns
+    labelled.condition.dropout = 0.0
+    return plain.eval(), labelled.eval()
+
+
+@pytest.mark.parametrize("latent", [{"latent_dim": 33}, {"latent_shape": (4, 3, 3)}], ids=["vector", "map"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_null_embedding_of_zeros_is_the_unconditional_model(latent, exact):
+    """Bit for bit but for the order in which a matrix product adds: of a few rows it depends on how many columns there
+    are, zeros included (32 latents and 1 label, one image: 2e-7)."""
+    plain, labelled = twins(latent, exact)
+    x = (rand(4, 1, 12, 12) * 256).round() / 256
+    view = labelled.given(None)
+    same = torch.equal if exact else lambda a, b: torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6) is None
+    assert all(map(same, plain.encode(x), view.encode(x)))
+    for z in (plain.embed(x), plain.latent.from_noise(torch.randn(4, plain.latent.noise_size))):
+        z = (z * 64).round() / 64
+        assert same(plain.decode(z), view.decode(z))
+        assert same(plain.decode(z[:1]), view.decode(z[:1]))
+    assert not torch.equal(plain.encode(x)[0], labelled.given(1).encode(x)[0])
+
+
 class Shifted(nn.Module):
     """p(z|c) = N(W c, I)."""
 
