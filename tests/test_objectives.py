@@ -164,3 +164,51 @@ def test_wrong_capacities():
     x = torch.zeros(1, 1, 1, 1)
     with pytest.raises(ValueError, match="`capacity` must be >= 0, got -2"):
         vl.elbo_loss(x, x, torch.zeros(1, 1), torch.zeros(1, 1), capacity=-2.0)
+
+
+WITH_PENALTY = {
+    "elbo": vl.Elbo(),
+    "elbo with an extra": vl.Elbo(extra=lambda x, images: (x - images).abs().flatten(1).sum(1)),
+    "iwae": vl.Iwae(3),
+    "piwae": vl.Iwae(2, num_groups=2, pool_decoder=True),
+    "factor": vl.FactorLoss(32, hidden_features=(4,)),
+    "info": vl.InfoLoss(),
+    "reconstruction": vl.Reconstruction(),
+    "wae": vl.WaeLoss(),
+}
+
+
+@pytest.mark.parametrize("name", WITH_PENALTY)
+def test_the_penalty_of_a_latent_is_in_the_loss_and_a_column_of_its_own(name):
+    latent = vl.VectorQuantizer((2, 4, 4), 5, commitment=0.25)
+    model = vl.conv_vae((1, 8, 8), latent=latent, hidden_channels=(4,)).eval()
+    x, objective = torch.rand(3, 1, 8, 8), WITH_PENALTY[name]
+    terms, without = [], []
+    for commitment, kept in ((0.25, terms), (0.0, without)):
+        latent.commitment = commitment
+        torch.manual_seed(1)
+        kept.append(objective(model, x, generator=torch.Generator().manual_seed(0)))
+    (terms,), (without,) = terms, without
+    features = model.observe(x)
+    squares = (features - model.embed(x)).square().flatten(1).sum(1)
+    torch.testing.assert_close(terms.penalty, 0.25 * squares)
+    torch.testing.assert_close(terms.loss, without.loss + 0.25 * squares.mean())
+    assert terms._fields == without._fields
+    torch.testing.assert_close(terms[1:-1], without[1:-1])
+    plain = objective(vl.conv_vae((1, 8, 8), latent_shape=(2, 4, 4), hidden_channels=(4,)), x)
+    assert terms._fields == (*plain._fields, "penalty")
+
+
+@pytest.mark.parametrize(
+    ("objective", "match"),
+    [
+        (vl.BetaTcLoss(100), "`BetaTcLoss` needs a Gaussian posterior: the model's latent has codes, no mu and logvar"),
+        (vl.DipLoss(), "`DipLoss` needs a Gaussian posterior: the model's latent has codes, no mu"),
+        (vl.Iwae(2, gradient="stl"), r"`Iwae\(gradient='stl'\)` needs a Gaussian posterior"),
+        (vl.Iwae(2, gradient="dreg"), r"`Iwae\(gradient='dreg'\)` needs a Gaussian posterior"),
+    ],
+)
+def test_codes_have_no_gaussian(objective, match):
+    model = vl.conv_vae((1, 8, 8), latent=vl.FiniteScalarQuantizer((2, 4, 4), (3, 3)), hidden_channels=(4,))
+    with pytest.raises(ValueError, match=match):
+        objective(model, torch.rand(3, 1, 8, 8))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,15 +15,37 @@ from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal
 from vaelib.priors.base import check_moments
 
-__all__ = ["ElboTerms", "bound_loss", "elbo_loss", "gaussian_of", "one_draw"]
+__all__ = ["ElboTerms", "bound_loss", "elbo_loss", "gaussian_of", "may_have_penalty", "one_draw", "penalised"]
+
+T = TypeVar("T")
+_WITH_PENALTY: dict[Any, Any] = {}
+"""Terms to the same with one column more."""
 
 
+def may_have_penalty(kind: type[T]) -> type[T]:
+    """Class decorator for terms to which :func:`penalised` may add a column."""
+    _WITH_PENALTY[kind] = namedtuple(f"{kind.__name__}WithPenalty", (*kind._fields, "penalty"))  # type: ignore[attr-defined]
+    return kind
+
+
+def penalised(terms: Any, penalty: Tensor | None) -> Any:
+    """Terms with the penalty of a latent, such as a commitment, in the loss and as a column of its own, ``(B,)``.
+
+    Without a penalty the same terms.
+    """
+    if penalty is None:
+        return terms
+    return _WITH_PENALTY[type(terms)](terms.loss + penalty.mean(), *terms[1:], penalty)
+
+
+@may_have_penalty
 class ElboTerms(NamedTuple):
     """The negative ELBO and its two parts, in nats."""
 
     loss: Tensor
     """What is minimised, a scalar: the batch mean of ``reconstruction + beta * kl``, if neither ``free_bits`` nor
-    ``capacity`` change the second part, nor an ``extra`` adds a third."""
+    ``capacity`` change the second part. A latent with a penalty, such as a quantiser, adds its mean, and a column
+    ``penalty``, ``(B,)``; an ``extra`` adds its own."""
     reconstruction: Tensor
     """-log p(x|z) per image (the distortion), shape ``(B,)``."""
     kl: Tensor
@@ -116,7 +139,6 @@ def bound_loss(
     beta: float = 1.0,
     free_bits: float = 0.0,
     capacity: float | None = None,
-    penalty: Tensor | None = None,
 ) -> ElboTerms:
     """The loss of a bound from its nats: the one place of ``beta``, ``free_bits`` and ``capacity``.
 
@@ -127,7 +149,6 @@ def bound_loss(
         beta: Weight of the KL, >= 0.
         free_bits: Nats per latent below which the KL of a group, averaged over the batch, costs nothing; >= 0.
         capacity: Nats to which the KL, averaged over the batch, is held; >= 0.
-        penalty: What is trained on but is no part of the bound, ``(B,)``.
 
     Returns:
         ``ElboTerms(loss, reconstruction, kl)``.
@@ -150,8 +171,7 @@ def bound_loss(
     cost = kl.mean(0).clamp(min=free_bits * num_latents / kl.shape[1]).sum() if free_bits else total.mean()
     if capacity is not None:
         cost = (cost - check_float("capacity", capacity, 0.0)).abs()
-    loss = reconstruction.mean() + beta * cost
-    return ElboTerms(loss if penalty is None else loss + penalty.mean(), reconstruction, total)
+    return ElboTerms(reconstruction.mean() + beta * cost, reconstruction, total)
 
 
 def one_draw(model: Any, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Draw]:
@@ -167,5 +187,6 @@ def gaussian_of(name: str, draw: Draw) -> tuple[Tensor, Tensor]:
         ValueError: If the posterior is no Gaussian.
     """
     if draw.mu is None or draw.logvar is None:
-        raise ValueError(f"`{name}` needs a Gaussian posterior: the model's latent has no mu and logvar.")
+        has = "no" if draw.codes is None else "codes, no"
+        raise ValueError(f"`{name}` needs a Gaussian posterior: the model's latent has {has} mu and logvar.")
     return draw.mu, draw.logvar

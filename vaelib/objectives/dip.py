@@ -102,4 +102,5 @@ class DipLoss:
         penalty = dip_penalty(
             mu, logvar if self.kind == "ii" else None, lambda_od=self.lambda_od, lambda_d=self.lambda_d
         )
-        return DipTerms(elbo.loss + penalty, elbo.reconstruction, elbo.kl, penalty.expand(len(x)))
+        own = 0.0 if draw.penalty is None else draw.penalty.mean()
+        return DipTerms(elbo.loss + penalty + own, elbo.reconstruction, elbo.kl, penalty.expand(len(x)))

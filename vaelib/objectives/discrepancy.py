@@ -18,7 +18,7 @@ from vaelib._checks import (
     check_shape,
 )
 from vaelib.functional.draws import normal
-from vaelib.objectives.bound import bound_loss, one_draw
+from vaelib.objectives.bound import bound_loss, may_have_penalty, one_draw, penalised
 from vaelib.objectives.reconstruction import reconstruction_loss
 from vaelib.priors import Prior, StandardNormal
 
@@ -27,6 +27,7 @@ __all__ = ["InfoLoss", "InfoTerms", "WaeLoss", "WaeTerms", "mmd"]
 _KERNELS = ("rbf", "imq")
 
 
+@may_have_penalty
 class InfoTerms(NamedTuple):
     """The terms of :class:`InfoLoss`."""
 
@@ -41,6 +42,7 @@ class InfoTerms(NamedTuple):
     batch of one, which has none."""
 
 
+@may_have_penalty
 class WaeTerms(NamedTuple):
     """The terms of :class:`WaeLoss`."""
 
@@ -134,16 +136,16 @@ class InfoLoss:
         check_choice("kernel", kernel, _KERNELS)
         self.kernel, self.scale = kernel, check_float("scale", scale, 0.0, above=True)
 
-    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> InfoTerms:
-        """Terms of one batch."""
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
+        """:class:`InfoTerms` of one batch."""
         check_has_prior("InfoLoss", model)
         recon_params, draw = one_draw(model, x, generator)
         reconstruction = -model.likelihood.log_prob(x, recon_params)
-        elbo = bound_loss(reconstruction, draw.kl, beta=1.0 - self.alpha, penalty=draw.penalty)
+        elbo = bound_loss(reconstruction, draw.kl, beta=1.0 - self.alpha)
         prior_draws = model.latent.from_noise(normal((len(x), model.latent.prior_noise_size), draw.z, generator))
         divergence = _to_prior(draw.z, prior_draws, self.kernel, self.scale)
         loss = elbo.loss + (self.alpha + self.lambda_ - 1.0) * divergence
-        return InfoTerms(loss, elbo.reconstruction, elbo.kl, divergence.expand(len(x)))
+        return penalised(InfoTerms(loss, elbo.reconstruction, elbo.kl, divergence.expand(len(x))), draw.penalty)
 
 
 class WaeLoss:
@@ -177,15 +179,16 @@ class WaeLoss:
         check_choice("kernel", kernel, _KERNELS)
         self.kernel, self.scale = kernel, check_float("scale", scale, 0.0, above=True)
 
-    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> WaeTerms:
-        """Terms of one batch."""
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
+        """:class:`WaeTerms` of one batch."""
         check_has_code("WaeLoss", model)
         recon_params, draw = one_draw(model, x, generator)
         loss, reconstruction = reconstruction_loss(x, recon_params, likelihood=model.likelihood)
         with torch.no_grad():
             prior_draws = self.prior.sample(len(x), draw.z.shape[1:], generator=generator, device=draw.z.device)
         divergence = _to_prior(draw.z, prior_draws.to(draw.z.dtype), self.kernel, self.scale)
-        return WaeTerms(loss + self.weight * divergence, reconstruction, divergence.expand(len(x)))
+        terms = WaeTerms(loss + self.weight * divergence, reconstruction, divergence.expand(len(x)))
+        return penalised(terms, draw.penalty)
 
 
 def _to_prior(z: Tensor, draws: Tensor, kernel: str, scale: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_callable, check_float, check_has_prior, check_shape
-from vaelib.objectives.bound import ElboTerms, bound_loss, one_draw
+from vaelib.objectives.bound import ElboTerms, bound_loss, may_have_penalty, one_draw, penalised
 from vaelib.objectives.reconstruction import Reconstruction
 from vaelib.schedules import Schedule, as_schedule
 
@@ -29,6 +29,7 @@ class Objective(Protocol):
         """The terms of one batch ``x`` in [0, 1]; ``step`` is for schedules."""
 
 
+@may_have_penalty
 class ExtraTerms(NamedTuple):
     """The terms of :class:`Elbo` with an ``extra``."""
 
@@ -76,26 +77,23 @@ class Elbo(nn.Module):
             check_callable("extra", extra, "callable, `(x, images) -> (B,)`")
         self.extra = extra
 
-    def forward(
-        self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
-    ) -> ElboTerms | ExtraTerms:
-        """Terms of one batch; ``step`` drives the schedules of ``beta`` and ``capacity``."""
+    def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
+        """:class:`ElboTerms` or :class:`ExtraTerms` of one batch; ``step`` drives the schedules."""
         check_has_prior("Elbo", model)
         recon_params, draw = one_draw(model, x, generator)
-        terms = bound_loss(
+        terms: ElboTerms | ExtraTerms = bound_loss(
             -model.likelihood.log_prob(x, recon_params),
             draw.kl,
             num_latents=draw.z[0].numel(),
             beta=self.beta(step),
             free_bits=self.free_bits,
             capacity=None if self.capacity is None else self.capacity(step),
-            penalty=draw.penalty,
         )
-        if self.extra is None:
-            return terms
-        extra = self.extra(x, model.likelihood.mean(recon_params))
-        check_shape("extra", extra.shape, x.shape[:1])
-        return ExtraTerms(terms.loss + extra.mean(), terms.reconstruction, terms.kl, extra)
+        if self.extra is not None:
+            extra = self.extra(x, model.likelihood.mean(recon_params))
+            check_shape("extra", extra.shape, x.shape[:1])
+            terms = ExtraTerms(terms.loss + extra.mean(), terms.reconstruction, terms.kl, extra)
+        return penalised(terms, draw.penalty)
 
 
 def default_objective(model: Any) -> Objective:

@@ -20,12 +20,13 @@ from vaelib._checks import (
     check_shape,
 )
 from vaelib.functional.draws import uniform
-from vaelib.objectives.bound import bound_loss, one_draw
+from vaelib.objectives.bound import bound_loss, may_have_penalty, one_draw, penalised
 from vaelib.objectives.frozen import frozen
 
 __all__ = ["FactorLoss", "FactorTerms", "permute_latents"]
 
 
+@may_have_penalty
 class FactorTerms(NamedTuple):
     """The terms of :class:`FactorLoss`, in nats."""
 
@@ -105,11 +106,11 @@ class FactorLoss(nn.Module):
             layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
         self.discriminator = nn.Sequential(*layers, nn.Linear((self.latent_dim, *self.hidden_features)[-1], 1))
 
-    def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> FactorTerms:
-        """Terms of one batch."""
+    def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
+        """:class:`FactorTerms` of one batch."""
         check_has_prior("FactorLoss", model)
         recon_params, draw = one_draw(model, x, generator)
-        elbo = bound_loss(-model.likelihood.log_prob(x, recon_params), draw.kl, penalty=draw.penalty)
+        elbo = bound_loss(-model.likelihood.log_prob(x, recon_params), draw.kl)
         z = draw.z.flatten(1)
         if z.shape[1] != self.latent_dim:
             raise ValueError(f"`latent_dim` must be {z.shape[1]}, all latents of the model, got {self.latent_dim}.")
@@ -120,7 +121,8 @@ class FactorLoss(nn.Module):
         discriminator = 0.5 * (F.softplus(-self._log_ratio(z)) + F.softplus(self._log_ratio(shuffled)))
         only_its_gradient = (discriminator - discriminator.detach()).mean()
         loss = elbo.loss + self.gamma * total_correlation.mean() + only_its_gradient
-        return FactorTerms(loss, elbo.reconstruction, elbo.kl, total_correlation, discriminator)
+        terms = FactorTerms(loss, elbo.reconstruction, elbo.kl, total_correlation, discriminator)
+        return penalised(terms, draw.penalty)
 
     def _log_ratio(self, z: Tensor) -> Tensor:
         return self.discriminator(z).to(z.dtype)[:, 0]

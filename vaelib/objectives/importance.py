@@ -11,12 +11,13 @@ from torch import Tensor
 from vaelib._checks import check_batch, check_bool, check_choice, check_float, check_has_prior, check_int
 from vaelib.functional import gaussian_log_prob
 from vaelib.latents import Draw
-from vaelib.objectives.bound import gaussian_of
+from vaelib.objectives.bound import gaussian_of, may_have_penalty, penalised
 from vaelib.objectives.frozen import frozen
 
 __all__ = ["Iwae", "IwaeTerms", "iwae_bound", "nats_of"]
 
 
+@may_have_penalty
 class IwaeTerms(NamedTuple):
     """A bound of many draws, in nats."""
 
@@ -113,14 +114,15 @@ class Iwae:
             raise ValueError("`gradient` 'dreg' is that of a bound alone: `elbo_weight` must be 0.")
         self.gradient, self.pool_decoder = gradient, pool_decoder
 
-    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> IwaeTerms:
-        """Terms of one batch."""
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
+        """:class:`IwaeTerms` of one batch."""
         check_has_prior("Iwae", model)
         draws = self.num_samples * self.num_groups
         draw = model.draw(model.observe(x, generator=generator), num_samples=draws, generator=generator)
         if self.gradient != "plain":
             mu, logvar = gaussian_of(f"Iwae(gradient={self.gradient!r})", draw)
             draw = draw._replace(log_q=gaussian_log_prob(draw.z, mu.detach(), 0.5 * logvar.detach()))
+        penalty = None if draw.penalty is None else draw.penalty.view(draws, -1).mean(0)
         only_its_gradient: Tensor | float = 0.0
         if self.pool_decoder:
             with frozen(model):
@@ -130,7 +132,7 @@ class Iwae:
             z = draw.z.detach()
             draw = Draw(z, model.latent.hidden(z), draw.kl, draw.log_q.detach(), model.latent.log_prob(z))
         terms = self._terms(model, x, draw, 1 if self.pool_decoder else self.num_groups)
-        return terms._replace(loss=terms.loss + only_its_gradient)
+        return penalised(terms._replace(loss=terms.loss + only_its_gradient), penalty)
 
     def _terms(self, model: Any, x: Tensor, draw: Draw, num_groups: int) -> IwaeTerms:
         """Of the draws, one bound for each of ``num_groups`` groups."""

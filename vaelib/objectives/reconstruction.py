@@ -10,11 +10,12 @@ from torch import Tensor
 from vaelib._checks import check_batch, check_has_code, check_module, check_one_device, check_shape, check_tensor
 from vaelib.functional import sum_per_image
 from vaelib.likelihoods import Likelihood
-from vaelib.objectives.bound import one_draw
+from vaelib.objectives.bound import may_have_penalty, one_draw, penalised
 
 __all__ = ["Reconstruction", "ReconstructionTerms", "reconstruction_loss"]
 
 
+@may_have_penalty
 class ReconstructionTerms(NamedTuple):
     """The loss of a plain autoencoder."""
 
@@ -66,10 +67,8 @@ class Reconstruction:
         torch.Size([4])
     """
 
-    def __call__(
-        self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
-    ) -> ReconstructionTerms:
-        """Terms of one batch."""
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
+        """:class:`ReconstructionTerms` of one batch."""
         check_has_code("Reconstruction", model)
-        recon_params, _ = one_draw(model, x, generator)
-        return reconstruction_loss(x, recon_params, likelihood=model.likelihood)
+        recon_params, draw = one_draw(model, x, generator)
+        return penalised(reconstruction_loss(x, recon_params, likelihood=model.likelihood), draw.penalty)

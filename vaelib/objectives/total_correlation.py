@@ -19,7 +19,7 @@ from vaelib._checks import (
     check_shape,
     check_tensor,
 )
-from vaelib.objectives.bound import gaussian_of, one_draw
+from vaelib.objectives.bound import gaussian_of, may_have_penalty, one_draw, penalised
 from vaelib.priors import Prior, StandardNormal
 from vaelib.schedules import Schedule, as_schedule
 
@@ -39,6 +39,7 @@ class KlSplit(NamedTuple):
     """sum_j log q(z_j) - log p(z): how far each latent by itself is from the prior."""
 
 
+@may_have_penalty
 class BetaTcTerms(NamedTuple):
     """The terms of :class:`BetaTcLoss`, in nats."""
 
@@ -103,7 +104,8 @@ def kl_split(
     """
     check_int("num_images", num_images)
     check_choice("estimator", estimator, _ESTIMATORS)
-    check_module("prior", prior, "log_prob", optional=True)
+    if isinstance(prior, type) or not callable(getattr(prior, "log_prob", None)):  # one with a condition bound has it
+        check_module("prior", prior, "log_prob", optional=True)
     check_batch("z", z)
     for name, values in (("mu", mu), ("logvar", logvar)):
         check_tensor(name, values)
@@ -171,10 +173,8 @@ class BetaTcLoss:
         check_choice("estimator", estimator, _ESTIMATORS)
         self.estimator = estimator
 
-    def __call__(
-        self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None
-    ) -> BetaTcTerms:
-        """Terms of one batch; ``step`` drives the schedule of ``beta``."""
+    def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
+        """:class:`BetaTcTerms` of one batch; ``step`` drives the schedule of ``beta``."""
         check_has_prior("BetaTcLoss", model)
         recon_params, draw = one_draw(model, x, generator)
         mu, logvar = gaussian_of("BetaTcLoss", draw)
@@ -182,6 +182,7 @@ class BetaTcLoss:
         split = kl_split(draw.z, mu, logvar, num_images=self.num_images, prior=model.prior, estimator=self.estimator)
         information, correlation, by_latent = split
         beta = check_float("beta", self.beta(step), 0.0)
-        penalty = self.alpha * information + beta * correlation + self.gamma * by_latent
+        cost = self.alpha * information + beta * correlation + self.gamma * by_latent
         kl = information + correlation + by_latent
-        return BetaTcTerms((reconstruction + penalty).mean(), reconstruction, kl, *split)
+        terms = BetaTcTerms((reconstruction + cost).mean(), reconstruction, kl, *split)
+        return penalised(terms, draw.penalty)
