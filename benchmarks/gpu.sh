@@ -8,13 +8,14 @@
 #           row in two parts of at most 15 MiB (row.tar.0, row.tar.1). Seven files, flat. Each is complete at every
 #           moment: a step that fails or runs out of time leaves what it had. A second call with the same OUT runs
 #           the tests again, measures what training and inference lack, and resumes the row.
-# --wheels  folder of wheels for what is missing: torch, torchvision, numpy, onnx, onnxruntime, safetensors, accelerate,
-#           pytest and scikit-learn must be installed. Without rich every step is skipped with the reason, and without
-#           another package its tests and rows are skipped with the reason. Collect them where there is a network:
+# --wheels  folder of wheels for what is missing: torch, torchvision, pillow, numpy, onnx, onnxruntime, safetensors,
+#           accelerate, pytest and scikit-learn must be installed. Without rich or filelock nothing runs and the exit
+#           status is 1; without another package its tests and rows are skipped with the reason. Collect them where
+#           there is a network:
 #             python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #               --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-#               -d wheels rich markdown-it-py mdurl typer click shellingham annotated-doc \
-#               zuko onnxscript onnx-ir torchmetrics lightning-utilities
+#               -d wheels filelock rich markdown-it-py mdurl pygments typer click shellingham \
+#               annotated-doc zuko onnxscript onnx-ir torchmetrics lightning-utilities
 # --mnist   MNIST as one compressed file, made by: tar -C "$VAELIB_DATA" -czf mnist.tar.gz MNIST/raw
 #           VAELIB_DATA itself is taken if it is set; without either, what needs MNIST is skipped.
 # --device  cpu rehearses the same steps in small on a machine without a GPU.
@@ -77,7 +78,7 @@ results begin "$device" || exit 2
 missing=$(results missing)
 
 # step LIMIT COMMAND...: run it, and note how it ended.
-failed=0
+failed=0 ran=0
 step() {
     local name=$1 limit=$2 left=$((budget - SECONDS - to_end)) started=$SECONDS code=0
     shift 2
@@ -88,6 +89,7 @@ step() {
     elif [ -n "$missing" ]; then
         results end "$name" skipped 0 "$missing"
     else
+        ran=1
         timeout --signal=KILL "$limit" "$@" "$((limit - limit / 20 - 5))" || code=$?  # its result file is whole at every moment
         case $code in
             0) results end "$name" passed $((SECONDS - started)) "" ;;
@@ -118,4 +120,5 @@ fi
 
 say "how the steps ended"
 results show
+[ "$ran" -eq 1 ] || { echo "No step ran." >&2; exit 1; }
 exit $failed

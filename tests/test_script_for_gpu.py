@@ -65,6 +65,23 @@ def test_wrong_arguments_show_the_usage(wrong, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_in_which_nothing_ran_fails(tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nfor last; do :; done\n[ "$last" = missing ] && exec echo no rich\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(python)}
+    command = ["bash", BENCHMARKS / "gpu.sh", tmp_path / "out", "--device", "cpu"]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert found.returncode == 1
+    assert found.stderr.endswith("No step ran.\n")
+    steps = json.loads((tmp_path / "out" / "steps.json").read_text())
+    assert {row["outcome"] for row in steps["rows"]} == {"skipped"}
+    assert set(steps["skipped"].values()) == {"no rich"}
+
+
+@pytest.mark.slow
 def test_tests_that_are_killed_leave_those_that_have_ended(tmp_path):
     out = tmp_path / "tests.json"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
