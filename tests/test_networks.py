@@ -158,6 +158,65 @@ def test_wrong_arguments_of_the_decoder():
         vl.ConvDecoder(4)
 
 
+@pytest.mark.parametrize("latent_shape", [(3,), (3, 2, 2)])
+def test_one_head_is_one_tensor(latent_shape):
+    options = {"latent_shape": latent_shape, "hidden_channels": (4,), "stride": 4}
+    two, one = (vl.ConvEncoder((1, 8, 8), num_heads=heads, **options) for heads in (2, 1))
+    x = torch.rand(5, 1, 8, 8)
+    assert one(x).shape == (5, *latent_shape)
+    assert [part.shape for part in two(x)] == [(5, *latent_shape)] * 2
+    weights = {name: value.numel() for name, value in two.head.named_parameters()}
+    assert {name: 2 * value.numel() for name, value in one.head.named_parameters()} == weights
+
+
+class Returns(nn.Module):
+    """An encoder of other people's."""
+
+    def __init__(self, *shapes):
+        super().__init__()
+        self.shapes = shapes
+
+    def forward(self, x):
+        parts = tuple(x.new_zeros(len(x), *shape) for shape in self.shapes)
+        return parts if len(parts) > 1 else parts[0]
+
+
+CODES, MAP = vl.VectorQuantizer((3, 2, 2), 4), (3, 2, 2)
+WRONG_HEADS = [
+    (vl.GaussianLatent(MAP), (MAP,), TypeError, r"must be two tensors, \(mu, logvar\), got Tensor.*with `num_heads=2`"),
+    (
+        vl.GaussianLatent(MAP),
+        (MAP, (3,)),
+        ValueError,
+        r"encoder's logvar` must have shape \(B, 3, 2, 2\), got \(2, 3\)",
+    ),
+    (CODES, (MAP, MAP), TypeError, r"one tensor \(B, 3, 2, 2\) for VectorQuantizer, got 2 values.*with `num_heads=1`"),
+    (CODES, ((6, 2, 2),), ValueError, r"encoder's features` must have shape \(B, 3, 2, 2\), got \(2, 6, 2, 2\)"),
+]
+
+
+@pytest.mark.parametrize(("latent", "shapes", "error", "match"), WRONG_HEADS)
+def test_a_wrong_head_is_an_error_that_says_what_the_latent_wants(latent, shapes, error, match):
+    decoder = vl.ConvDecoder(None, (1, 8, 8), latent_shape=MAP, hidden_channels=(4,), stride=4)
+    model = vl.VAE(Returns(*shapes), decoder, latent=latent)
+    for verb in (model, model.encode, model.embed):
+        with pytest.raises(error, match=match):
+            verb(torch.rand(2, 1, 8, 8))
+
+
+def test_an_encoder_with_other_heads_than_the_latents_is_refused_at_once():
+    options = {"latent_shape": MAP, "hidden_channels": (4,), "stride": 4}
+    decoder = vl.ConvDecoder(None, (1, 8, 8), **options)
+    for heads, latent in ((1, vl.GaussianLatent(MAP)), (2, CODES)):
+        wanted = latent.num_heads
+        match = f"`num_heads` must be {wanted}, as {type(latent).__name__} needs, got {heads}: write ConvEncoder"
+        with pytest.raises(ValueError, match=match):
+            vl.VAE(vl.ConvEncoder((1, 8, 8), num_heads=heads, **options), decoder, latent=latent)
+        vl.AutoEncoder(vl.ConvEncoder((1, 8, 8), num_heads=heads, **options), decoder)
+    with pytest.raises(ValueError, match="`num_heads` must be one of 1, 2, got 3"):
+        vl.ConvEncoder((1, 8, 8), num_heads=3, **options)
+
+
 def test_wrong_inputs():
     encoder, decoder = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
     with pytest.raises(ValueError, match=r"`x` must have shape \(B, 1, 8, 8\), got \(2, 3, 8, 8\)"):

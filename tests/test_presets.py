@@ -72,6 +72,21 @@ def test_conv_vae_is_its_parts():
     assert vl.conv_vae((1, 28, 28)).latent_shape == (32,)
 
 
+def test_conv_vae_builds_what_the_latent_reads():
+    options = {"hidden_channels": (4,), "stride": 4}
+    for latent in (vl.VectorQuantizer((3, 2, 2), 8), vl.PointLatent((5,)), vl.GaussianLatent((2, 2, 2))):
+        vae = vl.conv_vae((1, 8, 8), latent=latent, **options)
+        assert vae.encoder.num_heads == latent.num_heads
+        assert vae.latent_shape == vae.encoder.latent_shape == latent.latent_shape
+        assert vae.reconstruct(torch.rand(2, 1, 8, 8)).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="`latent_shape` must be the same for all parts"):
+        vl.conv_vae((1, 8, 8), latent_shape=(2, 2, 2), latent=vl.VectorQuantizer((3, 2, 2), 8), **options)
+    with pytest.raises(ValueError, match="`latent_dim` must be 12"):
+        vl.conv_vae((1, 8, 8), 5, latent=vl.VectorQuantizer((3, 2, 2), 8), **options)
+    with pytest.raises(ValueError, match="`prior` must be None where `latent` is given"):
+        vl.conv_vae((1, 8, 8), prior=vl.StandardNormal(), latent=vl.GaussianLatent((2, 2, 2)), **options)
+
+
 def test_the_default_is_smaller_than_the_articles():
     assert sum(p.numel() for p in vl.conv_vae((1, 32, 32)).parameters()) < 165_409
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import threading
 
 import pytest
 import torch
@@ -151,3 +152,504 @@ def test_a_rotation_that_is_not_unique_is_straight_through():
     weights = torch.randn(4, 2)
     (rotated(rows, vectors) * weights).sum().backward()
     torch.testing.assert_close(rows.grad, weights)
+
+
+def of_codes(latent, images=24):
+    torch.manual_seed(0)
+    vae = vl.conv_vae((1, 8, 8), hidden_channels=(4,), stride=4, norm="none", latent=latent)
+    return vae, torch.randint(256, (images, 1, 8, 8), generator=seeded()) / 255
+
+
+def no_noise(features):
+    return torch.empty(len(features), 0)
+
+
+def started(rows, **options):
+    """A quantiser of one position whose codes were placed by k-means on ``rows``."""
+    torch.manual_seed(0)
+    latent = vl.VectorQuantizer(rows.shape[1:], 8, **options)
+    latent.draw(rows, no_noise(rows))
+    latent.after_step(generator=seeded())
+    return latent, latent.codebooks[0]
+
+
+def clusters(count=300, centres=6, spread=0.05):
+    middles = 3 * torch.randn(centres, 4, generator=seeded(5))
+    return middles, middles[torch.arange(count) % centres] + spread * torch.randn(count, 4, generator=seeded(6))
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_a_step_without_decay_is_one_of_k_means(cosine):
+    """From N = 0 too: each code is the mean of its vectors, and one without any stays."""
+    rows = torch.randn(200, 4, generator=seeded(1))
+    latent = vl.VectorQuantizer((4,), 30, decay=0.0, restart=0.0, cosine=cosine)
+    book = latent.codebooks[0]
+    book._first = None  # no k-means of the first step
+    book.weight[:3] = book.weight[:1]  # of equal codes the first is taken
+    for _ in range(2):
+        before, codes = book.weight.clone(), latent.encoded(rows).flatten()
+        latent.draw(rows, no_noise(rows))
+        latent.after_step()
+        compared = torch.nn.functional.normalize(rows, dim=1) if cosine else rows
+        for code in range(30):
+            own = compared[codes == code]
+            wanted = own.double().mean(0).float() if len(own) else before[code]
+            torch.testing.assert_close(book.weight[code], wanted, atol=1e-6, rtol=0)
+    assert len(codes.unique()) < 30
+
+
+def test_a_step_with_decay_is_a_running_mean():
+    rows = torch.randn(200, 4, generator=seeded(1))
+    latent, book = started(rows, decay=0.9, restart=0.0)
+    counts, sums = book.counts.clone(), book.sums.clone()
+    codes = latent.draw(rows, no_noise(rows)).codes.flatten()
+    one_hot = torch.eye(8)[codes]
+    latent.after_step()
+    torch.testing.assert_close(book.counts, 0.9 * counts + 0.1 * one_hot.sum(0))
+    torch.testing.assert_close(book.sums, 0.9 * sums + 0.1 * one_hot.T @ rows)
+    torch.testing.assert_close(book.weight, book.sums / book.counts[:, None])
+
+
+def test_k_means_of_the_first_step_finds_clusters_and_leaves_counts_that_agree():
+    """Else the first running mean throws the codes away (lucidrains/vector-quantize-pytorch #66)."""
+    middles, rows = clusters()
+    latent, book = started(rows)
+    assert (torch.cdist(middles, book.weight).amin(1) < 0.2).all()
+    torch.testing.assert_close(book.sums, book.counts[:, None] * book.weight)
+    before = book.weight.clone()
+    latent.draw(rows, no_noise(rows))
+    latent.after_step()
+    torch.testing.assert_close(book.weight, before, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("decay", [0.99, None])
+def test_a_dead_code_moves_beside_one_with_errors_and_stays_alive(decay):
+    _, rows = clusters(spread=0.5)
+    latent, book = started(rows, decay=decay)
+    with torch.no_grad():
+        book.weight[2] = 1e3
+        book.counts[2] = 0.0
+        if decay is not None:
+            book.sums[2] = 0.0
+    latent.draw(rows, no_noise(rows))
+    latent.after_step(generator=seeded())
+    assert torch.cdist(book.weight[2:3], book.weight[[0, 1, 3, 4, 5, 6, 7]]).min() < 0.5
+    assert book.counts[2] > 0.5 * book.counts.mean()
+    if decay is not None:
+        torch.testing.assert_close(book.sums, book.counts[:, None] * book.weight)
+    for _ in range(5):
+        codes = latent.draw(rows, no_noise(rows)).codes
+        latent.after_step(generator=seeded())
+        assert (codes == 2).any()
+
+
+def test_without_restart_a_dead_code_stays_dead():
+    _, rows = clusters()
+    latent, book = started(rows, restart=0.0)
+    book.weight[2], book.sums[2], book.counts[2] = 1e3, 0.0, 0.0
+    latent.draw(rows, no_noise(rows))
+    latent.after_step(generator=seeded())
+    assert (book.weight[2] == 1e3).all()
+
+
+def test_restarts_keep_codes_in_use():
+    torch.manual_seed(0)
+    rows = torch.randn(2000, 8, generator=seeded(3))
+    used = {}
+    for restart in (0.0, 0.1):
+        latent = vl.VectorQuantizer((8,), 64, restart=restart, decay=0.9)
+        latent.codebooks[0]._first = None
+        with torch.no_grad():
+            latent.codebooks[0].weight.add_(3.0)  # where the encoder's vectors are not
+        for _ in range(60):
+            latent.draw(rows, no_noise(rows))
+            latent.after_step(generator=seeded())
+        used[restart] = len(latent.encoded(rows).unique())
+    assert used[0.0] < 32
+    assert used[0.1] == 64
+
+
+CODEBOOKS = [name for name in QUANTIZERS if hasattr(QUANTIZERS[name](), "after_step")]
+
+
+def steps_of(name, pieces, processes=1):
+    """Three steps over the same images: cut into ``pieces``, and shared out over ``processes``."""
+    torch.manual_seed(0)
+    copies = [QUANTIZERS[name]() for _ in range(processes)]
+    for copy in copies[1:]:
+        copy.load_state_dict(copies[0].state_dict())
+    for step in range(3):
+        features = torch.randn(16, *copies[0].latent_shape, generator=seeded(step))
+        for copy, share in zip(copies, features.chunk(processes), strict=True):
+            for piece in share.chunk(pieces):
+                copy.draw(piece, no_noise(piece))
+        together(copies, step)
+    return [copy.state_dict() for copy in copies]
+
+
+def together(copies, step):
+    """What the trainer does in each process: ``after_step`` with sums over all of them, in lockstep by threads."""
+    if len(copies) == 1:
+        copies[0].after_step(generator=seeded(step))
+        return
+    barrier, values = threading.Barrier(len(copies)), {}
+
+    def after(rank):
+        def reduce(tensor):
+            values[rank] = tensor.clone()
+            barrier.wait()
+            total = sum(values[i] for i in range(len(copies)))
+            barrier.wait()
+            return total
+
+        copies[rank].after_step(reduce, seeded(step))
+
+    threads = [threading.Thread(target=after, args=(rank,)) for rank in range(len(copies))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("name", CODEBOOKS)
+def test_accumulation_and_processes_make_no_difference(name):
+    (whole,) = steps_of(name, 1)
+    (accumulated,) = steps_of(name, 4)
+    shared = steps_of(name, 2, processes=2)
+    for other in (accumulated, *shared):
+        for key, value in whole.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-4, atol=1e-5)
+    for key, value in shared[0].items():
+        assert torch.equal(shared[1][key], value), key
+
+
+@pytest.mark.parametrize("name", CODEBOOKS)
+def test_a_state_that_was_saved_goes_on_bit_for_bit(name):
+    def step(latent, number):
+        latent.draw(torch.randn(16, *latent.latent_shape, generator=seeded(number)), torch.empty(16, 0))
+        latent.after_step(generator=seeded(number))
+
+    torch.manual_seed(0)
+    latent, other = QUANTIZERS[name](), QUANTIZERS[name]()
+    for number in range(3):
+        step(latent, number)
+    other.load_state_dict(latent.state_dict())
+    for number in range(3, 6):
+        step(latent, number)
+        step(other, number)
+    for key, value in latent.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+
+
+def test_only_training_moves_the_codebook_and_a_skipped_step_is_forgotten():
+    _, rows = clusters()
+    latent = vl.VectorQuantizer((4,), 6)
+    before = {name: value.clone() for name, value in latent.state_dict().items()}
+
+    def unchanged():
+        return all(torch.equal(value, before[name]) for name, value in latent.state_dict().items())
+
+    latent.after_step()
+    latent.eval().draw(rows, no_noise(rows))
+    latent.after_step()
+    assert unchanged()
+    latent.train().draw(rows * torch.nan, no_noise(rows))
+    latent.after_step(moved=False)
+    assert unchanged()
+    latent.draw(rows, no_noise(rows))
+    latent.after_step()
+    assert latent.codebooks[0].weight.isfinite().all()
+    assert not unchanged()
+    before = {name: value.clone() for name, value in latent.state_dict().items()}
+    latent.draw(rows * torch.nan, no_noise(rows))
+    latent.after_step(moved=False)
+    latent.draw(rows, no_noise(rows))
+    latent.after_step()
+    assert latent.codebooks[0].weight.isfinite().all()
+
+
+def test_what_is_pending_is_no_state():
+    """Buffers are broadcast at each forward pass of several processes, from the first to all."""
+    _, rows = clusters()
+    latent, _ = started(rows)
+    names = {name for name, _ in latent.named_buffers()}
+    latent.draw(rows, no_noise(rows))
+    assert {name for name, _ in latent.named_buffers()} == names
+    assert {name.split(".")[-1] for name in latent.state_dict()} == {"weight", "counts", "sums"}
+
+
+def test_a_loop_that_never_calls_after_step_holds_no_growing_memory():
+    latent = vl.VectorQuantizer((4,), 2, decay=None)
+    for _ in range(20):
+        latent.draw(torch.randn(200, 4), torch.empty(200, 0))
+    assert len(latent.codebooks[0]._first) <= 2 * 256 + 200
+
+
+@pytest.mark.parametrize("commitment", [0.25, 2.0])
+def test_the_commitment_is_summed_over_positions_and_channels(commitment):
+    """In nats per squared latent: pythae #124 had the sum of one against the mean of the other."""
+    features = torch.randn(5, 3, 2, 2)
+    latent = vl.VectorQuantizer((3, 2, 2), 16, commitment=commitment)
+    draw = latent.draw(features, no_noise(features))
+    squares = (features - draw.z).square().flatten(1).sum(1)
+    torch.testing.assert_close(draw.penalty, commitment * squares)
+    by_gradients = vl.VectorQuantizer((3, 2, 2), 16, commitment=commitment, decay=None)
+    draw = by_gradients.draw(features, no_noise(features))
+    torch.testing.assert_close(draw.penalty, (1 + commitment) * (features - draw.z).square().flatten(1).sum(1))
+
+
+def test_commitment_moves_the_encoder_and_the_codebook_term_the_codes():
+    features = torch.randn(5, 3, 2, 2, requires_grad=True)
+    latent = vl.VectorQuantizer((3, 2, 2), 16, commitment=0.5, decay=None)
+    draw = latent.draw(features, no_noise(features))
+    (gradient,) = torch.autograd.grad(draw.penalty.sum(), features, retain_graph=True)
+    torch.testing.assert_close(gradient, 2 * 0.5 * (features - draw.z).detach())
+    (gradient,) = torch.autograd.grad(draw.penalty.sum(), latent.codebooks[0].weight, retain_graph=True)
+    one_hot = torch.eye(16)[draw.codes.flatten()]
+    rows = features.detach().flatten(2).transpose(1, 2).reshape(-1, 3)
+    wanted = 2 * one_hot.T @ (one_hot @ latent.codebooks[0].weight.detach() - rows)
+    torch.testing.assert_close(gradient, wanted)
+    (gradient,) = torch.autograd.grad(draw.z.sum(), features)
+    assert torch.equal(gradient, torch.ones_like(features))
+
+
+def test_residual_codes_add_up_and_get_closer():
+    features = torch.randn(40, 3, 2, 2)
+    latent = vl.ResidualQuantizer((3, 2, 2), 16, depth=3)
+    for _ in range(10):
+        draw = latent.draw(features, no_noise(features))
+        latent.after_step(generator=seeded())
+    draw = latent.eval().draw(features, no_noise(features))
+    rows = features.flatten(2).transpose(1, 2)
+    left, errors = rows, [rows.square().sum()]
+    for book, codes in zip(latent.codebooks, draw.codes.chunk(3, dim=1), strict=True):
+        assert torch.equal(codes, torch.cdist(left, book.weight).argmin(-1))
+        left = left - book.weight[codes]
+        errors.append(left.square().sum())
+    assert errors == sorted(errors, reverse=True)
+    torch.testing.assert_close((rows - left).transpose(1, 2).reshape(features.shape), draw.z)
+    torch.testing.assert_close(draw.kl.sum(1), torch.full((40,), 12 * math.log(16)))
+
+
+def test_binary_codes_are_the_corners_of_the_sphere():
+    latent = vl.BinarySphericalQuantizer((5,))
+    codes = torch.arange(32)[:, None]
+    z = latent.embed(codes)
+    assert len(z.unique(dim=0)) == 32
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(32))
+    assert torch.equal(latent.codes_of(z), codes)
+    assert torch.equal(latent.encoded(7 * z), codes)
+
+
+def test_the_entropy_term_has_its_signs():
+    """Bits of an image are to be certain, codes to differ between images; open-genie #9 had the second sign wrong."""
+    latent = vl.BinarySphericalQuantizer((6,), commitment=0.0, entropy=1.0)
+    signs = latent.embed(torch.randint(64, (400, 1), generator=seeded()))
+
+    def penalty_of(features):
+        return latent.draw(features, no_noise(features)).penalty.mean().item()
+
+    certain, alike = penalty_of(signs), penalty_of(signs[:1].expand(400, 6))
+    unsure = penalty_of(torch.randn(400, 6, generator=seeded()))
+    assert certain < unsure < alike
+    assert certain == pytest.approx(-6 * math.log(2), abs=0.6)
+    assert alike == pytest.approx(0.0, abs=1e-4)
+
+
+def test_the_entropy_term_is_that_of_all_codes():
+    """Bit by bit as over all 2^C codes, whose probabilities are a softmax of distances."""
+    latent = vl.BinarySphericalQuantizer((4,), commitment=0.0, entropy=1.0)
+    features = torch.randn(7, 4, generator=seeded())
+    rows = torch.nn.functional.normalize(features, dim=1)
+    corners = latent.embed(torch.arange(16)[:, None])
+    p = (4.0 * 4 / 2 * rows @ corners.T).softmax(1)
+    of_images = torch.special.entr(p).sum(1)
+    bits = (p[:, :, None] * (corners > 0)).sum(1).mean(0)
+    of_average = (torch.special.entr(bits) + torch.special.entr(1 - bits)).sum()
+    torch.testing.assert_close(latent.draw(features, no_noise(features)).penalty, of_images - of_average)
+
+
+def test_many_bits_cost_memory_of_bits():
+    latent = vl.BinarySphericalQuantizer((48, 2, 2))
+    features = torch.randn(3, 48, 2, 2, requires_grad=True)
+    draw = latent.draw(features, no_noise(features))
+    draw.penalty.sum().backward()
+    assert latent.num_codes == 2**48
+    assert torch.equal(latent.embed(draw.codes), draw.z)
+    torch.testing.assert_close(draw.kl.sum(1), torch.full((3,), 4 * 48 * math.log(2)))
+
+
+class Tabled(torch.nn.Module):
+    """An encoder of four images, each all of one grey, and a decoder from z to logits, both linear."""
+
+    image_shape, latent_shape = (1, 2, 2), (1,)
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+class Pixels(torch.nn.Module):
+    image_shape, latent_shape = (1, 2, 2), (1,)
+
+    def forward(self, z):
+        return (3 * z - 1)[:, :, None, None].expand(-1, 1, 2, 2)
+
+
+def test_the_bound_of_a_discrete_model_in_closed_form():
+    """log p(x) >= log p(x|c) + log p(c), and the sum over c of p(x, c) is log p(x) of a model with three codes."""
+    prior = vl.CodeTable(3, 1)
+    with torch.no_grad():
+        prior.logits.copy_(torch.tensor([[0.5, 0.3, 0.2]]).log())
+    latent = vl.FiniteScalarQuantizer((1,), (3,), prior)
+    model = vl.VAE(Tabled(), Pixels(), latent=latent).eval()
+    x = torch.tensor([0.0, 0.2, 1.0])[:, None, None, None].expand(3, 1, 2, 2)
+    terms = vl.Elbo()(model, x)
+    z = [0.0, 0.0, 1.0]  # tanh(0.2) and tanh(1.0) rounded
+    for i, (code, pixel) in enumerate(zip((1, 1, 2), (0.0, 0.2, 1.0), strict=True)):
+        logit = 3 * z[i] - 1
+        distortion = -4 * (pixel * logit - math.log1p(math.exp(logit)))
+        rate = -math.log((0.5, 0.3, 0.2)[code])
+        assert terms.reconstruction[i].item() == pytest.approx(distortion, abs=1e-6)
+        assert terms.kl[i].item() == pytest.approx(rate, abs=1e-6)
+    joint = torch.stack(
+        [model.likelihood.log_prob(x, model.decode(latent.embed(torch.full((3, 1), c)))) for c in range(3)]
+    )
+    log_p = torch.logsumexp(joint + prior.logits.log_softmax(1).T, 0)
+    assert (log_p >= -(terms.reconstruction + terms.kl)).all()
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_saved_and_loaded(name, tmp_path):
+    torch.manual_seed(0)
+    latent = QUANTIZERS[name]()
+    if name == "one position":
+        vae = vl.conv_vae((1, 8, 8), hidden_channels=(4,), stride=4, latent=latent)
+        x = torch.rand(24, 1, 8, 8)
+    else:
+        vae, x = of_codes(latent)
+    vl.Elbo()(vae, x)
+    if hasattr(latent, "after_step"):
+        latent.after_step(generator=seeded())
+    vl.save(vae, tmp_path / "model")
+    loaded = vl.load(tmp_path / "model")
+    assert torch.equal(loaded.encode(x), vae.eval().encode(x))
+    assert torch.equal(loaded.reconstruct(x), vae.reconstruct(x))
+    assert torch.equal(loaded.sample(3, seed=0), vae.sample(3, seed=0))
+    for argument in ("commitment", "decay", "gradient", "cosine", "depth", "levels", "restart", "entropy"):
+        assert getattr(loaded.latent, argument, None) == getattr(latent, argument, None)
+
+
+def test_double_and_half_models():
+    for dtype in (torch.float64, torch.bfloat16):
+        for make in QUANTIZERS.values():
+            latent = make().to(dtype)
+            features = torch.randn(4, *latent.latent_shape, dtype=dtype)
+            draw = latent.draw(features, no_noise(features))
+            assert draw.z.dtype == dtype
+            assert torch.equal(draw.z, latent.embed(draw.codes))
+            if hasattr(latent, "after_step"):
+                latent.after_step()
+
+
+def test_a_prior_is_trained_jointly_or_replaced():
+    latent = vl.FiniteScalarQuantizer((2, 2, 2), (3, 3), vl.CodeTable(9, 4))
+    vae, x = of_codes(latent)
+    terms = vl.Elbo()(vae, x)
+    terms.loss.backward()
+    assert latent.prior.logits.grad.abs().sum() > 0
+    with torch.no_grad():
+        latent.prior.logits[:, vae.encode(x)[0]] += 2.0
+    draw = vae.draw(vae.observe(x))
+    torch.testing.assert_close(draw.kl, -latent.prior.log_prob(draw.codes))
+    vae.prior = vl.UniformCodes(9, 4)
+    torch.testing.assert_close(vae.draw(vae.observe(x)).kl, torch.full((24, 4), math.log(9)))
+
+
+class Shifted(torch.nn.Module):
+    """A prior of codes that takes a condition."""
+
+    num_codes, num_positions = 9, 4
+
+    def __init__(self, shift=None):
+        super().__init__()
+        self.shift = shift
+
+    def given(self, embedding):
+        return Shifted(embedding)
+
+    def log_prob(self, codes):
+        return -self.shift[:, :1].expand(-1, 4) * 1.0
+
+    def from_noise(self, noise):
+        return (self.shift[:, :1] + 0 * noise).long()
+
+
+def test_a_condition_is_bound_to_the_prior_alone():
+    latent = vl.FiniteScalarQuantizer((2, 2, 2), (3, 3), Shifted())
+    bound = latent.given(torch.tensor([[2.0], [5.0]]))
+    draw = bound.draw(torch.randn(2, 2, 2, 2), torch.empty(2, 0))
+    assert torch.equal(draw.kl[:, 0], torch.tensor([2.0, 5.0]))
+    assert torch.equal(bound.log_prob(draw.z), torch.tensor([-8.0, -20.0]))
+    assert torch.equal(bound.codes_of(bound.from_noise(torch.zeros(2, 4)))[:, 0], torch.tensor([2, 5]))
+    assert bound.num_positions == 4
+    plain = QUANTIZERS["vector"]()
+    assert plain.given(torch.zeros(1, 3)) is plain
+    gaussian = vl.GaussianLatent((2,))
+    assert gaussian.given(torch.zeros(1, 3)) is gaussian
+
+
+def wrong(make, *arguments, **options):
+    return lambda: make(*arguments, **options)
+
+
+VQ, RQ, FSQ, BSQ = vl.VectorQuantizer, vl.ResidualQuantizer, vl.FiniteScalarQuantizer, vl.BinarySphericalQuantizer
+WRONG = [
+    (wrong(VQ, (3, 2), 16), ValueError, r"`latent_shape` must be \(D,\) or \(C, h, w\), got \(3, 2\)"),
+    (wrong(VQ, (3,), 1), ValueError, "`num_codes` must be >= 2, got 1"),
+    (wrong(VQ, (3,), 2, commitment=-1.0), ValueError, "`commitment` must be >= 0, got -1"),
+    (wrong(VQ, (3,), 2, decay=1.5), ValueError, "`decay` must be >= 0 and <= 1, got 1.5"),
+    (wrong(VQ, (3,), 2, restart=2.0), ValueError, "`restart` must be >= 0 and <= 1, got 2.0"),
+    (wrong(VQ, (3,), 2, gradient="ste"), ValueError, "`gradient` must be one of 'straight_through', 'rotation'"),
+    (wrong(VQ, (3,), 2, cosine=1), TypeError, "`cosine` must be True or False, got 1"),
+    (wrong(VQ, (3,), 2, prior=3), TypeError, "`prior` must be an nn.Module"),
+    (wrong(VQ, (3,), 2, vl.UniformCodes(4, 1)), ValueError, "`prior.num_codes` must be 2, got 4"),
+    (wrong(VQ, (3, 2, 2), 2, vl.UniformCodes(2, 1)), ValueError, "`prior.num_positions` must be 4, got 1"),
+    (wrong(RQ, (3,), 2, depth=0), ValueError, "`depth` must be >= 1, got 0"),
+    (wrong(FSQ, (3,), (4, 4)), ValueError, r"`levels` must have 3 entries, got \(4, 4\)"),
+    (wrong(FSQ, (2,), (4, 1)), ValueError, r"`levels\[1\]` must be >= 2, got 1"),
+    (wrong(FSQ, (1,), (1001,)), ValueError, r"`levels\[0\]` must be <= 1000, got 1001"),
+    (wrong(FSQ, (6,), (1000,) * 6), ValueError, "A position may have 4503599627370496 codes"),
+    (wrong(BSQ, (53,)), ValueError, "A position may have 4503599627370496 codes, got 9007199254740992"),
+    (wrong(BSQ, (3,), entropy=-0.1), ValueError, "`entropy` must be >= 0, got -0.1"),
+    (lambda: BSQ((3,)).embed(torch.tensor([[8]])), ValueError, r"`codes` must have values in \[0, 8\), got \[8, 8\]"),
+    (lambda: BSQ((3,)).embed(torch.tensor([[1.0]])), TypeError, "`codes` must be int64"),
+    (lambda: BSQ((3,)).codes_of(torch.zeros(2, 4)), ValueError, r"`z` must have shape \(B, 3\), got \(2, 4\)"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "match"), WRONG)
+def test_wrong_arguments(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vector by gradients", "residual", "finite scalar", "binary spherical"])
+def test_a_compiled_step_is_the_same(name):
+    """One graph without a break; the first step, of which k-means is, costs one compilation more."""
+    weights = []
+    for wrap in (lambda function: function, lambda function: torch.compile(function, fullgraph=True)):
+        torch._dynamo.reset()
+        vae, x = of_codes(QUANTIZERS[name]())
+        optimizer, objective = torch.optim.SGD(vae.parameters(), 1e-3), vl.Elbo()
+        loss = wrap(lambda batch, vae=vae, objective=objective: objective(vae, batch).loss)
+        for number in range(4):
+            optimizer.zero_grad()
+            for piece in x.chunk(3):
+                loss(piece).backward()
+            optimizer.step()
+            if hasattr(vae.latent, "after_step"):
+                vae.latent.after_step(generator=seeded(number))
+        weights.append(vae.state_dict())
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=1e-4, atol=1e-5)

@@ -156,8 +156,8 @@ def check_head(features: Any, latent: Any) -> Tensor:
     if not isinstance(features, Tensor):
         got = f"{len(features)} values" if isinstance(features, tuple | list) else shown(features)
         raise TypeError(
-            f"`features` of the encoder must be one tensor {('B', *wanted)} for {name}, got {got}. ConvEncoder gives it"
-            " with `num_heads=1`."
+            f"`features` of the encoder must be one tensor (B, {', '.join(map(str, wanted))}) for {name}, got {got}."
+            " ConvEncoder gives it with `num_heads=1`."
         )
     check_tensor("the encoder's features", features)
     check_shape("the encoder's features", features.shape, ("B", *wanted))

@@ -72,7 +72,7 @@ class Codebook(nn.Module):
             self.register_buffer("weight", weight)
             self.register_buffer("sums", torch.zeros(num_codes, size))
         self._pending: _Totals | None = None
-        self._first: list[Tensor] | None = []  # the vectors of the first step, for k-means
+        self._first: Tensor | None = torch.empty(0, size)  # the vectors of the first step, for k-means
         self.register_load_state_dict_post_hook(_resumed)
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -95,20 +95,22 @@ class Codebook(nn.Module):
         if self._pending is None:
             self._pending = _Totals.zeros(self.weight)
         self._pending.add(rows, codes, self(codes))
-        if self._first is not None and sum(map(len, self._first)) < _ROWS_PER_CODE * len(self.weight):
-            self._first.append(rows.to(self.weight.dtype))
+        if self._first is not None and len(self._first) < _ROWS_PER_CODE * len(self.weight):
+            self._first = torch.cat([self._first, rows.to(self._first.dtype)])
 
     @torch.no_grad()
-    def after_step(self, reduce: Reduce | None = None, generator: torch.Generator | None = None) -> None:
-        """Fold what was recorded into the codebook, once per optimiser step; the first time by k-means."""
+    def after_step(self, reduce: Reduce | None, generator: torch.Generator | None, moved: bool) -> None:
+        """Fold what was recorded into the codebook, the first time by k-means; forget it unless the weights moved."""
         if self._pending is None:
             return
         reduce = reduce or _unchanged
-        if self._first is not None:
-            self._start(torch.cat(self._first), reduce, generator)
-            self._first = None
-        else:
+        if not moved:
+            self._first = None if self._first is None else self._first[:0]
+        elif self._first is None:
             self._follow(_Totals(*map(reduce, self._pending)), generator)
+        else:
+            self._start(self._first, reduce, generator)
+            self._first = None
         for total in self._pending:
             total.zero_()
 
@@ -137,16 +139,17 @@ class Codebook(nn.Module):
             self._revive(step.counts == 0, step, generator)
 
     def _move(self, counts: Tensor, sums: Tensor) -> None:
-        """Each code to the mean of its vectors, if it has any."""
+        """Each code to the mean of its vectors, if it has any and they are finite."""
         means = sums / counts.clamp(min=torch.finfo(counts.dtype).tiny)[:, None]
-        self.weight.copy_(torch.where(counts[:, None] > 0, means, self.weight))
+        known = (counts > 0) & means.isfinite().all(1)
+        self.weight.copy_(torch.where(known[:, None], means, self.weight))
 
     def _revive(self, dead: Tensor, step: _Totals, generator: torch.Generator | None) -> None:
         """Move ``dead`` codes beside others, drawn in proportion to the squared errors that they leave in this step.
 
         So it depends on sums over the step alone, however its images were divided.
         """
-        errors = torch.where(dead, 0, step.errors).nan_to_num()
+        errors = torch.where(dead, 0, step.errors).nan_to_num(0, 0, 0)
         upto = errors.cumsum(0)
         drawn = uniform(dead.shape, errors, generator) * upto[-1]
         source = torch.searchsorted(upto, drawn, right=True).clamp(max=len(upto) - 1)
@@ -162,7 +165,7 @@ class Codebook(nn.Module):
     def _apply(self, *arguments: Any, **options: Any) -> Codebook:
         """What ``to`` and its like call; what is pending is of the old device and is dropped."""
         super()._apply(*arguments, **options)
-        self._pending, self._first = None, None if self._first is None else []
+        self._pending, self._first = None, None if self._first is None else torch.empty_like(self.weight[:0])
         return self
 
 
@@ -172,4 +175,4 @@ def _unchanged(total: Tensor) -> Tensor:
 
 def _resumed(codebook: Any, _: Any) -> None:
     """A codebook that was loaded has been started if its codes were counted."""
-    codebook._first = None if bool(codebook.counts.any()) else []
+    codebook._first = None if bool(codebook.counts.any()) else torch.empty_like(codebook.weight[:0])

@@ -37,7 +37,9 @@ class _OfCodebooks(Quantizer):
         self.gradient = gradient
         self.codebooks = nn.ModuleList()
 
-    def after_step(self, reduce: Reduce | None = None, generator: torch.Generator | None = None) -> None:
+    def after_step(
+        self, reduce: Reduce | None = None, generator: torch.Generator | None = None, moved: bool = True
+    ) -> None:
         """Let the codebook follow the training-mode draws since the last call: once per optimiser step, after it.
 
         :class:`Trainer` does this; a loop of your own calls ``vae.latent.after_step()``. The first call places the
@@ -46,9 +48,10 @@ class _OfCodebooks(Quantizer):
         Args:
             reduce: Sums a tensor over processes; nothing if None.
             generator: Of the places of restarted codes, the same on every process; torch's global one if None.
+            moved: Whether the step moved the weights; if it was skipped, those draws are forgotten.
         """
         for codebook in self._books():
-            codebook.after_step(reduce, generator)
+            codebook.after_step(reduce, generator, moved)
 
     def _books(self) -> list[Codebook]:
         return [book for book in self.codebooks if isinstance(book, Codebook)]
