@@ -212,6 +212,52 @@ def test_a_prior_is_the_same_after_it_is_saved_and_loaded(name, tmp_path):
     assert repr(again) == repr(prior)
 
 
+def model_of(prior=None, condition=None):
+    torch.manual_seed(0)
+    latent = vl.VectorQuantizer((2, 2, 2), CODES, prior)
+    return vl.conv_vae((1, 8, 8), latent=latent, hidden_channels=(4, 4), norm="group", condition=condition).eval()
+
+
+@pytest.mark.filterwarnings("ignore:`num_samples`")
+def test_a_fitted_prior_is_the_rate_of_the_model():
+    model, x = model_of(), torch.rand(20, 1, 8, 8)
+    codes = vl.evaluation.encode(model, x)
+    before = vl.evaluation.elbo(model, x)
+    assert before.kl.value == pytest.approx(POSITIONS * math.log(CODES))
+    prior = vl.fit_prior(
+        MADE["autoregressive"](CODES, POSITIONS), codes, num_steps=50, learning_rate=0.02, progress=False
+    )
+    model.prior = prior
+    found = vl.evaluation.elbo(model, x)
+    with torch.no_grad():
+        rate = -prior.log_prob(codes).sum(1).mean().item()
+        assert torch.equal(model.sample(6, seed=1), model.sample(6, seed=1))
+        noise = torch.randn(6, POSITIONS)
+        assert torch.equal(model.latent.from_noise(noise), model.latent.embed(prior.from_noise(noise)))
+    assert rate < before.kl.value - 0.5
+    assert found.kl.value == pytest.approx(rate, rel=1e-6)
+    assert found.reconstruction.value == before.reconstruction.value
+    likelihood = vl.evaluation.log_likelihood(model, x, num_samples=64, progress=False)
+    assert likelihood.log_likelihood.value == pytest.approx(found.elbo.value, rel=1e-5)
+
+
+def test_a_models_condition_reaches_the_prior():
+    prior = stirred(MADE["conditional"](CODES, POSITIONS))
+    model, x, labels = model_of(prior, vl.Labels(3)), torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+    view = model.given(labels)
+    draw = view.draw(view.observe(x), num_samples=2)
+    embedding = torch.eye(3)[labels]
+    with torch.no_grad():
+        assert torch.equal(draw.kl, -prior.given(embedding).log_prob(draw.codes))
+        noise = torch.randn(6, POSITIONS)
+        drawn = prior.given(embedding).from_noise(noise)
+        assert torch.equal(view.latent.from_noise(noise), model.latent.embed(drawn))
+    assert model.sample(4, condition=2, seed=0).shape == (4, 1, 8, 8)
+    terms = vl.Elbo()(model.train().given(labels), x)
+    terms.loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in prior.parameters())
+
+
 CODE = torch.zeros(2, POSITIONS, dtype=torch.int64)
 WRONG = {
     "floats": (lambda p: p.log_prob(CODE.float()), TypeError, "`codes` must be int64, got dtype torch.float32"),

@@ -254,40 +254,6 @@ def test_a_flow_needs_zuko(monkeypatch):
         vl.FlowPrior((4,))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        n if n == "learned" else pytest.param(n, marks=pytest.mark.slow)
-        for n in ("learned", "mixture", "vamp", "realnvp")
-    ],
-)
-def test_a_bundle_samples_and_bounds_as_torch_does(name, tmp_path):
-    pytest.importorskip("onnxruntime")
-    if name == "realnvp":
-        pytest.importorskip("zuko")
-    vae = model_with(name).eval()
-    parity = vl.export_onnx(vae, tmp_path / "bundle")
-    assert parity["prior"]["z"].max_rel < 1e-4
-    model = vl.runtime.OnnxVAE(tmp_path / "bundle")
-    noise = np.random.default_rng(3).standard_normal((20, vae.latent.prior_noise_size), dtype=np.float32)
-    with torch.no_grad():
-        expected = vae.likelihood.mean(vae.decode(vae.prior.from_noise(torch.from_numpy(noise))))
-    np.testing.assert_allclose(model.sample(20, seed=3), expected.numpy(), atol=1e-5)
-    np.testing.assert_allclose(model.decode(model.from_noise(noise)), expected.numpy(), atol=1e-5)
-    with pytest.raises(ValueError, match=rf"`noise` must have shape \(B, {noise.shape[1]}\)"):
-        model.from_noise(noise[:, 1:])
-    with pytest.raises(ValueError, match="`noise` must be finite"):
-        model.from_noise(np.full_like(noise, np.nan))
-
-    x = torch.rand(5, 1, 8, 8)
-    noise = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 6), dtype=np.float32))
-    with torch.no_grad():
-        mu, logvar = vae.encode(x)
-        z = mu + (0.5 * logvar).exp() * noise
-        terms = vl.elbo_loss(x, vae.decode(z), mu, logvar, z, prior=vae.prior)
-    np.testing.assert_allclose(model.score(x.numpy()), -(terms.reconstruction + terms.kl).numpy(), rtol=1e-4)
-
-
 @pytest.mark.slow
 def test_a_spline_flow_says_that_it_cannot(tmp_path):
     pytest.importorskip("zuko")

@@ -216,6 +216,9 @@ LATENTS = {
     "flow posterior": lambda: of_networks(vl.GaussianLatent((4,), posterior=bent())),
     "ladder": lambda: ladder(0.3).float(),
     "vector quantizer": lambda: of_codes(vl.VectorQuantizer((3, 2, 2), 8)),
+    "quantizer with a prior": lambda: of_codes(
+        vl.VectorQuantizer((3, 2, 2), 8, vl.AutoregressiveCodes(8, 4, width=8, num_blocks=1, num_heads=2))
+    ),
     "residual quantizer": lambda: of_codes(vl.ResidualQuantizer((3, 2, 2), 8, depth=2)),
     "finite scalar quantizer": lambda: of_codes(vl.FiniteScalarQuantizer((2, 2, 2), (3, 4))),
     "binary spherical quantizer": lambda: of_codes(vl.BinarySphericalQuantizer((3, 2, 2))),
@@ -360,6 +363,10 @@ def test_every_latent_is_exported(name, tmp_path):
         np.testing.assert_allclose(opened.sample(20, seed=3), model.sample(20, seed=3), atol=1e-5)
         prior_noise = torch.randn(20, model.latent.prior_noise_size, generator=seeded())
         close(opened.from_noise(prior_noise.numpy()), model.latent.from_noise(prior_noise))
+        with pytest.raises(ValueError, match=rf"`noise` must have shape \(B, {model.latent.prior_noise_size}\)"):
+            opened.from_noise(prior_noise.numpy()[:, 1:])
+        with pytest.raises(ValueError, match="`noise` must be finite"):
+            opened.from_noise(np.full_like(prior_noise, np.nan))
         whole = opened.contract["vae"]
         assert list(whole.inputs) == ["image", "noise"]
         assert whole.outputs["kl_groups"].shape == ("B", draw.kl.shape[1])

@@ -93,9 +93,7 @@ class ConditionalGaussian(Prior):
         """The prior with the condition bound: ``(B, E)``, for batches of K * B rows, all of a draw together."""
         check_tensor("embedding", embedding)
         check_shape("embedding", embedding.shape, ("B", self.condition_size))
-        with torch.autocast(embedding.device.type, enabled=False):
-            moments = self.moments(embedding.to(self.moments.weight.dtype))
-        return GivenGaussian(self.latent_shape, moments)
+        return GivenGaussian(self, embedding)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Raise: of :meth:`given` alone."""
@@ -107,33 +105,36 @@ class ConditionalGaussian(Prior):
 
 
 class GivenGaussian(NamedTuple):
-    """A Gaussian of each condition of a batch."""
+    """The Gaussian of each condition of a batch."""
 
-    latent_shape: tuple[int, ...]
-    moments: Tensor
-    """Means and log variances, ``(B, 2 D)``."""
+    prior: ConditionalGaussian
+    embedding: Tensor
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z|c) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         check_tensor("z", z)
-        check_shape("z", z.shape, ("B", *self.latent_shape))
-        mu, logvar = self._of(z.shape[0])
+        check_shape("z", z.shape, ("B", *self.prior.latent_shape))
+        mu, logvar = self._moments(z.shape[0])
         return functional.gaussian_log_prob(z, mu, 0.5 * logvar)
 
     def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """KL in nats per latent, ``(B, D)``, in closed form."""
         check_moments(mu, logvar, z)
-        check_shape("mu", mu.shape, ("B", *self.latent_shape))
-        return _kl(mu, logvar, *self._of(mu.shape[0]))
+        check_shape("mu", mu.shape, ("B", *self.prior.latent_shape))
+        return _kl(mu, logvar, *self._moments(mu.shape[0]))
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
-        mu, logvar = self._of(noise.shape[0])
-        return mu + (0.5 * logvar).exp() * noise.unflatten(1, self.latent_shape)
+        mu, logvar = self._moments(noise.shape[0])
+        return mu + (0.5 * logvar).exp() * noise.unflatten(1, self.prior.latent_shape)
 
-    def _of(self, rows: int) -> tuple[Tensor, Tensor]:
-        mu, logvar = rows_of(self.moments, rows).chunk(2, dim=1)
-        return mu.unflatten(1, self.latent_shape), _bounded(logvar).unflatten(1, self.latent_shape)
+    def _moments(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of each row, in full precision under autocast too."""
+        linear = self.prior.moments
+        with torch.autocast(self.embedding.device.type, enabled=False):
+            moments = linear(rows_of(self.embedding, rows).to(linear.weight.dtype))
+        mu, logvar = moments.unflatten(1, (2, *self.prior.latent_shape)).unbind(1)
+        return mu, _bounded(logvar)
 
 
 class MixtureOfGaussians(Prior):
