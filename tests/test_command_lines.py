@@ -153,7 +153,7 @@ LINES = [
     ("train --resume --out flip", 1, "`flip` in flip/run.json"),
     ("train --resume --out beta", 1, "`beta` in beta/run.json"),
     ("train --stream", 1, "shapes"),
-    ("train --preset article --latent-dim 5", 1, "are fixed by `--preset article`"),
+    ("train --preset article --latent-dim 5", 1, "`--latent-dim` must not be given with `--preset article`"),
     (f"{TRAIN} --tracker paper", 1, "got 'paper'"),
     ("train --value-range=-1,1 --data shapes", 1, "`value_range` must be None for 'shapes'"),
     ("train --data pics --stream --channels-last", 1, "are for arrays, which `--stream` does not read"),

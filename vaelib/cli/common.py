@@ -234,8 +234,13 @@ def load_data(
     *,
     download: bool,
     reading: Mapping[str, Any] | None = None,
+    condition: str | None = None,
 ) -> ImageDataset:
-    """The images to use a model on: those named, or those of its run, read as then, at the model's size."""
+    """The images to use a model on: those named, or those of its run, read as then, at the model's size.
+
+    They have the ``condition`` that is named, or the one that the model takes.
+    """
+    from vaelib.cli.conditions import kind_of_condition
     from vaelib.cli.reading import reading_of_run
     from vaelib.data import load
 
@@ -245,7 +250,13 @@ def load_data(
         raise ValueError(f"`--data` must be given: {directory} does not say what the model was trained on.")
     options = reading_of_run(record, data) | dict(reading or {})
     images = load(
-        name, split, image_size=model.image_shape[1:], binarize=record.get("binarize"), download=download, **options
+        name,
+        split,
+        image_size=model.image_shape[1:],
+        binarize=record.get("binarize"),
+        condition=condition or kind_of_condition(model),
+        download=download,
+        **options,
     )
     check_channels(images, model, directory, name)
     return images

@@ -26,6 +26,7 @@ from vaelib.cli.common import (
     print_table,
     read_record,
 )
+from vaelib.cli.conditions import Condition, rows_at, told
 from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_of_run, reading_options
 
 __all__ = ["encode", "reconstruct", "sample"]
@@ -52,6 +53,7 @@ def reconstruct(
             help="The image: originals above, reconstructions below; .png, .jpg, .webp or .tif.", parser=a_path
         ),
     ] = Path("reconstructions.png"),
+    condition: Condition = None,
     value_range: ValueRange = None,
     frames: Frames = None,
     json_output: Json = False,
@@ -63,6 +65,7 @@ def reconstruct(
     import torch
 
     from vaelib import plots
+    from vaelib.data.dataset import changed
     from vaelib.data.skipped import readable
     from vaelib.evaluation import per_image_terms
     from vaelib.evaluation.inputs import batches_for
@@ -70,14 +73,16 @@ def reconstruct(
     from vaelib.objectives.elbo import default_objective
 
     images, skipped = _read(trained, model, pictures, reading_options(context.params))
+    view, rows = told(trained, model, condition, len(images))
+    images = changed(images, condition=rows)
     shown = images.batch(slice(0, max(1, LARGEST_GRID // (4 * math.prod(images.image_shape[1:])))))
-    plots.save_pairs(shown, torch.cat([trained.reconstruct(x) for x in shown.split(_BATCH)]), target)
+    parts = zip(shown.split(_BATCH), range(0, len(shown), _BATCH), strict=True)
+    reconstructed = [view.reconstruct(x, condition=rows_at(rows, first, len(x))) for x, first in parts]
+    plots.save_pairs(shown, torch.cat(reconstructed), target)
     objective = default_objective(trained)
     generator = torch.Generator().manual_seed(0)
     values = ImageValues(trained.likelihood)
-    terms = per_image_terms(
-        trained, values.watched(batches_for(trained, images, _BATCH)), objective, generator=generator
-    )
+    terms = per_image_terms(view, values.watched(batches_for(view, images, _BATCH)), objective, generator=generator)
     names = [name for name in terms._fields if name != "loss"]
     check_model_finite("model", "the loss", *(getattr(terms, name) for name in names))
     columns = [getattr(terms, name).tolist() for name in names]
@@ -121,9 +126,25 @@ def _read(trained: Any, model: Path, paths: Sequence[Path], reading: dict[str, A
     return images, skipped
 
 
+def _embedding(trained: Any, view: Any, images: Any) -> tuple[dict[str, Any], Any]:
+    """What `encode` gives of all images, by its names, and one point for each."""
+    import torch
+
+    from vaelib import evaluation
+
+    found = evaluation.encode(view, images, generator=torch.Generator().manual_seed(0))
+    if not isinstance(found, torch.Tensor):
+        mu, logvar = found
+        return {"mu": mu, "logvar": logvar}, mu.flatten(1)
+    if found.is_floating_point():
+        return {"z": found}, found.flatten(1)
+    return {"codes": found}, trained.latent.embed(found).detach().flatten(1)
+
+
 def sample(
     model: Model,
     num: Annotated[int, typer.Option(help="How many images.", min=1, max=LARGEST_GRID)] = 64,
+    condition: Condition = None,
     seed: Seed = 0,
     out: Annotated[
         Path, typer.Option(help="The image, a grid of them: .png, .jpg, .webp or .tif.", parser=a_path)
@@ -146,7 +167,9 @@ def sample(
             f" {LARGEST_GRID} pixels, got {num}."
         )
     generator = torch.Generator().manual_seed(seed)
-    parts = [vae.sample(min(_BATCH, num - start), generator=generator) for start in range(0, num, _BATCH)]
+    view, rows = told(vae, model, condition, num)
+    counts = [(start, min(_BATCH, num - start)) for start in range(0, num, _BATCH)]
+    parts = [view.sample(n, condition=rows_at(rows, start, n), generator=generator) for start, n in counts]
     plots.save_grid(torch.cat(parts), target)
     typer.echo(f"{num} images written to {out}")
 
@@ -165,6 +188,7 @@ def encode(
     ] = None,
     data: Data = None,
     split: Split = "test",
+    condition: Condition = None,
     value_range: ValueRange = None,
     channels_last: ChannelsLast = None,
     frames: Frames = None,
@@ -172,8 +196,8 @@ def encode(
     out: Annotated[
         Path,
         typer.Option(
-            help="The .npz file: mu and logvar (of an autoencoder: z); file names, labels, class names and factors,"
-            " where there are.",
+            help="The .npz file: mu and logvar (of an autoencoder z; of a model of codes codes, int64); file names,"
+            " labels, class names and factors, where there are.",
             parser=a_path,
         ),
     ] = Path("embedding.npz"),
@@ -182,25 +206,28 @@ def encode(
     ] = False,
     download: Download = False,
 ) -> None:
-    """Write the embedding of a data set, or of your own images: the posterior mean and log variance of each."""
+    """Write the embedding of a data set, or of your own images: the posterior mean and log variance, or the codes."""
     target = output_file(out, (".npz",))
     if pictures and data is not None:
         raise ValueError(f"`--data` must not be given beside files, got {data!r}.")
+    if condition and not pictures:
+        raise ValueError("`--condition` is for files of your own: a data set has its labels.")
     _check_exist(pictures or ())
     trained = load_model(model)
     import numpy as np
-    import torch
 
-    from vaelib import evaluation, plots
+    from vaelib import plots
+    from vaelib.data.dataset import changed
 
     reading = reading_options(context.params)
     if pictures:
         images, _ = _read(trained, model, pictures, reading)
+        view, rows = told(trained, model, condition, len(images))
+        images = changed(images, condition=rows)
     else:
+        view = trained
         images = load_data(model, trained, data, split, download=download, reading=reading)
-    codes = evaluation.encode(trained, images, generator=torch.Generator().manual_seed(0))
-    tensors = {"z": codes} if isinstance(codes, torch.Tensor) else dict(zip(("mu", "logvar"), codes, strict=True))
-    points = next(iter(tensors.values())).flatten(1)
+    tensors, points = _embedding(trained, view, images)
     known = {"labels": images.labels, "factors": images.factors}
     tensors |= {name: values for name, values in known.items() if values is not None}
     arrays: dict[str, Any] = {name: values.numpy() for name, values in tensors.items()}

@@ -72,7 +72,7 @@ def images_of(options: dict[str, Any], split: str) -> Any:
     """One split of the data that the options of ``train`` name, in memory or as a stream."""
     from vaelib.data import load, stream
 
-    chosen = {name: options[name] for name in ("image_size", "binarize")} | {
+    chosen = {name: options[name] for name in ("image_size", "binarize", "condition")} | {
         "flip": options["flip"] and split == "train"
     }
     chosen |= reading_options(options)

@@ -27,6 +27,7 @@ from vaelib.cli.common import (
     read_record,
     write_record,
 )
+from vaelib.cli.making import Latent, Levels, Likelihood, check_latent, make_model, make_trainer
 from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, images_of
 
 __all__ = ["train"]
@@ -36,7 +37,6 @@ _VALIDATION = {
     "held out": "a fixed random tenth of the training images",
     "test": "the split `test`, since version 0.1 began the run so",
 }
-Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
 
 
 def train(
@@ -71,6 +71,28 @@ def train(
     likelihood: Annotated[
         Likelihood | None,
         typer.Option(help="p(x|z) (preset conv); bernoulli if not given.", show_default=False),
+    ] = None,
+    latent: Annotated[
+        Latent | None,
+        typer.Option(
+            help="gaussian if not given; or codes, one for each 4 x 4 pixels: vq (a learned codebook), rvq (4 of them,"
+            " each for what is left), fsq (levels), bsq (bits). Preset conv.",
+            show_default=False,
+        ),
+    ] = None,
+    num_codes: Annotated[
+        int | None,
+        typer.Option(
+            help="Codes to choose from (latent vq, rvq, bsq); 512 if not given.", min=2, max=2**24, show_default=False
+        ),
+    ] = None,
+    levels: Levels = None,
+    condition: Annotated[
+        Literal["labels", "factors"] | None,
+        typer.Option(
+            help="What the model is told beside each image: labels (class folders, named sets) or factors (shapes).",
+            show_default=False,
+        ),
     ] = None,
     beta: Annotated[float, typer.Option(help="Weight of the KL; 1 is the ELBO.", min=0, callback=finite)] = 1.0,
     kl_warmup: Annotated[int, typer.Option(help="Steps over which beta rises from 0; 0 for none.", min=0)] = 0,
@@ -166,9 +188,8 @@ def train(
         options |= kept
         options["validation"] = record.get("validation", "test")  # as version 0.1 did
     elif options["preset"] == "article":
-        if likelihood is not None or latent_dim is not None:
-            raise ValueError("`--likelihood` and `--latent-dim` are fixed by `--preset article`; give neither.")
         options["image_size"] = (32, 32) if image_size is None else image_size
+    check_latent(options)
     options["out"] = out
     _train(options, begins=not (resume and record), json_output=json_output)
 
@@ -193,10 +214,8 @@ def _train(options: dict[str, Any], *, begins: bool, json_output: bool) -> None:
     if main and not json_output:
         typer.echo(f"Validation on {len(val_images):,} images: {_VALIDATION[options['validation']]}.", err=True)
     torch.manual_seed(options["seed"])
-    model = _make_model(
-        options["preset"], options["likelihood"] or "bernoulli", options["latent_dim"], train_images.image_shape
-    )
-    trainer = _make_trainer(options)
+    model = make_model(options, train_images)
+    trainer = make_trainer(options)
     if main:
         writable_directory("--out", out)
     record = _record(options, train_images.image_shape)
@@ -250,47 +269,3 @@ def _train_and_val(options: dict[str, Any]) -> tuple[Any, Any]:
     if options["validation"] == "held out":
         return hold_out(train)
     return train, images_of(options, options["validation"])
-
-
-def _make_trainer(options: dict[str, Any]) -> Any:
-    import torch
-
-    from vaelib.objectives import Elbo
-    from vaelib.schedules import linear_warmup
-    from vaelib.training import EMA, Checkpoints, EarlyStopping, Trackers, Trainer
-
-    beta, steps = options["beta"], options["kl_warmup"]
-    recipe: dict[str, Any] = (
-        {"learning_rate": 1e-3, "lr_schedule": "constant", "optimizer": torch.optim.Adam}
-        if options["preset"] == "article"
-        else {}
-    )
-    recipe |= {name: options[name] for name in ("learning_rate", "lr_schedule") if options[name] is not None}
-    callbacks: list[Any] = [Checkpoints(options["checkpoint_every"], options["keep_last"])]
-    callbacks += [EMA(options["ema"])] if options["ema"] is not None else []
-    callbacks += [EarlyStopping(options["patience"])] if options["patience"] is not None else []
-    callbacks += [Trackers(*options["tracker"])] if options["tracker"] else []
-    names = ("batch_size", "accumulate", "clip_norm", "precision", "compile", "sync_batch_norm", "seed")
-    return Trainer(
-        Elbo(beta=linear_warmup(steps, beta) if steps else beta),
-        max_epochs=options["epochs"],
-        output_dir=options["out"],
-        callbacks=callbacks,
-        **{name: options[name] for name in names},
-        **recipe,
-    )
-
-
-def _make_model(preset: str, likelihood: str, latent_dim: int | None, image_shape: tuple[int, int, int]) -> Any:
-    from vaelib import likelihoods, presets
-
-    if preset == "article":
-        return presets.article_vae()
-    families: dict[str, Any] = {
-        "bernoulli": likelihoods.Bernoulli,
-        "continuous_bernoulli": likelihoods.ContinuousBernoulli,
-        "gaussian": likelihoods.Gaussian,
-        "laplace": likelihoods.Laplace,
-        "discretized_logistic": likelihoods.DiscretizedLogistic,
-    }
-    return presets.conv_vae(image_shape, latent_dim, likelihood=families[likelihood]())

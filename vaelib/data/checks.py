@@ -94,7 +94,7 @@ def condition_of(
     check_choice("condition", condition, ("labels", "factors", None))
     found = {"labels": labels, "factors": factors}
     if condition is not None and found[condition] is None:
-        raise DataError(f"`condition` must be None for {name}, which has no {condition}, got {condition!r}.")
+        raise DataError(f"`condition` {condition!r} needs the {condition} of all images, and {name} has none.")
     if condition == "factors" and factors is not None:
         return factors / (torch.tensor(factor_sizes) - 1).clamp(min=1)
     return labels if condition == "labels" else None

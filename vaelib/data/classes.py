@@ -46,7 +46,7 @@ def labels_of(
         if len(missing) < len(wanted):
             reason = f"{path} has no labels, since {missing} of {len(wanted)} have no {source}."
             if required:
-                raise DataError(f"`condition` must be None, got 'labels': {reason}")
+                raise DataError(f"`condition` 'labels' needs the labels of all images: {reason}")
             warn(reason)
             break
     return None, [], 0

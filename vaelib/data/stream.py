@@ -112,7 +112,7 @@ def stream(
     levels, labelled = check_value_range(value_range), condition == "labels"
     listing = list_images(path, split, value_range=levels, frames=frames, labelled=labelled)
     if labelled and listing.labels is None:
-        raise DataError(f"`condition` must be None for {path}, which has no labels, got 'labels'.")
+        raise DataError(f"`condition` 'labels' needs the labels of all images, and {path} has none.")
     size = size or listing.common_size()
     check_memory("One image as float32", 4 * listing.channels * math.prod(size), "use a smaller `image_size`")
     return ImageStream(

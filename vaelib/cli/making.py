@@ -1,0 +1,142 @@
+"""The model and the trainer that the options of ``vaelib train`` ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+__all__ = ["Latent", "Levels", "Likelihood", "check_latent", "make_model", "make_trainer"]
+
+Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
+Latent = Literal["gaussian", "vq", "rvq", "fsq", "bsq"]
+_NUM_CODES = 512
+_LEVELS = (8, 5, 5, 5)
+_CODE_SIZE = 16
+"""Channels of a code of a codebook: few, so that distances tell codes apart."""
+_DEPTH = 4
+"""Codebooks of a residual quantiser."""
+_CODE_NETWORK: dict[str, Any] = {"hidden_channels": (32, 64), "residual_blocks": 1}
+"""Two stages: codes stand for 4 x 4 pixels each."""
+
+
+class _Levels(tuple[int, ...]):
+    """Typer would take a plain tuple for an option with several values."""
+
+
+def _levels(text: str) -> _Levels:
+    levels = text.split(",")
+    if not all(level.strip().isascii() and level.strip().isdecimal() for level in levels):
+        raise typer.BadParameter(f"must be numbers such as 8,5,5,5, got {text!r}.")
+    return _Levels(int(level) for level in levels)
+
+
+Levels = Annotated[
+    _Levels | None,
+    typer.Option(
+        help="Levels of each channel of a code (latent fsq); 8,5,5,5 if not given, 1000 codes.",
+        show_default=False,
+        parser=_levels,
+        metavar="L,L,...",
+    ),
+]
+
+
+def check_latent(options: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for an option that could change nothing."""
+    latent, preset = options["latent"], options["preset"]
+    fixed = [name for name in ("likelihood", "latent_dim", "latent", "condition") if options[name] is not None]
+    if preset == "article" and fixed:
+        named = " and ".join(f"`--{name.replace('_', '-')}`" for name in fixed)
+        raise ValueError(f"{named} must not be given with `--preset article`, which is fixed.")
+    wanted = {"latent_dim": (None, "gaussian"), "num_codes": ("vq", "rvq", "bsq"), "levels": ("fsq",)}
+    for name, latents in wanted.items():
+        if options[name] is not None and latent not in latents:
+            listed = " or ".join(f"`--latent {latent}`" for latent in latents if latent)
+            raise ValueError(f"`--{name.replace('_', '-')}` is for {listed}, got {options[name]}.")
+    bits = options["num_codes"] or 2
+    if latent == "bsq" and (bits & (bits - 1) or bits < 2):
+        raise ValueError(f"`--num-codes` must be a power of 2 for `--latent bsq`, 2 for each bit, got {bits}.")
+
+
+def make_model(options: dict[str, Any], images: Any) -> Any:
+    """An untrained model for images, with their condition if they have one."""
+    from vaelib import likelihoods, presets
+
+    if options["preset"] == "article":
+        return presets.article_vae()
+    families: dict[str, Any] = {
+        "bernoulli": likelihoods.Bernoulli,
+        "continuous_bernoulli": likelihoods.ContinuousBernoulli,
+        "gaussian": likelihoods.Gaussian,
+        "laplace": likelihoods.Laplace,
+        "discretized_logistic": likelihoods.DiscretizedLogistic,
+    }
+    latent = _make_latent(options, images.image_shape[1:])
+    return presets.conv_vae(
+        images.image_shape,
+        options["latent_dim"],
+        likelihood=families[options["likelihood"] or "bernoulli"](),
+        latent=latent,
+        condition=_make_condition(options["condition"], images),
+        **({} if latent is None else _CODE_NETWORK),
+    )
+
+
+def _make_condition(kind: str | None, images: Any) -> Any:
+    from vaelib.conditions import Labels, Vector
+
+    if kind is None:
+        return None
+    if kind == "factors":
+        return Vector(images.condition.shape[1])
+    return Labels(images.num_classes, names=images.class_names or None)
+
+
+def _make_latent(options: dict[str, Any], image_size: tuple[int, int]) -> Any:
+    """A quantiser, one code for each place of the map that the encoder makes; None for the Gaussian latent."""
+    from vaelib import latents
+    from vaelib._geometry import plan
+
+    kind, num_codes = options["latent"], options["num_codes"] or _NUM_CODES
+    if kind in (None, "gaussian"):
+        return None
+    code_map = plan(image_size, len(_CODE_NETWORK["hidden_channels"]), kernel_size=3, stride=2)[-1].small
+    if kind == "fsq":
+        levels = options["levels"] or _LEVELS
+        return latents.FiniteScalarQuantizer((len(levels), *code_map), levels)
+    if kind == "bsq":
+        return latents.BinarySphericalQuantizer((num_codes.bit_length() - 1, *code_map))
+    if kind == "rvq":
+        return latents.ResidualQuantizer((_CODE_SIZE, *code_map), num_codes, _DEPTH)
+    return latents.VectorQuantizer((_CODE_SIZE, *code_map), num_codes)
+
+
+def make_trainer(options: dict[str, Any]) -> Any:
+    """What trains it."""
+    import torch
+
+    from vaelib.objectives import Elbo
+    from vaelib.schedules import linear_warmup
+    from vaelib.training import EMA, Checkpoints, EarlyStopping, Trackers, Trainer
+
+    beta, steps = options["beta"], options["kl_warmup"]
+    recipe: dict[str, Any] = (
+        {"learning_rate": 1e-3, "lr_schedule": "constant", "optimizer": torch.optim.Adam}
+        if options["preset"] == "article"
+        else {}
+    )
+    recipe |= {name: options[name] for name in ("learning_rate", "lr_schedule") if options[name] is not None}
+    callbacks: list[Any] = [Checkpoints(options["checkpoint_every"], options["keep_last"])]
+    callbacks += [EMA(options["ema"])] if options["ema"] is not None else []
+    callbacks += [EarlyStopping(options["patience"])] if options["patience"] is not None else []
+    callbacks += [Trackers(*options["tracker"])] if options["tracker"] else []
+    names = ("batch_size", "accumulate", "clip_norm", "precision", "compile", "sync_batch_norm", "seed")
+    return Trainer(
+        Elbo(beta=linear_warmup(steps, beta) if steps else beta),
+        max_epochs=options["epochs"],
+        output_dir=options["out"],
+        callbacks=callbacks,
+        **{name: options[name] for name in names},
+        **recipe,
+    )
