@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import anyio
+import hand_made
 import numpy as np
 import pytest
 import torch
@@ -385,6 +386,83 @@ def test_a_malformed_body_gets_a_sentence(client, call, content, headers, status
     answer = client.post(f"/{call}", content=content, headers=headers)
     assert answer.status_code == status
     assert re.search(sentence, answer.text)
+
+
+def asked(directory, calls):
+    """Status and text, or numbers, of each call to the page of a bundle written by hand."""
+    model = OnnxVAE(directory)
+    application_ = application(model, build_scene(directory, model), PORT)
+    with testclient.TestClient(application_, base_url=f"http://127.0.0.1:{PORT}") as client:
+        answers = [post(client, call, values) for call, values in calls]
+    return model, [numbers(answer) if answer.status_code == 200 else answer for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("make", "call", "values", "sentence"),
+    [
+        ("conditional", "decode", [0, 0], "The model takes a condition"),
+        ("conditional", "decode?label=3", [0, 0], r"`labels` must be labels in \[0, 3\), got \[3, 3\]"),
+        ("conditional", "decode?label=-1", [0, 0], r"`labels` must be labels in \[0, 3\), got \[-1, -1\]"),
+        ("conditional", "terms?label=cow", [0] * 4, "`labels` must be among cat, dog, owl, got 'cow'"),
+        ("conditional", "encode?label=", [0] * 4, "`labels` must be among cat, dog, owl, got ''"),
+        ("conditional", "decode?label=" + "9" * 40, [0, 0], "`labels` must be whole numbers or names, got 9999"),
+        ("quantised", "decode?label=1", [0] * 4, "`labels` must be None: the model takes no condition"),
+        ("quantised", "codes", [0, 1, 2, 5], r"`codes` must have values in \[0, 5\), got \[0, 5\]"),
+        ("quantised", "codes", [0, 1, 2, 0.5], r"`codes` must be whole numbers in \[0, 16777216\]"),
+        ("quantised", "codes", [0, 1, 2, -1], "`codes` must be whole numbers"),
+        ("quantised", "codes", [0, 1, 2, np.nan], "`codes` must be whole numbers"),
+        ("quantised", "codes", [0, 1, 2, np.inf], "`codes` must be whole numbers"),
+    ],
+)
+def test_wrong_labels_and_codes_get_a_sentence(tmp_path, make, call, values, sentence):
+    _, (answer,) = asked(getattr(hand_made, make)(tmp_path / "bundle"), [(call, values)])
+    assert answer.status_code == 422
+    assert re.search(sentence, answer.text)
+
+
+def test_the_page_of_a_conditional_model(tmp_path, plain):
+    """A label is of all items of a call, by number or name; the data are encoded with their own."""
+    bundle = hand_made.conditional(tmp_path / "bundle")
+    z, image = np.float32([[0.5, -1], [1, 2]]), np.full((1, 1, 2, 2), 0.25, np.float32)
+    calls = [("decode?label=2", z), ("decode?label=owl", z), ("encode?label=1", image), ("prior?label=0", z)]
+    model, (decoded, by_name, code, drawn) = asked(bundle, calls)
+    np.testing.assert_array_equal(decoded, model.decode(z, condition=2).ravel())
+    np.testing.assert_array_equal(by_name, decoded)
+    np.testing.assert_array_equal(code, np.hstack(model.encode(image, condition=1)).ravel())
+    np.testing.assert_array_equal(drawn, z.ravel())
+    scene = build_scene(bundle, model)
+    assert scene.facts["condition"]["names"] == scene.facts["class_names"] == hand_made.NAMES
+    assert scene.facts["labels"][:4] == [0, 1, 2, 0]
+    images, labels = plain.images[:, :, :, :2], [n % 3 for n in range(30)]
+    scene = build_scene(bundle, model, Data("mine", images, labels))
+    np.testing.assert_array_equal(scene.arrays["z"], model.embed(images, condition=labels))
+    with pytest.raises(ValueError, match="The model takes a condition"):
+        build_scene(bundle, model, Data("mine", images, None))
+    with pytest.raises(ValueError, match=r"`labels` must be labels in \[0, 3\), got \[0, 29\]"):
+        build_scene(bundle, model, Data("mine", images, list(range(30))))
+    vector = hand_made.of_a_vector(tmp_path / "vector")
+    with pytest.raises(ValueError, match="The explorer shows conditions that are labels, the model's is a vector"):
+        build_scene(vector, OnnxVAE(vector))
+
+
+@pytest.mark.parametrize("is_uniform", [False, True])
+def test_the_page_of_a_quantised_model(tmp_path, is_uniform):
+    bundle = hand_made.quantised(tmp_path / "bundle", is_uniform=is_uniform)
+    noise, image = np.random.default_rng(0).standard_normal((3, 4)), np.full((2, 1, 2, 2), 0.3, np.float32)
+    calls = [("codes", [[0, 1, 2, 4]]), ("prior", noise), ("encode", image), ("terms", image)]
+    model, (z, drawn, code, nats) = asked(bundle, calls)
+    np.testing.assert_array_equal(z, model.embed_codes(np.array([[0, 1, 2, 4]])).ravel())
+    codes = model.codes_from_noise(noise.astype(np.float32))
+    np.testing.assert_array_equal(drawn.reshape(3, 8)[:, 4:], codes)
+    np.testing.assert_array_equal(drawn.reshape(3, 8)[:, :4], model.embed_codes(codes).reshape(3, 4))
+    np.testing.assert_array_equal(code.reshape(2, 8)[:, 4:], model.encode_codes(image))
+    np.testing.assert_array_equal(nats.reshape(2, 2), np.stack(model.elbo_terms(image), axis=1))
+    scene = build_scene(bundle, model)
+    assert scene.facts["codebook"]["num_codes"] == 5 and scene.facts["measure"] == "variance"
+    np.testing.assert_array_equal(scene.arrays["codes"], model.encode_codes(model.sample(512, seed=0)))
+    model.metadata["codes"]["num_codes"] = 2**24 + 1
+    with pytest.raises(ValueError, match="The explorer shows at most 16777216 codes, the model has 16777217"):
+        build_scene(bundle, model)
 
 
 def test_a_hundred_megapixels_are_not_read_to_the_end(client, model, scene):

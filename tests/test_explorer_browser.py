@@ -6,12 +6,14 @@ Debian's chromium by playwright; VAELIB_CHROMIUM names another, VAELIB_REQUIRE_B
 import functools
 import http.server
 import io
+import math
 import os
 import re
 import shutil
 import threading
 import time
 
+import hand_made
 import numpy as np
 import pytest
 import torch
@@ -360,7 +362,7 @@ def test_a_wall_is_the_seeds_and_can_be_saved(page, model):
     assert download.value.suggested_filename == "vaelib-samples-7.png"
     assert wall.shape == (8 * 32, 8 * 32)
     np.testing.assert_allclose(wall[32:64, 32:64], np.rint(255 * model.decode(z)[0, 0]), atol=1)
-    draws = np.array(page.evaluate("import('./maths.js').then(m => Array.from(m.normals(7, 20000)))"))
+    draws = noise_of(page, 7, 20_000)
     np.testing.assert_allclose(draws[9 * 20 : 10 * 20], z[0], rtol=1e-6)
     assert abs(draws.mean()) < 0.03 and abs(draws.std() - 1) < 0.02 and abs((draws**4).mean() - 3) < 0.2
     assert "the standard normal" in page.inner_text("#samples-told")
@@ -371,35 +373,133 @@ def test_a_wall_is_the_seeds_and_can_be_saved(page, model):
     page.fill("#samples-temperature", "1")
 
 
-@pytest.mark.parametrize("how", ["served", "static"])
-def test_samples_are_of_the_models_own_prior(browser, node_packages, tmp_path, how):
+@pytest.fixture(params=["served", "static"])
+def page_of(request, browser, tmp_path):
+    """Opens the page of a bundle, served or static; whatever a test does, there is no complaint in the console."""
+    opened_pages, servers = [], []
+
+    def open_page(bundle):
+        model = OnnxVAE(bundle)
+        scene = build_scene(bundle, model)
+        if request.param == "static":
+            packages = request.getfixturevalue("node_packages")
+            write_static(bundle, model, scene, tmp_path / "page", onnxruntime_web=packages)
+            server, address = hosted(tmp_path / "page")
+            servers.append(server)
+        else:
+            address = running(model, scene)
+        opened_pages.append(opened(browser, address))
+        return opened_pages[0], model
+
+    yield open_page
+    for page in opened_pages:
+        assert not page.complaints
+        page.close()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def noise_of(page, seed, *shape):
+    """The page's own normal numbers."""
+    call = f"import('./maths.js').then(m => Array.from(m.normals({seed}, {np.prod(shape)})))"
+    return np.array(page.evaluate(call), np.float32).reshape(shape)
+
+
+def test_a_class_is_chosen_by_its_name(page_of, tmp_path):
+    page, model = page_of(hand_made.conditional(tmp_path / "bundle"))
+    z = z_of(page)
+    assert page.locator("#point-label option").all_inner_texts() == hand_made.NAMES
+    for label in (2, 0):
+        page.select_option("#point-label", label=hand_made.NAMES[label])
+        assert_shows(page, "#point-picture", model.decode(z, condition=label)[0])
+        np.testing.assert_array_equal(z_of(page), z)
+    page.select_option("#point-label", label="owl")
+    page.click("#tab-samples")
+    expected = model.decode(noise_of(page, 0, 64, 2), condition=2)
+    assert_shows(page, "#samples-wall button:nth-child(5) canvas", expected[4])
+    page.select_option("#point-label", label="dog")
+    assert_shows(
+        page, "#samples-wall button:nth-child(5) canvas", model.decode(noise_of(page, 0, 64, 2), condition=1)[4]
+    )
+    page.click("#tab-own")
+    drag(page, "#own-pad", [(0.1, 0.2), (0.9, 0.2)])
+    page.wait_for_selector("#own-result", state="visible")
+    page.wait_for_timeout(500)
+    image = pixels(page, "#own-input")[None, None].astype(np.float32) / 255
+    for label in (1, 0):
+        page.select_option("#point-label", index=label)
+        page.wait_for_timeout(500)
+        np.testing.assert_allclose(z_of(page), model.embed(image, condition=label), atol=1e-5)
+        assert number(page, "#own-distortion") == label  # by this bundle's own graph
+
+
+@pytest.mark.parametrize("is_uniform", [False, True])
+def test_codes_are_changed_by_a_click(page_of, tmp_path, is_uniform):
+    page, model = page_of(hand_made.quantised(tmp_path / "bundle", is_uniform=is_uniform))
+
+    def codes():
+        return np.array([page.evaluate("Array.from(vaelib.point.codes)")]).astype(int)
+
+    assert page.locator("#point-codes button").count() == 4
+    assert page.locator("#tab-traverse").count() == 0
+    before = codes()
+    page.locator("#point-codes button").nth(2).click()
+    assert page.evaluate("document.activeElement.id") == "point-code"
+    assert page.inner_text("#point-place") == "Code at row 2 of 2, column 1"
+    for code in (4, 1):
+        page.fill("#point-code", str(code))
+        changed = before.copy()
+        changed[0, 2] = code
+        assert_shows(page, "#point-picture", model.decode_codes(changed)[0])
+        assert np.array_equal(codes(), changed)
+        assert page.get_attribute("#point-codes button:nth-child(3)", "title").endswith(f": {code}")
+    page.fill("#point-code", "99")  # beyond the codebook: its last
+    page.wait_for_function("vaelib.point.codes[2] === 4")
+    page.click("#tab-samples")
+    assert "Codes are drawn from the prior" in page.inner_text("#samples-told")
+    page.wait_for_selector("#samples-wall button:nth-child(16)")
+    count = 64 if is_uniform else 16
+    expected = model.codes_from_noise(noise_of(page, 0, count, 4))
+    for n in (0, 9, 15):
+        page.locator("#samples-wall button").nth(n).click()
+        assert np.array_equal(codes()[0], expected[n])
+        np.testing.assert_allclose(z_of(page).reshape(1, 1, 2, 2), model.embed_codes(expected[n : n + 1]), atol=1e-6)
+    page.click("#tab-own")
+    drag(page, "#own-pad", [(0.1, 0.2), (0.9, 0.2)])
+    page.wait_for_selector("#own-result", state="visible")
+    page.wait_for_timeout(500)
+    image = pixels(page, "#own-input")[None, None].astype(np.float32) / 255
+    assert np.array_equal(codes(), model.encode_codes(image))
+    assert page.inner_text("#own-draws").startswith("The codes are exact: no noise is drawn.")
+    page.click("#tab-map")
+    drag(page, "#map-canvas", [(0.3, 0.3), (0.6, 0.7)])
+    assert "lies between the codes" in page.inner_text("#point-codes-told")
+    assert page.locator("#point-codes button").first.is_disabled()
+
+
+def test_the_pages_normal_distribution(page):
+    values = np.linspace(-8, 8, 1001)
+    found = page.evaluate("x => import('./maths.js').then(m => x.map(m.normalCdf))", values.tolist())
+    np.testing.assert_allclose(found, [math.erfc(-x / math.sqrt(2)) / 2 for x in values], rtol=2e-7)
+
+
+def test_samples_are_of_the_models_own_prior(page_of, tmp_path):
     torch.manual_seed(0)
     prior = vl.MixtureOfGaussians((4,), num_components=3)
     vl.export_onnx(vl.conv_vae((1, 8, 8), 4, hidden_channels=(8,), prior=prior), tmp_path / "bundle")
-    model = OnnxVAE(tmp_path / "bundle")
-    scene = build_scene(tmp_path / "bundle", model)
-    if how == "static":
-        write_static(tmp_path / "bundle", model, scene, tmp_path / "page", onnxruntime_web=node_packages)
-        server, address = hosted(tmp_path / "page")
-    else:
-        address = running(model, scene)
-    page = opened(browser, address)
+    page, model = page_of(tmp_path / "bundle")
     page.click("#tab-samples")
     assert "drawn from the prior, MixtureOfGaussians" in page.inner_text("#samples-told")
-    noise = np.array(page.evaluate("import('./maths.js').then(m => Array.from(m.normals(0, 64 * 5)))"), np.float32)
+    noise = noise_of(page, 0, 64, 5)
     page.fill("#samples-seed", "0")
     for temperature in (1.0, 0.5):
         page.fill("#samples-temperature", str(temperature))
-        z = model.from_noise(noise.reshape(64, 5) * np.float32([temperature] * 4 + [1]))
+        z = model.from_noise(noise * np.float32([temperature] * 4 + [1]))
         page.wait_for_selector("#samples-wall button:nth-child(10)")
         assert_shows(page, "#samples-wall button:nth-child(10) canvas", model.decode(z)[9])
     page.locator("#samples-wall button").nth(9).click()
     np.testing.assert_allclose(z_of(page)[0], z[9], atol=1e-5)
-    assert not page.complaints
-    page.close()
-    if how == "static":
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("kind", ["straight", "spherical"])

@@ -16,7 +16,7 @@ from vaelib.runtime import OnnxVAE
 from vaelib.runtime.bundle import Bundle
 from vaelib.runtime.contract import Contract, axes_of, item_shape
 
-__all__ = ["DRAWS", "Array", "Data", "Scene", "build_scene", "encoded", "terms"]
+__all__ = ["DRAWS", "MAX_CODES", "Array", "Data", "Scene", "build_scene", "encoded", "has_code_prior", "terms"]
 
 Array = NDArray[np.float32]
 
@@ -24,6 +24,8 @@ DRAWS = 16
 """Draws of z in each ELBO, the same ones for the data and for a visitor's image: ranks compare like with like."""
 ACTIVE_VARIANCE = 0.01
 """A latent is dead if the variance of its mean over the data is not larger: Burda et al. (2016)."""
+MAX_CODES = 2**24
+"""Codes travel as float32."""
 _STAND_INS = 512
 _SHOWN_LATENTS = 64
 _MAX_EMBEDDED = 2**20
@@ -63,22 +65,24 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
         bundle: The directory that ``model`` was opened from.
         model: The model.
         data: As many images as latents fit into 2^20 numbers are used. If None, 512 of the model's own samples
-            stand in for them.
+            stand in for them. Each is encoded with its own label where the model takes labels.
 
     Raises:
-        ValueError: If the images do not fit the model; or if there are none, and the model cannot draw any.
+        ValueError: If the images or labels do not fit the model; if there are none, and the model cannot draw any; or
+            if the model's condition is a vector, or it has more codes than the page can show.
         ModelFileError: A ``ValueError``: if the bundle's card is a link or not the file that its manifest describes.
         FileNotFoundError: If there is no card.
     """
-    shown = data or _stand_in(model)
-    size = math.prod(model.latent_shape)
-    images = shown.images[: max(2, _MAX_EMBEDDED // size)]
+    condition, codebook = (model.metadata.get(name) for name in ("condition", "codes"))
+    _check_shown(condition, codebook)
+    shown = data or _stand_in(model, condition)
+    images = shown.images[: max(2, _MAX_EMBEDDED // math.prod(model.latent_shape))]
     if shown.labels is not None:
         check_shape("labels", (len(shown.labels),), (len(shown.images),))
-    z, logvar = encoded(model, images)
-    arrays = {"z": z.reshape(len(images), size)}
-    if logvar is not None:
-        arrays["logvar"] = logvar.reshape(len(images), size)
+    labels = None if shown.labels is None else shown.labels[: len(images)]
+    if condition is not None and labels is not None:
+        model = model.given(labels=labels)
+    arrays = encoded(model, images)
     if (noise := _noise_of(model)) is not None:
         distortion, kl = terms(model, images, noise).mean(1).T
         arrays |= {"noise": noise, "distortion": distortion, "kl": kl}
@@ -90,8 +94,10 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
         "name": Path(bundle).resolve().name,
         "card": Bundle(bundle).card(),
         "data": {"name": shown.name, "count": len(images), "given": data is not None},
-        "labels": None if shown.labels is None else shown.labels[: len(images)],
+        "labels": labels,
         "class_names": list(shown.class_names),
+        "condition": condition,
+        "codebook": codebook,
         "latents": latents[:_SHOWN_LATENTS],
         "measure": measure,
         "planes": planes,
@@ -99,33 +105,57 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
     return Scene(facts, arrays)
 
 
-def encoded(model: OnnxVAE, images: Array) -> tuple[Array, Array | None]:
-    """The deterministic z, and the log variance of a Gaussian posterior around it."""
-    if "logvar" in model.contract["encoder"].outputs:
-        mu, logvar = model.encode(images)
-        return mu, logvar
-    return model.embed(images), None
+def _check_shown(condition: Mapping[str, Any] | None, codebook: Mapping[str, Any] | None) -> None:
+    if condition is not None and condition["kind"] != "labels":
+        raise ValueError(f"The explorer shows conditions that are labels, the model's is a {condition['kind']}.")
+    if codebook is not None and codebook["num_codes"] > MAX_CODES:
+        raise ValueError(f"The explorer shows at most {MAX_CODES} codes, the model has {codebook['num_codes']}.")
+
+
+def encoded(model: OnnxVAE, images: Array) -> dict[str, Array]:
+    """The deterministic z, the log variance of a Gaussian posterior around it, and codes, as far as there are any."""
+    found = {"z": model.embed(images)}
+    outputs = model.contract["encoder"].outputs
+    if "logvar" in outputs:
+        found["logvar"] = model.encode(images)[1]
+    if "codes" in outputs:
+        found["codes"] = model.encode_codes(images).astype(np.float32)
+    return {name: values.reshape(len(images), -1) for name, values in found.items()}
+
+
+def has_code_prior(contract: Mapping[str, Contract]) -> bool:
+    """Whether draws of the prior are codes."""
+    return "next" in contract or ("prior" in contract and "codes" in contract["prior"].outputs)
 
 
 def terms(model: OnnxVAE, images: Array, noise: Array) -> Array:
     """Distortion and KL of each image by each draw, ``(B, K, 2)`` in nats, with K draws of ``noise``."""
-    draws = [np.repeat(draw[None], len(images), axis=0) for draw in noise]
+    draws = [np.repeat(draw[None], len(images), axis=0) if draw.size else None for draw in noise]
     return np.stack([np.stack(model.elbo_terms(images, draw), axis=1) for draw in draws], axis=1)
 
 
 def _noise_of(model: OnnxVAE) -> Array | None:
-    """The draws of each bound, of the shape that the model's graph takes; None of a model without a bound."""
+    """The draws of each bound, of the shape that the model's graph takes: one of no numbers where it takes none.
+
+    None of a model without a bound.
+    """
     graph = model.contract.get("vae")
     if graph is None or "kl" not in graph.outputs:
         return None
+    if "noise" not in graph.inputs:
+        return np.zeros((1, 0), np.float32)
     shape = item_shape(graph.inputs["noise"], axes_of(model.metadata)) or ()
     return np.random.default_rng(0).standard_normal((DRAWS, *shape), dtype=np.float32)
 
 
-def _stand_in(model: OnnxVAE) -> Data:
-    if "prior" not in model.contract:
+def _stand_in(model: OnnxVAE, condition: Mapping[str, Any] | None) -> Data:
+    if not {"prior", "next"} & model.contract.keys():
         raise ValueError(f"`data` must be given: of the prior {model.metadata['prior']} the bundle has no sampler.")
-    return Data("samples of the model", model.sample(_STAND_INS, seed=0), None)
+    if condition is None:
+        return Data("samples of the model", model.sample(_STAND_INS, seed=0), None)
+    labels = [n % condition["num_classes"] for n in range(_STAND_INS)]
+    images = model.sample(_STAND_INS, condition=labels, seed=0)
+    return Data("samples of the model", images, labels, condition["names"] or ())
 
 
 def _latents(contract: Mapping[str, Contract], z: Array, logvar: Array | None) -> tuple[list[dict[str, Any]], str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vaelib._checks import MissingExtraError
 from vaelib.explorer.guard import Guard
-from vaelib.explorer.scene import Array, Scene, encoded, terms
+from vaelib.explorer.scene import MAX_CODES, Array, Scene, encoded, has_code_prior, terms
 from vaelib.runtime import OnnxVAE
 from vaelib.runtime.contract import item_shape
 
@@ -42,6 +42,7 @@ _TYPES = {
     "svg": "image/svg+xml",
 }
 _BINARY = "application/octet-stream"
+_Answer = Callable[[OnnxVAE, Array], Array]
 
 
 def page_files() -> dict[str, bytes]:
@@ -59,17 +60,19 @@ def application(model: OnnxVAE, scene: Scene, port: int) -> Any:
     """The ASGI application; whoever asks must have reached it as ``127.0.0.1`` or ``localhost`` at this port."""
     largest = largest_batch(model)
     content = page_files() | Scene(scene.facts | {"largest_batch": largest}, scene.arrays).files()
-    calls: dict[str, tuple[tuple[int, ...], Callable[[Array], Any]]] = {
-        "decode": (model.latent_shape, model.decode),
-        "encode": (model.image_shape, lambda images: _code(model, images)),
+    calls: dict[str, tuple[tuple[int, ...], _Answer]] = {
+        "decode": (model.latent_shape, lambda given, z: given.decode(z)),
+        "encode": (model.image_shape, lambda given, images: np.hstack([*encoded(given, images).values()])),
     }
-    if "prior" in model.contract:
-        calls["prior"] = (item_shape(model.contract["prior"].inputs["noise"], {}) or (), model.from_noise)
+    for part, name in (("prior", "noise"), ("next", "codes")):
+        if part in model.contract:
+            calls["prior"] = (item_shape(model.contract[part].inputs[name], {}) or (), _drawn)
+    if "codes" in model.contract:
+        calls["codes"] = (item_shape(model.contract["codes"].inputs["codes"], {}) or (), _embedded)
     if "noise" in scene.arrays:
-        calls["terms"] = (model.image_shape, lambda images: terms(model, images, scene.arrays["noise"]))
-    return Guard(
-        Starlette(routes=[*_files(content), *(_call(name, *call, largest) for name, call in calls.items())]), port
-    )
+        calls["terms"] = (model.image_shape, lambda given, images: terms(given, images, scene.arrays["noise"]))
+    answering = [_call(model, name, *call, largest) for name, call in calls.items()]
+    return Guard(Starlette(routes=[*_files(content), *answering]), port)
 
 
 def serve(model: OnnxVAE, scene: Scene, *, port: int = 8321, ready: Callable[[str], Any] = print) -> None:
@@ -104,8 +107,25 @@ class _Server(uvicorn.Server):
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a request that is cut off now is no error
 
 
-def _code(model: OnnxVAE, images: Array) -> Array:
-    return np.stack([part for part in encoded(model, images) if part is not None], axis=1)
+def _drawn(model: OnnxVAE, noise: Array) -> Array:
+    """Draws of the prior, each its z and then its codes, if it is of codes."""
+    if not has_code_prior(model.contract):
+        return model.from_noise(noise)
+    codes = model.codes_from_noise(noise)
+    return np.hstack([model.embed_codes(codes).reshape(len(codes), -1), codes.astype(np.float32)])
+
+
+def _embedded(model: OnnxVAE, codes: Array) -> Array:
+    if not (codes == np.clip(np.rint(codes), 0, MAX_CODES)).all():  # NaN is no code either
+        raise ValueError(f"`codes` must be whole numbers in [0, {MAX_CODES}].")
+    return model.embed_codes(codes.astype(np.int64))
+
+
+def _given(model: OnnxVAE, label: str | None) -> OnnxVAE:
+    """The model with the label of a request, a number or a name."""
+    if label is None:
+        return model
+    return model.given(labels=int(label) if label.lstrip("-").isdecimal() else label)
 
 
 def _files(content: dict[str, bytes]) -> list[Route]:
@@ -119,8 +139,8 @@ def _files(content: dict[str, bytes]) -> list[Route]:
     return [Route("/", answer("index.html")), *routes]
 
 
-def _call(name: str, shape: tuple[int, ...], function: Callable[[Array], Array], largest: int) -> Route:
-    """``POST /name``: whole items of ``shape`` as little-endian float32, answered likewise."""
+def _call(model: OnnxVAE, name: str, shape: tuple[int, ...], function: _Answer, largest: int) -> Route:
+    """``POST /name``: whole items of ``shape`` as little-endian float32, answered likewise; ``?label=`` is of all."""
     item = 4 * math.prod(shape)
 
     async def endpoint(request: Request) -> Response:
@@ -137,8 +157,11 @@ def _call(name: str, shape: tuple[int, ...], function: Callable[[Array], Array],
             )
         values = np.frombuffer(bytes(body), "<f4").reshape(-1, *shape)
         try:
-            answer = function(values)  # here and now: one visitor, who waits for it, and a thread would cost more
-        except ValueError as error:
+            given = _given(model, request.query_params.get("label"))
+            answer = function(
+                given, values
+            )  # here and now: one visitor, who waits for it, and a thread would cost more
+        except (TypeError, ValueError) as error:
             raise HTTPException(422, str(error)) from error
         return Response(answer.astype("<f4").tobytes(), media_type=_BINARY)
 

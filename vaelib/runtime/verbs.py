@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vaelib.runtime.arrays import Array
 from vaelib.runtime.codes import Codes
 from vaelib.runtime.contract import Contract
-from vaelib.runtime.draws import noise_of_prior, z_of_noise
+from vaelib.runtime.draws import codes_of_noise, noise_of_prior, z_of_noise
 from vaelib.runtime.opened import Graphs
 
 __all__ = ["Verbs"]
@@ -98,6 +98,11 @@ class Verbs:
         graphs = self._given(condition)
         z = z_of_noise(graphs, noise_of_prior(graphs, num_samples, seed))
         return self.decode(z, condition=condition)
+
+    def codes_from_noise(self, noise: NDArray[Any]) -> Codes:
+        """Draws of a prior over codes, ``(B, N)``. Raises as :meth:`from_noise`, and without codes."""
+        _ = self._graphs.num_codes
+        return codes_of_noise(self._graphs, noise)
 
     def from_noise(self, noise: NDArray[Any]) -> Array:
         """Draws of the prior, ``(B, *latent_shape)``, from standard normal noise of ``contract["prior"]``, ``(B, N)``.

@@ -19,12 +19,13 @@ export function mountBetween(scene, model, point, own, tabs) {
   };
   const sources = [
     ["a picture of the data", ofData],
-    ["a sample", () => draw(scene, model, random(), 1)],
+    ["a sample", async () => (await draw(scene, model, random(), 1)).z],
     ["the point", () => point.z],
     ["your picture", () => own.z()],
   ];
   const chosen = [ofData(), ofData()];
   let pictures, z;
+  let fresh = false;
 
   const strip = gallery($("strip"), {
     columns: STRIP,
@@ -44,6 +45,7 @@ export function mountBetween(scene, model, point, own, tabs) {
     const way = path(...chosen, FRAMES, spherical);
     pictures = await model.decode(way);
     z = way;
+    fresh = true;
     const few = Array.from({ length: STRIP }, (_, k) => Math.round((k * (FRAMES - 1)) / (STRIP - 1)));
     const shown = new Float32Array(STRIP * scene.pixels);
     few.forEach((k, i) => shown.set(frame(k), i * scene.pixels));
@@ -85,5 +87,9 @@ export function mountBetween(scene, model, point, own, tabs) {
     const there = Array.from({ length: FRAMES }, (_, k) => enlarged(sheet(frame(k), scene.image_shape)));
     save(await apng([...there, ...there.slice(1, -1).reverse()], PER_SECOND), "vaelib-interpolation.png");
   });
-  tabs.whenOpen("between", () => z ?? show());
+  tabs.whenOpen("between", () => fresh || show());
+  point.addEventListener("label", () => {
+    fresh = false;
+    if (tabs.isOpen("between")) show();
+  });
 }

@@ -36,6 +36,9 @@ export function mountLatents(scene, model, point) {
   point.addEventListener("move", perFrame(() => rows.forEach((update) => update())));
   point.addEventListener("picture", () => sheet(point.picture, scene.image_shape, 1, $("picture")));
   $("centre").addEventListener("click", () => point.move(new Float32Array(scene.size)));
-  $("draw").addEventListener("click", async () => point.move(await draw(scene, model, crypto.getRandomValues(new Uint32Array(1))[0], 1)));
+  $("draw").addEventListener("click", async () => {
+    const { z, codes } = await draw(scene, model, crypto.getRandomValues(new Uint32Array(1))[0], 1);
+    return point.move(z, codes);
+  });
   $("save").addEventListener("click", () => saveCanvas(enlarged($("picture")), "vaelib-picture.png"));
 }

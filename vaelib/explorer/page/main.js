@@ -1,6 +1,8 @@
 // Opens the scene and the model, and gives both, with the one point, to every view.
 import { mountBetween } from "./between.js";
 import { mountCard } from "./card.js";
+import { mountCodes } from "./codes.js";
+import { mountLabel } from "./label.js";
 import { mountLatents } from "./latents.js";
 import { mountMap } from "./map.js";
 import { openModel } from "./model.js";
@@ -38,6 +40,7 @@ function facts(scene) {
   const latent = scene.latent_shape.join(" × ");
   return [
     scene.kind,
+    ...(scene.codebook ? [`${scene.positions} codes of ${scene.codebook.num_codes.toLocaleString("en")}`] : []),
     `images ${scene.image_shape.join(" × ")}`,
     `latent ${latent}`,
     ...(scene.draws ? [`p(x|z) ${scene.likelihood}`, `p(z) ${scene.prior}`] : []),
@@ -57,18 +60,22 @@ async function open() {
   document.documentElement.style.setProperty("--aspect", `${width} / ${height}`);
   document.documentElement.style.setProperty("--rendering", Math.max(width, height) <= 128 ? "pixelated" : "auto");
 
-  const point = new Point(model, scene.z.slice(0, scene.size));
+  if (scene.condition && scene.labels) model.label = scene.labels[0]; // the point is the first of the data
+  const point = new Point(model, scene.z.slice(0, scene.size), scene.codes?.slice(0, scene.positions));
   $("loading").hidden = true;
   $("main").hidden = false;
+  if (scene.codebook) for (const id of ["tab-traverse", "traverse"]) $(id).remove(); // between codes there is nothing
   const tabs = mountTabs();
   const map = mountMap(scene, model, point);
   const own = mountOwn(scene, model, point, map, tabs);
+  mountLabel(scene, model, point);
   mountLatents(scene, model, point);
-  mountTraverse(scene, model, point, tabs);
+  if (scene.codebook) mountCodes(scene, model, point);
+  if (!scene.codebook) mountTraverse(scene, model, point, tabs);
   mountBetween(scene, model, point, own, tabs);
   mountSamples(scene, model, point, tabs);
   mountCard(scene);
-  await Promise.all([map.drawn, point.move(point.z)]);
+  await Promise.all([map.drawn, point.move(point.z, point.codes)]);
 
   window.vaelib = { scene, model, point }; // for whoever opens the console
   document.documentElement.dataset.ready = "";

@@ -179,6 +179,7 @@ export function mountMap(scene, model, point) {
     read();
   }
   point.addEventListener("move", perFrame(show));
+  point.addEventListener("label", paintPictures);
   point.addEventListener("picture", () => {
     sheet(point.picture, scene.image_shape, 1, lens);
     count();

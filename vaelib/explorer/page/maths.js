@@ -29,11 +29,29 @@ export function path(a, b, count, spherical) {
   return points;
 }
 
-/** Latents from the prior if it can be drawn from, else around the data's posteriors. */
+/** Phi(x) to 1e-7 of itself: Numerical Recipes, section 6.2, erfc by Chebyshev's polynomials. */
+export function normalCdf(x) {
+  const z = Math.abs(x) / Math.SQRT2;
+  const t = 1 / (1 + 0.5 * z);
+  const series = [1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277];
+  const tail = 0.5 * t * Math.exp(-z * z - 1.26551223 + series.reduceRight((sum, c) => t * (c + sum), 0));
+  return x < 0 ? tail : 1 - tail;
+}
+
+/** The first code whose cumulative probability exceeds u. */
+export function codeAt(logits, u) {
+  const most = logits.reduce((a, b) => Math.max(a, b));
+  const weights = Array.from(logits, (x) => Math.exp(x - most));
+  let left = u * weights.reduce((a, b) => a + b);
+  const found = weights.findIndex((weight) => (left -= weight) < 0);
+  return found < 0 ? weights.findLastIndex((weight) => weight > 0) : found;
+}
+
+/** Draws { z, codes } from the prior if it can be drawn from, else around the data's posteriors. */
 export async function draw(scene, model, seed, count, temperature = 1) {
   const size = scene.noise_size ?? scene.size; // what is beyond the latents' own noise chooses a component
   const z = normals(seed, count * size).map((x, i) => (i % size < scene.size ? temperature * x : x));
-  if (scene.graphs.prior) return model.fromNoise(z);
+  if (scene.noise_size !== undefined) return model.fromNoise(z);
   for (let n = 0; n < count; n++) {
     const from = ((seed + 1) * 7919 + n * 104729) % scene.data.count;
     for (let i = 0; i < scene.size; i++) {
@@ -42,7 +60,7 @@ export async function draw(scene, model, seed, count, temperature = 1) {
       z[n * scene.size + i] = scene.z[at] + sigma * z[n * scene.size + i];
     }
   }
-  return z;
+  return { z };
 }
 
 /** The plane of one of the scene's bases: to the plane's two coordinates, and back. */

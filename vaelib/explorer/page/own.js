@@ -17,7 +17,7 @@ export function mountOwn(scene, model, point, map, tabs) {
   const $ = (id) => document.getElementById(`own-${id}`);
   const pad = mountPad($("pad"), scene.image_shape, (source) => judge(fromImage(source, scene.image_shape)));
   const ofData = scene.distortion?.map((distortion, n) => distortion + scene.kl[n]).sort();
-  let z;
+  let z, seen;
 
   const judge = latest(async (image) => {
     const posterior = await model.encode(image);
@@ -26,6 +26,7 @@ export function mountOwn(scene, model, point, map, tabs) {
       model.hasTerms ? model.terms(image) : undefined,
     ]);
     z = posterior.z;
+    seen = image;
     $("empty").hidden = true;
     $("result").hidden = false;
     sheet(image, scene.image_shape, 1, $("input"));
@@ -34,8 +35,9 @@ export function mountOwn(scene, model, point, map, tabs) {
     if (terms) showTerms(terms, image);
     showPosterior(posterior);
     map.place(z);
-    await point.move(z);
+    await point.move(z, posterior.codes);
   });
+  point.addEventListener("label", () => seen && judge(seen));
 
   function showTerms({ distortion, kl, error }, image) {
     const negative = distortion + kl;
@@ -47,7 +49,7 @@ export function mountOwn(scene, model, point, map, tabs) {
     $("split-kl").style.flexGrow = 1 - share;
     const relaxed = scene.likelihood === "Bernoulli" && image.some((value) => value > 0 && value < 1);
     $("draws").textContent =
-      `Mean of ${model.draws} draws of z, standard error ${number(error)}.` +
+      (scene.noise.length ? `Mean of ${model.draws} draws of z, standard error ${number(error)}.` : "The codes are exact: no noise is drawn.") +
       (relaxed ? " Grey pixels under a Bernoulli: these nats are a relaxation, not log p(x)." : "");
 
     const above = ofData.reduce((count, other) => count + (other < negative), 0);

@@ -33,21 +33,24 @@ export function perFrame(work) {
   };
 }
 
-/** Says "move" when z changes and "picture" when its picture is there. */
+/** Says "move" when z changes, "picture" when its picture is there, and "label" when the model's label changes. */
 export class Point extends EventTarget {
   #follow;
 
-  constructor(model, z) {
+  constructor(model, z, codes) {
     super();
     this.z = z;
+    this.codes = codes;
     this.#follow = latest(async () => {
       this.picture = await model.decode(this.z);
       this.dispatchEvent(new Event("picture"));
     });
   }
 
-  move(z) {
+  /** codes are those of z; without, z is no code's. */
+  move(z, codes) {
     this.z = z;
+    this.codes = codes;
     this.dispatchEvent(new Event("move"));
     return this.#follow();
   }

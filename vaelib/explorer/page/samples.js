@@ -6,16 +6,22 @@ import { latest } from "./point.js";
 
 export function mountSamples(scene, model, point, tabs) {
   const $ = (id) => document.getElementById(`samples-${id}`);
-  const count = Math.max(16, Math.min(64, 8 * Math.floor(2 ** 22 / scene.pixels / 8)));
+  const most = scene.graphs.next ? 16 : 64; // an autoregressive prior takes its time
+  const count = Math.max(16, Math.min(most, 8 * Math.floor(2 ** 22 / scene.pixels / 8)));
   const columns = 8;
-  let z, pictures;
+  let drawn, pictures;
+  let fresh = false;
+  const part = (values, size, n) => values?.slice(n * size, (n + 1) * size);
   const wall = gallery($("wall"), {
     columns,
     shape: scene.image_shape,
-    pick: (n) => point.move(z.slice(n * scene.size, (n + 1) * scene.size)),
+    pick: (n) => point.move(part(drawn.z, scene.size, n), part(drawn.codes, scene.positions, n)),
   });
+  $("heat").hidden = scene.draws_codes;
   $("told").textContent =
-    (scene.graphs.prior?.file === null
+    (scene.draws_codes
+      ? `Codes are drawn from the prior, ${scene.prior}`
+      : scene.graphs.prior?.file === null
       ? "z is drawn from the prior, the standard normal, and multiplied by the temperature"
       : scene.graphs.prior
         ? `z is drawn from the prior, ${scene.prior}, the noise that it is made of multiplied by the temperature`
@@ -25,9 +31,10 @@ export function mountSamples(scene, model, point, tabs) {
   const show = latest(async () => {
     const temperature = Number($("temperature").value);
     $("value").textContent = temperature.toFixed(2);
-    const drawn = await draw(scene, model, Number($("seed").value), count, temperature);
-    pictures = await model.decode(drawn);
-    z = drawn;
+    const found = await draw(scene, model, Number($("seed").value), count, scene.draws_codes ? 1 : temperature);
+    pictures = await model.decode(found.z);
+    drawn = found;
+    fresh = true;
     wall.show(pictures, Array.from({ length: count }, (_, n) => `Sample ${n + 1}`));
   });
   for (const id of ["seed", "temperature"]) $(id).addEventListener("input", show);
@@ -36,5 +43,9 @@ export function mountSamples(scene, model, point, tabs) {
     show();
   });
   $("save").addEventListener("click", () => saveCanvas(sheet(pictures, scene.image_shape, columns), `vaelib-samples-${$("seed").value}.png`));
-  tabs.whenOpen("samples", () => z ?? show());
+  tabs.whenOpen("samples", () => fresh || show());
+  point.addEventListener("label", () => {
+    fresh = false;
+    if (tabs.isOpen("samples")) show();
+  });
 }

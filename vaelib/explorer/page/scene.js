@@ -22,13 +22,15 @@ export async function loadScene() {
     fetched("scene.json").then((answer) => answer.json()),
     fetched("scene.bin").then((answer) => answer.arrayBuffer()),
   ]);
-  const { encoder, prior } = facts.graphs;
+  const { encoder, prior, next } = facts.graphs;
   const scene = {
     ...facts,
     size: product(facts.latent_shape),
     pixels: product(facts.image_shape),
-    code: "logvar" in encoder.outputs ? ["z", "logvar"] : ["z"],
-    noise_size: prior && product(prior.inputs.noise.shape.slice(1)),
+    code: ["z", "logvar", "codes"].filter((name) => name in encoder.outputs),
+    positions: facts.codebook && facts.codebook.depth * product(facts.codebook.shape),
+    noise_size: prior ? product(prior.inputs.noise.shape.slice(1)) : next && next.inputs.codes.shape[1],
+    draws_codes: Boolean(next ?? (prior && "codes" in prior.outputs)),
     draws: facts.arrays.noise?.[0] ?? 0,
   };
   let offset = 0;
