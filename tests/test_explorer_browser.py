@@ -416,6 +416,7 @@ def test_a_class_is_chosen_by_its_name(page_of, tmp_path):
         np.testing.assert_array_equal(z_of(page), z)
     page.select_option("#point-label", label="owl")
     page.click("#tab-samples")
+    page.wait_for_selector("#samples-wall button:nth-child(5)")
     expected = model.decode(noise_of(page, 0, 64, 2), condition=2)
     assert_shows(page, "#samples-wall button:nth-child(5) canvas", expected[4])
     page.select_option("#point-label", label="dog")

@@ -171,13 +171,14 @@ OPERATORS = {
     },
     **{name: ({}, (H, W), []) for name in ("LeakyRelu", "Reciprocal", "Relu", "Abs", "Neg", "Identity", "Flatten")},
     **{name: ({}, (H, W), [draw(W)]) for name in ("Add", "Sub", "Mul", "Div", "Min", "Max")},
-    **{name: ({"axis": 2}, (H, W), []) for name in ("ArgMax", "ArgMin", "Softmax")},
+    **{name: ({"axis": 2}, (H, W), []) for name in ("ArgMax", "ArgMin", "LogSoftmax", "Softmax")},
     "Cast": ({"to": onnx.TensorProto.FLOAT16}, (H, W), []),
     "Clip": ({}, (H, W), [np.float32(0.2), np.float32(0.7)]),
     "DepthToSpace": ({"blocksize": 2}, (8, H, W), []),
     "SpaceToDepth": ({"blocksize": 3}, (C, H, 6), []),
     "Expand": ({}, (1, W), [np.int64([1, H, W])]),
     "Gather": ({"axis": 2}, (H, W), [np.int64([3, 0, 3])]),
+    "Mod": ({"fmod": 1}, (H, W), [np.float32(0.3)]),
     "Pad": ({}, (H, W), [np.int64([0, 1, 0, 0, 0, 2])]),
     "QuantizeLinear": ({}, (H, W), [np.float32(0.03), np.uint8(7)]),
     "Reshape": ({}, (H, W), [np.int64([-1, H * W])]),
@@ -192,6 +193,7 @@ _OTHERWISE = {"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"
     "Concat",
     "DequantizeLinear",
     "GatherElements",
+    "ConstantOfShape",
 }
 """Truths, moves and whole numbers, that do not fit the one float input of the test: nothing is summed."""
 _KINDS = dict.fromkeys(("ArgMax", "ArgMin"), onnx.TensorProto.INT64) | {
