@@ -27,15 +27,18 @@ from vaelib._files import written_whole
 
 __all__ = ["save_curves", "save_embedding", "save_grid", "save_pairs"]
 
+_PADDING = 2  # pixels between the images of a grid, torchvision's own
 
-def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
-    """A grid of pictures.
+
+def save_grid(images: Tensor, path: str | Path, *, columns: int = 8, captions: Sequence[str] = ()) -> None:
+    """A grid of images.
 
     Args:
         images: ``(N, C, H, W)``, clipped to [0, 1] for display; 1 or 3 channels are drawn as they are, of any other
             number the mean.
         path: The file; its suffix, such as ``.png`` or ``.jpg``, is its format.
-        columns: Pictures per row.
+        columns: Images per row.
+        captions: Text to the left of the rows, from the first on.
 
     Raises:
         ValueError: If ``images`` are no batch, or not finite.
@@ -53,14 +56,18 @@ def save_grid(images: Tensor, path: str | Path, *, columns: int = 8) -> None:
     check_shape("images", images.shape, ("N", "C", "H", "W"))
     check_finite("images", images)
     columns = check_int("columns", columns)
+    check_type("captions", captions, tuple | list, "a sequence of strings")
+    for caption in captions:
+        check_type("captions", caption, str, "a sequence of strings")
     kind = check_image_path(path)
     pixels = len(images) * images.shape[2] * images.shape[3]
     if not 0 < pixels <= LARGEST_GRID:
         raise ValueError(f"`images` must have between 1 and {LARGEST_GRID} pixels in all, got {pixels}.")
     shown = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
     grid = make_grid(shown.clamp(0, 1), nrow=columns).mul(255).add_(0.5).to(torch.uint8).permute(1, 2, 0)
+    drawn = _captioned(Image.fromarray(grid.cpu().numpy()), captions, images.shape[2] + _PADDING)
     with written_whole(path) as temporary:
-        Image.fromarray(grid.cpu().numpy()).save(temporary, format=kind, quality=95)
+        drawn.save(temporary, format=kind, quality=95)
 
 
 def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, columns: int = 10) -> None:
@@ -70,7 +77,7 @@ def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, 
         originals: ``(N, C, H, W)`` in [0, 1].
         reconstructions: The same shape.
         path: The file; its suffix, such as ``.png`` or ``.jpg``, is its format.
-        columns: Pictures per row.
+        columns: Images per row.
 
     Raises:
         ValueError: If the shapes differ.
@@ -179,6 +186,22 @@ def principal_plane(points: Tensor) -> Tensor:
         left, scales, _ = torch.pca_lowrank(points.double(), q=rank, niter=4)
     plane = (left * scales)[:, :2]
     return torch.nn.functional.pad(plane, (0, 2 - plane.shape[1]))
+
+
+def _captioned(grid: Any, captions: Sequence[str], height: int) -> Any:
+    """The grid with a caption to the left of each of its rows, which are ``height`` pixels apart."""
+    from PIL import Image, ImageDraw
+
+    if not captions:
+        return grid
+    pen = ImageDraw.Draw(grid)
+    margin = 8 + max(int(pen.textlength(caption)) for caption in captions)
+    wide = Image.new("RGB", (grid.width + margin, grid.height))
+    wide.paste(grid, (margin, 0))
+    pen = ImageDraw.Draw(wide)
+    for row, caption in enumerate(captions):
+        pen.text((4, _PADDING + row * height + height // 2), caption, anchor="lm")
+    return wide
 
 
 def _figure(size: tuple[float, float]) -> tuple[Any, Any]:

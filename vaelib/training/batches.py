@@ -15,11 +15,11 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
-from vaelib._images import Batch, ImageSet, as_batch, as_batches, even_parts, opened
+from vaelib._images import Batch, ImageSet, as_batch, as_batches, check_condition, even_parts, opened
 from vaelib.data import ImageDataset
 from vaelib.training import randomness
 
-__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "first_images", "on_device"]
+__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "bound", "condition_of", "first_batch", "on_device"]
 
 _EXAMPLES = 256  # images to draw and for the count of dead latents
 
@@ -75,9 +75,9 @@ class IndexedBatches:
 
 
 class LoaderBatches:
-    """Batches of somebody else's loader, one step each."""
+    """Batches of somebody else's loader, one step each; ``condition`` is the model's part, or None."""
 
-    def __init__(self, loader: Any, share: Share, device: torch.device) -> None:
+    def __init__(self, loader: Any, share: Share, device: torch.device, condition: Any = None) -> None:
         if not hasattr(loader, "__len__") or len(loader) == 0:
             raise ValueError("`train` must be images, or a loader of known length that is not empty.")
         if share.accumulate > 1:
@@ -90,7 +90,7 @@ class LoaderBatches:
                 f"`train` must be images, a stream, or a DataLoader with a DistributedSampler for {share.processes}"
                 f" processes, got {type(loader).__name__}."
             )
-        self._loader, self._device, self._sampler = loader, device, sampler
+        self._loader, self._device, self._sampler, self._condition = loader, device, sampler, condition
         self._generator: torch.Generator | None = getattr(loader, "generator", None)
         self._state: dict[str, Any] = {}
 
@@ -121,7 +121,7 @@ class LoaderBatches:
         if start:
             randomness.restore(now["random"], self._device)
         for batch in batches:
-            yield [Piece(as_batch("train", batch).to(self._device), 1.0)]
+            yield [Piece(as_batch("train", batch, self._condition).to(self._device), 1.0)]
 
     def _capture(self) -> dict[str, Any]:
         state: dict[str, Any] = {"random": randomness.capture(self._device)}
@@ -140,9 +140,12 @@ def on_device(name: str, data: Any, model: nn.Module, device: torch.device) -> A
     """
     if data is None and name == "val":
         return None
-    data = opened(name, data)
-    if isinstance(data, Tensor):
-        data = ImageDataset(data)
+    condition = condition_of(model)
+    data = opened(name, data, condition)
+    if isinstance(data, Tensor | Batch):
+        data = ImageDataset(data) if isinstance(data, Tensor) else ImageDataset(data.x, condition=data.condition)
+    if condition is None:
+        check_condition(name, data, None)
     if not isinstance(data, ImageSet):
         if iter(data) is data:
             raise TypeError(f"`{name}` must be images, or a loader that can be passed over again, got an iterator.")
@@ -159,15 +162,25 @@ def on_device(name: str, data: Any, model: nn.Module, device: torch.device) -> A
     return data.to(device) if fits else data
 
 
-def first_images(name: str, data: Any, device: torch.device) -> Tensor:
-    """The first 256, with fixed draws of their own."""
+def first_batch(name: str, data: Any, device: torch.device, condition: Any = None) -> Batch:
+    """The first 256 images, with fixed draws of their own; ``condition`` is the model's part, or None."""
     with randomness.isolated(device):
         set_seed(0)
         if isinstance(data, ImageSet):
-            return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device)).x
+            return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device))
         generator = getattr(data, "generator", None)
         state = None if generator is None else generator.get_state()
-        first = next(as_batches(name, data, _EXAMPLES, device)).x[:_EXAMPLES]
+        x, rows = next(as_batches(name, data, _EXAMPLES, device, condition=condition))
         if generator is not None:
             generator.set_state(state)
-        return first
+        return Batch(x[:_EXAMPLES], None if rows is None else rows[:_EXAMPLES])
+
+
+def condition_of(model: Any) -> Any:
+    """The part of a model that takes a condition, or None."""
+    return getattr(model, "condition", None)
+
+
+def bound(model: Any, condition: Tensor | None) -> Any:
+    """The model, or the view of it with a batch's condition."""
+    return model if condition is None else model.given(condition)

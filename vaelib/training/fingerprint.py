@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from vaelib._images import ImageSet
+from vaelib._images import Batch, ImageSet
 from vaelib.data import ImageStream
-from vaelib.training.batches import first_images
+from vaelib.training.batches import first_batch
 
 __all__ = ["FIRST_BATCH", "differences", "fingerprint", "marks_of"]
 
@@ -22,11 +22,11 @@ _MOST_BYTES = 2**28  # of images that are hashed: a quarter of a second
 _MOST_FILES = 1000  # whose size is asked for, since a network file system answers slowly
 
 
-def marks_of(name: str, data: Any) -> dict[str, Any] | None:
-    """What a checkpoint keeps of ``train`` or ``val``, to refuse others."""
+def marks_of(name: str, data: Any, condition: Any = None) -> dict[str, Any] | None:
+    """What a checkpoint keeps of ``train`` or ``val``, to refuse others; ``condition`` is the model's part, or None."""
     if data is None or isinstance(data, ImageSet):
         return None if data is None else fingerprint(data)
-    return _fingerprint_of_loader(data, first_images(name, data, torch.device("cpu")))
+    return _fingerprint_of_loader(data, first_batch(name, data, torch.device("cpu"), condition))
 
 
 def fingerprint(data: Any) -> dict[str, Any]:
@@ -37,22 +37,29 @@ def fingerprint(data: Any) -> dict[str, Any]:
     """
     marks: dict[str, Any] = {"images": len(data), "image_shape": list(data.image_shape)}
     marks |= {"dynamic": data.dynamic, "flip": data.flip}
+    condition = getattr(data, "condition", None)
+    marks |= {} if condition is None else {"condition": _hash_of(condition)}
     if isinstance(data, ImageStream):
         return marks | {"files": _hash_of_files(data)}
     return marks | {"dtype": str(data.images.dtype), "contents": _hash_of(data.images)}
 
 
-def _fingerprint_of_loader(loader: Any, first: Tensor) -> dict[str, Any]:
+def _fingerprint_of_loader(loader: Any, first: Batch) -> dict[str, Any]:
     """Of somebody else's loader, whose ``first`` batch need not be the same each time.
 
     Images are hashed where the loader's set is a ``TensorDataset`` or a ``Subset`` of one.
     """
-    marks: dict[str, Any] = {"batches": len(loader), "image_shape": list(first.shape[1:]), "dtype": str(first.dtype)}
+    marks: dict[str, Any] = {
+        "batches": len(loader),
+        "image_shape": list(first.x.shape[1:]),
+        "dtype": str(first.x.dtype),
+    }
     dataset: Any = getattr(loader, "dataset", None)
     if hasattr(dataset, "__len__"):
         marks["images"] = len(dataset)
     contents = _contents_of(dataset)
-    return marks | ({} if contents is None else {"contents": contents}) | {FIRST_BATCH: _hash_of(first)}
+    marks |= {} if contents is None else {"contents": contents}
+    return marks | {FIRST_BATCH: "".join(_hash_of(part) for part in first if part is not None)}
 
 
 def differences(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -72,10 +79,10 @@ def _contents_of(dataset: Any) -> str | None:
     return None if whole is None else _hash_of(torch.as_tensor(dataset.indices)) + whole
 
 
-def _hash_of(images: Tensor) -> str:
+def _hash_of(rows: Tensor) -> str:
     digest = hashlib.sha256()
-    stride = -(-images.nbytes // _MOST_BYTES) or 1
-    for piece in images[::stride].split(1024):
+    stride = -(-rows.nbytes // _MOST_BYTES) or 1
+    for piece in rows[::stride].split(1024):
         digest.update(piece.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 

@@ -90,11 +90,13 @@ def compiled(function: Callable[..., Any], device: torch.device) -> Callable[...
     on_cuda = device.type == "cuda"
     launched = torch.compile(function, options=graphs if on_cuda else None)
 
-    def call(x: Tensor, *more: Any) -> Any:
-        torch._dynamo.mark_static(x)
+    def call(*arguments: Any) -> Any:
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                torch._dynamo.mark_static(argument)
         if on_cuda:
             torch.compiler.cudagraph_mark_step_begin()
-        return launched(x, *more)
+        return launched(*arguments)
 
     return call
 

@@ -1,4 +1,4 @@
-"""What a run shows of itself: pictures each epoch, curves at the end, and a word when latents die."""
+"""What a run shows of itself: images each epoch, curves at the end, and a warning when latents die."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from torch import Tensor
 
 from vaelib import plots
 from vaelib._checks import check_float, check_int
+from vaelib.conditions import Labels
 from vaelib.latents import Draw
+from vaelib.training.batches import bound
 from vaelib.training.history import curves
 from vaelib.vae import VAE, eval_mode
 
 __all__ = ["CollapseWarning", "Pictures"]
 
 _logger = logging.getLogger("vaelib.training")
+_MOST_CLASSES = 16
 _STEPS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # of a traversal, in units of the prior's scale
 
 
@@ -28,7 +31,7 @@ class Pictures:
     Part of every run of a :class:`VAE` or :class:`AutoEncoder` with an ``output_dir``. Curves need matplotlib.
 
     Args:
-        every: Epochs between pictures; the last epoch is always drawn.
+        every: Epochs between images; the last epoch is always drawn.
 
     Raises:
         ValueError: If ``every`` is below 1.
@@ -48,12 +51,16 @@ class Pictures:
             return
         if record.epoch % self.every and record.epoch != run.max_epochs:
             return
-        shown = run.examples[:50]
+        shown, condition = run.examples[:50], None if run.condition is None else run.condition[:50]
         name = f"epoch_{record.epoch:03d}.png"
-        plots.save_pairs(shown, model.reconstruct(shown), _file(out, "reconstructions", name))
-        if model.latent.has_prior:
-            plots.save_grid(model.sample(64, seed=0), _file(out, "samples", name))
-            plots.save_grid(traversals(model, shown[:1]), _file(out, "traversals", name), columns=len(_STEPS))
+        plots.save_pairs(shown, bound(model, condition).reconstruct(shown), _file(out, "reconstructions", name))
+        if not model.latent.has_prior:
+            return
+        samples, captions = _samples(model, condition)
+        plots.save_grid(samples, _file(out, "samples", name), captions=captions)
+        film = traversals(bound(model, None if condition is None else condition[:1]), shown[:1])
+        if film is not None:
+            plots.save_grid(film, _file(out, "traversals", name), columns=len(_STEPS))
 
     def on_end(self, run: Any) -> None:
         """Draw the curves."""
@@ -91,7 +98,10 @@ class CollapseWarning:
         if not isinstance(model, VAE) or not model.latent.has_prior or not run.accelerator.is_main_process:
             return
         with eval_mode(model):
-            kl = at_the_mean(model, run.examples).kl.mean(0)
+            draw = at_the_mean(bound(model, run.condition), run.examples)
+        if draw.codes is not None:  # whose rate is that of the prior, used or not
+            return
+        kl = draw.kl.mean(0)
         dead = int((kl < self.threshold).sum())
         if len(kl) > 1 and dead / len(kl) > self._warned:
             self._warned = max(dead / len(kl), 1 - 1 / len(kl))
@@ -120,10 +130,15 @@ def collapse_message(dead: int, latents: int, epoch: int, threshold: float) -> s
     )
 
 
-def traversals(model: VAE, x: Tensor, rows: int = 10) -> Tensor:
-    """Pictures of one image's latent, each of the ``rows`` latents of largest KL in turn moved from -3 to 3."""
+def traversals(model: Any, x: Tensor, rows: int = 10) -> Tensor | None:
+    """Images of one image's latent, each of the ``rows`` latents of largest KL in turn moved from -3 to 3.
+
+    None of codes, between which there is nothing.
+    """
     with eval_mode(model):
         draw = at_the_mean(model, x)
+        if draw.codes is not None:
+            return None
         kl, flat = draw.kl[0], draw.z.flatten(1)
         rows = min(rows, flat.shape[1])
         chosen = kl.topk(rows).indices if len(kl) == flat.shape[1] else torch.arange(rows)
@@ -132,10 +147,31 @@ def traversals(model: VAE, x: Tensor, rows: int = 10) -> Tensor:
         return model.decode_mean(moved.view(-1, *model.latent_shape))
 
 
-def at_the_mean(model: VAE, x: Tensor) -> Draw:
+def at_the_mean(model: Any, x: Tensor) -> Draw:
     """The draw of noise 0, which is the posterior's mean."""
     features = model.observe(x)
-    return model.draw(features, noise=x.new_zeros(len(x), model.latent.noise_size))
+    draw: Draw = model.draw(features, noise=x.new_zeros(len(x), model.latent.noise_size))
+    return draw
+
+
+def _samples(model: Any, condition: Tensor | None) -> tuple[Tensor, list[str]]:
+    """64 images; of a model with a condition, a row for each of some conditions, which the captions name."""
+    if condition is None:
+        return model.sample(64, seed=0), []
+    if isinstance(model.condition, Labels):
+        condition = torch.arange(min(model.condition.num_classes, _MOST_CLASSES), device=condition.device)
+    else:
+        condition = condition[:8]
+    captions = [_caption(model.condition, values) for values in condition.tolist()]
+    return model.sample(8 * len(condition), condition=condition.repeat_interleave(8, 0), seed=0), captions
+
+
+def _caption(part: Any, values: Any) -> str:
+    """A class by name or number, or the numbers of a vector."""
+    if isinstance(values, int):
+        names = getattr(part, "names", None)
+        return str(values) if names is None else str(names[values])
+    return " ".join(f"{value:.2g}" for value in (values if isinstance(values, list) else [values]))
 
 
 def _file(out: Path, folder: str, name: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 
 from vaelib._checks import TrainingError, check_float, shown
 from vaelib.schedules import Schedule, constant, one_cycle, warmup_cosine
+from vaelib.training.followers import Followers
+from vaelib.training.version_0_1 import by_parameter
 
 __all__ = ["LR_SCHEDULES", "OPTIMIZERS", "Optimization", "make_optimizer", "make_schedule"]
 
@@ -46,7 +47,9 @@ def make_schedule(named: str | Schedule, learning_rate: float, total_steps: int)
 
 
 class Optimization:
-    """Optimiser, learning rate and loss scale; leaves a step out if its gradients are not finite or too large.
+    """Optimiser, learning rate and loss scale; skips a step if its gradients are not finite or too large.
+
+    Submodules with a method ``after_step``, such as latents with a codebook, are called after each step.
 
     Args:
         model: What is trained: the model in its objective.
@@ -54,9 +57,10 @@ class Optimization:
         learning_rate: Step to learning rate.
         accelerator: Brings the loss scale of fp16.
         clip_norm: Total gradient norm to which larger ones are scaled down, or None.
-        skip_norm: Total gradient norm above which a step is left out, or None.
+        skip_norm: Total gradient norm above which a step is skipped, or None.
         keep_gradients: Keep the memory of gradients from step to step, as CUDA graphs write theirs into memory of
             their own, which the next pass would write over.
+        seed: Of what ``after_step`` draws, the same on all processes.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Optimization:
         clip_norm: float | None,
         skip_norm: float | None,
         keep_gradients: bool = False,
+        seed: int = 0,
     ) -> None:
         self.optimizer = optimizer
         self._model, self._learning_rate, self._accelerator = model, learning_rate, accelerator
@@ -77,6 +82,7 @@ class Optimization:
         if keep_gradients:
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        self._followers, self._step = Followers(model, accelerator, seed), 0
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._moved: list[Tensor] = []  # whether each step since the last look moved the weights
@@ -84,6 +90,7 @@ class Optimization:
 
     def begin(self, step: int) -> None:
         """Before the passes of a step: no gradients, its learning rate, and running statistics kept."""
+        self._step = step
         self.optimizer.zero_grad(set_to_none=not self._keep_gradients)
         for group in self.optimizer.param_groups:
             rate = self._learning_rate(step) * group.get("lr_scale", 1.0)
@@ -107,12 +114,13 @@ class Optimization:
             self.optimizer.step()
         elif ok:
             self.optimizer.step()
+        self._followers.after_step(self._step, ok)
         self._restore_buffers_unless(ok)
         self._moved.append(ok)
         return ok
 
     def skipped(self, terms: Any, steps_per_epoch: int) -> int:
-        """Steps left out since the start; waits for the device.
+        """Steps skipped since the start; waits for the device.
 
         Raises:
             TrainingError: If too many were in a row, naming what in ``terms`` and which gradients are not finite.
@@ -134,7 +142,7 @@ class Optimization:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``."""
-        self.optimizer.load_state_dict(_by_parameter(state["optimizer"], self.optimizer))
+        self.optimizer.load_state_dict(by_parameter(state["optimizer"], self.optimizer))
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
@@ -166,46 +174,11 @@ class Optimization:
         return ok
 
     def _restore_buffers_unless(self, ok: Tensor) -> None:
-        """Undo what a step that was left out has done to running statistics."""
+        """Undo what a skipped step has done to running statistics."""
         if ok.device.type == "cpu" and ok:
             return
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(ok, buffer, kept))
-
-
-def _by_parameter(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state of an optimiser by parameter: in version 0.1 the weights of one dtype were one tensor.
-
-    They lay in it as they lie in memory, one after the other, each from a multiple of 16 numbers on.
-    """
-    numbers = itertools.count()
-    groups = [[(next(numbers), weight) for weight in group["params"]] for group in optimizer.param_groups]
-    if _is_by_parameter(state, groups):
-        return state
-    moments: dict[int, Any] = {}
-    for kept, group in zip(state["param_groups"], groups, strict=True):
-        trained = sorted((pair for pair in group if pair[1].requires_grad), key=lambda pair: str(pair[1].dtype))
-        alike = itertools.groupby(trained, key=lambda pair: pair[1].dtype)
-        for whole, (_, pairs) in zip(kept["params"], alike, strict=True):
-            start = 0
-            for number, weight in pairs:
-                moments[number] = {
-                    name: value.as_strided(weight.shape, weight.stride(), start) if value.ndim else value.clone()
-                    for name, value in state["state"].get(whole, {}).items()
-                }
-                start += -(-weight.numel() // 16) * 16
-    numbered = ([number for number, _ in group] for group in groups)
-    return {
-        "state": moments,
-        "param_groups": [kept | {"params": own} for kept, own in zip(state["param_groups"], numbered, strict=True)],
-    }
-
-
-def _is_by_parameter(state: dict[str, Any], groups: list[list[tuple[int, nn.Parameter]]]) -> bool:
-    if [len(kept["params"]) for kept in state["param_groups"]] != [len(group) for group in groups]:
-        return False
-    averages = [(weight, state["state"].get(number, {}).get("exp_avg")) for group in groups for number, weight in group]
-    return all(kept is None or kept.ndim != 1 or kept.shape == weight.shape for weight, kept in averages)
 
 
 def _most_in_a_row(scaler: Any, steps_per_epoch: int) -> int:

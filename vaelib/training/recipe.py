@@ -16,6 +16,7 @@ from vaelib._files import check_claimed, claim
 from vaelib.objectives import RENAMED
 from vaelib.serialization import describe
 from vaelib.serialization.descriptions import of_today
+from vaelib.training.batches import condition_of
 from vaelib.training.checkpoints import checkpoint_path, checkpoints_in, newest_checkpoint, read_checkpoint
 from vaelib.training.fingerprint import FIRST_BATCH, differences, marks_of
 from vaelib.training.run import Run, scheduled
@@ -79,6 +80,7 @@ def recipe_of(asked: dict[str, Any], run: Run, images: dict[str, Any], compile: 
     ``asked`` are the arguments of the ``Trainer`` by name, ``images`` those of ``train`` and ``val``.
     """
     names = ("batch_size", "learning_rate", "accumulate", "clip_norm", "skip_norm", "precision", "seed")
+    condition = condition_of(run.model)
     written, optimizer, schedule = asked["output_dir"] is not None, asked["optimizer"], asked["lr_schedule"]
     return {name: asked[name] for name in names} | {
         "model": describe(run.model) if written else None,
@@ -92,7 +94,7 @@ def recipe_of(asked: dict[str, Any], run: Run, images: dict[str, Any], compile: 
         "callbacks": [type(callback).__name__ for callback in run.callbacks],
         "steps_per_epoch": run.steps_per_epoch,
         "num_images": getattr(run.batches, "num_images", None),
-        "images": {name: marks_of(name, data) for name, data in images.items()} if written else {},
+        "images": {name: marks_of(name, data, condition) for name, data in images.items()} if written else {},
     }
 
 

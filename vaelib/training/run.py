@@ -15,13 +15,13 @@ from vaelib._checks import TrainingError, check_shape, check_type, shown
 from vaelib.objectives import Objective
 from vaelib.serialization import save
 from vaelib.training import randomness
-from vaelib.training.batches import IndexedBatches, LoaderBatches, Piece
+from vaelib.training.batches import IndexedBatches, LoaderBatches, Piece, bound
 from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.history import EpochRecord, Means, totals_of, write_csv
 from vaelib.training.optimization import Optimization
 from vaelib.vae import eval_mode
 
-__all__ = ["ObjectiveModule", "Run", "check_terms", "scheduled", "write_models"]
+__all__ = ["ObjectiveModule", "Run", "check_terms", "resume", "scheduled", "write_models"]
 
 
 class ObjectiveModule(nn.Module):
@@ -31,9 +31,9 @@ class ObjectiveModule(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, x: Tensor, step: int) -> tuple[Any, Tensor]:
+    def forward(self, x: Tensor, condition: Tensor | None, step: int) -> tuple[Any, Tensor]:
         """The objective's terms of a batch, of which only the loss has a gradient, and their totals."""
-        terms = self.objective(self.model, x, step=step)
+        terms = self.objective(bound(self.model, condition), x, step=step)
         check_result(terms, len(x))
         return type(terms)(terms.loss, *(values.detach() for values in terms[1:])), totals_of(terms, len(x))
 
@@ -73,7 +73,9 @@ class Run:
         self.history: list[EpochRecord] = []
         """One record per finished epoch."""
         self.examples: Tensor | None = None
-        """Images for pictures and diagnoses, the same throughout, on the training device."""
+        """Images to draw and for diagnoses, the same throughout, on the training device."""
+        self.condition: Tensor | None = None
+        """The condition of ``examples``."""
         self.recipe: dict[str, Any] = {}
         """What the run was asked for, as plain values."""
         self.output_dir = None if output_dir is None or not accelerator.is_main_process else Path(output_dir)
@@ -113,7 +115,7 @@ class Run:
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._module):
-                terms, totals = self._module(piece.batch.x, self.step)
+                terms, totals = self._module(*piece.batch, self.step)
                 self.accelerator.backward(terms.loss if piece.weight == 1.0 else terms.loss * piece.weight)
             collected.append(totals if last else totals.clone())  # the next pass may write over them
         ok = self.optimization.finish(terms.loss)
@@ -164,11 +166,6 @@ class Run:
         if self.output_dir is not None:
             self.last_checkpoint = self._checkpoints.write(self.output_dir, self.step, state)
 
-    def resume(self, path: Path, state: dict[str, Any]) -> None:
-        """Go on from the checkpoint ``state`` at ``path``."""
-        self.last_checkpoint = path
-        _restore(self, state)
-
 
 def _state_of(run: Run) -> dict[str, Any]:
     """Everything that must be as it was for the run to go on as if never stopped."""
@@ -191,8 +188,9 @@ def _state_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _restore(run: Run, state: dict[str, Any]) -> None:
-    """Go on from ``state``."""
+def resume(run: Run, path: Path, state: dict[str, Any]) -> None:
+    """Continue from the checkpoint ``state`` at ``path``."""
+    run.last_checkpoint = path
     stateful = [callback for callback in run.callbacks if hasattr(callback, "state_dict")]
     for callback, kept in zip(stateful, state["callbacks"], strict=True):
         callback.load_state_dict(kept)
@@ -233,7 +231,7 @@ def _names_of_terms(run: Run) -> tuple[str, ...]:
     if run.history:
         return tuple(run.history[-1].train._fields)
     with randomness.isolated(run.accelerator.device), eval_mode(run.model):
-        return tuple(run.objective(run.model, run.examples, step=run.step)._fields)
+        return tuple(run.objective(bound(run.model, run.condition), run.examples, step=run.step)._fields)
 
 
 def _of_all_processes(accelerator: Accelerator, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from vaelib.schedules import Schedule, as_schedule
 from vaelib.serialization import describe
 from vaelib.training import randomness
 from vaelib.training.arguments import check_callbacks, check_objective, check_output_dir
-from vaelib.training.batches import IndexedBatches, LoaderBatches, Share, first_images, on_device
+from vaelib.training.batches import IndexedBatches, LoaderBatches, Share, condition_of, first_batch, on_device
 from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.hardware import PRECISIONS, compiled, compiles, make_accelerator, tuned
 from vaelib.training.heartbeat import watched
@@ -36,7 +36,7 @@ from vaelib.training.lock import locked
 from vaelib.training.optimization import LR_SCHEDULES, OPTIMIZERS, Optimization, make_optimizer, make_schedule
 from vaelib.training.progress import ProgressReport, reported
 from vaelib.training.recipe import check_recipe, checkpoint_to_resume, recipe_of
-from vaelib.training.run import ObjectiveModule, Run, write_models
+from vaelib.training.run import ObjectiveModule, Run, resume, write_models
 from vaelib.training.validation import validate, warn_of_moving_schedules
 
 __all__ = ["Trainer"]
@@ -186,7 +186,7 @@ class Trainer:
         batches = (
             IndexedBatches(images["train"], self.batch_size, share, self.seed, device)
             if isinstance(images["train"], ImageSet)
-            else LoaderBatches(images["train"], share, device)
+            else LoaderBatches(images["train"], share, device, condition_of(model))
         )
         output_dir = None if self.output_dir is None else Path(self.output_dir)
         if output_dir is not None:
@@ -230,12 +230,13 @@ def _started(
         trainer.clip_norm,
         trainer.skip_norm,
         keep_gradients=compile and device.type == "cuda",
+        seed=trainer.seed,
     )
     run = Run(module, optimization, accelerator, batches, trainer.max_epochs, _callbacks(trainer), trainer.output_dir)
     shown = "train" if images["val"] is None else "val"
-    run.examples = first_images(shown, images[shown], device)
+    run.examples, run.condition = first_batch(shown, images[shown], device, condition_of(module.model))
     if isinstance(getattr(module.model, "likelihood", None), DiscretizedLogistic):  # a step waits for no device to look
-        check_levels("train", first_images("train", images["train"], device))
+        check_levels("train", first_batch("train", images["train"], device, condition_of(module.model)).x)
     run.recipe = recipe_of(vars(trainer), run, images, compile)
     if found is not None:
         check_recipe(run, *found)
@@ -259,7 +260,7 @@ def _loop(trainer: Trainer, run: Run, val: Any, found: tuple[Path, dict[str, Any
         Interruption(enabled=trainer.output_dir is not None) as interruption,
     ):
         if found is not None:
-            run.resume(*found)
+            resume(run, *found)
             report.line(f"resumed from {found[0]}, step {run.step} of {run.total_steps}")
         # An epoch that has begun is finished, whatever set `stop_reason` in it.
         while run.epoch <= run.max_epochs and (run.stop_reason is None or run.position > 0):

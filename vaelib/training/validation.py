@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 
 from vaelib._images import Batch, ImageSet, as_batches, even_parts
 from vaelib.training import randomness
+from vaelib.training.batches import bound, condition_of
 from vaelib.training.history import Means, totals_of
 from vaelib.training.run import Run, check_terms
 from vaelib.vae import eval_mode
@@ -29,8 +29,8 @@ def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
     means, counts = Means(), torch.ones((), dtype=torch.bool, device=accelerator.device)
     with randomness.isolated(accelerator.device), eval_mode(run.evaluated), accelerator.autocast():
         set_seed(seed, device_specific=True)
-        for x, _ in _batches(data, batch_size, accelerator):
-            terms = run.objective(run.evaluated, x, step=run.total_steps - 1)
+        for x, condition in _batches(data, batch_size, run):
+            terms = run.objective(bound(run.evaluated, condition), x, step=run.total_steps - 1)
             means.add(terms._fields, totals_of(terms, len(x)), counts)
     return check_terms(means.over_processes(accelerator)[0], f"on `val` after step {run.step}")
 
@@ -48,11 +48,11 @@ def warn_of_moving_schedules(run: Run) -> None:
             )
 
 
-def _batches(data: Any, batch_size: int, accelerator: Accelerator) -> Iterator[Batch]:
+def _batches(data: Any, batch_size: int, run: Run) -> Iterator[Batch]:
     """This process's part of the images."""
-    device = accelerator.device
+    accelerator, device = run.accelerator, run.accelerator.device
     if not isinstance(data, ImageSet):
-        yield from as_batches("val", data, batch_size, device)
+        yield from as_batches("val", data, batch_size, device, condition=condition_of(run.model))
         return
     mine = torch.arange(len(data)).tensor_split(accelerator.num_processes)[accelerator.process_index]
     yield from data.fetch((mine[first:last] for first, last in even_parts(len(mine), batch_size)), device)
