@@ -125,14 +125,18 @@ class EndAfter:
             run.stop_reason = "enough"
 
 
-def small_run(directory, *callbacks, resume=False, seed=0, objective=None, train=None, val=True, **kwargs):
+def small_run(directory, *callbacks, resume=False, seed=0, objective=None, train=None, val=True, parts=dict, **kwargs):
     """3 epochs of 4 steps: the weights, and the history without times."""
-    model, images = tiny(seed, hidden_channels=(4,), dropout=0.2), images_of(20)
-    data = vl.data.ImageDataset(images, dynamic=True, flip=True) if train is None else train(images / 255)
-    parts = [vl.Pictures(every=99), *([vl.EMA(0.9), vl.EarlyStopping(patience=9)] if val else []), *callbacks]
+    torch.manual_seed(seed)
+    model, images = tiny(seed, **{"hidden_channels": (4,), "dropout": 0.2} | parts()), images_of(20)
+    labels = None if model.condition is None else torch.arange(20) % 3
+    data = vl.data.ImageDataset(images, dynamic=True, flip=True, condition=labels)
+    data = data if train is None else train(images / 255)
+    own = [vl.Pictures(every=99), *([vl.EMA(0.9), vl.EarlyStopping(patience=9)] if val else []), *callbacks]
     options = {"max_epochs": 3, "batch_size": 5, "output_dir": directory} | kwargs
-    trainer = vl.Trainer(None if objective is None else objective(), callbacks=parts, **options)
-    history = trainer.fit(model, data, images if val else None, resume=resume, progress=False)
+    trainer = vl.Trainer(None if objective is None else objective(), callbacks=own, **options)
+    measured = vl.data.ImageDataset(images, condition=labels) if val else None
+    history = trainer.fit(model, data, measured, resume=resume, progress=False)
     records = [[r.epoch, r.step, r.train, r.val, r.learning_rate, r.num_images] for r in history]
     return weights(model).tolist(), records
 
@@ -151,10 +155,20 @@ LOADERS = {
     "shuffled": lambda x: torch.utils.data.DataLoader(x, 5, shuffle=True),
     "with a generator": lambda x: torch.utils.data.DataLoader(x, 5, True, generator=torch.Generator().manual_seed(3)),
 }
+CODES = {"latent_dim": None}
 EVERY_STEP = {
     "val, EMA, early stopping": {},
     "accumulate": {"accumulate": 2, "val": False},
     "a loader": {"train": LOADERS["shuffled"]},
+    "labels that are dropped": {"parts": lambda: {"condition": vl.Labels(3, dropout=0.3)}, "accumulate": 2},
+    "codes that are restarted": {"parts": lambda: {**CODES, "latent": vl.VectorQuantizer((2, 4, 4), 16, restart=0.5)}},
+    "codes by gradients, with labels": {
+        "parts": lambda: {
+            **CODES,
+            "latent": vl.ResidualQuantizer((2, 4, 4), 4, 2, decay=None),
+            "condition": vl.Labels(3, dropout=0.3),
+        }
+    },
     "a loader with a generator": {"train": LOADERS["with a generator"], "val": False},
 }
 

@@ -1,7 +1,5 @@
 """The Trainer with a condition: each batch's reaches the model, whatever holds the images."""
 
-import csv
-
 import pytest
 import torch
 from runs import PosteriorMean, Watch, fit, images_of, tiny, weights
@@ -144,14 +142,3 @@ def test_a_compiled_run_with_a_condition_follows_the_eager_one():
         options = {"objective": PosteriorMean(), "compile": compiled, "max_epochs": 3}
         runs.append([record.val.loss for record in fit(conditional(norm="group"), PAIRS, PAIRS, **options)])
     assert runs[1] == pytest.approx(runs[0], rel=1e-4)
-
-
-def test_a_codes_penalty_is_a_column(tmp_path):
-    model = tiny(latent_dim=None, latent=vl.VectorQuantizer((2, 2, 2), 8))
-    record = fit(model, X, X, output_dir=tmp_path)[-1]
-    assert record.train._fields == record.val._fields == ("loss", "reconstruction", "kl", "penalty")
-    assert record.val.penalty > 0 and record.val.loss == pytest.approx(sum(record.val[1:]), rel=1e-5)
-    assert record.criterion == record.val.reconstruction + record.val.kl
-    with (tmp_path / "history.csv").open() as stream:
-        assert float([*csv.DictReader(stream)][-1]["val_penalty"]) == pytest.approx(record.val.penalty)
-    assert not (tmp_path / "traversals").exists()  # there is nothing between codes
