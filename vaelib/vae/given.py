@@ -61,7 +61,7 @@ class Given(Passes):
 
     def _run(self, network: nn.Module, value: Tensor) -> Any:
         is_encoder = network is self.model.encoder
-        embedding = rows_of(self.embedding, len(value), draws=not is_encoder).to(value)
+        embedding = rows_of(self.embedding, value.shape[0], draws=not is_encoder).to(value)
         if getattr(network, "takes_condition", False):
             return network(value, embedding)
         if value.ndim == 4:
