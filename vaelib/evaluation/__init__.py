@@ -19,12 +19,15 @@ from vaelib.evaluation.disentanglement import (
 from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
 from vaelib.evaluation.latents import LatentReport, latents
 from vaelib.evaluation.likelihood import LikelihoodEstimate, log_likelihood
+from vaelib.evaluation.marginal import marginal_log_likelihood
 from vaelib.evaluation.reconstruction import ReconstructionQuality, reconstruction_quality
+from vaelib.evaluation.usage import CodeUsage, code_usage
 
 __all__ = [
     "AnomalyReport",
     "AnomalyScores",
     "BoundEstimate",
+    "CodeUsage",
     "Comparison",
     "DciScores",
     "DisentanglementReport",
@@ -38,6 +41,7 @@ __all__ = [
     "anomaly_scores",
     "auroc",
     "beta_vae_score",
+    "code_usage",
     "compare",
     "dci",
     "disentanglement",
@@ -51,6 +55,7 @@ __all__ = [
     "kid",
     "latents",
     "log_likelihood",
+    "marginal_log_likelihood",
     "mig",
     "modularity",
     "modularity_chance",

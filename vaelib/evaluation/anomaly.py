@@ -12,7 +12,7 @@ from torch import Tensor
 from vaelib._checks import check_finite, check_one_device, check_shape, check_tensor
 from vaelib._images import ImageSet, opened
 from vaelib.evaluation.bound import Estimate, per_image_terms
-from vaelib.evaluation.inputs import batches_for, check_vae
+from vaelib.evaluation.inputs import batches_for, check_vae, wanted_by
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
@@ -89,8 +89,9 @@ def anomaly_scores(
                 f"`background` must have the model's likelihood, {type(model.likelihood).__name__},"
                 f" got {type(part.likelihood).__name__}."
             )
+    batches = batches_for(model, data, batch_size, generator, condition=wanted_by(*models.values()))
     columns = []
-    for batch in ImageValues(model.likelihood).watched(batches_for(model, data, batch_size, generator)):
+    for batch in ImageValues(model.likelihood).watched(batches):
         terms = [per_image_terms(part, [batch], Elbo(), generator=generator) for part in models.values()]
         columns.append((terms[0].reconstruction, *(found.reconstruction + found.kl for found in terms)))
     reconstruction, negative_elbo, *rest = (torch.cat(column) for column in zip(*columns, strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaelib._checks import (
     DataError,
@@ -20,11 +20,11 @@ from vaelib._checks import (
     check_type,
 )
 from vaelib._images import Batch, ImageSet, opened
-from vaelib.evaluation.inputs import batches_for, check_vae, device_of
+from vaelib.evaluation.inputs import batches_for, bound, check_vae, device_of, quantity_of
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
 from vaelib.objectives import Elbo, Objective
-from vaelib.vae import VAE, eval_mode
+from vaelib.vae import VAE, Given, eval_mode
 
 __all__ = ["BoundEstimate", "Estimate", "elbo", "per_image_terms", "unit_of"]
 
@@ -80,10 +80,12 @@ class BoundEstimate(NamedTuple):
     note: str = ""
     """What these numbers are not: under a Bernoulli on grey values no log p(x), of a density at 8-bit levels no code
     length. Empty if they are what their names say."""
+    quantity: str = "log p(x)"
+    """What is bounded: ``"log p(x|c)"`` of a model with a condition."""
 
 
 def per_image_terms(
-    model: nn.Module,
+    model: Any,
     batches: Iterable[Tensor | Batch],
     objective: Objective,
     *,
@@ -93,8 +95,8 @@ def per_image_terms(
     """An objective's terms over a whole set, in eval mode without gradients.
 
     Args:
-        model: What the objective runs.
-        batches: Image batches ``(B, C, H, W)`` in [0, 1]; moved to the model's device.
+        model: What the objective runs; one with a condition is given that of each batch.
+        batches: Image batches ``(B, C, H, W)`` in [0, 1], alone or as ``Batch``; moved to the model's device.
         objective: Such as :class:`Elbo`.
         step: For its schedules.
         generator: Of the draws; of any device.
@@ -111,7 +113,8 @@ def per_image_terms(
         >>> terms.kl.shape
         torch.Size([5])
     """
-    check_module("model", model)
+    if not isinstance(model, Given):
+        check_module("model", model)
     opened("batches", batches)
     check_callable("objective", objective)
     check_int("step", step, 0)
@@ -120,10 +123,10 @@ def per_image_terms(
     collected, sizes = [], []
     with eval_mode(model):
         for batch in batches:
-            x = batch.x if isinstance(batch, Batch) else batch
+            x, condition = batch if isinstance(batch, Batch) else (batch, None)
             check_tensor("batches", x, floating=False)
             check_has_values("batches", x)
-            collected.append(objective(model, x.to(device), step=step, generator=generator))
+            collected.append(objective(bound(model, condition), x.to(device), step=step, generator=generator))
             sizes.append(len(x))
     if not sizes:
         raise DataError("`batches` must hold at least one image, got none.")
@@ -180,4 +183,5 @@ def elbo(
         bits_per_dim=Estimate.of(bits_per_dim(negative, model.image_shape, levels=levels)),
         num_images=len(negative),
         note=values.note,
+        quantity=quantity_of(model),
     )

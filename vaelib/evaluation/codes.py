@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from vaelib._images import ImageSet
-from vaelib.evaluation.inputs import batches_for, check_model
+from vaelib.evaluation.inputs import batches_for, bound, check_model
 from vaelib.evaluation.values import check_model_finite
 from vaelib.vae import VAE, eval_mode
 
@@ -33,8 +33,8 @@ def encode(
         generator: Of a set that draws its images, as ``dynamic_mnist`` does; of any device.
 
     Returns:
-        Of a VAE with a Gaussian posterior ``(mu, logvar)``, of another model ``z``, each ``(N, *latent_shape)`` on the
-        CPU. :func:`embed` gives the one z that ``reconstruct`` decodes, whatever the model.
+        Of a VAE with a Gaussian posterior ``(mu, logvar)``, of a quantised latent int64 codes ``(N, positions)``, of
+        another model ``z``, on the CPU. :func:`embed` gives the one z that ``reconstruct`` decodes, whatever the model.
 
     Raises:
         DataError: A ``ValueError``: if there is no image.
@@ -49,7 +49,7 @@ def encode(
     """
     check_model("model", model)
     with eval_mode(model):
-        found = [model.encode(x) for x, _ in batches_for(model, data, batch_size, generator)]
+        found = [bound(model, c).encode(x) for x, c in batches_for(model, data, batch_size, generator)]
     codes = tree_map(lambda *parts: torch.cat(parts).cpu(), *found)
     what = "the posterior" if isinstance(codes, tuple) else "the code"
     check_model_finite("model", what, *(codes if isinstance(codes, tuple) else [codes]))
@@ -86,6 +86,6 @@ def embed(
     """
     check_model("model", model)
     with eval_mode(model):
-        z = torch.cat([model.embed(x) for x, _ in batches_for(model, data, batch_size, generator)]).cpu()
+        z = torch.cat([bound(model, c).embed(x) for x, c in batches_for(model, data, batch_size, generator)]).cpu()
     check_model_finite("model", "the posterior" if model.latent.has_prior else "the code", z)
     return z

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import check_int
-from vaelib._images import ImageSet
+from vaelib._images import Batch, ImageSet
 from vaelib.evaluation.bound import Estimate, per_image_terms
-from vaelib.evaluation.inputs import batches_for, check_vae, device_of
+from vaelib.evaluation.inputs import batches_for, check_vae, device_of, quantity_of, wanted_by
 from vaelib.evaluation.likelihood import log_likelihoods, tracked, warn_of_few
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.objectives import Elbo
@@ -21,7 +21,11 @@ __all__ = ["Comparison", "check_pair", "compare"]
 
 
 class Comparison(NamedTuple):
-    """Two models on the same images: log p(x), or the ELBO, in nats per image."""
+    """Two models on the same images: log p(x), or the ELBO, in nats per image.
+
+    Of a model with a condition it is log p(x|c): what it gains over one without contains what the condition tells, at
+    most the entropy of the condition, ln 10 for ten classes; see :func:`marginal_log_likelihood`.
+    """
 
     first: Estimate
     second: Estimate
@@ -37,6 +41,8 @@ class Comparison(NamedTuple):
     num_images: int
     note: str = ""
     """What these numbers are not; see :class:`LikelihoodEstimate`."""
+    quantities: tuple[str, str] = ("log p(x)", "log p(x)")
+    """What is bounded or estimated of the first and of the second: ``"log p(x|c)"`` of a model with a condition."""
 
 
 def compare(
@@ -81,15 +87,15 @@ def compare(
     at_a_time = batch_size if num_samples is None else max(1, batch_size // check_int("num_samples", num_samples))
     seen = [ImageValues(model.likelihood) for model in (first, second)]
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for images, _ in tracked(batches_for(first, data, at_a_time, generator), data, at_a_time, progress):
+    batches = batches_for(first, data, at_a_time, generator, condition=wanted_by(first, second))
+    for batch in tracked(batches, data, at_a_time, progress):
         for model, values, columns in zip((first, second), seen, found, strict=True):
-            values.watch(images)
-            x = images.to(device_of(model))
-            columns.append(_of_batch(model, x, num_samples, batch_size, generator))
-    both = [torch.cat(columns, dim=1) for columns in found]
+            values.watch(batch.x)
+            columns.append(_of_batch(model, batch.to(device_of(model)), num_samples, batch_size, generator))
+    both, models = [torch.cat(columns, dim=1) for columns in found], {"first": first, "second": second}
     for name, (values_of, effective, _) in zip(("first", "second"), both, strict=True):
         check_model_finite(name, "log p(x)" if num_samples else "the ELBO", values_of)
-        if num_samples is not None:
+        if num_samples is not None and models[name].latent.noise_size:
             warn_of_few(effective, num_samples, f"log p(x) of `{name}`")
     differences = both[0][0] - both[1][0]
     errors = torch.stack([errors for _, _, errors in both])
@@ -102,6 +108,7 @@ def compare(
         num_samples=num_samples,
         num_images=len(differences),
         note=seen[0].note or seen[1].note,
+        quantities=(quantity_of(first), quantity_of(second)),
     )
 
 
@@ -122,15 +129,15 @@ def check_pair(first: VAE, second: VAE) -> None:
 
 
 def _of_batch(
-    model: VAE, x: Tensor, num_samples: int | None, batch_size: int, generator: torch.Generator | None
+    model: VAE, batch: Batch, num_samples: int | None, batch_size: int, generator: torch.Generator | None
 ) -> Tensor:
     """Log p(x) or the ELBO, the effective draws and the Monte-Carlo error of each image, ``(3, B)`` on the CPU."""
     if num_samples is None:
-        terms = per_image_terms(model, [x], Elbo(), generator=generator)
+        terms = per_image_terms(model, [batch], Elbo(), generator=generator)
         values = -(terms.reconstruction + terms.kl).double()
         return torch.stack([values, torch.ones_like(values), torch.full_like(values, torch.inf)])
     parts = [
         torch.stack([few.values, few.effective, few.errors])
-        for few in log_likelihoods(model, x, num_samples, batch_size, generator)
+        for few in log_likelihoods(model, batch, num_samples, batch_size, generator)
     ]
     return torch.cat(parts, dim=1).cpu()

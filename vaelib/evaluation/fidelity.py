@@ -64,7 +64,8 @@ def fidelity(
         extractor: Maps images ``(B, C, H, W)`` in [0, 1] to features ``(B, F)``: Inception if you have its weights,
             ``examples/mnist_classifier.py`` offline, or any other network.
         real: Images, an ``ImageDataset``, or an iterable of batches; at least 20.
-        generated: The same; ``vae.sample(10_000)``, say.
+        generated: The same, such as ``vae.sample(10_000)``; of a model with a condition those of the real images, as in
+            ``vae.sample(len(data), condition=data.condition)``.
         batch_size: Where vaelib cuts the batches.
 
     Returns:

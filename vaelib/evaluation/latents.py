@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError
-from vaelib._images import ImageSet
+from vaelib._images import Batch, ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.codes import encode
-from vaelib.evaluation.inputs import check_vae
+from vaelib.evaluation.inputs import batches_for, bound, check_vae
 from vaelib.evaluation.values import check_model_finite
 from vaelib.functional import gaussian_log_prob, kl_standard_normal, reparameterize
 from vaelib.vae import VAE, eval_mode
@@ -83,8 +82,11 @@ def latents(
     q(z), the mean of all posteriors, is evaluated exactly over the N images, of which each has one draw: N^2 D
     operations.
 
+    Of a model with a condition each posterior is that of its image and condition; q(z) is the mean over both. Under a
+    prior that takes the condition, KLs are to p(z|c), and the marginal KL is the mean of log q(z) - log p(z|c).
+
     Args:
-        model: A VAE with any prior.
+        model: A VAE with a Gaussian posterior and any prior; of codes, see :func:`code_usage`.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches; N >= 2.
         batch_size: Of the encoder.
         generator: Of the draws; of any device.
@@ -108,30 +110,48 @@ def latents(
         https://arxiv.org/abs/1509.00519
     """
     check_vae("model", model)
-    codes = encode(model, data, batch_size=batch_size, generator=generator)
-    if not isinstance(codes, tuple):
-        raise ValueError("`latents` needs a Gaussian posterior: the model's latent has no mu and logvar.")
-    if len(codes[0]) < 2:
-        raise DataError("`data` must hold at least two images.")
-    parameter = next(model.parameters(), torch.empty(0))
-    mu, logvar = (moment.to(parameter.device).double() for moment in codes)
+    dtype = next(model.parameters(), torch.empty(0)).dtype
     with eval_mode(model):
+        mu, logvar, conditions = _posteriors(model, batches_for(model, data, batch_size, generator))
         z = reparameterize(mu, logvar, generator=generator)
         log_q = gaussian_log_prob(z, mu, 0.5 * logvar).cpu()
         marginal = torch.cat([_log_aggregate(part, mu, logvar) for part in z.split(_AT_A_TIME)]).cpu()
-        log_p = torch.cat([model.prior.log_prob(part) for part in z.to(parameter.dtype).split(_AT_A_TIME)]).cpu()
-        per_latent = _kl_per_latent(model.prior, *(values.to(parameter.dtype) for values in (mu, logvar, z)))
-    check_model_finite("model", "the KL", log_q, marginal, log_p, per_latent.cpu())
+        parts = []
+        for start in range(0, len(z), _AT_A_TIME):
+            rows = slice(start, start + _AT_A_TIME)
+            prior = bound(model, None if conditions is None else conditions[rows]).prior
+            moments = [values[rows].to(dtype) for values in (mu, logvar, z)]
+            parts.append((prior.log_prob(moments[2]), _kl_per_latent(prior, *moments)))
+    log_p, per_latent = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    check_model_finite("model", "the KL", log_q, marginal, log_p, per_latent)
     variance = mu.flatten(1).var(0).cpu()
     return LatentReport(
         active_units=int((variance > ACTIVE).sum()),
         variance_of_mu=variance,
-        kl_per_latent=per_latent.double().mean(0).cpu(),
+        kl_per_latent=per_latent.double().mean(0),
         kl=Estimate.of(log_q - log_p),
         mutual_information=Estimate.of(log_q - marginal),
         marginal_kl=Estimate.of(marginal - log_p),
         num_images=len(mu),
     )
+
+
+def _posteriors(model: VAE, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Moments of all posteriors, float64, and the conditions of a model that has one."""
+    found: list[tuple[Tensor, Tensor]] = []
+    conditions: list[Any] = []
+    for x, condition in batches:
+        moments = bound(model, condition).encode(x)
+        if not isinstance(moments, tuple):
+            hint = ", but codes: see `code_usage`" if hasattr(model.latent, "num_codes") else ""
+            raise ValueError(f"`latents` needs a Gaussian posterior: the model's latent has no mu and logvar{hint}.")
+        found.append(moments)
+        conditions.append(condition)
+    mu, logvar = (torch.cat(moment).double() for moment in zip(*found, strict=True))
+    check_model_finite("model", "the posterior", mu.cpu(), logvar.cpu())
+    if len(mu) < 2:
+        raise DataError("`data` must hold at least two images.")
+    return mu, logvar, None if conditions[0] is None else torch.cat(conditions)
 
 
 def _kl_per_latent(prior: Any, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:

@@ -16,13 +16,22 @@ from torch import Tensor
 from vaelib._checks import check_bool, check_int
 from vaelib._images import Batch, ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import batches_for, check_vae
+from vaelib.evaluation.inputs import batches_for, bound, check_vae, quantity_of
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
 from vaelib.objectives.importance import nats_of
 from vaelib.vae import VAE, eval_mode
 
-__all__ = ["LikelihoodEstimate", "OfImages", "log_likelihood", "log_likelihoods", "tracked", "warn_of_few"]
+__all__ = [
+    "LikelihoodEstimate",
+    "OfImages",
+    "draws_of",
+    "estimate",
+    "log_likelihood",
+    "log_likelihoods",
+    "tracked",
+    "warn_of_few",
+]
 
 _FEW = 50.0
 """Effective draws of the median image below which log p(x) is more than about 0.05 nats too low: the table in
@@ -30,10 +39,11 @@ docs/howto/likelihood.md, which ``pytest -m table -s -k the_table_of_effective_d
 _FEWEST = 10.0
 """The same of the 5% of images that have fewest: where images are alike, 50 in the median go with 14 or more here."""
 _QUANTILES = (0.05, 0.5, 0.95)
+_ONE_DRAW = "q(z|x) is deterministic: one draw an image, and the estimate is its ELBO, a lower bound."
 
 
 class LikelihoodEstimate(NamedTuple):
-    """log p(x) of images under a VAE.
+    """log p(x) of images under a VAE, or log p(x|c) of one with a condition.
 
     Three things are wrong with a mean of estimates: which images were drawn (``log_likelihood.standard_error``, which
     contains the second), which latents were (``monte_carlo_error``), and that a logarithm of a mean is too low on
@@ -66,7 +76,9 @@ class LikelihoodEstimate(NamedTuple):
     the truth. Where effective draws are few it is itself too small in size."""
     note: str = ""
     """What these numbers are not: under a Bernoulli on grey values no log p(x), of a density at 8-bit levels no code
-    length. Empty if they are what their names say."""
+    length. Also that one draw was taken, where all would be the same. Empty if they are what their names say."""
+    quantity: str = "log p(x)"
+    """What is estimated: ``"log p(x|c)"`` of a model with a condition."""
 
 
 class OfImages(NamedTuple):
@@ -90,8 +102,11 @@ def log_likelihood(
 ) -> LikelihoodEstimate:
     """Estimate log p(x) with ``num_samples`` draws from the posterior of each image, exactly so many.
 
+    Of a model with a condition this is log p(x|c) of each image with its own c; :func:`marginal_log_likelihood` is
+    log p(x). Where q(z|x) is deterministic, as of codes, all draws are the same: one is taken, and the ELBO returned.
+
     Args:
-        model: A VAE with any prior.
+        model: A VAE with any prior; ``model.given(condition)`` for one condition of all images.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         num_samples: K draws an image.
         batch_size: Latents that are decoded at a time, over images and draws: the memory's budget.
@@ -128,15 +143,18 @@ def log_likelihood(
     columns: tuple[list[float], ...] = tuple([] for _ in OfImages._fields)  # tensors among large ones would
     at_a_time = max(1, batch_size // num_samples)  # fragment the memory
     seen = ImageValues(model.likelihood)
-    for images, _ in tracked(batches_for(model, data, at_a_time, generator), data, at_a_time, progress):
-        seen.watch(images)
-        for few in log_likelihoods(model, images, num_samples, batch_size, generator):
+    for batch in tracked(batches_for(model, data, at_a_time, generator), data, at_a_time, progress):
+        seen.watch(batch.x)
+        for few in log_likelihoods(model, batch, num_samples, batch_size, generator):
             for column, values in zip(columns, few, strict=True):
                 column += values.tolist()
     found = OfImages(*(torch.tensor(column, dtype=torch.float64) for column in columns))
-    check_model_finite("model", "log p(x)", found.values)
-    warn_of_few(found.effective, num_samples)
-    return _estimate(model, found, num_samples, seen.note)
+    return estimate(model, found, num_samples, seen.note, quantity_of(model))
+
+
+def draws_of(model: Any, num_samples: int) -> int:
+    """The draws of z that tell something: one where q(z|x) is deterministic."""
+    return num_samples if model.latent.noise_size else 1
 
 
 def tracked(batches: Iterator[Batch], data: Any, at_a_time: int, progress: bool) -> Iterable[Batch]:
@@ -146,7 +164,13 @@ def tracked(batches: Iterator[Batch], data: Any, at_a_time: int, progress: bool)
     return track(batches, "log p(x)", total=total, console=Console(stderr=True), disable=not progress)
 
 
-def _estimate(model: VAE, found: OfImages, num_samples: int, note: str) -> LikelihoodEstimate:
+def estimate(model: VAE, found: OfImages, num_samples: int, note: str, quantity: str) -> LikelihoodEstimate:
+    """What was found of all images as one result; warns where draws are too few."""
+    check_model_finite("model", quantity, found.values)
+    if model.latent.noise_size:
+        warn_of_few(found.effective, num_samples, quantity, stacklevel=4)
+    else:
+        num_samples, note = 1, f"{_ONE_DRAW} {note}".rstrip()
     low, median, high = found.effective.quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
     levels = 256 if model.likelihood.is_density else None
     return LikelihoodEstimate(
@@ -162,10 +186,11 @@ def _estimate(model: VAE, found: OfImages, num_samples: int, note: str) -> Likel
         monte_carlo_error=found.errors.square().sum().sqrt().item() / len(found.errors),
         bias=found.biases.mean().item(),
         note=note,
+        quantity=quantity,
     )
 
 
-def warn_of_few(effective: Tensor, num_samples: int, name: str = "log p(x)") -> None:
+def warn_of_few(effective: Tensor, num_samples: int, name: str, *, stacklevel: int = 3) -> None:
     """Warn if ``effective`` draws, ``(N,)``, are too few for the estimates of ``num_samples`` draws to be trusted."""
     low, median, _ = effective.quantile(torch.tensor(_QUANTILES, dtype=effective.dtype)).tolist()
     if median < _FEW or low < _FEWEST:
@@ -173,20 +198,24 @@ def warn_of_few(effective: Tensor, num_samples: int, name: str = "log p(x)") -> 
             f"`num_samples` {num_samples} is too small: half of the images have fewer than {median:.1f} effective draws"
             f" (want {_FEW:.0f}), 5% fewer than {low:.1f} (want {_FEWEST:.0f}), so {name} is underestimated and its"
             " Monte-Carlo error is too small.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
 def log_likelihoods(
-    model: VAE, x: Tensor, num_samples: int, batch_size: int, generator: torch.Generator | None
+    model: Any, batch: Batch, num_samples: int, batch_size: int, generator: torch.Generator | None
 ) -> Iterator[OfImages]:
     """What is estimated of each image, a few at a time, in eval mode without gradients."""
+    num_samples = draws_of(model, num_samples)
+    size = max(1, batch_size // num_samples)
     with eval_mode(model):
-        for few in x.split(max(1, batch_size // num_samples)):
-            yield _of_few(model, few, num_samples, batch_size, generator)
+        for start in range(0, len(batch.x), size):
+            rows = slice(start, start + size)
+            view = bound(model, None if batch.condition is None else batch.condition[rows])
+            yield _of_few(view, batch.x[rows], num_samples, batch_size, generator)
 
 
-def _of_few(model: VAE, x: Tensor, num_samples: int, batch_size: int, generator: torch.Generator | None) -> OfImages:
+def _of_few(model: Any, x: Tensor, num_samples: int, batch_size: int, generator: torch.Generator | None) -> OfImages:
     features = model.observe(x)
     at_a_time = max(1, batch_size // len(x))
     log_weights = torch.cat(
@@ -197,7 +226,10 @@ def _of_few(model: VAE, x: Tensor, num_samples: int, batch_size: int, generator:
     ).double()
     values = log_weights.logsumexp(0) - math.log(num_samples)
     effective = torch.exp(2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0))
-    return OfImages(values, log_weights.mean(0), effective, *_jackknife(log_weights))
+    errors, biases = _jackknife(log_weights)
+    if model.latent.noise_size == 0:  # another draw would be the same
+        errors, biases = torch.zeros_like(values), torch.zeros_like(values)
+    return OfImages(values, log_weights.mean(0), effective, errors, biases)
 
 
 def _jackknife(log_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,7 +252,7 @@ def _jackknife(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     return ((count - 1) / count * (changes - mean).square().sum(0)).sqrt(), (count - 1) * mean
 
 
-def _log_weights(model: VAE, x: Tensor, features: Any, draws: int, generator: torch.Generator | None) -> Tensor:
+def _log_weights(model: Any, x: Tensor, features: Any, draws: int, generator: torch.Generator | None) -> Tensor:
     """Log p(x|z) + log p(z) - log q(z|x), ``(draws, B)``."""
     reconstruction, kl = nats_of(model, x, model.draw(features, num_samples=draws, generator=generator))
     return -(reconstruction + kl).view(draws, -1)

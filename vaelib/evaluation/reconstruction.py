@@ -12,7 +12,7 @@ from torch import Tensor
 from vaelib._checks import MissingExtraError
 from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import batches_for, check_model
+from vaelib.evaluation.inputs import batches_for, bound, check_model
 from vaelib.evaluation.values import check_model_finite
 from vaelib.vae import VAE
 
@@ -75,8 +75,8 @@ def reconstruction_quality(
     if smallest < _SSIM_SIZE:
         raise ValueError(f"SSIM needs images of at least {_SSIM_SIZE} pixels a side, got {model.image_shape}.")
     columns = []
-    for images, _ in batches_for(model, data, batch_size, generator):
-        found = _reconstructed(model, images)
+    for images, condition in batches_for(model, data, batch_size, generator):
+        found = _reconstructed(bound(model, condition), images)
         columns.append(_similarities(found, images, several_scales=smallest >= _MS_SSIM_SIZE))
     psnr, ssim, *ms_ssim = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
     return ReconstructionQuality(
@@ -87,7 +87,7 @@ def reconstruction_quality(
     )
 
 
-def _reconstructed(model: VAE, images: Tensor) -> Tensor:
+def _reconstructed(model: Any, images: Tensor) -> Tensor:
     """``model.reconstruct`` of images; raw outputs are checked too, since a sigmoid makes infinite ones 0 or 1."""
     raw: list[Tensor] = []
     handle = model.decoder.register_forward_hook(lambda module, inputs, output: raw.append(output))
