@@ -223,7 +223,7 @@ def test_k_means_of_the_first_step_finds_clusters_and_leaves_counts_that_agree()
 
 
 @pytest.mark.parametrize("decay", [0.99, None])
-def test_a_dead_code_moves_beside_one_with_errors_and_stays_alive(decay):
+def test_a_dead_code_moves_beside_one_in_use_and_stays_alive(decay):
     _, rows = clusters(spread=0.5)
     latent, book = started(rows, decay=decay)
     with torch.no_grad():
@@ -241,6 +241,18 @@ def test_a_dead_code_moves_beside_one_with_errors_and_stays_alive(decay):
         codes = latent.draw(rows, no_noise(rows)).codes
         latent.after_step(generator=seeded())
         assert (codes == 2).any()
+
+
+def test_no_dead_code_moves_to_vectors_that_are_all_the_same():
+    """Empty background: the nearest of all codes there takes every vector, so another would be dead again."""
+    rows = torch.cat([torch.full((500, 4), 9.0), torch.randn(100, 4, generator=seeded(1))])
+    latent, book = started(rows)
+    (background,) = latent.encoded(rows[:1])[0].tolist()
+    for number in range(20):
+        book.counts[(background + 1 + number % 7) % 8] = 0.0
+        latent.draw(rows, no_noise(rows))
+        latent.after_step(generator=seeded(number))
+        assert (torch.cdist(book.weight, rows[:1]) < 1.0).sum() == 1
 
 
 def test_without_restart_a_dead_code_stays_dead():

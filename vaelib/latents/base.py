@@ -52,7 +52,7 @@ class Latent(Protocol):
     has_prior: bool
     """Whether there is a p(z), and so a bound."""
     num_heads: int
-    """How many tensors ``(B, *latent_shape)`` the encoder gives it; a latent that reads something else has none."""
+    """How many tensors ``(B, *latent_shape)`` the encoder gives it; 0 of a latent that reads something else."""
 
     def draw(self, features: Any, noise: Tensor) -> Draw:
         """A draw of q(z|x) from ``noise``, ``(B, noise_size)``."""

@@ -17,6 +17,7 @@ Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over processes."""
 _ITERATIONS = 20
 _ROWS_PER_CODE = 256  # more vectors than that change k-means little
+_SAME = 1e-3  # of the mean squared distance within a code
 _COUNTS_DECAY = 0.99  # where gradients move the codes, and averages only say which are used
 
 
@@ -118,12 +119,12 @@ class Codebook(nn.Module):
         return self.directed(self.weight)
 
     def _follow(self, step: _Totals, generator: torch.Generator | None) -> None:
-        decay = _COUNTS_DECAY if self.decay is None else self.decay
+        decay, spread = _COUNTS_DECAY if self.decay is None else self.decay, self._spread(step)
         self.counts.lerp_(step.counts, 1 - decay)
         if self.decay is not None:
             self.sums.lerp_(step.sums, 1 - decay)
             self._move(self.counts, self.sums)
-        self._revive(self.counts < self.restart * self.counts.mean(), step, generator)
+        self._revive(self.counts < self.restart * self.counts.mean(), step.counts, spread, generator)
 
     def _start(self, rows: Tensor, reduce: Reduce, generator: torch.Generator | None) -> None:
         """K-means from one code on: those that are not used are split off the others, as in :meth:`_revive`."""
@@ -132,11 +133,12 @@ class Codebook(nn.Module):
             codes, own = self.nearest(rows), _Totals.zeros(self.weight)
             own.add(rows, codes, self(codes))
             step = _Totals(*map(reduce, own))
+            spread = self._spread(step)
             self._move(step.counts, step.sums)
             self.counts.copy_(step.counts)
             if self.decay is not None:
                 self.sums.copy_(step.sums)
-            self._revive(step.counts == 0, step, generator)
+            self._revive(step.counts == 0, step.counts, spread, generator)
 
     def _move(self, counts: Tensor, sums: Tensor) -> None:
         """Each code to the mean of its vectors, if it has any and they are finite."""
@@ -144,17 +146,24 @@ class Codebook(nn.Module):
         known = (counts > 0) & means.isfinite().all(1)
         self.weight.copy_(torch.where(known[:, None], means, self.weight))
 
-    def _revive(self, dead: Tensor, step: _Totals, generator: torch.Generator | None) -> None:
-        """Move ``dead`` codes beside others, drawn in proportion to the squared errors that they leave in this step.
+    def _spread(self, step: _Totals) -> Tensor:
+        """Mean squared distance of each code's vectors from their own mean, ``(K,)``, before the codes move."""
+        counts = step.counts.clamp(min=1)
+        off = (step.sums / counts[:, None] - self._directed()).square().sum(1)
+        return (step.errors / counts - off).nan_to_num(0, 0, 0).clamp(min=0)
 
-        So it depends on sums over the step alone, however its images were divided.
+    def _revive(self, dead: Tensor, counts: Tensor, spread: Tensor, generator: torch.Generator | None) -> None:
+        """Move ``dead`` codes beside others, drawn in proportion to the ``counts`` of this step.
+
+        That takes sums over the step alone, however its images were divided. A code whose vectors are all the same, as
+        those of empty background may be, is not drawn: only one code can be theirs.
         """
-        errors = torch.where(dead, 0, step.errors).nan_to_num(0, 0, 0)
-        upto = errors.cumsum(0)
-        drawn = uniform(dead.shape, errors, generator) * upto[-1]
-        source = torch.searchsorted(upto, drawn, right=True).clamp(max=len(upto) - 1)
-        width = (errors / step.counts.clamp(min=1) / self.weight.shape[1]).sqrt()[source, None]
-        moved = self.weight[source] + 0.1 * width * normal(self.weight.shape, self.weight, generator)
+        differ = spread > _SAME * (spread * counts).sum() / counts.sum()
+        upto = torch.where(differ & ~dead, counts, 0).cumsum(0)
+        source = torch.searchsorted(upto, uniform(dead.shape, upto, generator) * upto[-1], right=True)
+        source = source.clamp(max=len(upto) - 1)
+        width = 0.1 * (spread / self.weight.shape[1]).sqrt()[source, None]
+        moved = self.weight[source] + width * normal(self.weight.shape, self.weight, generator)
         dead = dead & (upto[-1] > 0)
         mean = self.counts.mean()
         self.weight.copy_(torch.where(dead[:, None], moved, self.weight))

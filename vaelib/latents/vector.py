@@ -101,7 +101,7 @@ class VectorQuantizer(_OfCodebooks):
     the head of :class:`ConvEncoder` projects to them.
 
     In training, codes are placed by k-means after the first step, then follow the encoder's vectors by running means;
-    codes that are hardly used move to where the error is. All of that happens in :meth:`after_step`, which
+    codes that are hardly used move beside codes that are used much. All of that happens in :meth:`after_step`, which
     :class:`Trainer` calls; a loop of your own calls it after each step of the optimiser.
 
     Args:
