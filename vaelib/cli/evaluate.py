@@ -23,6 +23,7 @@ from vaelib.cli.common import (
     print_json,
     print_table,
 )
+from vaelib.cli.conditions import kind_of_condition
 from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ def evaluate(
     if compare is not None:
         check_model(compare)
     vae = load_model(model)
-    reading = reading_options(context.params)
-    images = load_data(model, vae, data, split, download=download, reading=reading)
-    others = None if against is None else load_data(model, vae, against, "test", download=download)
     other = None if compare is None else _other(compare, vae)
+    told = kind_of_condition(vae) or (other and kind_of_condition(other))
+    reading = reading_options(context.params)
+    images = load_data(model, vae, data, split, download=download, reading=reading, condition=told)
+    others = None if against is None else load_data(model, vae, against, "test", download=download)
     if disentanglement and images.factors is None:
         raise ValueError("`--disentanglement` needs a set whose factors are known, such as shapes.")
     result = evaluation_of(vae, images, seed, samples, progress=not json_output)
@@ -102,11 +104,11 @@ def evaluate(
         [_row(name, e) for name, e in result.items() if isinstance(e, dict)],
     )
     typer.echo(result["latents"])
-    if samples is not None:
+    if result.get("num_samples", 1) > 1:
         low, median, high = result["effective_quantiles"]
         typer.echo(
             f"Of {samples} draws an image, {median:.0f} are effective in the median, {low:.0f} or fewer for 5% of the"
-            f" images, {high:.0f} or more for 5%. Of the standard error of log p(x),"
+            f" images, {high:.0f} or more for 5%. Of the standard error of {result['quantity']},"
             f" {result['monte_carlo_error']:.2g} is due to these draws; its bias is about {result['bias']:.2g}."
         )
     if result["note"]:
@@ -131,27 +133,60 @@ def evaluation_of(
     vae: Any, images: ImageDataset, seed: int, samples: int | None = None, *, progress: bool = False
 ) -> dict[str, Any]:
     """Estimate name to value and standard error, the latents in words, what the nats are not, and all counts."""
-    from vaelib.evaluation import elbo, latents, log_likelihood, reconstruction_quality
+    from vaelib.evaluation import elbo, reconstruction_quality
 
     estimates = elbo(vae, images, generator=_seeded(seed))._asdict()
-    num_images = estimates.pop("num_images")
-    counts: dict[str, Any] = {"num_images": num_images, "note": estimates.pop("note")}
-    words, active_units = "Of a single image, or a posterior that a flow bends, latents are not measured.", None
-    if getattr(vae.latent, "posterior", None) is None and num_images > 1:
-        report = latents(vae, images, generator=_seeded(seed))
-        estimates |= {"mutual_information": report.mutual_information, "marginal_kl": report.marginal_kl}
-        words, active_units = report.in_words(), report.active_units
+    counts: dict[str, Any] = {name: estimates.pop(name) for name in ("num_images", "note", "quantity")}
+    if vae.condition is not None:
+        also = "elbo, reconstruction and kl are of log p(x|c), of images whose condition is known, and not of log p(x)."
+        counts["note"] = f"{also} {counts['note']}".rstrip()
+    of_latents, more = _latents(vae, images, seed)
+    estimates |= of_latents
     if samples is not None:
-        tighter = log_likelihood(vae, images, num_samples=samples, generator=_seeded(seed), progress=progress)
-        estimates |= {"log_likelihood": tighter.log_likelihood, "log_likelihood_bits_per_dim": tighter.bits_per_dim}
-        counts |= {"num_samples": samples, "effective_samples": tighter.effective_samples}
-        counts |= {"effective_quantiles": list(tighter.effective_quantiles)}
-        counts |= {"monte_carlo_error": tighter.monte_carlo_error, "bias": tighter.bias}
+        of_likelihood, of_draws = _likelihood(vae, images, samples, seed, progress=progress)
+        estimates |= of_likelihood
+        counts |= of_draws
     if importlib.util.find_spec("torchmetrics") is not None and min(images.image_shape[1:]) >= 6:
         quality = reconstruction_quality(vae, images, generator=_seeded(seed))._asdict()
         estimates |= {name: quality[name] for name in ("psnr", "ssim", "ms_ssim") if quality[name] is not None}
     found = {name: estimate._asdict() for name, estimate in estimates.items()}
-    return found | {"latents": words, "active_units": active_units} | counts
+    return found | more | counts
+
+
+def _latents(vae: Any, images: ImageDataset, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Estimates of the latents or codes, and what they say in words."""
+    from vaelib.evaluation import code_usage, latents
+
+    if hasattr(vae.latent, "num_codes"):
+        usage = code_usage(vae, images, generator=_seeded(seed))
+        numbers = {"perplexity": usage.perplexity, "dead_codes": usage.dead, "num_codes": usage.num_codes}
+        return {}, {"latents": usage.in_words(), "active_units": None} | numbers
+    if getattr(vae.latent, "posterior", None) is not None or len(images) < 2:
+        words = "Of a single image, or a posterior that a flow bends, latents are not measured."
+        return {}, {"latents": words, "active_units": None}
+    report = latents(vae, images, generator=_seeded(seed))
+    estimates = {"mutual_information": report.mutual_information, "marginal_kl": report.marginal_kl}
+    return estimates, {"latents": report.in_words(), "active_units": report.active_units}
+
+
+def _likelihood(
+    vae: Any, images: ImageDataset, samples: int, seed: int, *, progress: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Log p(x) by name, of a model with a condition log p(x|c) and of one with labels both; and of the draws."""
+    from vaelib.evaluation import log_likelihood, marginal_log_likelihood
+
+    def by(measure: Any) -> Any:
+        return measure(vae, images, num_samples=samples, generator=_seeded(seed), progress=progress)
+
+    told = kind_of_condition(vae)
+    found, name = by(log_likelihood), "log_likelihood" if told is None else "log_likelihood_given_condition"
+    estimates = {name: found.log_likelihood, f"{name}_bits_per_dim": found.bits_per_dim}
+    if told == "labels":
+        marginal = by(marginal_log_likelihood)
+        estimates |= {"log_likelihood": marginal.log_likelihood, "log_likelihood_bits_per_dim": marginal.bits_per_dim}
+    names = ("num_samples", "effective_samples", "monte_carlo_error", "bias")
+    draws = {name: getattr(found, name) for name in names}
+    return estimates, draws | {"effective_quantiles": list(found.effective_quantiles)}
 
 
 def _other(directory: Path, vae: Any) -> Any:
@@ -171,7 +206,7 @@ def _comparison(
     found = compare(vae, other, images, num_samples=samples, generator=_seeded(seed), progress=progress)
     name = "elbo" if samples is None else "log_likelihood"
     estimates = {f"difference_of_{name}": found.difference._asdict(), f"other_{name}": found.second._asdict()}
-    return estimates | {"note": found.note}
+    return estimates | {"compared": list(found.quantities), "note": found.note}
 
 
 def _anomaly(vae: Any, images: ImageDataset, others: ImageDataset, seed: int) -> dict[str, Any]:
