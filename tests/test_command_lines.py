@@ -26,6 +26,8 @@ def place(tmp_path_factory):
     vl.save(exact, root / "exact")
     density = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian())
     vl.save(density, root / "density")
+    labels = vl.Labels(3, names=("cat", "dog", "owl"))
+    vl.save(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), condition=labels), root / "told")
     for name, content in RECORDS.items():
         shutil.copytree(root / "m", root / name)
         (root / name / "run.json").write_text(content)
@@ -116,6 +118,10 @@ VALUES = {
     "demo --out": "''",
     "demo --seed": "-1",
     "train --likelihood": "poisson",
+    "train --latent": "lfq",
+    "train --num-codes": "1 many",
+    "train --levels": "x 3,,4 '' -1",
+    "train --condition": "colours",
 }
 
 # (command line, exit code, what the message says). Code 2: of one option.
@@ -155,6 +161,14 @@ LINES = [
     ("train --stream", 1, "shapes"),
     ("train --preset article --latent-dim 5", 1, "`--latent-dim` must not be given with `--preset article`"),
     (f"{TRAIN} --tracker paper", 1, "got 'paper'"),
+    (f"{TRAIN} --latent vq", 1, "`--latent-dim` is for `--latent gaussian`, got 2"),
+    ("train --num-codes 8", 1, "`--num-codes` is for `--latent vq` or `--latent rvq` or `--latent bsq`, got 8"),
+    ("train --latent vq --levels 3,4", 1, "`--levels` is for `--latent fsq`, got (3, 4)"),
+    ("train --latent bsq --num-codes 12", 1, "`--num-codes` must be a power of 2 for `--latent bsq`"),
+    ("train --levels 3;4", 2, "must be numbers such as 8,5,5,5, got '3;4'"),
+    ("train --preset article --condition labels", 1, "`--condition` must not be given with `--preset article`"),
+    (f"{TRAIN} --condition labels", 1, "`condition` 'labels' needs the labels of all images, and a.npy has none"),
+    (f"{TRAIN} --condition factors", 1, "`condition` 'factors' needs the factors of all images, and a.npy has none"),
     ("train --value-range=-1,1 --data shapes", 1, "`value_range` must be None for 'shapes'"),
     ("train --data pics --stream --channels-last", 1, "are for arrays, which `--stream` does not read"),
     ("train --data pics --stream --images-key x", 1, "are for arrays, which `--stream` does not read"),
@@ -182,7 +196,10 @@ LINES = [
     ("evaluate nul", 1, "must be"),
     ("evaluate odd", 1, "`binarize`"),
     ("evaluate latin", 1, "must be"),
+    ("evaluate told --data a.npy", 1, "`condition` 'labels' needs the labels of all images, and a.npy has none"),
     ("reconstruct m", 2, "FILES_OR_FOLDERS"),
+    ("reconstruct told pics/one.png", 1, "`--condition` must be given: the model in told takes Labels"),
+    ("reconstruct told pics/one.png --condition dog --condition 0", 1, "at most once for each of 1 images, got 2"),
     ("reconstruct m ''", 2, "FILES_OR_FOLDERS"),
     ("reconstruct m nowhere.png", 1, "there is no nowhere.png"),
     ("reconstruct m text.txt", 1, "text.txt"),
@@ -196,6 +213,11 @@ LINES = [
     ("sample nowhere", 1, "`MODEL` must hold config.json"),
     ("sample b", 1, "is an exported bundle"),
     ("sample ae", 1, "Only a VAE has a prior"),
+    ("sample told", 1, "`--condition` must be given: the model in told takes Labels(3, dropout=0.0) (cat, dog, owl)"),
+    ("sample told --condition 3", 1, "`condition` must be in [0, 3), the number of a class, got 3"),
+    ("sample told --condition -1", 1, "`condition` must be in [0, 3), the number of a class, got -1"),
+    ("sample told --condition cow", 1, "`condition` must be one of 'cat', 'dog', 'owl', got 'cow'"),
+    ("sample m --condition 1", 1, "`--condition` must not be given: the model in m takes none, got '1'"),
     ("sample m --num 60000000", 1, "`--num` must be at most 1048576 for images of 8 x 8"),
     ("sample m --out s", 1, "`--out` must end in .png"),
     ("sample m --out s.xyz", 1, "`--out` must end in .png"),
@@ -208,6 +230,7 @@ LINES = [
     ("encode m", 1, "`--data` must be given"),
     ("encode m pics --data a.npy", 1, "`--data` must not be given beside files"),
     ("encode m nowhere", 1, "there is no nowhere"),
+    ("encode told --data a.npy --condition 1", 1, "`--condition` is for files of your own"),
     ("encode b pics", 1, "is an exported bundle"),
     ("encode nowhere pics", 1, "`MODEL` must hold config.json"),
     ("export nowhere", 1, "`MODEL` must hold config.json"),
@@ -357,6 +380,9 @@ CATS_AND_DOGS = ["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png"
 BEFORE_TORCH = [line for line, code, _ in LINES if code == 2] + [
     "train --resume --out nowhere",
     "train --preset article --latent-dim 5",
+    "train --num-codes 8",
+    "train --latent bsq --num-codes 12",
+    "encode m --condition 1",
     "evaluate nowhere",
     "evaluate b --data a.npy",
     "evaluate m --data a.npy --compare nowhere",

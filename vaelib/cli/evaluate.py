@@ -90,7 +90,9 @@ def evaluate(
         raise ValueError("`--disentanglement` needs a set whose factors are known, such as shapes.")
     result = evaluation_of(vae, images, seed, samples, progress=not json_output)
     if other is not None:
-        result |= _comparison(vae, other, images, seed, samples, progress=not json_output)
+        found = _comparison(vae, other, images, seed, samples, progress=not json_output)
+        note = found.pop("note")
+        result |= found | {"note": result["note"] if note in result["note"] else f"{result['note']} {note}".strip()}
     if others is not None:
         result |= _anomaly(vae, images, others, seed)
     if disentanglement and images.factors is not None:
