@@ -46,6 +46,17 @@ def tiny_bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def odd_bundle(tmp_path_factory):
+    """A VAE whose sizes are no power of two, and its bundle."""
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("odd") / "bundle"
+    vae = vl.conv_vae((1, 9, 7), 3, hidden_channels=(8, 12), norm="group")
+    vl.export_onnx(vae, directory)
+    return vae, directory
+
+
+@pytest.fixture(scope="session")
 def device():
     """Where tests marked gpu run: on a GPU, or with VAELIB_GPU_TESTS=cpu on the CPU, to see that they are right."""
     for package in ("rich", "filelock"):

@@ -19,7 +19,7 @@ from vaelib.runtime.rules import is_steady
 SIZE = 70
 NETWORKS = {
     "article": vl.presets.article_vae,
-    "odd": lambda: vl.conv_vae((1, 9, 7), 3, hidden_channels=(8, 12), norm="group"),
+    "odd": None,  # that of the fixture
     "map": lambda: vl.conv_vae((3, 10, 10), latent_shape=(2, 5, 5), hidden_channels=(8,), upsample="nearest"),
     "elu": lambda: vl.conv_vae((1, 9, 7), 3, hidden_channels=(8,), activation="elu"),
     "softplus": lambda: vl.conv_vae((3, 5, 5), 3, hidden_channels=(8,), likelihood=vl.DiscretizedLogistic()),
@@ -34,6 +34,8 @@ _IN_SHORT = ("odd", "elu")
 )
 def model(request, tmp_path_factory):
     """Two threads, and what it answers about one image at a time."""
+    if request.param == "odd":
+        return OnnxVAE(request.getfixturevalue("odd_bundle")[1], threads=2)
     directory = tmp_path_factory.mktemp(request.param)
     vl.export_onnx(NETWORKS[request.param](), directory)
     return OnnxVAE(directory, threads=2)
@@ -112,7 +114,8 @@ def test_errors_in_workers_come_back_and_leave_no_harm(model, one_by_one):
     assert np.array_equal(model.encode(x)[0], mu)
 
 
-def test_tuning_measures_every_size_class_that_matters(model):
+def test_tuning_measures_every_size_class_that_matters(model, monkeypatch):
+    monkeypatch.setattr("vaelib.runtime.plans._SECONDS", 0.0)
     steady = model._graphs.engine("decoder")._steady
     assert steady == ("Elu" not in operators(model, "decoder") and "Softplus" not in operators(model, "decoder"))
     measured = OnnxVAE(model._graphs.directory, threads=2).tune()["decoder"]

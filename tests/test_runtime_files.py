@@ -16,10 +16,7 @@ from onnx import helper, numpy_helper
 
 import vaelib as vl
 from vaelib.runtime import OnnxVAE, bundle as bundles, protobuf
-from vaelib.runtime.contract import Contract, Spec
-from vaelib.runtime.machine import Machine
 from vaelib.runtime.protobuf import MAX_FIELDS, MODEL, ProtobufError, parse
-from vaelib.runtime.rules import GraphError, check_graph
 
 
 @pytest.fixture
@@ -298,6 +295,24 @@ def test_a_contract_that_lacks_what_is_asked_for(described, bundle):
         model.encode(np.zeros((1, 1, 8, 8), np.float32))
 
 
+@pytest.fixture
+def of_version_0_1(tmp_path, sign_bundle):
+    """A bundle of version 0.1 whose decoder says something else of itself."""
+
+    def change(key, value):
+        old = Path(__file__).parent / "version_0_1" / "with_checksums" / "bundle"
+        bundle = Path(shutil.copytree(old, tmp_path / "bundle", dirs_exist_ok=True))
+        proto = onnx.load(bundle / "decoder.onnx")
+        before = {entry.key: entry.value for entry in proto.metadata_props}
+        before.pop(f"vaelib.{key}")
+        helper.set_model_props(proto, before | ({} if value is None else {f"vaelib.{key}": value}))
+        (bundle / "decoder.onnx").write_bytes(proto.SerializeToString())
+        sign_bundle(bundle)
+        return bundle
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
@@ -312,56 +327,16 @@ def test_a_contract_that_lacks_what_is_asked_for(described, bundle):
         ("part", "encoder", "must be the decoder of a model, but is the 'encoder'"),
     ],
 )
-def test_metadata_of_version_0_1_are_data(key, value, match, tmp_path, sign_bundle):
-    old = Path(__file__).parent / "version_0_1" / "with_checksums" / "bundle"
-    bundle = Path(shutil.copytree(old, tmp_path / "bundle"))
-    proto = onnx.load(bundle / "decoder.onnx")
-    before = {entry.key: entry.value for entry in proto.metadata_props}
-    before.pop(f"vaelib.{key}")
-    helper.set_model_props(proto, before | ({} if value is None else {f"vaelib.{key}": value}))
-    (bundle / "decoder.onnx").write_bytes(proto.SerializeToString())
-    sign_bundle(bundle)
+def test_metadata_of_version_0_1_are_data(key, value, match, of_version_0_1):
     with pytest.raises(vl.ModelFileError, match=match):
-        OnnxVAE(bundle)
+        OnnxVAE(of_version_0_1(key, value))
 
 
-def test_a_prior_of_version_0_1_without_a_graph(tmp_path, sign_bundle):
-    old = Path(__file__).parent / "version_0_1" / "with_checksums" / "bundle"
-    bundle = Path(shutil.copytree(old, tmp_path / "bundle"))
-    for size in ("null", "5"):
-        proto = onnx.load(bundle / "decoder.onnx")
-        before = {entry.key: entry.value for entry in proto.metadata_props}
-        helper.set_model_props(proto, before | {"vaelib.noise_size": size})
-        (bundle / "decoder.onnx").write_bytes(proto.SerializeToString())
-        sign_bundle(bundle)
-        if size == "5":
-            assert OnnxVAE(bundle).contract["prior"].inputs["noise"].shape == ("B", 5)
-            continue
-        with pytest.raises(
-            ValueError, match="has no prior that takes `noise`; the model's prior is MixtureOfGaussians"
-        ):
-            OnnxVAE(bundle).sample(1)
-
-
-def test_an_input_of_whole_numbers(tiny_bundle):
-    """Codes of a quantised latent will be one: a contract may have them, and onnxruntime is given their dtype."""
-    value = helper.make_tensor_value_info("codes", onnx.TensorProto.INT64, ["B", 3])
-    output = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["B", 3])
-    node = helper.make_node("Cast", ["codes"], ["z"], to=onnx.TensorProto.FLOAT)
-    proto = helper.make_model(helper.make_graph([node], "g", [value], [output]))
-    contract = Contract({"codes": Spec("int64", ("B", 3))}, {"z": Spec("float32", ("B", 3))}, "codes.onnx")
-    message = parse(proto.SerializeToString(), MODEL)
-    check_graph(message, contract)
-    with pytest.raises(GraphError, match="`codes` must be a tensor of float32"):
-        check_graph(message, contract._replace(inputs={"codes": Spec("float32", ("B", 3))}))
-    with pytest.raises(GraphError, match="it holds no graph"):
-        check_graph(parse(b"", MODEL), contract)
-    codes = np.int64([[1, 2, 3], [4, 5, 6]])
-    session = Machine(None, 1).session("codes", proto.SerializeToString(), 1, free_size=False)
-    (found,) = session.call({"codes": codes}, {"z": ((3,), np.dtype(np.float32))})
-    results = np.empty((2, 3), np.float32)
-    session.fill({"codes": codes}, {"z": results})
-    assert found.tolist() == results.tolist() == codes.tolist()
+def test_a_prior_of_version_0_1_without_a_graph(of_version_0_1):
+    assert OnnxVAE(of_version_0_1("noise_size", "5")).contract["prior"].inputs["noise"].shape == ("B", 5)
+    model = OnnxVAE(of_version_0_1("noise_size", "null"))
+    with pytest.raises(ValueError, match="has no prior that takes `noise`; the model's prior is MixtureOfGaussians"):
+        model.sample(1)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,8 @@ def test_floats_are_divided_by_anything():
     check([helper.make_node("Div", ["x", "x"], ["y"])])
     with pytest.raises(GraphError, match="'Div' divides whole numbers"):
         check([moved, divided])
+    with pytest.raises(GraphError, match="it holds no graph"):
+        check_graph(parse(b"", MODEL), Contract({}, {}, "model.onnx"))
     with pytest.raises(GraphError, match="it declares a value twice"):
         check([moved, divided], declared=[("b", FLOAT), ("b", INT32)])
 
