@@ -4,11 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hand_made
 import numpy as np
 import pytest
 import torch
 
-import vaelib as vl
 from vaelib.runtime import OnnxVAE, machine
 from vaelib.runtime.machine import Session
 
@@ -16,33 +16,6 @@ from vaelib.runtime.machine import Session
 @pytest.fixture(scope="module")
 def bundle(odd_bundle):
     return odd_bundle
-
-
-@pytest.fixture(scope="module")
-def dynamic(tmp_path_factory):
-    """A fully convolutional model of images whose height and width are multiples of 4."""
-    torch.manual_seed(0)
-    directory = tmp_path_factory.mktemp("dynamic")
-    stages = [torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Tanh(), torch.nn.Conv2d(8, 4, 1)]
-
-    class Encoder(torch.nn.Sequential):
-        def forward(self, x):
-            return super().forward(x).chunk(2, dim=1)
-
-    decoder = torch.nn.ConvTranspose2d(2, 3, 4, 4)
-    vae = FreeVAE(Encoder(*stages), decoder, image_shape=(3, 16, 12), latent_shape=(2, 4, 3))
-    vl.export_onnx(vae, directory, dynamic_size=True)
-    return vae, directory
-
-
-class FreeVAE(vl.VAE):
-    """Without the checks of shapes, which pin height and width when the graph is traced."""
-
-    def encode(self, x):
-        return self.encoder(x)
-
-    def decode(self, z):
-        return self.decoder(z)
 
 
 @pytest.fixture
@@ -134,47 +107,40 @@ def test_streams_are_lazy_and_answer_batch_by_batch(model):
 
 
 def test_an_autoencoder_has_codes(tmp_path):
-    network = vl.AutoEncoder(
-        vl.ConvEncoder((1, 8, 8), 2, hidden_channels=(4,)), vl.ConvDecoder(2, (1, 8, 8), hidden_channels=(4,))
-    )
-    vl.export_onnx(network, tmp_path)
-    model = OnnxVAE(tmp_path)
-    x = torch.rand(20, 1, 8, 8)
-    with torch.no_grad():
-        np.testing.assert_allclose(model.encode(x.numpy()), network.eval().encode(x).numpy(), atol=1e-5)
-    np.testing.assert_allclose(model.reconstruct(x.numpy()), network.reconstruct(x).numpy(), atol=1e-5)
+    model = OnnxVAE(hand_made.autoencoder(tmp_path / "bundle"))
+    x = np.random.default_rng(0).random((20, 1, 2, 2), dtype=np.float32)
+    np.testing.assert_array_equal(model.encode(x), -x)
+    np.testing.assert_array_equal(model.reconstruct(x), x)
     with pytest.raises(ValueError, match="The ELBO needs a VAE, the model is an AutoEncoder"):
-        model.score(x.numpy())
+        model.score(x)
     with pytest.raises(ValueError, match="has no prior that takes `noise`; the model's prior is none"):
         model.sample(1)
     with pytest.raises(ValueError, match="no prior that takes `noise`; the model's prior is none"):
         model.from_noise(floats(1, 2))
 
 
-def test_other_heights_and_widths(dynamic):
-    vae, directory = dynamic
-    model = OnnxVAE(directory, threads=1)
+def test_other_heights_and_widths(tmp_path):
+    """Those of the exporter are proved by ``tests/test_export_sizes.py``."""
+    model = OnnxVAE(hand_made.free(tmp_path / "bundle"), threads=1)
     assert (model.spatial_multiple, model.image_shape, model.latent_shape) == (4, (3, 16, 12), (2, 4, 3))
-    for size, batch in (((16, 12), 3), ((8, 20), 40), ((32, 4), 1)):
-        x = torch.rand(batch, 3, *size)
-        with torch.no_grad():
-            mu, _ = vae.encode(x)
-            pictures = vae.likelihood.mean(vae.decode(mu))
-        np.testing.assert_allclose(model.encode(x.numpy())[0], mu.numpy(), atol=1e-5)
-        np.testing.assert_allclose(model.reconstruct(x.numpy()), pictures.numpy(), atol=1e-5)
-        assert model.score(x.numpy()).shape == (batch,)
-        assert model.interpolate(mu.numpy(), mu.numpy(), 3).shape == (batch, 3, 3, *size)
+    for (height, width), batch in (((16, 12), 3), ((8, 20), 40), ((32, 4), 1)):
+        x = np.random.default_rng(0).random((batch, 3, height, width), dtype=np.float32)
+        patches = x.reshape(batch, 3, height // 4, 4, width // 4, 4)
+        mu = np.einsum("bchiwj,dcij->bdhw", patches, hand_made.FREE_WEIGHTS["patches"])[:, :2]
+        bricks = np.einsum("bdhw,dcij->bchiwj", mu, hand_made.FREE_WEIGHTS["bricks"])
+        np.testing.assert_allclose(model.encode(x)[0], mu, atol=1e-5)
+        np.testing.assert_allclose(model.reconstruct(x), 1 / (1 + np.exp(-bricks.reshape(x.shape))), atol=1e-5)
+        assert model.score(x).shape == (batch,)
+        assert model.interpolate(mu, mu, 3).shape == (batch, 3, 3, height, width)
     assert model.sample(2, seed=0).shape == (2, 3, 16, 12)
-    with pytest.raises(
-        ValueError, match="`images` must have a height and a width that are multiples of 4, got 16 x 10"
+    for call, match in (
+        (lambda: model.encode(floats(1, 3, 16, 10)), "`images` must have a height and a width .* of 4, got 16 x 10"),
+        (lambda: model.encode(floats(1, 1, 16, 12)), r"`images` must have shape \(B, 3, H, W\), got \(1, 1, 16, 12\)"),
+        (lambda: model.decode(floats(1, 3, 4, 4)), r"`z` must have shape \(B, 2, h, w\), got \(1, 3, 4, 4\)"),
+        (lambda: model.decode(floats(1, 2, 0, 4)), r"`z` must have a height and a width of at least 1, got \(1, 2, 0"),
     ):
-        model.encode(floats(1, 3, 16, 10))
-    with pytest.raises(ValueError, match=r"`images` must have shape \(B, 3, H, W\), got \(1, 1, 16, 12\)"):
-        model.encode(floats(1, 1, 16, 12))
-    with pytest.raises(ValueError, match=r"`z` must have shape \(B, 2, h, w\), got \(1, 3, 4, 4\)"):
-        model.decode(floats(1, 3, 4, 4))
-    with pytest.raises(ValueError, match=r"`z` must have a height and a width of at least 1, got \(1, 2, 0, 4\)"):
-        model.decode(floats(1, 2, 0, 4))
+        with pytest.raises(ValueError, match=match):
+            call()
 
 
 def test_samples_follow_their_seed(model):

@@ -3,6 +3,7 @@
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
+import hand_made
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,14 +20,15 @@ from vaelib.runtime.rules import is_steady
 SIZE = 70
 NETWORKS = {
     "article": vl.presets.article_vae,
-    "odd": None,  # that of the fixture
+    "odd": None,  # those of the fixture
+    "unsteady": None,
     "map": lambda: vl.conv_vae((3, 10, 10), latent_shape=(2, 5, 5), hidden_channels=(8,), upsample="nearest"),
     "elu": lambda: vl.conv_vae((1, 9, 7), 3, hidden_channels=(8,), activation="elu"),
     "softplus": lambda: vl.conv_vae((3, 5, 5), 3, hidden_channels=(8,), likelihood=vl.DiscretizedLogistic()),
 }
 
 
-_IN_SHORT = ("odd", "elu")
+_IN_SHORT = ("odd", "unsteady")
 
 
 @pytest.fixture(
@@ -36,7 +38,9 @@ def model(request, tmp_path_factory):
     """Two threads, and what it answers about one image at a time."""
     if request.param == "odd":
         return OnnxVAE(request.getfixturevalue("odd_bundle")[1], threads=2)
-    directory = tmp_path_factory.mktemp(request.param)
+    directory = tmp_path_factory.mktemp("bits") / "bundle"
+    if request.param == "unsteady":
+        return OnnxVAE(hand_made.unsteady(directory), threads=2)
     vl.export_onnx(NETWORKS[request.param](), directory)
     return OnnxVAE(directory, threads=2)
 

@@ -1,4 +1,4 @@
-"""Small bundles with a condition or with codes, written by hand, and what they compute in numpy."""
+"""Small bundles written by hand, in milliseconds instead of seconds, and the weights that they compute with."""
 
 import hashlib
 import json
@@ -111,11 +111,111 @@ QUANTISED = {
         {**IMAGE, "ones": np.ones((4, 1), np.float32), "all": np.int64([-1])},
     ),
 }
-PRIOR = {
-    "file": None,
-    "inputs": {"noise": {"dtype": "float32", "shape": ["B", 2]}},
-    "outputs": {"z": {"dtype": "float32", "shape": ["B", 2]}},
+UNSTEADY_WEIGHTS = {
+    name: WEIGHTS.standard_normal(shape, dtype=np.float32) / 8
+    for name, shape in {
+        "a": (63, 33),
+        "mu_weight": (33, 3),
+        "logvar_weight": (33, 3),
+        "b": (3, 33),
+        "c": (33, 63),
+    }.items()
 }
+UNSTEADY_SHAPES = {"flat_shape": np.int64([-1, 63]), "image_shape": np.int64([-1, 1, 9, 7]), "all": np.int64([-1])}
+ENCODE_UNSTEADILY = """
+    flat = Reshape (image, flat_shape)
+    hidden = MatMul (flat, a)
+    active = Elu (hidden)
+    mu = MatMul (active, mu_weight)
+    logvar = MatMul (active, logvar_weight)
+"""
+DECODE_UNSTEADILY = """
+    spread = MatMul (z, b)
+    bent = Elu (spread)
+    pixels = MatMul (bent, c)
+    recon_params = Reshape (pixels, image_shape)
+"""
+UNSTEADY = {
+    "encoder": (
+        "float[B,1,9,7] image",
+        "float[B,3] z, float[B,3] mu, float[B,3] logvar",
+        ENCODE_UNSTEADILY + "z = Identity (mu)",
+    ),
+    "decoder": (
+        "float[B,3] z",
+        "float[B,1,9,7] mean, float[B,1,9,7] recon_params",
+        DECODE_UNSTEADILY + "mean = Sigmoid (recon_params)",
+    ),
+    "vae": (
+        "float[B,1,9,7] image, float[B,3] noise",
+        "float[B,1,9,7] reconstruction, float[B,3] z, float[B] distortion, float[B] kl",
+        f"""
+        {ENCODE_UNSTEADILY}
+        sigma = Exp (logvar)
+        away = Mul (sigma, noise)
+        z = Add (mu, away)
+        {DECODE_UNSTEADILY}
+        reconstruction = Sigmoid (recon_params)
+        bits = Softplus (pixels)
+        distortion = ReduceSum <keepdims = 0> (bits, axis)
+        kl = ReduceSum <keepdims = 0> (z, axis)
+        """,
+    ),
+}
+FREE_WEIGHTS = {
+    "patches": WEIGHTS.standard_normal((4, 3, 4, 4), dtype=np.float32) / 8,
+    "bricks": WEIGHTS.standard_normal((2, 3, 4, 4), dtype=np.float32) / 8,
+}
+FREE = {
+    "encoder": (
+        "float[B,3,H,W] image",
+        "float[B,2,h,w] z, float[B,2,h,w] mu, float[B,2,h,w] logvar",
+        """
+        both = Conv <kernel_shape = [4, 4], strides = [4, 4]> (image, patches)
+        mu, logvar = Split <axis = 1, num_outputs = 2> (both)
+        z = Identity (mu)
+        """,
+        FREE_WEIGHTS,
+    ),
+    "decoder": (
+        "float[B,2,h,w] z",
+        "float[B,3,H,W] mean, float[B,3,H,W] recon_params",
+        """
+        recon_params = ConvTranspose <kernel_shape = [4, 4], strides = [4, 4]> (z, bricks)
+        mean = Sigmoid (recon_params)
+        """,
+        FREE_WEIGHTS,
+    ),
+    "vae": (
+        "float[B,3,H,W] image, float[B,2,h,w] noise",
+        "float[B] distortion, float[B] kl",
+        """
+        distortion = ReduceSum <keepdims = 0> (image, axes)
+        kl = ReduceSum <keepdims = 0> (noise, axes)
+        """,
+        {"axes": np.int64([1, 2, 3])},
+    ),
+}
+AUTOENCODER = {
+    "encoder": ("float[B,1,2,2] image", "float[B,1,2,2] z", "z = Neg (image)", {}),
+    "decoder": (
+        "float[B,1,2,2] z",
+        "float[B,1,2,2] mean, float[B,1,2,2] recon_params",
+        "recon_params = Neg (z)\nmean = Neg (z)",
+        {},
+    ),
+}
+
+
+def without_a_graph(size, *latent_shape):
+    """The entry of a standard normal prior, in the manifest."""
+    return {
+        "file": None,
+        "inputs": {"noise": {"dtype": "float32", "shape": ["B", size]}},
+        "outputs": {"z": {"dtype": "float32", "shape": ["B", *latent_shape]}},
+    }
+
+
 UNIFORM = {
     "file": None,
     "inputs": {"noise": {"dtype": "float32", "shape": ["B", 4]}},
@@ -176,7 +276,10 @@ def write(directory, graphs, model, more=()):
 
 def conditional(directory, names=NAMES):
     return write(
-        directory, CONDITIONAL, {"latent_shape": [2], "condition": LABELS | {"names": names}}, {"prior": PRIOR}
+        directory,
+        CONDITIONAL,
+        {"latent_shape": [2], "condition": LABELS | {"names": names}},
+        {"prior": without_a_graph(2, 2)},
     )
 
 
@@ -186,10 +289,27 @@ def of_a_vector(directory):
     for part, (inputs, outputs, body, constants) in CONDITIONAL.items():
         body = body.replace(ONE_HOT, "label = Identity (condition)").replace("(condition)\n        ", "(kl)\n        ")
         graphs[part] = inputs.replace("int64[B] condition", "float[B,3] condition"), outputs, body, constants
-    return write(directory, graphs, {"latent_shape": [2], "condition": VECTOR}, {"prior": PRIOR})
+    return write(directory, graphs, {"latent_shape": [2], "condition": VECTOR}, {"prior": without_a_graph(2, 2)})
 
 
 def quantised(directory, *, is_uniform=False):
     graphs = {part: graph for part, graph in QUANTISED.items() if not (is_uniform and part == "next")}
     model = {"latent_shape": [1, 2, 2], "codes": {"num_codes": 5, "depth": 1, "shape": [2, 2]}, "prior": "Codes"}
     return write(directory, graphs, model, {"prior": UNIFORM} if is_uniform else {})
+
+
+def autoencoder(directory):
+    return write(directory, AUTOENCODER, {"latent_shape": [1, 2, 2], "kind": "AutoEncoder", "prior": "none"})
+
+
+def unsteady(directory):
+    """With operators that compute an image by the batch around it: graphs that are run image by image."""
+    constants = UNSTEADY_WEIGHTS | UNSTEADY_SHAPES | {"axis": np.int64([1])}
+    graphs = {part: (*graph, constants) for part, graph in UNSTEADY.items()}
+    return write(directory, graphs, {"image_shape": [1, 9, 7], "latent_shape": [3]}, {"prior": without_a_graph(3, 3)})
+
+
+def free(directory):
+    """Of images whose height and width are multiples of 4, trained at 16 x 12."""
+    model = {"image_shape": [3, 16, 12], "latent_shape": [2, 4, 3], "spatial_multiple": 4}
+    return write(directory, FREE, model, {"prior": without_a_graph(24, 2, 4, 3)})
