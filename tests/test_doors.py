@@ -56,6 +56,8 @@ class Half(nn.Module):
 X, Z = torch.rand(2, *IMAGE), torch.zeros(2, LATENT)
 CODE = torch.zeros(2, LATENT)
 VAE, AUTOENCODER = small_vae().eval(), small_autoencoder().eval()
+CONDITIONAL = vl.conv_vae(IMAGE, 2, hidden_channels=(2,), condition=vl.Labels(2)).eval()
+CODED = vl.conv_vae(IMAGE, hidden_channels=(2,), latent=vl.FiniteScalarQuantizer((1, 4, 4), (3,))).eval()
 MODELS = [
     (lambda: VAE(None), TypeError, "`x` must be a torch.Tensor, got None"),
     (lambda: VAE([[0.5]]), TypeError, r"`x` must be a torch.Tensor, got \[\[0.5\]\]"),
@@ -301,6 +303,10 @@ def doors(place):
         "article_vae": (vl.presets.article_vae, {}),
         "ConvEncoder": (vl.ConvEncoder, {**image, "latent_dim": 2, "hidden_channels": (2,)}),
         "ConvDecoder": (vl.ConvDecoder, {**image, "latent_dim": 2, "hidden_channels": (2,)}),
+        "Labels": (vl.Labels, {"num_classes": 2}),
+        "Vector": (vl.Vector, {"size": 2}),
+        "given": (CONDITIONAL.given, {"condition": 1}),
+        "VAE.sample, conditional": (CONDITIONAL.sample, {"num_samples": 2, "condition": [0, 1]}),
         "FlowPosterior": (vl.FlowPosterior, {**latent, "hidden_features": (2,), "num_transforms": 1}),
         "FlowPrior": (vl.FlowPrior, {**latent, "hidden_features": (2,), "num_transforms": 1}),
         "LearnedGaussian": (vl.LearnedGaussian, latent),
@@ -366,6 +372,11 @@ def doors(place):
                 "reconstruction_quality": {},
             }.items()
         },
+        "evaluation.code_usage": (vl.evaluation.code_usage, {"model": CODED, "data": X}),
+        "evaluation.marginal_log_likelihood": (
+            vl.evaluation.marginal_log_likelihood,
+            {"model": CONDITIONAL, "data": X, "num_samples": 2, "progress": False},
+        ),
         "evaluation.anomaly": (vl.evaluation.anomaly, {"model": VAE, "normal": X, "anomalous": X}),
         "evaluation.auroc": (vl.evaluation.auroc, {"normal": FLAT[0], "anomalous": FLAT[1]}),
         "evaluation.fid": (vl.evaluation.fid, {"real": FLAT, "generated": FLAT}),
@@ -446,6 +457,8 @@ def fits(annotation, value):
         "Generator": torch.Generator,
         **dict.fromkeys(("nn.Module", "Likelihood", "Prior", "VAE", "AutoEncoder"), nn.Module),
     }
+    if annotation == "Any":
+        return True
     names = [part.strip().split("[")[0] for part in annotation.split("|")]
     if any(name not in kinds for name in names):
         return callable(value) or any(name in kinds and isinstance(value, kinds[name]) for name in names)

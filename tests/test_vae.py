@@ -68,6 +68,16 @@ def test_sample(vae):
         ),
         (lambda m: m.decode(rand(2, 4)), ValueError, r"`z` must have shape \(B, 3\), got \(2, 4\)"),
         (lambda m: m.sample(-1), ValueError, "`num_samples` must be >= 0, got -1"),
+        (
+            lambda m: m.draw(m.embed(rand(1, 1, 12, 10))),
+            TypeError,
+            r"of images, model.observe\(x\) gives them, not enc",
+        ),
+        (
+            lambda m: m.draw(torch.zeros(2, 49).long()),
+            TypeError,
+            r"Of images, model.observe\(x\) gives them, not encode",
+        ),
     ],
 )
 def test_wrong_inputs(vae, call, error, match):
@@ -96,6 +106,11 @@ E, D = vl.ConvEncoder((1, 8, 8), 4), vl.ConvDecoder(4, (1, 8, 8))
             lambda: vl.VAE(nn.Identity(), nn.Identity()),
             ValueError,
             "Give `image_shape`: Identity and Identity have no attribute",
+        ),
+        (
+            lambda: vl.VAE(E, D, posterior=vl.FlowPosterior((4,))),
+            TypeError,
+            r"`posterior` is no argument any more: write latent=vl.GaussianLatent\(latent_shape, posterior=...\)",
         ),
         (lambda: vl.VAE(3, D), TypeError, "`encoder` must be an nn.Module object, got 3"),
         (

@@ -141,7 +141,7 @@ def check_posterior(features: Any, latent_shape: Sequence[int]) -> tuple[Tensor,
         got = f"{len(features)} values" if isinstance(features, tuple | list) else shown(features)
         raise TypeError(
             f"`features` of the encoder must be two tensors, (mu, logvar), got {got}. ConvEncoder gives them with"
-            " `num_heads=2`."
+            " `num_heads=2`; of images, model.observe(x) gives them, not encode(x)."
         )
     mu, logvar = features
     for name, value in (("mu", mu), ("logvar", logvar)):

@@ -123,8 +123,8 @@ def conv_vae(
 
 
 def _with_channels(name: str, shape: Sequence[int], more: int) -> tuple[int, ...]:
-    channels, *rest = check_int_tuple(name, shape)
-    return (channels + more, *rest)
+    channels = check_int_tuple(name, shape)
+    return (channels[0] + more, *channels[1:]) if channels else channels
 
 
 def article_vae() -> VAE:

@@ -8,6 +8,7 @@ from vaelib._checks.errors import (
     TrainingError,
     VaelibError,
 )
+from vaelib._checks.old_names import moved
 from vaelib._checks.tensors import (
     check_batch,
     check_broadcasts,
@@ -83,5 +84,6 @@ __all__ = [
     "check_tensor",
     "check_type",
     "check_unit_range",
+    "moved",
     "shown",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaelib._checks import (
     DataError,
@@ -85,7 +85,7 @@ class BoundEstimate(NamedTuple):
 
 
 def per_image_terms(
-    model: Any,
+    model: nn.Module | Given,
     batches: Iterable[Tensor | Batch],
     objective: Objective,
     *,

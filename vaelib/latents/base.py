@@ -123,4 +123,7 @@ def first_tensor(features: Any) -> Tensor:
     for leaf in tree_leaves(features):
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim:
             return leaf
-    raise TypeError(f"`features` must be tensors (B, ...), as the encoder returns them, got {shown(features)}.")
+    raise TypeError(
+        f"`features` must be tensors (B, ...), as the encoder returns them, got {shown(features)}. Of images,"
+        " model.observe(x) gives them, not encode(x)."
+    )

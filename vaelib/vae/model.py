@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaelib._checks import check_generator, moved
 from vaelib._parts import agreed_shape, check_heads, check_modules, check_param_channels
 from vaelib.conditions import Condition
 from vaelib.latents import GaussianLatent, Latent, PointLatent
@@ -58,6 +59,7 @@ class VAE(Passes, nn.Module):
     short_forms = ("prior",)
     """Arguments that ``latent`` holds, for :func:`vaelib.save`."""
 
+    @moved(posterior="latent=vl.GaussianLatent(latent_shape, posterior=...)")
     def __init__(
         self,
         encoder: nn.Module,
@@ -130,6 +132,7 @@ class VAE(Passes, nn.Module):
                 "`condition` must be None for a model without one: build it with condition=vl.Labels(num_classes) or"
                 " vl.Vector(size)."
             )
+        check_generator(generator)
         embedding = self.condition.embed(condition).to(next(self.parameters(), torch.empty(0)))
         return Given(self, embedding, self.condition.dropped(embedding, generator) if self.training else None)
 

@@ -70,7 +70,7 @@ class Verbs:
         """A draw of q(z|x) with its nats.
 
         Args:
-            features: Of :meth:`observe`.
+            features: What :meth:`observe` returns.
             num_samples: K draws of each image, as ``(K * B, ...)``: the first of all images, the second, ...
             noise: Standard normal, ``(K * B, noise_size)``; drawn if None.
             generator: Of the noise; torch's global one if None.
@@ -137,7 +137,8 @@ class Passes(Verbs):
     def encode(self, x: Tensor, *, condition: Any = None) -> Any:
         """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``.
 
-        Of a latent without a Gaussian posterior, such as one with a :class:`FlowPosterior`, to z alone.
+        Of a quantised latent to its codes, int64 ``(B, positions)``; of another without a Gaussian posterior, such as
+        one with a :class:`FlowPosterior`, to z.
         """
         if condition is not None:
             return self.given(condition).encode(x)
