@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_codes, check_shape, check_tensor
+from vaelib._checks import check_codes, check_int_tuple, check_shape, check_tensor
 from vaelib._parts import agreed_shape, check_head, check_modules
 from vaelib.latents.base import BoundLatent, Draw
 from vaelib.priors import UniformCodes
@@ -41,7 +41,7 @@ class Quantizer(nn.Module):
     def __init__(self, latent_shape: Sequence[int], num_codes: int, prior: nn.Module | None, depth: int = 1) -> None:
         super().__init__()
         check_modules(prior=prior)
-        self.latent_shape = agreed_shape("latent_shape", latent_shape)
+        self.latent_shape = agreed_shape("latent_shape", check_int_tuple("latent_shape", latent_shape))
         self.num_codes = num_codes
         self.num_positions = depth * math.prod(self.latent_shape[1:])
         for name in ("num_codes", "num_positions"):

@@ -177,4 +177,4 @@ class BinarySphericalQuantizer(_Grid):
 
 
 def _channels(latent_shape: Sequence[int]) -> int:
-    return agreed_shape("latent_shape", latent_shape)[0]
+    return agreed_shape("latent_shape", check_int_tuple("latent_shape", latent_shape))[0]
