@@ -362,6 +362,35 @@ def test_every_part_is_trained_on_its_device(stand_in, name):
     assert waits_of_a_step(stand_in, *TRAINED[name]()) == []
 
 
+def of_class(count):
+    return torch.arange(count) % 3
+
+
+CONDITIONS = {
+    "labels": (lambda: {"condition": vl.Labels(3)}, of_class),
+    "labels dropped": (lambda: {"condition": vl.Labels(3, dropout=0.5)}, of_class),
+    "a vector": (lambda: {"condition": vl.Vector(2, dropout=0.5)}, lambda count: torch.rand(count, 2)),
+    "prior": (lambda: {"condition": vl.Labels(3), "prior": vl.ConditionalGaussian((2,), 3)}, of_class),
+}
+
+
+def conditional(name, count=12):
+    """A model and images with conditions, all in the CPU's memory."""
+    parts, values = CONDITIONS[name]
+    model = vl.conv_vae(SHAPE, 2, hidden_channels=(3,), **parts())
+    return model, vl.data.ImageDataset(images_for(model, count), condition=values(count))
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_every_condition_is_trained_on_its_device(stand_in, name):
+    model, train = conditional(name)
+    assert waits_of_a_step(stand_in, model, train=train) == []
+    right, wrong = ([0.0, 1.0], [0.0, math.nan]) if name == "a vector" else (1, [9])
+    assert model.sample(3, condition=right).device == DEVICE
+    with pytest.raises(ValueError, match="`condition` must be"):
+        model.given(torch.tensor(wrong).to(DEVICE))
+
+
 STEPS = {
     "accumulate": {"accumulate": 2},
     "clip_norm": {"clip_norm": 0.1},
@@ -488,6 +517,7 @@ FACTORS = torch.cartesian_prod(torch.arange(4), torch.arange(5))
 EVALUATIONS = {
     "anomaly": lambda call, model, x, g: call(model, x, 1 - x, background=model, generator=g),
     "anomaly_scores": lambda call, model, x, g: call(model, x, background=model, generator=g),
+    "code_usage": lambda call, model, x, g: call(quantised(QUANTIZERS["Vector"]()).to(DEVICE), x, generator=g),
     "compare": lambda call, model, x, g: [
         call(model, model, x, num_samples=draws, generator=g, progress=False) for draws in (None, 20)
     ],
@@ -499,9 +529,20 @@ EVALUATIONS = {
     "fidelity": lambda call, model, x, g: call(extractor(), x, model.sample(20, generator=g)),
     "latents": lambda call, model, x, g: call(model, x, generator=g),
     "log_likelihood": lambda call, model, x, g: call(model, x, num_samples=20, generator=g, progress=False),
+    "marginal_log_likelihood": lambda call, model, x, g: call(
+        conditional("labels")[0].to(DEVICE), x, num_samples=20, generator=g, progress=False
+    ),
     "per_image_terms": lambda call, model, x, g: call(model, [x[:5], x[5:]], vl.Elbo(), generator=g),
     "reconstruction_quality": lambda call, model, x, g: call(model, x, generator=g),
 }
+WITHOUT_CONDITIONS = (
+    "anomaly",
+    "code_usage",
+    "features_of",
+    "fidelity",
+    "marginal_log_likelihood",
+    "per_image_terms",
+)
 OF_VALUES = {
     "auroc": lambda call, x: call(x.mean((1, 2, 3)), x.amax((1, 2, 3))),
     "beta_vae_score": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
@@ -538,6 +579,13 @@ def check_evaluation(name, model, x, place=DEVICE):
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_every_evaluation_runs_on_the_models_device(stand_in, name, place, of_generator):
     check_evaluation(name, vae_of(), images_for(vae_of(), 20).to(place), of_generator)
+
+
+@pytest.mark.filterwarnings("ignore:`num_samples`")
+@pytest.mark.parametrize("condition", ["labels dropped", "prior"])
+@pytest.mark.parametrize("name", [name for name in EVALUATIONS if name not in WITHOUT_CONDITIONS])
+def test_every_evaluation_gives_conditions_on_the_models_device(stand_in, name, condition):
+    check_evaluation(name, *conditional(condition, 20), CPU)
 
 
 @pytest.mark.parametrize("name", OF_VALUES)
