@@ -36,6 +36,8 @@ def test_python_blocks(code, tmp_path, monkeypatch):
         assert names["history"][-1].val.loss < names["history"][0].val.loss
     elif "estimate" in names:
         assert names["estimate"].num_images == 200
+    elif "codes" in names:
+        assert names["codes"].shape == (16, 49)
     elif "trainer" in names:
         assert len(names["history"]) == 2
     else:

@@ -58,9 +58,7 @@ def _of_model(model: VAE, directory: Path, needs: Collection[str]) -> Subject:
                 [functions[operation](part.double()) for part in torch.from_numpy(values).split(64)]
             ).numpy()
 
-    subject = Subject(
-        directory, tuple(model.image_shape), tuple(model.latent_shape), exact, range, {}, 0.0, is_bundle=False
-    )
+    subject = Subject(directory, tuple(model.image_shape), tuple(model.latent_shape), exact, range, {}, 0.0)
     for operation in OPERATIONS:
         example = torch.from_numpy(draw(subject, operation, 2)[0])
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

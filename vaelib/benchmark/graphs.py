@@ -50,7 +50,6 @@ def of_bundle(bundle: Path, directory: Path, needs: Collection[str]) -> Subject:
         lambda batch: sorted({0, batch - 1}),
         {},
         _OWN_TOLERANCE[metadata["precision"]],
-        is_bundle=True,
     )
     if in_float64 and "int8" in needs:
         write_int8(subject)

@@ -32,7 +32,6 @@ class Subject(NamedTuple):
     """Of an operation on one image; of a bundle unknown."""
     tolerance: float
     """What its own precision adds to a backend's."""
-    is_bundle: bool
 
 
 def draw(subject: Subject, operation: str, batch: int) -> Array:
