@@ -24,12 +24,12 @@ from vaelib.evaluation import Estimate
 
 
 def trained(condition, quick, epochs):
-    """The same network but for the planes of the label; batches hold labels where the model asks for them."""
-    train = vl.data.load("dynamic_mnist", "train", condition=condition and "labels")
+    """The same network, but for the channels of the label."""
+    train = vl.data.load("dynamic_mnist", "train", condition=condition)
     if quick:
         train = train.subset(slice(1_000))
     torch.manual_seed(0)
-    part = vl.Labels(10) if condition else None
+    part = None if condition is None else vl.Labels(10)
     vae = vl.conv_vae(train.image_shape, latent_dim=16, hidden_channels=(32, 64), condition=part)
     vl.Trainer(max_epochs=epochs, batch_size=128).fit(vae, train)
     return vae.cpu().eval()
@@ -52,14 +52,15 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/conditional"), help="folder of the picture")
     parser.add_argument("--quick", action="store_true", help="1,000 images, one epoch, to see that it runs")
     arguments = parser.parse_args()
-    test = vl.data.load("dynamic_mnist", "test", condition="labels")
+    test = vl.data.load("static_mnist", "test", condition="labels")  # the same pixels for both models
     few, num_samples, epochs = test.subset(slice(500)), 200, arguments.epochs
     if arguments.quick:
         test, few, num_samples, epochs = test.subset(slice(500)), test.subset(slice(20)), 50, 1
 
-    without, labelled = (trained(condition, arguments.quick, epochs) for condition in (False, True))
+    without, labelled = (trained(condition, arguments.quick, epochs) for condition in (None, "labels"))
     for name, vae in (("without labels", without), ("with labels", labelled)):
-        terms = evaluation.per_image_terms(vae, test, vl.Elbo(), generator=torch.Generator().manual_seed(0))
+        draws = torch.Generator().manual_seed(0)
+        terms = evaluation.per_image_terms(vae, test.batches(500), vl.Elbo(), generator=draws)
         marginal = evaluation.marginal_log_likelihood if vae.condition else evaluation.log_likelihood
         found = marginal(vae, few, num_samples=num_samples, progress=False)
         print(f"{name:15} KL {Estimate.of(terms.kl)}, -ELBO {Estimate.of(terms.reconstruction + terms.kl)}")
