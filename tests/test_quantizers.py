@@ -85,6 +85,8 @@ def test_finite_scalars_reach_every_code_and_no_other():
             found = latent.point(features)[:, channel]
             assert len(found.unique()) == count, (levels, channel)
             assert (found.diff() >= 0).all()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert torch.equal(latent.draw(features, no_noise(features)).z[:, channel], found)
         middle = torch.tensor([count // 2 for count in levels])
         assert (latent.encoded(torch.zeros(1, len(levels))) == (middle * latent._places).sum()).all()
 
