@@ -26,6 +26,17 @@ def test_two_processes_follow_the_curve_of_one(alone):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("parts", ["codes", "labels"])
+def test_two_processes_follow_the_curve_of_one_with_codes_and_labels(parts):
+    """K-means, running means and restarts of codes are of sums over both; each image's label goes to its process."""
+    settings = {"parts": parts, "posterior_mean": parts == "labels"}
+    one, two = run(1, **settings)[0], run(2, {"ALL_RANKS": "1"}, **settings)
+    assert two[0]["state"] == two[1]["state"]
+    for name in ("train", "val", "state"):
+        assert two[0][name] == pytest.approx(one[name], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.slow
 def test_accumulation_over_two_processes_too(alone):
     assert run(2, accumulate=3)[0]["train"] == pytest.approx(alone["train"], rel=1e-5)
 
@@ -40,7 +51,7 @@ def test_with_draws_and_batch_norm_the_curves_are_close():
     assert two["val"][-1] == pytest.approx(one["val"][-1], rel=0.1)
 
 
-DRAWS = {"posterior_mean": False, "norm": "batch", "lr_schedule": "constant"}
+DRAWS = {"posterior_mean": False, "norm": "batch", "lr_schedule": "constant", "parts": "labels dropped"}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,7 @@ def test_a_reason_to_stop_in_one_process_ends_all():
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_other(tmp_path):
+def test_a_process_that_dies_ends_the_other():
     processes = start(2, {"max_epochs": 2000}, {"EXITS": "1:20"})
     started = time.monotonic()
     _, errors = processes[0].communicate(timeout=120)

@@ -21,7 +21,7 @@ CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 def model_of(**options):
     torch.manual_seed(0)
-    return vl.conv_vae((1, 16, 16), 4, hidden_channels=(8, 16), **{"norm": "group"} | options)
+    return vl.conv_vae((1, 16, 16), **{"latent_dim": 4, "hidden_channels": (8, 16), "norm": "group"} | options)
 
 
 def images(count=96):
@@ -147,6 +147,13 @@ OPTIONS = {
     "fp16": {"precision": "fp16"},
     "sgd": {"optimizer": torch.optim.SGD, "learning_rate": 1e-5},
     "adamw": {"optimizer": "adamw"},
+    "labels": {},
+    "codes": {},
+}
+PARTS = {
+    "dropout": lambda: {"dropout": 0.2},
+    "labels": lambda: {"condition": vl.Labels(3, dropout=0.3)},
+    "codes": lambda: {"latent_dim": None, "latent": vl.VectorQuantizer((2, 4, 4), 16, restart=0.5)},
 }
 
 
@@ -163,9 +170,11 @@ class StopAt:
             raise Crash
 
 
-def data_of(name):
-    if name != "loader":
-        return images()
+def data_of(name, count=96):
+    if name == "labels":
+        return vl.data.ImageDataset(images(count), condition=torch.arange(count) % 3)
+    if name != "loader" or count != 96:
+        return images(count)
     whole = torch.utils.data.TensorDataset(images().float() / 255)
     return torch.utils.data.DataLoader(whole, 32, shuffle=True, generator=torch.Generator().manual_seed(1))
 
@@ -176,10 +185,11 @@ def test_a_resumed_run_ends_bitwise_as_an_unbroken_one(device, tmp_path, name):
         pytest.skip("only CUDA has it")
 
     def run(directory, stop_at=None, resume=False):
-        model = model_of(dropout=0.2) if name == "dropout" else model_of(norm="batch")
+        torch.manual_seed(0)
+        model = model_of(**{"norm": "batch"} | PARTS.get(name, dict)())
         parts = [vl.EMA(0.9), vl.Checkpoints(every=1), vl.Pictures(every=9), StopAt(stop_at)]
         trainer = vl.Trainer(max_epochs=2, batch_size=32, output_dir=directory, callbacks=parts, **OPTIONS[name])
-        trainer.fit(model, data_of(name), images(32), resume=resume, progress=False)
+        trainer.fit(model, data_of(name), data_of(name, 32), resume=resume, progress=False)
         return weights(model)
 
     unbroken = run(tmp_path / "unbroken")

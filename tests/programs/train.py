@@ -58,6 +58,14 @@ ACTS = {
 }
 
 
+PARTS = {
+    "plain": lambda: {"latent_dim": 2},
+    "codes": lambda: {"latent": vl.VectorQuantizer((2, 2, 2), 8, restart=0.5)},
+    "labels": lambda: {"latent_dim": 2, "condition": vl.Labels(3)},
+    "labels dropped": lambda: {"latent_dim": 2, "condition": vl.Labels(3, dropout=0.3)},
+}
+
+
 class Faults:
     """Does what the environment asks for after a step; notes after each epoch the memory in use and the images seen."""
 
@@ -93,13 +101,15 @@ def main():
     resume, every = options.pop("resume", False), options.pop("every", None)
     workers = options.pop("workers", 0)
     torch.manual_seed(0)
-    model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(8, 8), norm=norm)
-    data = vl.data.shapes(images, image_size=8)
+    parts = PARTS[options.pop("parts", "plain")]()
+    model = vl.conv_vae((1, 8, 8), hidden_channels=(8, 8), norm=norm, **parts)
+    data, val = vl.data.shapes(images, image_size=8), vl.data.shapes(37, image_size=8, seed=1)
+    if model.condition is not None:
+        data, val = (vl.data.ImageDataset(each.images, condition=torch.arange(len(each)) % 3) for each in (data, val))
     if shards is not None:
         data = vl.data.stream(shards, "all", image_size=8, workers=workers)
     faults = Faults(objective)
     trainer = vl.Trainer(objective, callbacks=[faults, vl.Checkpoints(every)], **options)
-    val = vl.data.shapes(37, image_size=8, seed=1)
     history = trainer.fit(model, data, val, progress=False, resume=resume)
     report = {
         "train": [r.train.loss for r in history],
