@@ -118,10 +118,9 @@ def test_each_follower_is_called_once_a_step_with_draws_of_the_seed_and_the_step
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("latent", ["vector", "by gradient", "residual"])
-def test_a_compiled_run_follows_the_eager_one(latent):
+def test_a_compiled_run_follows_the_eager_one():
     runs = []
     for compiled in (False, True):
-        history = fit(quantised(latent, norm="group"), X, X, compile=compiled, max_epochs=3)
+        history = fit(quantised("residual", norm="group"), X, X, compile=compiled, max_epochs=3)
         runs.append([record.val.loss for record in history])
     assert runs[1] == pytest.approx(runs[0], rel=1e-3)
