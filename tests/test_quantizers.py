@@ -579,6 +579,17 @@ def test_a_prior_is_trained_jointly_or_replaced():
     torch.testing.assert_close(vae.draw(vae.observe(x)).kl, torch.full((24, 4), math.log(9)))
 
 
+def test_a_prior_of_other_codes_is_refused_whenever_it_comes():
+    vae, _ = of_codes(vl.FiniteScalarQuantizer((2, 2, 2), (3, 3)))
+    for prior, match in (
+        (vl.UniformCodes(8, 4), "`prior.num_codes` must be 9, got 8"),
+        (vl.CodeTable(9, 5), "`prior.num_positions` must be 4, got 5"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            vae.prior = prior
+    assert vae.prior.num_codes == 9
+
+
 class Shifted(torch.nn.Module):
     """A prior of codes that takes a condition."""
 

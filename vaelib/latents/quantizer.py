@@ -44,12 +44,16 @@ class Quantizer(nn.Module):
         self.latent_shape = agreed_shape("latent_shape", check_int_tuple("latent_shape", latent_shape))
         self.num_codes = num_codes
         self.num_positions = depth * math.prod(self.latent_shape[1:])
-        for name in ("num_codes", "num_positions"):
-            wanted = getattr(self, name)
-            if getattr(prior, name, wanted) != wanted:
-                raise ValueError(f"`prior.{name}` must be {wanted}, got {getattr(prior, name)}.")
         self.prior: Any = UniformCodes(num_codes, self.num_positions) if prior is None else prior
         self.register_buffer("_like", torch.zeros(()), persistent=False)  # for its dtype and device
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A prior, in the constructor or later, must be of as many codes and positions."""
+        for count in ("num_codes", "num_positions") if name == "prior" else ():
+            wanted = getattr(self, count)
+            if getattr(value, count, wanted) != wanted:
+                raise ValueError(f"`prior.{count}` must be {wanted}, got {getattr(value, count)}.")
+        super().__setattr__(name, value)
 
     @property
     def prior_noise_size(self) -> int:

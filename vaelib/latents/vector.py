@@ -98,7 +98,8 @@ class VectorQuantizer(_OfCodebooks):
 
     ``vl.VAE(encoder, decoder, latent=VectorQuantizer((64, 7, 7), 512))``, or ``vl.conv_vae(..., latent=...)``. The rate
     is -log p(codes), h w ln K nats with uniform codes. Low-dimensional codes are a ``latent_shape`` of few channels:
-    the head of :class:`ConvEncoder` projects to them.
+    the head of :class:`ConvEncoder` projects to them. Distances are in float32 at least, whatever autocast says; of
+    the precisions of :class:`Trainer` only ``"tf32"`` rounds their factors, in training alone.
 
     In training, codes are placed by k-means after the first step, then follow the encoder's vectors by running means;
     codes that are hardly used move beside codes that are used much. All of that happens in :meth:`after_step`, which

@@ -78,7 +78,8 @@ class VAE(Passes, nn.Module):
         check_modules(latent=latent, condition=condition)
         if prior is not None and latent is not None:
             raise ValueError(
-                "`prior` must be None where `latent` is given, which has its own: write GaussianLatent(shape, prior)."
+                "`prior` must be None where `latent` is given, which has its own: write"
+                f" {type(latent).__name__}(..., prior=...)."
             )
         parts = {"encoder": encoder, "decoder": decoder, "prior": prior, "latent": latent}
         self.image_shape = agreed_shape(
