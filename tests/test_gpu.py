@@ -198,10 +198,13 @@ def test_a_resumed_run_ends_bitwise_as_an_unbroken_one(device, tmp_path, name):
     assert torch.equal(run(tmp_path / "broken", resume=True), unbroken)
 
 
-def test_two_runs_are_alike_to_the_bit(device):
+@pytest.mark.parametrize("latent", ["gaussian", "codes"])
+def test_two_runs_are_alike_to_the_bit(device, latent):
     found = []
     for _ in range(2):
-        model = model_of(upsample="nearest")
+        torch.manual_seed(0)
+        codes = {"latent_dim": None, "latent": vl.VectorQuantizer((4, 4, 4), 32, restart=0.5)}
+        model = model_of(upsample="nearest", **(codes if latent == "codes" else {}))
         vl.Trainer(max_epochs=2, batch_size=32).fit(model, images(), progress=False)
         found.append(weights(model))
     assert torch.equal(*found)

@@ -123,6 +123,33 @@ def test_a_likelihood(device, noise, name):
     compare(device, vae_of(likelihood=name), vl.Elbo(), noise)
 
 
+QUANTIZERS = {
+    "vector": lambda: vl.VectorQuantizer((4, 4, 4), 16),
+    "vector by gradients": lambda: vl.VectorQuantizer((4, 4, 4), 16, decay=None, gradient="rotation"),
+    "residual": lambda: vl.ResidualQuantizer((4, 4, 4), 8, depth=2),
+    "finite scalar": lambda: vl.FiniteScalarQuantizer((3, 4, 4), (8, 5, 2)),
+    "binary spherical": lambda: vl.BinarySphericalQuantizer((6, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_quantised_latent(device, noise, name):
+    torch.manual_seed(0)
+    latent = QUANTIZERS[name]()
+    model = vl.conv_vae((1, 16, 16), hidden_channels=(4, 8), norm="group", latent=latent)
+    compare(device, model, vl.Elbo(), noise)
+    model, x = model.to(device), images().to(device)
+    for _ in range(3):
+        vl.Elbo()(model, x).loss.backward()
+        if hasattr(latent, "after_step"):
+            latent.after_step()
+    with torch.no_grad():
+        codes = model.encode(x)
+        assert torch.equal(latent.embed(codes), model.embed(x))
+        z = latent.embed(codes).cpu()
+    assert torch.equal(latent.cpu().embed(codes.cpu()), z)
+
+
 def test_a_flow_posterior_and_a_corruption(device, noise):
     pytest.importorskip("zuko", reason="zuko is not installed")
     model = vl.VAE(
