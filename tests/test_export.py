@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.export import comparison, exporter, graphs
+from vaelib.export import comparison, exporter, graphs, parts
 from vaelib.export.manifest import write_bundle
 from vaelib.networks.blocks import ACTIVATIONS, NORMS, UPSAMPLES
 
@@ -58,7 +58,7 @@ def run(directory, part, **inputs):
 
 def whole_graph(model, opset=18):
     """The graph that has encoder, decoder and bound in it, once it is proved against torch."""
-    graph = graphs.graphs_of(model.eval())["vae"]
+    graph = parts.graphs_of(model.eval())["vae"]
     content = graphs.to_bytes(graph, opset)
     comparison.compare(content, graph)
     return onnx.load_model_from_string(content)

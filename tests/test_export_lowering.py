@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.export import comparison, graphs, lowering
+from vaelib.export import comparison, graphs, lowering, parts
 
 
 def exported(module, shape):
@@ -61,7 +61,7 @@ def test_maps_that_a_convolution_does_faster_are_left(layer, shape):
 @pytest.mark.slow
 def test_lowering_is_not_done_where_a_size_is_free():
     vae = vl.conv_vae((1, 4, 4), latent_shape=(2, 1, 1), hidden_channels=(8, 8)).eval()
-    for graph in list(graphs.graphs_of(vae, dynamic_size=True).values())[:3]:
+    for graph in list(parts.graphs_of(vae, dynamic_size=True).values())[:3]:
         content = graphs.to_bytes(graph, 18)
         comparison.compare(content, graph)
         assert "Gemm" not in [node.op_type for node in onnx.load_model_from_string(content).graph.node]

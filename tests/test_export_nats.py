@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.export import comparison, graphs
+from vaelib.export import comparison, graphs, parts
 
 IMAGE, LATENT = (1, 4, 4), (32,)
 
@@ -58,7 +58,7 @@ LIKELIHOODS = [
 
 def whole(likelihood=None, prior=None):
     decoder = PassingDecoder(1 if likelihood is None else likelihood.param_channels(1))
-    return graphs.graphs_of(vl.VAE(FlatEncoder(), decoder, likelihood=likelihood, prior=prior).eval())["vae"]
+    return parts.graphs_of(vl.VAE(FlatEncoder(), decoder, likelihood=likelihood, prior=prior).eval())["vae"]
 
 
 TOLERANCES = {

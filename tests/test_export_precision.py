@@ -9,7 +9,7 @@ import torch
 
 import vaelib as vl
 from vaelib.export import precision
-from vaelib.export.graphs import graphs_of
+from vaelib.export.parts import graphs_of
 
 FAST = {"activation": "relu", "upsample": "nearest", "hidden_channels": (16, 32)}
 

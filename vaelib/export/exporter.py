@@ -14,10 +14,11 @@ from vaelib._checks import ExportError, check_choice, check_float, check_int
 from vaelib.export import manifest
 from vaelib.export.card import card
 from vaelib.export.comparison import EXACT, compare
-from vaelib.export.graphs import graphs_of, to_bytes, with_metadata
+from vaelib.export.graphs import to_bytes, with_metadata
 from vaelib.export.independence import check_independence
 from vaelib.export.lint import lint
 from vaelib.export.parity import Parity
+from vaelib.export.parts import graphs_of
 from vaelib.export.precision import LIMITS, check_calibration, halved, quantized
 from vaelib.export.proof import prove
 from vaelib.export.speed import measure
@@ -108,6 +109,7 @@ def export_onnx(
     check_choice("precision", precision, ("fp32", "fp16", "int8"))
     check_float("max_loss", max_loss, 0.0)
     _check_evaluation(evaluation or {})
+    _check_codes(model, precision, dynamic_size)
     images: Any = check_calibration(model, calibration) if precision == "int8" else None
     path = manifest.bundle_directory(directory)
     exported = _copied(model)
@@ -151,6 +153,27 @@ def export_onnx(
     prove(described, files, graphs, limits)
     manifest.write_bundle(path, described, files)
     return parity
+
+
+def _check_codes(model: VAE, precision: str, dynamic_size: bool) -> None:
+    """Refuse what a latent of codes cannot have.
+
+    Raises:
+        ExportError: If it is asked for.
+    """
+    if not hasattr(model.latent, "num_codes"):
+        return
+    kind = type(model.latent).__name__
+    if precision != "fp32":
+        raise ExportError(
+            f"`precision` must be 'fp32' for a model with {kind}, got {precision!r}: rounding decides codes, and an"
+            " encoder in fewer bits gives other ones than the model."
+        )
+    if dynamic_size:
+        raise ExportError(
+            f"`dynamic_size` must be False for a model with {kind}: the number of codes tells no height and width, and"
+            " the prior is over as many as in training."
+        )
 
 
 def _check_evaluation(evaluation: Mapping[str, Any]) -> None:

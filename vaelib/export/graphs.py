@@ -1,8 +1,7 @@
-"""The graphs of a bundle, from torch to ONNX bytes, and what each takes and gives."""
+"""A graph of a bundle, from torch to ONNX bytes, and what it takes and gives."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,12 +14,9 @@ from torch import Tensor, nn
 from vaelib._checks import ExportError
 from vaelib.export.lowering import lower
 from vaelib.export.quiet import quiet, reason_of
-from vaelib.export.sizes import free_sizes
-from vaelib.latents.base import first_tensor
 from vaelib.runtime.contract import Contract, Spec
-from vaelib.vae import VAE, image_of
 
-__all__ = ["Graph", "contract_of", "culprit", "graphs_of", "lowest_ir_version", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "contract_of", "culprit", "lowest_ir_version", "to_bytes", "with_metadata"]
 
 
 class Graph(NamedTuple):
@@ -31,16 +27,29 @@ class Graph(NamedTuple):
     inputs: dict[str, tuple[int, ...]]
     """Input name to the shape of one item."""
     outputs: dict[str, str]
-    """Output name to its kind, which has a tolerance: ``"image"``, ``"nats"`` or ``"raw"``."""
+    """Output name to its kind, which has a tolerance: ``"image"``, ``"nats"``, ``"raw"`` or ``"codes"``."""
     multiple: int | None = None
     """Of which H and W must be multiples; None if they are fixed."""
     has_file: bool = True
-    """False where the output is the input itself, so that nobody opens a session for nothing."""
+    """False where the runtime needs none: draws that are the noise itself, or uniform codes."""
+    choices: Mapping[str, int] = {}
+    """Names of the inputs that are int64, such as labels and codes, and of how many values each is."""
 
-    def larger(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the inputs at another size."""
+    def larger(self) -> Graph:
+        """The graph with the shapes of its inputs at another size."""
         steps = {name: self.multiple or 0 if name == "image" else 1 for name in self.inputs}
-        return {name: (c, h + steps[name], w + 2 * steps[name]) for name, (c, h, w) in self.inputs.items()}
+        grown = {
+            name: (shape[0], shape[1] + steps[name], shape[2] + 2 * steps[name]) if len(shape) == 3 else shape
+            for name, shape in self.inputs.items()
+        }
+        return self._replace(inputs=grown)
+
+    def constant_inputs(self, value: float) -> tuple[Tensor, ...]:
+        """Two items of each input, all of one value; 0 of what is int64."""
+        return tuple(
+            torch.zeros(2, *shape, dtype=torch.int64) if name in self.choices else torch.full((2, *shape), value)
+            for name, shape in self.inputs.items()
+        )
 
     def free_axes(self) -> tuple[dict[int, Any], ...]:
         """The axes of each input that may have any length."""
@@ -48,7 +57,9 @@ class Graph(NamedTuple):
         if self.multiple is None:
             return tuple({0: batch} for _ in self.inputs)
         image = {0: batch, 2: self.multiple * rows, 3: self.multiple * columns}
-        return tuple(image if name == "image" else {0: batch, 2: rows, 3: columns} for name in self.inputs)
+        latent = {0: batch, 2: rows, 3: columns}
+        axes = {"image": image, "condition": {0: batch}}
+        return tuple(axes.get(name, latent) for name in self.inputs)
 
 
 def _log_sigmoid(x: Any) -> Any:
@@ -78,108 +89,23 @@ def _like(x: Any, value: float) -> Any:
 _TRANSLATIONS: dict[Any, Any] = {torch.ops.aten.log_sigmoid.default: _log_sigmoid, torch.ops.aten.expm1.default: _expm1}
 
 
-class _Of(nn.Module):
-    """What a graph is made of: the model, or its latent."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-
-class _Encoder(_Of):
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return (self.model.latent.point(self.model.encoder(image)).clone(),)
-
-
-class _GaussianEncoder(_Of):
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        features = self.model.encoder(image)
-        return (self.model.latent.point(features).clone(), *self.model.latent.encoded(features))
-
-
-class _Decoder(_Of):
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        recon_params = self.model.decode_hidden(self.model.latent.hidden(z))
-        return image_of(self.model.likelihood, recon_params), recon_params.clone()
-
-
-class _Whole(_Of):
-    def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, ...]:
-        model = self.model
-        draw = model.latent.draw(model.encoder(image), image.new_zeros(image.shape[0], 0) if noise is None else noise)
-        recon_params = model.decode_hidden(draw.hidden)
-        found = image_of(model.likelihood, recon_params), draw.z.clone()
-        if not model.latent.has_prior:
-            return found
-        return (*found, -model.likelihood.log_prob(image, recon_params), draw.kl.sum(1), draw.kl)
-
-
-class _Prior(_Of):
-    def forward(self, noise: Tensor) -> Tensor:
-        z: Tensor = self.model.from_noise(noise)
-        return z
-
-
-def graphs_of(model: VAE, *, dynamic_size: bool = False) -> dict[str, Graph]:
-    """By part: encoder, decoder, the whole, and the prior if there is one.
-
-    With ``dynamic_size``, ``model`` is changed by :func:`free_sizes`.
-    """
-    image, latent = tuple(model.image_shape), tuple(model.latent_shape)
-    is_gaussian, noise_size = _is_gaussian(model), model.latent.noise_size
-    prior = {"prior": _prior_of(model)} if model.latent.has_prior else {}
-    multiple = free_sizes(model) if dynamic_size else None
-    whole = {"image": image} | ({"noise": latent if is_gaussian else (noise_size,)} if noise_size else {})
-    encoder, posterior = (_GaussianEncoder, {"mu": "raw", "logvar": "raw"}) if is_gaussian else (_Encoder, {})
-    bound = dict.fromkeys(("distortion", "kl", "kl_groups"), "nats") if model.latent.has_prior else {}
-    graphs = [
-        Graph("encoder", encoder(model), {"image": image}, {"z": "raw", **posterior}),
-        Graph("decoder", _Decoder(model), {"z": latent}, {"mean": "image", "recon_params": "raw"}),
-        Graph("vae", _Whole(model), whole, {"reconstruction": "image", "z": "raw", **bound}),
-    ]
-    return {graph.part: graph._replace(multiple=multiple) for graph in graphs} | prior
-
-
-def _is_gaussian(model: VAE) -> bool:
-    """Whether a draw has a mean and a variance; of a model that fails, which is reported when its graphs are run."""
-    try:
-        with torch.no_grad():
-            features = model.encoder(torch.zeros(2, *model.image_shape))
-            rows = first_tensor(features).shape[0]
-            return model.latent.draw(features, torch.zeros(rows, model.latent.noise_size)).mu is not None
-    except Exception:  # a part of a user's own may raise anything
-        return False
-
-
-def _prior_of(model: VAE) -> Graph:
-    """From noise to latents of the size of the training; without a file if they are that noise, as of N(0, I)."""
-    latent = copy.deepcopy(model.latent)  # whose shape stays
-    noise = torch.zeros(2, latent.prior_noise_size)
-    try:
-        with torch.no_grad():
-            is_noise = latent.from_noise(noise).data_ptr() == noise.data_ptr()
-    except Exception:  # as above
-        is_noise = False
-    return Graph("prior", _Prior(latent), {"noise": noise.shape[1:]}, {"z": "raw"}, has_file=not is_noise)
-
-
 def contract_of(graph: Graph) -> Contract:
     """What the graph takes and gives: the inputs' shapes, and those of what the module makes of them.
 
     An axis that is another at another size is free, and has the name of the input's that it follows.
     """
     runs = []
-    for shapes in [graph.inputs] if graph.multiple is None else [graph.inputs, graph.larger()]:
-        example = [torch.zeros(2, *shape) for shape in shapes.values()]
+    for sized in [graph] if graph.multiple is None else [graph, graph.larger()]:
+        example = sized.constant_inputs(0.0)
         with torch.no_grad():
             answers = graph.module(*example)
         runs.append([*example, *((answers,) if isinstance(answers, Tensor) else answers)])
     kinds = {**dict.fromkeys(graph.inputs, "raw"), "image": "image", **graph.outputs}
     names = [*graph.inputs, *graph.outputs]
-    specs = [
-        Spec("float32", ("B", *_axes(graph, kinds[name], list(zip(*(v.shape[1:] for v in values), strict=True)))))
-        for name, values in zip(names, zip(*runs, strict=True), strict=True)
-    ]
+    specs = []
+    for name, values in zip(names, zip(*runs, strict=True), strict=True):
+        extents = list(zip(*(each.shape[1:] for each in values), strict=True))
+        specs.append(Spec(str(values[0].dtype).removeprefix("torch."), ("B", *_axes(graph, kinds[name], extents))))
     inputs, outputs = specs[: len(graph.inputs)], specs[len(graph.inputs) :]
     return Contract(
         dict(zip(graph.inputs, inputs, strict=True)),
@@ -211,8 +137,7 @@ def to_bytes(graph: Graph, opset: int) -> bytes:
         ExportError: A ``ValueError``: if torch cannot express the graph.
     """
     # torch takes a free axis whose example is 1 for a fixed one, and the model's own latent map may be one pixel.
-    shapes = graph.inputs if graph.multiple is None else graph.larger()
-    example = tuple(torch.full((2, *shape), 0.5) for shape in shapes.values())
+    example = (graph if graph.multiple is None else graph.larger()).constant_inputs(0.5)
     try:
         with quiet():
             program: Any = torch.onnx.export(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError
-from vaelib.export.comparison import EXACT, allowed_differences, answers_of_torch, at_levels, difference, drawn_inputs
+from vaelib.export.comparison import Judge, answers_of_torch, at_levels, difference, drawn_inputs
 from vaelib.export.graphs import Graph, culprit
+from vaelib.export.ties import near_ties
 
 __all__ = ["check_independence"]
 
@@ -29,28 +30,28 @@ def check_independence(graph: Graph) -> None:
         ExportError: A ``ValueError`` that names the part, and the submodule if one can be told: if an item's result
             depends on the batch around it or on a draw, is not finite, or torch cannot compute it.
     """
-    inputs = drawn_inputs(graph.inputs, _BATCH, torch.Generator().manual_seed(0))
+    inputs = drawn_inputs(graph, _BATCH, torch.Generator().manual_seed(0))
     scales = torch.linspace(0.1, 1.0, _BATCH)
-    inputs = {name: values * scales.view(-1, *[1] * (values.ndim - 1)) for name, values in inputs.items()}
-    inputs = {name: at_levels(values) if name == "image" else values for name, values in inputs.items()}
+    for name, values in inputs.items():
+        if values.is_floating_point():
+            scaled = values * scales.view(-1, *[1] * (values.ndim - 1))
+            inputs[name] = at_levels(scaled) if name == "image" else scaled
     whole = _answers(graph, inputs)
     single = [_answers(graph, item) for item in _items(inputs)]
-    alone = [torch.cat(values) for values in zip(*single, strict=True)]
-    found = [
-        (name, difference(wanted, values, least_scale=EXACT[kind].least_scale).max_rel)
-        for (name, kind), wanted, values in zip(graph.outputs.items(), whole, alone, strict=True)
-    ]
-    if all(off <= EXACT[kind].tolerance for (_, off), kind in zip(found, graph.outputs.values(), strict=True)):
+    alone = {name: torch.cat([answers[name] for answers in single]) for name in graph.outputs}
+    judge = Judge(graph)
+    found = judge.apart(whole, alone, near_ties(graph, inputs))
+    if all(parity.max_rel <= judge.limits[graph.outputs[name]].tolerance for name, parity in found.items()):
         return
     _check_finite_and_deterministic(graph, inputs, whole)
-    allowed = allowed_differences(graph, EXACT)
-    for name, off in found:
-        if not off <= allowed[name]:
+    for name, parity in found.items():
+        if not judge.accepts(name, parity):
             module = _first_dependent(graph, inputs)
+            off = f"{parity.max_rel:.1e}"
             cause = f" The first module whose output depends on it is {_described(module, graph)}." if module else ""
             raise ExportError(
                 f"`model` must give an image the same result in any batch, but {culprit(graph)} does not: its `{name}`"
-                f" differs by {off:.1e} of its scale between a batch of {_BATCH} and one image at a time.{cause}"
+                f" differs by {off} of its scale between a batch of {_BATCH} and one image at a time.{cause}"
             )
 
 
@@ -58,12 +59,14 @@ def _items(inputs: Inputs) -> list[dict[str, Tensor]]:
     return [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(_BATCH)]
 
 
-def _answers(graph: Graph, inputs: Inputs) -> tuple[Tensor, ...]:
+def _answers(graph: Graph, inputs: Inputs) -> dict[str, Tensor]:
     """What torch gives, of as many outputs as the graph has and of the batch's length."""
     batch = len(next(iter(inputs.values())))
     with _recorded(graph.module) as calls:
         try:
             answers = answers_of_torch(graph, inputs)
+        except ExportError:
+            raise
         except Exception as error:  # a model may raise anything
             place = f", in {_described(calls.entered[-1], graph)}" if calls.entered else ""
             reason = str(error).strip().partition("\n")[0]
@@ -71,11 +74,7 @@ def _answers(graph: Graph, inputs: Inputs) -> tuple[Tensor, ...]:
                 f"`model` must take images of its `image_shape` in batches of any length, but {culprit(graph)} fails at"
                 f" a batch of {batch}{place}: {reason:.200}"
             ) from error
-    if len(answers) != len(graph.outputs) or not all(isinstance(values, Tensor) for values in answers):
-        raise ExportError(
-            f"`model` must give {', '.join(graph.outputs)}, but {culprit(graph)} gives {len(answers)} values."
-        )
-    for name, values in zip(graph.outputs, answers, strict=True):
+    for name, values in answers.items():
         if not values.ndim or len(values) != batch:
             raise ExportError(
                 f"`model` must give one `{name}` for each image, but {culprit(graph)} gives the shape"
@@ -84,13 +83,14 @@ def _answers(graph: Graph, inputs: Inputs) -> tuple[Tensor, ...]:
     return answers
 
 
-def _check_finite_and_deterministic(graph: Graph, inputs: Inputs, whole: tuple[Tensor, ...]) -> None:
-    for name, values, again in zip(graph.outputs, whole, _answers(graph, inputs), strict=True):
+def _check_finite_and_deterministic(graph: Graph, inputs: Inputs, whole: dict[str, Tensor]) -> None:
+    again = _answers(graph, inputs)
+    for name, values in whole.items():
         if not values.isfinite().all():
             raise ExportError(
                 f"`model` must give finite values, but {culprit(graph)} gives NaN or infinity in `{name}`."
             )
-        if not torch.equal(values, again):
+        if not torch.equal(values, again[name]):
             raise ExportError(
                 f"`model` must be deterministic in eval mode, but {culprit(graph)} gives another `{name}` each time."
             )

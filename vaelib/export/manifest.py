@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from vaelib import __version__
 from vaelib._checks import check_path
 from vaelib._files import Listed, check_replaceable, files_replaced, listed_in, target_directory
+from vaelib.conditions import Labels
 from vaelib.export.graphs import Graph, contract_of
 from vaelib.export.parity import Parity, at_most
 from vaelib.runtime.bundle import SCHEMA
@@ -38,6 +40,8 @@ def metadata_of(model: VAE, opset: int, precision: str) -> dict[str, Any]:
         "prior": _class_name(model.prior, "none" if not model.latent.has_prior else type(model.latent).__name__),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": weights.hexdigest(),
+        "condition": _condition(model.condition),
+        "codes": _codes(model),
         "opset": opset,
         "precision": precision,
         "config": _config(model),
@@ -46,6 +50,26 @@ def metadata_of(model: VAE, opset: int, precision: str) -> dict[str, Any]:
 
 def _class_name(part: object | None, otherwise: str = "none") -> str:
     return otherwise if part is None else type(part).__name__
+
+
+def _condition(part: Any) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    if isinstance(part, Labels):
+        return {"kind": "labels", "num_classes": part.num_classes, "names": part.names and list(part.names)}
+    return {"kind": "vector", "size": part.embedding_size}
+
+
+def _codes(model: Any) -> dict[str, Any] | None:
+    """How many codes there are at each position, and how these lie; None of a latent without codes."""
+    if not hasattr(model.latent, "num_codes"):
+        return None
+    shape = list(model.latent_shape[1:])
+    return {
+        "num_codes": model.latent.num_codes,
+        "depth": model.latent.num_positions // math.prod(shape),
+        "shape": shape,
+    }
 
 
 def _config(model: VAE) -> dict[str, Any] | None:

@@ -12,9 +12,13 @@ class Parity(NamedTuple):
     """How far a graph is from torch on one output, over all batches, optimisation levels and evaluators."""
 
     max_abs: float
-    """Largest absolute difference."""
+    """Largest absolute difference; of codes, how many differ."""
     max_rel: float
-    """The same, divided by the largest absolute value that torch gave; of images and nats, by 1 at least."""
+    """The same, divided by the largest absolute value that torch gave; of images and nats, by 1 at least; of codes by
+    their number."""
+    near_ties: int = 0
+    """Of codes: how many of those compared are so close to another code that rounding may decide; no other may differ
+    from torch's."""
 
 
 def at_most(difference: float) -> float:

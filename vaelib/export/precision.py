@@ -16,9 +16,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from vaelib._checks import ExportError, check_images, check_unit_range
+from vaelib._checks import ExportError, check_images, check_shape, check_unit_range
 from vaelib.export.comparison import Limit, answers_of_torch, drawn_inputs, session
 from vaelib.export.graphs import Graph, lowest_ir_version
+from vaelib.export.parts import input_of
 from vaelib.export.speed import images_per_second
 from vaelib.vae import VAE
 
@@ -53,10 +54,11 @@ class _Half(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.half()
+        self.network, self.takes_condition = network.half(), getattr(network, "takes_condition", False)
 
-    def forward(self, x: Tensor) -> Any:
-        return tree_map_only(Tensor, lambda part: part.float(), self.network(x.half()))
+    def forward(self, *inputs: Tensor) -> Any:
+        found = self.network(*(values.half() for values in inputs))
+        return tree_map_only(Tensor, lambda part: part.float(), found)
 
 
 def halved(graph: Graph) -> Graph:
@@ -68,7 +70,7 @@ def halved(graph: Graph) -> Graph:
 
 
 def quantized(
-    files: Mapping[str, bytes], graphs: Mapping[str, Graph], images: Tensor, max_loss: float
+    files: Mapping[str, bytes], graphs: Mapping[str, Graph], calibration: Mapping[str, Tensor], max_loss: float
 ) -> tuple[dict[str, bytes], Judgement]:
     """The graphs with convolutions and products in int8, if that is worth it.
 
@@ -77,20 +79,24 @@ def quantized(
     Args:
         files: The float32 graphs by part.
         graphs: What the files were made from, and the prior that the decoder is calibrated on too.
-        images: ``(N, C, H, W)`` in [0, 1], N >= 64; at most 1,024 are used.
+        calibration: Of :func:`check_calibration`; at most 1,024 images are used.
         max_loss: Nats per image that may be lost.
 
     Raises:
         ExportError: A ``ValueError`` with both figures: if more is lost, or encoder or decoder is not faster.
     """
-    half = min(len(images) // 2, _MOST_IMAGES)
-    calibration = _inputs(files, graphs, images[:half])
-    codes = calibration["decoder"]["z"]
-    noise = drawn_inputs(graphs["prior"].inputs, len(codes), torch.Generator().manual_seed(0))
-    (prior_z,) = answers_of_torch(graphs["prior"], noise)
-    calibration["decoder"] = {"z": np.concatenate([codes, prior_z.numpy()])}
-    result = {part: quantized_graph(content, calibration[part]) for part, content in files.items()}
-    judgement = _judge(files, result, _inputs(files, graphs, images[half : 2 * half]))
+    half = min(len(calibration["image"]) // 2, _MOST_IMAGES)
+    first, second = (
+        {name: values[half * i : half * (i + 1)] for name, values in calibration.items()} for i in range(2)
+    )
+    inputs = _inputs(files, graphs, first)
+    of_prior = {name: values for name, values in first.items() if name in graphs["prior"].inputs}
+    noise = drawn_inputs(graphs["prior"], half, torch.Generator().manual_seed(0)) | of_prior
+    prior_z = answers_of_torch(graphs["prior"], noise)["z"].numpy()
+    of_decoder = {**inputs["decoder"], "z": prior_z}
+    inputs["decoder"] = {n: np.concatenate([values, of_decoder[n]]) for n, values in inputs["decoder"].items()}
+    result = {part: quantized_graph(content, inputs[part]) for part, content in files.items()}
+    judgement = _judge(files, result, _inputs(files, graphs, second))
     slowest = min(judgement.speedup.values())
     if not (judgement.nats_lost <= max_loss and slowest > 1.0):
         speeds = ", ".join(f"{part} {ratio:.2f} x" for part, ratio in judgement.speedup.items())
@@ -101,13 +107,14 @@ def quantized(
     return result, judgement
 
 
-def check_calibration(model: VAE, images: Tensor | None) -> Tensor:
-    """The images, or an error that says which are needed.
+def check_calibration(model: VAE, calibration: Any) -> dict[str, Tensor]:
+    """The images, and the condition of each, by the names of the graphs' inputs; or an error that says what is needed.
 
     Raises:
         ValueError: If there are none, too few, or they do not fit the model.
         TypeError: If they are no tensor, or the model is no VAE: without a bound there are no nats to judge by.
     """
+    images, condition = calibration if isinstance(calibration, tuple) else (calibration, None)
     if not model.latent.has_prior:
         raise TypeError(f"`precision` 'int8' is judged by the ELBO, which a VAE has, got {type(model).__name__}.")
     if images is not None and not isinstance(images, Tensor):
@@ -117,15 +124,25 @@ def check_calibration(model: VAE, images: Tensor | None) -> Tensor:
         raise ValueError(f"`calibration` must hold at least {_LEAST_IMAGES} images for 'int8', got {got}.")
     check_images("calibration", images, model.image_shape, floating=images.is_floating_point())
     check_unit_range("calibration", images)
-    return images.cpu().float()
+    found = {"image": images.cpu().float()}
+    if model.condition is not None:
+        if condition is None:
+            raise ValueError(
+                "`calibration` must be (images, condition) for a model with a condition, got images alone."
+            )
+        checked = model.condition.check(condition)
+        check_shape("the condition of `calibration`", checked.shape[:1], found["image"].shape[:1])
+        found["condition"] = input_of(model.condition, checked).cpu()
+    return found
 
 
-def _inputs(files: Mapping[str, bytes], graphs: Mapping[str, Graph], images: Tensor) -> dict[str, Arrays]:
-    """What each graph is given: the whole fixed noise, the decoder the codes of the same draw."""
-    drawn = drawn_inputs(graphs["vae"].inputs, len(images), torch.Generator().manual_seed(0))
-    whole = {name: values.numpy() for name, values in {**drawn, "image": images}.items()}
-    (codes,) = session(files["vae"]).run(["z"], whole)
-    return {"encoder": {"image": images.numpy()}, "decoder": {"z": codes}, "vae": whole}
+def _inputs(files: Mapping[str, bytes], graphs: Mapping[str, Graph], given: Mapping[str, Tensor]) -> dict[str, Arrays]:
+    """What each graph is given: the whole fixed noise, the decoder the z of the same draw."""
+    drawn = drawn_inputs(graphs["vae"], len(given["image"]), torch.Generator().manual_seed(0))
+    whole = {name: values.numpy() for name, values in {**drawn, **given}.items()}
+    (z,) = session(files["vae"]).run(["z"], whole)
+    known = {**whole, "z": z}
+    return {part: {name: known[name] for name in graphs[part].inputs} for part in files}
 
 
 class _Batches(CalibrationDataReader):

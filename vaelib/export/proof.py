@@ -7,28 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vaelib._checks import ExportError
-from vaelib.export.comparison import (
-    EXACT,
-    Limit,
-    allowed_differences,
-    answers_of_torch,
-    difference,
-    drawn_inputs,
-    session,
-)
+from vaelib.export.comparison import EXACT, Judge, Limit, answers_of_torch, drawn_inputs, session
 from vaelib.export.graphs import Graph
 from vaelib.export.manifest import write_bundle
+from vaelib.export.ties import near_ties
 from vaelib.runtime import OnnxVAE, Plan
 
 __all__ = ["prove"]
 
 _SAME = 5e-2
 """For int8, whose distance from torch is judged on images: how far the runtime may be from plain onnxruntime."""
-
 _BATCHES = (1, 3, 16, 40)
 """One image, calls of several images, and a batch that is cut."""
 _PLANS = (Plan(chunk=7, workers=2), Plan(chunk=16, workers=1))
@@ -85,22 +76,19 @@ def prove(
 def _compare(model: _Cut, graph: Graph, content: bytes, limits: Mapping[str, Limit], plan: Plan) -> None:
     specs = model.contract[graph.part].outputs
     names = [name for name in graph.outputs if "G" not in specs[name].shape]  # whose size the runtime does not know
-    plain = session(content) if any(limit.tolerance > _SAME for limit in limits.values()) else None
+    plain = session(content) if limits["image"].tolerance > _SAME else None
+    judge = Judge(graph, limits)
     for batch in _BATCHES if plan == _PLANS[0] else _BATCHES[-1:]:
-        inputs = drawn_inputs(graph.inputs, batch, torch.Generator().manual_seed(batch))
+        inputs = drawn_inputs(graph, batch, torch.Generator().manual_seed(batch))
         arrays = {name: values.numpy() for name, values in inputs.items()}
-        found = model.answers(graph.part, arrays, names)
+        found = dict(zip(names, model.answers(graph.part, arrays, names), strict=True))
         if plain is None:
-            expected = dict(zip(graph.outputs, answers_of_torch(graph, inputs), strict=True))
+            expected = answers_of_torch(graph, inputs)
         else:
             expected = dict(zip(names, map(torch.from_numpy, plain.run(names, arrays)), strict=True))
-        for name, values in zip(names, found, strict=True):
-            limit = limits[graph.outputs[name]]
-            given = torch.from_numpy(np.ascontiguousarray(values))
-            off = difference(expected[name], given, least_scale=limit.least_scale).max_rel
-            if off <= min(limit.tolerance, _SAME):
-                continue
-            if plain is None and off <= allowed_differences(graph, limits)[name]:
+        for name, parity in judge.apart(expected, found, near_ties(graph, inputs)).items():
+            off = parity.max_rel
+            if off <= _SAME if plain is not None else judge.accepts(name, parity):
                 continue
             raise ExportError(
                 f"vaelib.runtime gives another `{name}` than {'torch' if plain is None else 'onnxruntime'} for a batch"

@@ -36,7 +36,7 @@ def measure(graphs: Mapping[str, Graph], files: Mapping[str, bytes]) -> list[Spe
     for part in ("encoder", "decoder"):
         opened = {part: session(files[f"{part}.onnx"], threads=torch.get_num_threads())}
         for batch in (1, 64):
-            drawn = drawn_inputs(graphs[part].inputs, batch, torch.Generator().manual_seed(0))
+            drawn = drawn_inputs(graphs[part], batch, torch.Generator().manual_seed(0))
             inputs = {name: values.numpy() for name, values in drawn.items()}
             rows.append(Speed(part, batch, images_per_second(opened, inputs)[part]))
     return rows

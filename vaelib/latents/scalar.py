@@ -96,6 +96,10 @@ class FiniteScalarQuantizer(_Grid):
     def _digits(self, rows: Tensor) -> Tensor:
         return self._bounded(rows).round().long() + self._levels // 2
 
+    def _margins(self, rows: Tensor) -> Tensor:
+        bounded = self._bounded(rows)
+        return (0.5 - (bounded - bounded.round()).abs()).amin(-1)
+
     def _digits_of_z(self, rows: Tensor) -> Tensor:
         digits = (rows * (self._levels // 2)).round() + self._levels // 2
         return torch.minimum(digits.clamp(min=0).long(), self._levels - 1)
@@ -158,6 +162,9 @@ class BinarySphericalQuantizer(_Grid):
 
     def _digits(self, rows: Tensor) -> Tensor:
         return (rows >= 0).long()
+
+    def _margins(self, rows: Tensor) -> Tensor:
+        return rows.abs().amin(-1)
 
     def _digits_of_z(self, rows: Tensor) -> Tensor:
         return self._digits(rows)

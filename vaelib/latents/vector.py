@@ -68,6 +68,14 @@ class _OfCodebooks(Quantizer):
             rows = book.directed(rows) - book(codes[-1])
         return torch.cat(codes, dim=1)
 
+    def _margins(self, rows: Tensor) -> Tensor:
+        margins = []
+        for book in self._books():
+            nearest = book.distances(rows).topk(2, dim=-1, largest=False).values
+            margins.append(nearest[..., 1] - nearest[..., 0])
+            rows = book.directed(rows) - book(book.nearest(rows))
+        return torch.cat(margins, dim=1)
+
     def _vectors(self, codes: Tensor) -> Tensor:
         (book, first), *others = self._split(codes)
         vectors = book(first)

@@ -1,0 +1,200 @@
+"""The graphs of a model as torch modules: what each is given and what it computes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaelib.conditions import Labels
+from vaelib.export.graphs import Graph
+from vaelib.export.sizes import free_sizes
+from vaelib.export.thresholds import Thresholds
+from vaelib.latents.base import Draw, first_tensor
+from vaelib.priors import CodeTable, UniformCodes
+from vaelib.vae import VAE, image_of
+from vaelib.vae.given import Given
+
+__all__ = ["graphs_of", "input_of"]
+
+
+class _Of(nn.Module):
+    """A module that calls the model, with a condition bound if there is one."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def view(self, condition: Tensor | None) -> Any:
+        """The model's verbs; ``condition`` are labels, or the numbers that they would become."""
+        if condition is None:
+            return self.model
+        part = self.model.condition
+        return Given(self.model, part.numbers(condition) if isinstance(part, Labels) else condition)
+
+
+class _Encoder(_Of):
+    def forward(self, image: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
+        view = self.view(condition)
+        features = view._run(view.encoder, image)
+        found = view.latent.encoded(features)
+        if isinstance(found, tuple):
+            return (view.latent.point(features).clone(), *found)
+        if found.is_floating_point():
+            return (found.clone(),)
+        return view.latent.embed(found).clone(), found
+
+
+class _Decoder(_Of):
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        view = self.view(condition)
+        recon_params = view.decode_hidden(view.latent.hidden(z))
+        return image_of(view.likelihood, recon_params), recon_params.clone()
+
+
+class _Whole(_Of):
+    def forward(self, image: Tensor, noise: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
+        view = self.view(condition)
+        draw = view.latent.draw(view._run(view.encoder, image), noise)
+        recon_params = view.decode_hidden(draw.hidden)
+        found = image_of(view.likelihood, recon_params), draw.z.clone()
+        if not view.latent.has_prior:
+            return found
+        return (*found, -view.likelihood.log_prob(image, recon_params), draw.kl.sum(1), draw.kl)
+
+
+class _WholeWithoutNoise(_Whole):
+    def forward(self, image: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return super().forward(image, image.new_zeros(image.shape[0], 0), condition)
+
+
+class _Prior(_Of):
+    def forward(self, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        z: Tensor = self.view(condition).latent.from_noise(noise)
+        return z
+
+
+class _UniformPrior(_Of):
+    def forward(self, noise: Tensor) -> Tensor:
+        codes: Tensor = self.model.prior.from_noise(noise)
+        return codes
+
+
+class _TablePrior(_Of):
+    """A function of noise that torch computes by sums in float64 and the graph by comparisons, with the same codes."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.thresholds = Thresholds(model.prior.logits)
+
+    def forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        codes = self.thresholds(noise) if torch.compiler.is_exporting() else self.model.prior.from_noise(noise)
+        return self.model.latent.embed(codes), codes
+
+
+class _Codes(_Of):
+    def forward(self, codes: Tensor) -> Tensor:
+        z: Tensor = self.model.latent.embed(codes)
+        return z
+
+
+class _Next(_Of):
+    def forward(self, codes: Tensor, position: Tensor, condition: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.view(condition).prior.next_logits(codes, position)
+        return logits
+
+
+def graphs_of(model: VAE, *, dynamic_size: bool = False) -> dict[str, Graph]:
+    """By part: encoder, decoder, the whole, and what the latent and its prior have of prior, codes and next.
+
+    With ``dynamic_size``, ``model`` is changed by :func:`free_sizes`.
+    """
+    image, latent = tuple(model.image_shape), tuple(model.latent_shape)
+    drawn = _drawn(model)
+    is_gaussian = drawn is not None and drawn.mu is not None
+    has_codes = hasattr(model.latent, "num_codes")
+    condition, choices = _condition_of(model)
+    others = _code_graphs(model) if has_codes else [_prior_of(model)] if model.latent.has_prior else []
+    multiple = free_sizes(model) if dynamic_size else None
+    noise_size = model.latent.noise_size
+    noise = {"noise": latent if is_gaussian else (noise_size,)} if noise_size else {}
+    found = {"mu": "raw", "logvar": "raw"} if is_gaussian else {"codes": "codes"} if has_codes else {}
+    bound = dict.fromkeys(("distortion", "kl", "kl_groups"), "nats") if model.latent.has_prior else {}
+    whole = _Whole(model) if noise else _WholeWithoutNoise(model)
+    networks = [
+        Graph("encoder", _Encoder(model), {"image": image, **condition}, {"z": "raw", **found}),
+        Graph("decoder", _Decoder(model), {"z": latent, **condition}, {"mean": "image", "recon_params": "raw"}),
+        Graph("vae", whole, {"image": image, **noise, **condition}, {"reconstruction": "image", "z": "raw", **bound}),
+    ]
+    networks = [graph._replace(multiple=multiple, choices=choices) for graph in networks]
+    return {graph.part: graph for graph in (*networks, *others)}
+
+
+def input_of(condition: Any, checked: Tensor) -> Tensor:
+    """The input of a graph for what ``condition.check`` gave: labels as they are, all else as numbers."""
+    return checked if isinstance(condition, Labels) else condition.numbers(checked).float()
+
+
+def _condition_of(model: VAE) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """The input that the condition is, and of how many classes; nothing of a model without one."""
+    part = model.condition
+    if part is None:
+        return {}, {}
+    if isinstance(part, Labels):
+        return {"condition": ()}, {"condition": part.num_classes}
+    return {"condition": (part.embedding_size,)}, {}
+
+
+def _drawn(model: VAE) -> Draw | None:
+    """A draw, which shows what the latent is; None of a model that fails, which is reported when its graphs are run."""
+    condition = None if model.condition is None else torch.zeros(2, model.condition.embedding_size)
+    view: Any = model if condition is None else Given(model, condition)
+    try:
+        with torch.no_grad():
+            features = view._run(view.encoder, torch.zeros(2, *model.image_shape))
+            rows = first_tensor(features).shape[0]
+            draw: Draw = view.latent.draw(features, torch.zeros(rows, model.latent.noise_size))
+            return draw
+    except Exception:  # a part of a user's own may raise anything
+        return None
+
+
+def _condition_of_prior(model: VAE) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """As :func:`_condition_of`; nothing where the prior, or the latent that draws, takes no condition."""
+    if model.condition is None:
+        return {}, {}
+    bound = Given(model, torch.zeros(1, model.condition.embedding_size))
+    takes = bound.latent is not model.latent if model.prior is None else bound.prior is not model.prior
+    return _condition_of(model) if takes else ({}, {})
+
+
+def _prior_of(model: VAE) -> Graph:
+    """From noise to latents of the size of the training; without a file if they are that noise, as of N(0, I)."""
+    model = copy.deepcopy(model)  # whose shape stays
+    condition, choices = _condition_of_prior(model)
+    noise = torch.zeros(2, model.latent.prior_noise_size)
+    try:
+        with torch.no_grad():
+            is_noise = not condition and model.latent.from_noise(noise).data_ptr() == noise.data_ptr()
+    except Exception:  # as above
+        is_noise = False
+    inputs = {"noise": tuple(noise.shape[1:]), **condition}
+    return Graph("prior", _Prior(model), inputs, {"z": "raw"}, has_file=not is_noise, choices=choices)
+
+
+def _code_graphs(model: VAE) -> list[Graph]:
+    """From codes to z; and the prior over codes: at once where positions are independent, else a code at a time."""
+    latent: Any = model.latent
+    positions, choices = (latent.num_positions,), {"codes": latent.num_codes}
+    codes = Graph("codes", _Codes(model), {"codes": positions}, {"z": "raw"}, choices=choices)
+    if isinstance(model.prior, UniformCodes):
+        uniform = Graph("prior", _UniformPrior(model), {"noise": positions}, {"codes": "codes"}, has_file=False)
+        return [codes, uniform]
+    if isinstance(model.prior, CodeTable):
+        return [codes, Graph("prior", _TablePrior(model), {"noise": positions}, {"z": "raw", "codes": "codes"})]
+    condition, of_condition = _condition_of_prior(model)
+    inputs = {"codes": positions, "position": (), **condition}
+    choices = {**choices, "position": positions[0], **of_condition}
+    return [codes, Graph("next", _Next(model), inputs, {"logits": "raw"}, choices=choices)]
