@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.export import comparison, exporter, graphs, parts
+from vaelib.export import comparison, differences, exporter, graphs, parts
 from vaelib.export.manifest import write_bundle
 from vaelib.networks.blocks import ACTIVATIONS, NORMS, UPSAMPLES
 
@@ -71,7 +71,7 @@ def check_files(model, directory):
     for name in graphs_written:
         assert "BatchNormalization" not in {node.op_type for node in onnx.load(directory / name).graph.node}
     for batch in (1, 5):
-        x = comparison.at_levels(torch.rand(batch, *model.image_shape))
+        x = differences.at_levels(torch.rand(batch, *model.image_shape))
         noise = {"noise": torch.randn(batch, *model.latent_shape)} if model.latent.noise_size else {}
         code = run(directory, "encoder", image=x)
         close(run(directory, "vae", image=x, **noise), whole(model, x, **noise))
@@ -227,6 +227,8 @@ def test_metadata(bundle):
         "opset": 18,
         "precision": "fp32",
         "config": vl.serialization.describe(vae),
+        "condition": None,
+        "codes": None,
         "spatial_multiple": None,
     }
     assert 0 <= validation["decoder"]["mean"]["max_rel"] <= 1e-5
@@ -384,9 +386,9 @@ def test_the_contract(content, match):
 
 
 def test_nan_counts_as_a_difference():
-    parity = comparison.difference(torch.zeros(2, 2), torch.tensor([[0.0, float("nan")], [0.0, 0.0]]), least_scale=1.0)
+    parity = differences.difference(torch.zeros(2, 2), torch.tensor([[0.0, float("nan")], [0.0, 0.0]]), least_scale=1.0)
     assert parity.max_rel == float("inf")
-    assert comparison.difference(torch.zeros(2, 2), torch.zeros(2, 3), least_scale=1.0).max_abs == float("inf")
+    assert differences.difference(torch.zeros(2, 2), torch.zeros(2, 3), least_scale=1.0).max_abs == float("inf")
 
 
 TINY = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))

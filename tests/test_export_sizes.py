@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.export.comparison import at_levels
+from vaelib.export.differences import at_levels
 from vaelib.vae import image_of
 
 OPTIONS = [

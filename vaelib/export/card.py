@@ -46,7 +46,8 @@ Those that the graphs give are clamped to [0, 1]; `recon_params` and `distortion
 ## Agreement with torch
 
 Largest differences over batches of 1 to 16, by onnxruntime with its optimisations off and on{reference},
-rounded up to a power of ten. The second is relative to the output's largest value; of images and nats, to 1 at least.
+rounded up to a power of ten. The second is relative to the output's largest value; of images and nats, to 1 at
+least.{ties}
 
 {parity}
 {speed}
@@ -66,7 +67,7 @@ import onnxruntime
 
 decoder = onnxruntime.InferenceSession("decoder.onnx")
 z = np.random.default_rng(0).standard_normal((16, {latent}), dtype=np.float32)
-(images,) = decoder.run(["mean"], {{"z": z}})  # (16, {image})
+(images,) = decoder.run(["mean"], {{"z": z{numpy_condition}}})  # (16, {image})
 ```
 
 In a browser or Node, with onnxruntime-web or onnxruntime-node:
@@ -76,7 +77,8 @@ import * as ort from "onnxruntime-web";
 
 const decoder = await ort.InferenceSession.create("decoder.onnx");
 const z = new ort.Tensor("float32", new Float32Array({latent_size}), [1, {latent}]); // the centre of the latent space
-const {{ mean }} = await decoder.run({{ z }}); // mean.data: {image_size} values in the order ({axes})
+{js_condition}const {{ mean }} = await decoder.run({{ z{js_input} }});
+// mean.data: {image_size} values in the order ({axes})
 ```
 
 ## Intended use and limits
@@ -131,8 +133,10 @@ def card(
                 for name, p in outputs.items()
             ],
         ),
+        ties=_ties(parity),
         speed=_speed(speeds),
-        runtime=_runtime(graphs),
+        runtime=_runtime(model, graphs),
+        **_with_condition(model["condition"]),
         limits=_VAE_LIMITS if "distortion" in graphs["vae"]["outputs"] else _AUTOENCODER_LIMITS,
     )
 
@@ -146,14 +150,61 @@ def _graph_row(graph: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     latent = " x ".join(map(str, model["latent_shape"]))
+    told = [
+        (name, words(model[name]))
+        for name, words in (("condition", _condition), ("codes", _codes))
+        if model[name] is not None
+    ]
     return [
         ("precision", model["precision"]),
         ("latent", latent),
+        *told,
         ("parameters", f"{model['parameters']:,}"),
         ("p(x given z)", model["likelihood"]),
         ("p(z)", model["prior"]),
         ("weights, sha256", f"`{model['weights_sha256']}`"),
     ]
+
+
+def _condition(condition: Mapping[str, Any]) -> str:
+    if condition["kind"] == "vector":
+        return f"{condition['size']} numbers for each image"
+    names = condition["names"]
+    listed = ": " + ", ".join(f"{number} {name}" for number, name in enumerate(names)) if names else ""
+    return f"one of {condition['num_classes']} labels{listed}"
+
+
+def _codes(codes: Mapping[str, Any]) -> str:
+    places = " x ".join(map(str, codes["shape"])) or "one position"
+    layers = f", in {codes['depth']} layers that add up" if codes["depth"] > 1 else ""
+    return f"one of {codes['num_codes']:,} at each of {places}{layers}"
+
+
+def _with_condition(condition: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the examples say of the condition."""
+    if condition is None:
+        return {"numpy_condition": "", "js_condition": "", "js_input": ""}
+    if condition["kind"] == "labels":
+        array, tensor = "np.zeros(16, np.int64)", '"int64", new BigInt64Array(1), [1]'
+    else:
+        size = condition["size"]
+        array = f"np.zeros((16, {size}), np.float32)"
+        tensor = f'"float32", new Float32Array({size}), [1, {size}]'
+    return {
+        "numpy_condition": f', "condition": {array}',
+        "js_condition": f"const condition = new ort.Tensor({tensor});\n",
+        "js_input": ", condition",
+    }
+
+
+def _ties(parity: Mapping[str, Mapping[str, Parity]]) -> str:
+    if "codes" not in parity["encoder"]:
+        return ""
+    near = at_most(parity["encoder"]["codes"].near_ties)
+    return (
+        f"\nOf codes they are how many differ, and the share of all. Codes are those of torch but for near-ties, where"
+        f" rounding decides between two: at most {near:.0f} of those compared."
+    )
 
 
 def _config(config: Mapping[str, Any] | None) -> str:
@@ -198,12 +249,19 @@ def _speed(speeds: Sequence[Speed]) -> str:
     return f"\n## Speed\n\n{hardware()}; medians.\n\n{_table(('graph', 'batch', 'images per second'), rows)}\n"
 
 
-def _runtime(graphs: Mapping[str, Any]) -> str:
+def _runtime(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> str:
     lines = ["from vaelib.runtime import OnnxVAE", "", 'model = OnnxVAE(".")']
+    if model["condition"] is not None:
+        is_label = model["condition"]["kind"] == "labels"
+        given = "labels=0" if is_label else f"condition={[0.0] * model['condition']['size']}"
+        lines += [f"model = model.given({given})  # of all images, or one for each"]
     if "mu" in graphs["encoder"]["outputs"]:
         lines += ["mu, logvar = model.encode(images)"]
     lines += ["z = model.embed(images)", "images = model.decode(z)"]
-    return "\n".join(lines + (["new = model.sample(16, seed=0)"] if "prior" in graphs else []))
+    if model["codes"] is not None:
+        lines += ["codes = model.encode_codes(images)", "images = model.decode_codes(codes)"]
+    has_prior = "prior" in graphs or "next" in graphs
+    return "\n".join(lines + (["new = model.sample(16, seed=0)"] if has_prior else []))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

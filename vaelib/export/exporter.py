@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from vaelib._checks import ExportError, check_choice, check_float, check_int
 from vaelib.export import manifest
 from vaelib.export.card import card
-from vaelib.export.comparison import EXACT, compare
+from vaelib.export.comparison import compare
+from vaelib.export.differences import EXACT
 from vaelib.export.graphs import to_bytes, with_metadata
 from vaelib.export.independence import check_independence
 from vaelib.export.lint import lint
@@ -37,21 +38,28 @@ def export_onnx(
     benchmark: bool = False,
     strict: bool = False,
     precision: str = "fp32",
-    calibration: Tensor | None = None,
+    calibration: Tensor | tuple[Tensor, Any] | None = None,
     max_loss: float = 0.5,
 ) -> dict[str, dict[str, Parity]]:
-    """Write a bundle: three or four graphs, a model card and a manifest; or raise and write nothing.
+    """Write a bundle: the model's graphs, a model card and a manifest; or raise and write nothing.
 
-    =======  ==================  ======================================================================
-    graph    inputs              outputs
-    =======  ==================  ======================================================================
-    encoder  ``image``           ``z`` without noise; of a Gaussian posterior ``mu``, ``logvar`` too
-    decoder  ``z``               ``mean`` (images), ``recon_params`` (raw parameters)
-    vae      ``image, noise``    ``reconstruction``, ``z``, ``distortion``, ``kl``, ``kl_groups``
-    prior    ``noise``           ``z``: draws of the prior; without a file if they are the noise itself
-    =======  ==================  ======================================================================
+    =======  ===================  ======================================================================
+    graph    inputs               outputs
+    =======  ===================  ======================================================================
+    encoder  ``image``            ``z`` without noise; of a Gaussian posterior ``mu``, ``logvar`` too, of
+                                  a quantised latent ``codes``, int64 ``(B, N)``
+    decoder  ``z``                ``mean`` (images), ``recon_params`` (raw parameters)
+    vae      ``image, noise``     ``reconstruction``, ``z``, ``distortion``, ``kl``, ``kl_groups``
+    prior    ``noise``            ``z``: draws of the prior, and their ``codes``; without a file if they
+                                  are the noise itself, or uniform codes
+    codes    ``codes``            ``z`` of codes
+    next     ``codes, position``  ``logits`` of the code at ``position``, by those before it: of a prior
+                                  that draws codes one after the other, in the place of ``prior``
+    =======  ===================  ======================================================================
 
     Of a latent without noise ``vae`` has no ``noise``, of one without a prior no nats. The batch axis is free.
+    Of a model with a condition, ``condition`` is the last input of encoder, decoder and vae, and of a prior that takes
+    one: labels as int64 ``(B,)``, or a vector, float32 ``(B, size)``; the manifest has the names of the classes.
     Noise is an input, so the graphs are deterministic. ``mean`` and ``reconstruction`` are clamped to [0, 1] as in
     ``VAE.reconstruct``, the mean within log p(x|z) is not; ``distortion`` is -log p(x|z), ``kl`` is KL(q(z|x) to p(z)),
     in nats per image, ``(B,)``, at the z that the noise makes; ``kl_groups``, ``(B, G)``, are the parts of ``kl``.
@@ -60,7 +68,8 @@ def export_onnx(
     and by ``onnx.reference``; if batch-norm statistics are still initial, the check is repeated with random ones: a
     wrong fusion would go unnoticed otherwise. An image's result must not depend on the batch that it is in, which is
     checked in torch and in onnxruntime; then ``OnnxVAE`` opens the bundle's own bytes, and must give what torch gives,
-    for batches of 1 to 40, cut and whole. The same weights give the same bytes.
+    for batches of 1 to 40, cut and whole. Codes must be torch's but for near-ties: where two codes differ by less than
+    8 times torch's own rounding, which is counted. The same weights give the same bytes.
 
     Args:
         model: A VAE or autoencoder on any device, in any mode; it is not changed.
@@ -76,7 +85,8 @@ def export_onnx(
         precision: ``"fp32"``; ``"fp16"``, for GPUs: networks in float16, inputs, outputs and nats in float32, within
             5e-3 of images and 1e-2 of the rest; or ``"int8"``, for CPUs: convolutions and products in 8 bits but for
             the last layers, refused unless it is measured to be worth it.
-        calibration: Images ``(N, C, H, W)`` in [0, 1], N >= 64, for int8: half calibrate, the others judge.
+        calibration: Images ``(N, C, H, W)`` in [0, 1], N >= 64, for int8: half calibrate, the others judge. Of a model
+            with a condition ``(images, condition)``.
         max_loss: What int8 may cost, in nats of ELBO per image; 0.5 is less than lies between two seeds of a training.
 
     Returns:
@@ -86,7 +96,8 @@ def export_onnx(
         ExportError: A ``ValueError``: if torch cannot express a graph; if an image's result depends on its batch or a
             draw; if ``vaelib.runtime`` would not run a graph; if a graph breaks its contract or differs by more than
             1e-5 of the images' scale, or 1e-4 of an other output's, unless rounding explains it; with ``strict`` also
-            if onnxruntime could run another architecture faster; if int8 loses more than ``max_loss`` or is not faster.
+            if onnxruntime could run another architecture faster; if int8 loses more than ``max_loss`` or is not faster;
+            if a model with codes is to be of another precision than fp32, or of any size.
         ValueError: If int8 lacks images to calibrate on, or an argument is out of its range.
         TypeError: If ``model`` is no VAE and no autoencoder.
         MissingExtraError: If onnx, onnxscript or onnxruntime is not installed.

@@ -174,7 +174,9 @@ def culprit(graph: Graph) -> str:
     if "kl" not in graph.outputs:
         return f"this model's {graph.part}"
     model: Any = graph.module.model
-    rate = f"{type(model.latent).__name__}.draw" if model.prior is None else f"{type(model.prior).__name__}.kl"
+    rate = f"{type(model.latent).__name__}.draw"
+    if model.prior is not None:
+        rate = f"{type(model.prior).__name__}.{'kl' if hasattr(model.prior, 'kl') else 'log_prob'}"
     return f"{type(model.likelihood).__name__}.log_prob or {rate}"
 
 

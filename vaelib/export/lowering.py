@@ -159,18 +159,38 @@ def _matrix(product: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
 
 
 def _steady_powers_and_sums(graph: ir.Graph) -> None:
-    """In operators that compute an image alike in any company, which ``Pow`` and ``ReduceSum`` do not."""
+    """In operators that compute an image alike in any company, which ``Pow`` and the sums do not."""
     node: Any
     for node in list(graph):
-        constant = node.inputs[1].const_value if node.op_type in ("Pow", "ReduceSum") and len(node.inputs) > 1 else None
+        is_known = node.op_type in ("Pow", "ReduceSum", "ReduceL2") and len(node.inputs) > 1
+        constant = node.inputs[1].const_value if is_known else None
         value = None if constant is None else constant.numpy().tolist()
         if node.op_type == "Pow" and value == 2.0:
             square = ir.node("Mul", [node.inputs[0]] * 2)
             square.outputs[0].shape, square.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
             graph.insert_before(node, square)
             _replace(graph, node, square.outputs[0])
-        if node.op_type == "ReduceSum" and value == [1] and not node.attributes.get_int("keepdims", 1):
+        elif node.op_type == "ReduceSum" and value == [1] and not node.attributes.get_int("keepdims", 1):
             _sum_by_products(graph, node)
+        elif value in ([-1], [2]) and (node.op_type == "ReduceL2" or node.inputs[0].dtype == ir.DataType.INT64):
+            _sum_of_channels(graph, node)
+
+
+def _sum_of_channels(graph: ir.Graph, node: Any) -> None:
+    """``(B, N, C)`` over C, as codes are made: a number from its digits, or the length of a vector."""
+    value, dtype = node.inputs[0], node.inputs[0].dtype.numpy()
+    if value.shape is None or len(value.shape) != 3 or not isinstance(value.shape[2], int):
+        return
+    new = [ir.node("Mul", [value, value])] if node.op_type == "ReduceL2" else []
+    summed = new[-1].outputs[0] if new else value
+    new.append(ir.node("MatMul", [summed, _initializer(graph, node, "ones", np.ones((value.shape[2], 1), dtype))]))
+    if node.op_type == "ReduceL2":
+        new.append(ir.node("Sqrt", [new[-1].outputs[0]]))
+    if not node.attributes.get_int("keepdims", 1):
+        new.append(ir.node("Squeeze", [new[-1].outputs[0], _initializer(graph, node, "axis", np.array([-1]))]))
+    new[-1].outputs[0].shape, new[-1].outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+    graph.insert_before(node, new)
+    _replace(graph, node, new[-1].outputs[0])
 
 
 def _sum_by_products(graph: ir.Graph, node: Any) -> None:

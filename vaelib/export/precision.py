@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from vaelib._checks import ExportError, check_images, check_shape, check_unit_range
-from vaelib.export.comparison import Limit, answers_of_torch, drawn_inputs, session
+from vaelib.export.comparison import session
+from vaelib.export.differences import Limit, answers_of_torch, drawn_inputs
 from vaelib.export.graphs import Graph, lowest_ir_version
 from vaelib.export.parts import input_of
 from vaelib.export.speed import images_per_second
@@ -131,7 +132,7 @@ def check_calibration(model: VAE, calibration: Any) -> dict[str, Tensor]:
                 "`calibration` must be (images, condition) for a model with a condition, got images alone."
             )
         checked = model.condition.check(condition)
-        check_shape("the condition of `calibration`", checked.shape[:1], found["image"].shape[:1])
+        check_shape("calibration[1]", checked.shape[:1], found["image"].shape[:1])
         found["condition"] = input_of(model.condition, checked).cpu()
     return found
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from vaelib._checks import ExportError
-from vaelib.export.comparison import EXACT, Judge, Limit, answers_of_torch, drawn_inputs, session
+from vaelib.export.comparison import session
+from vaelib.export.differences import EXACT, Judge, Limit, answers_of_torch, drawn_inputs
 from vaelib.export.graphs import Graph
 from vaelib.export.manifest import write_bundle
 from vaelib.export.ties import near_ties

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from vaelib._timing import timed
-from vaelib.export.comparison import drawn_inputs, session
+from vaelib.export.comparison import session
+from vaelib.export.differences import drawn_inputs
 from vaelib.export.graphs import Graph
 
 __all__ = ["Speed", "images_per_second", "measure"]

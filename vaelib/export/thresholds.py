@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 __all__ = ["Thresholds"]
 
+_INFINITY = 0x7F800000  # the bits of the float32
+
 
 class Thresholds(nn.Module):
     """The codes that :func:`vaelib.priors.codes.codes_at` gives for float32 noise, to each bit.
@@ -50,17 +52,21 @@ class Thresholds(nn.Module):
 
 @torch.no_grad()
 def _reached(logits: Tensor) -> Tensor:
-    """By position and code but the last, the least float32 at which the code is passed: ``(N, K - 1)``."""
+    """By position and code but the last, the least float32 at which the code is passed, by halving: ``(N, K - 1)``."""
     logits = logits.double()
     cumulative = (logits - logits.amax(1, keepdim=True)).exp().cumsum(1)
     total = cumulative[:, -1:]
     cumulative = cumulative[:, :-1]
-    near = torch.special.ndtri(cumulative / total).float()
-    best = torch.full_like(near, math.inf)
-    for direction in (math.inf, -math.inf):  # from above to below, for the least one stays
-        candidate = near
-        for _ in range(3):
-            is_reached = (torch.special.ndtr(candidate.double()) * total >= cumulative) & (candidate < best)
-            best = torch.where(is_reached, candidate, best)
-            candidate = torch.nextafter(candidate, torch.tensor(direction))
-    return torch.where(cumulative < total, best, math.inf)  # codes after the last of any probability are not reached
+    high = torch.full_like(cumulative, _INFINITY, dtype=torch.long)
+    low = -high
+    while (low < high).any():
+        middle = (low + high).div(2, rounding_mode="floor")
+        is_reached = torch.special.ndtr(_in_order(middle).double()) * total >= cumulative
+        low, high = torch.where(is_reached, low, middle + 1), torch.where(is_reached, middle, high)
+    # Codes after the last of any probability are not reached.
+    return torch.where(cumulative < total, _in_order(high), math.inf)
+
+
+def _in_order(numbers: Tensor) -> Tensor:
+    """Whole numbers to float32 numbers in the same order, without a gap."""
+    return numbers.abs().int().view(torch.float32) * numbers.sign()
