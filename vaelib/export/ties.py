@@ -26,7 +26,7 @@ def near_ties(graph: Graph, inputs: Mapping[str, Tensor]) -> Tensor | None:
     on these inputs where both give the same codes: in squared distance, or to the edge at which a channel is rounded.
     """
     module: Any = graph.module
-    if "image" not in graph.inputs or not hasattr(module.model.latent, "margins"):
+    if "image" not in graph.inputs or "z" not in graph.outputs or not hasattr(module.model.latent, "margins"):
         return None
     single, double = (
         _margins(each, given) for each, given in ((module, inputs), (copy.deepcopy(module).double(), in_double(inputs)))

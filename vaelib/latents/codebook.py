@@ -86,12 +86,8 @@ class Codebook(nn.Module):
 
     def nearest(self, rows: Tensor) -> Tensor:
         """The code nearest to each of ``rows``, ``(..., C)``: int64 ``(...)``."""
-        return self.distances(rows).argmin(-1)
-
-    def distances(self, rows: Tensor) -> Tensor:
-        """Squared distances of ``rows``, ``(..., C)``, to the codes, less what all have in common: ``(..., K)``."""
         weight = self._directed().to(rows.dtype)
-        return weight.square().sum(1) - 2 * (self.directed(rows) @ weight.T)
+        return (weight.square().sum(1) - 2 * (self.directed(rows) @ weight.T)).argmin(-1)
 
     @torch.no_grad()
     def record(self, rows: Tensor, codes: Tensor) -> None:

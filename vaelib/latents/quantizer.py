@@ -24,8 +24,7 @@ class Quantizer(nn.Module):
     """q(z|x) with all its mass on one code at each position: the base of the quantised latents.
 
     The channels of a position are quantised together. The rate is -log p(codes) in nats, N ln K with uniform codes,
-    and the decoder is given ``embed(codes)`` bit for bit. Subclasses define ``_codes``, ``_margins``, ``_vectors`` and
-    ``_trained``.
+    and the decoder is given ``embed(codes)`` bit for bit. Subclasses define ``_codes``, ``_vectors`` and ``_trained``.
 
     Args:
         latent_shape: ``(C, h, w)`` for h * w positions, or ``(D,)`` for one.
@@ -88,15 +87,6 @@ class Quantizer(nn.Module):
         with torch.autocast(rows.device.type, enabled=False):
             return self._codes(rows.detach())
 
-    def margins(self, features: Any) -> Tensor:
-        """How far each code is from being another, ``(B, N)``: what rounding must be smaller than to leave it.
-
-        In the difference of squared distances to the two nearest codes, or to the edge at which a channel is rounded.
-        """
-        rows = self._rows(check_head(features, self))
-        with torch.autocast(rows.device.type, enabled=False):
-            return self._margins(rows.detach())
-
     def embed(self, codes: Tensor) -> Tensor:
         """Codes, int64 ``(B, N)``, to z, ``(B, *latent_shape)``.
 
@@ -133,10 +123,6 @@ class Quantizer(nn.Module):
 
     def _codes(self, rows: Tensor) -> Tensor:
         """Codes ``(B, N)`` of the encoder's vectors ``(B, positions, C)``, which are at least float32."""
-        raise NotImplementedError
-
-    def _margins(self, rows: Tensor) -> Tensor:
-        """The margins of :meth:`_codes`, ``(B, N)``."""
         raise NotImplementedError
 
     def _closest(self, rows: Tensor) -> Tensor:

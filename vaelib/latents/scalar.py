@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaelib._checks import check_float, check_int_tuple
-from vaelib._parts import agreed_shape
+from vaelib._parts import agreed_shape, check_head
 from vaelib.latents.gradients import straight_through
 from vaelib.latents.quantizer import LARGEST_CODEBOOK, Quantizer
 
@@ -96,8 +97,9 @@ class FiniteScalarQuantizer(_Grid):
     def _digits(self, rows: Tensor) -> Tensor:
         return self._bounded(rows).round().long() + self._levels // 2
 
-    def _margins(self, rows: Tensor) -> Tensor:
-        bounded = self._bounded(rows)
+    def margins(self, features: Any) -> Tensor:
+        """How far each code is from being another, ``(B, N)``: the least distance of a channel to where it is rounded."""
+        bounded = self._bounded(self._rows(check_head(features, self)))
         return (0.5 - (bounded - bounded.round()).abs()).amin(-1)
 
     def _digits_of_z(self, rows: Tensor) -> Tensor:
@@ -163,8 +165,9 @@ class BinarySphericalQuantizer(_Grid):
     def _digits(self, rows: Tensor) -> Tensor:
         return (rows >= 0).long()
 
-    def _margins(self, rows: Tensor) -> Tensor:
-        return rows.abs().amin(-1)
+    def margins(self, features: Any) -> Tensor:
+        """How far each code is from being another, ``(B, N)``: the least absolute value of a channel."""
+        return self._rows(check_head(features, self)).abs().amin(-1)
 
     def _digits_of_z(self, rows: Tensor) -> Tensor:
         return self._digits(rows)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_bool, check_choice, check_float, check_int
+from vaelib._parts import check_head
 from vaelib.latents.codebook import Codebook, Reduce
 from vaelib.latents.gradients import GRADIENTS
 from vaelib.latents.quantizer import LARGEST_CODEBOOK, Quantizer
@@ -68,12 +70,15 @@ class _OfCodebooks(Quantizer):
             rows = book.directed(rows) - book(codes[-1])
         return torch.cat(codes, dim=1)
 
-    def _margins(self, rows: Tensor) -> Tensor:
-        margins = []
+    def margins(self, features: Any) -> Tensor:
+        """How far each code is from being another, ``(B, N)``: the next squared distance less that of the code."""
+        rows, margins = self._rows(check_head(features, self)), []
         for book in self._books():
-            nearest = book.distances(rows).topk(2, dim=-1, largest=False).values
+            rows, weight = book.directed(rows), book.directed(book.weight).to(rows.dtype)
+            distances = weight.square().sum(1) - 2 * (rows @ weight.T)
+            nearest = distances.topk(2, dim=-1, largest=False).values
             margins.append(nearest[..., 1] - nearest[..., 0])
-            rows = book.directed(rows) - book(book.nearest(rows))
+            rows = rows - book(book.nearest(rows))
         return torch.cat(margins, dim=1)
 
     def _vectors(self, codes: Tensor) -> Tensor:
