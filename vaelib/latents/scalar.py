@@ -98,7 +98,7 @@ class FiniteScalarQuantizer(_Grid):
         return self._bounded(rows).round().long() + self._levels // 2
 
     def margins(self, features: Any) -> Tensor:
-        """How far each code is from being another, ``(B, N)``: the least distance of a channel to where it is rounded."""
+        """How far each code is from being another, ``(B, N)``: the least distance of a channel to an edge."""
         bounded = self._bounded(self._rows(check_head(features, self)))
         return (0.5 - (bounded - bounded.round()).abs()).amin(-1)
 
