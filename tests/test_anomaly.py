@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import vaelib as vl
+from vaelib.errors import DataError
 from vaelib.evaluation import Estimate, anomaly, anomaly_scores, auroc
 
 
@@ -131,7 +132,7 @@ def test_the_report_takes_sets_and_loaders(vae):
             TypeError,
             "`background` must be a VAE, got AutoEncoder",
         ),
-        (lambda vae, x, y: anomaly_scores(vae, []), vl.DataError, "`data` must hold at least one image"),
+        (lambda vae, x, y: anomaly_scores(vae, []), DataError, "`data` must hold at least one image"),
         (lambda vae, x, y: anomaly_scores(vae, x, batch_size=0), ValueError, "`batch_size` must be >= 1"),
         (lambda vae, x, y: auroc(y, y[:, None]), ValueError, r"`anomalous` must have shape \(N\)"),
         (lambda vae, x, y: auroc(y.log().log(), y), ValueError, "`normal` must be finite"),

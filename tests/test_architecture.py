@@ -182,6 +182,9 @@ def test_every_public_name_exists():
         _ = vaelib.VEA
     with pytest.raises(AttributeError, match=r"no attribute 'FlowVAEOutput': write vl\.LatentOutput"):
         _ = vaelib.FlowVAEOutput
+    for old, new in (("ExportError", "errors"), ("cyclical", "schedules")):
+        with pytest.raises(AttributeError, match=rf"no attribute '{old}': write vl\.{new}\.{old}$"):
+            getattr(vaelib, old)
     for old, new in vaelib.objectives.RENAMED.items():
         for module, name in ((vaelib, f"vl.{new}"), (vaelib.objectives, new)):
             with pytest.raises(AttributeError, match=f"no attribute '{old}': write {name}$"):

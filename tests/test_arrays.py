@@ -10,6 +10,7 @@ import torch
 
 import vaelib as vl
 from vaelib.data import ImageDataset, load
+from vaelib.errors import DataError
 
 IMAGES = torch.zeros(3, 1, 2, 2)
 
@@ -126,7 +127,7 @@ def test_archives_with_labels_and_splits(tmp_path):
     assert (len(both), both.labels) == (8, None)
     np.savez(tmp_path / "only.npz", x_train=np.zeros((6, 4, 4), bool))
     with pytest.raises(
-        vl.DataError, match=r"`split` must be one of those that .*only\.npz has \(train\) or 'all', got 'test'"
+        DataError, match=r"`split` must be one of those that .*only\.npz has \(train\) or 'all', got 'test'"
     ):
         load(tmp_path / "only.npz", "test")
     np.save(tmp_path / "big_endian.npy", np.zeros((4, 4, 4), ">f4"))
@@ -216,7 +217,7 @@ def test_probable_ranges_are_said(tmp_path, values, white, match):
     ],
 )  # fmt: skip
 def test_doubtful_ranges_are_asked_for(tmp_path, values, options, match):
-    with pytest.raises(vl.DataError, match=match):
+    with pytest.raises(DataError, match=match):
         from_array(tmp_path, values, **options)
 
 
@@ -231,7 +232,7 @@ def test_doubtful_ranges_are_asked_for(tmp_path, values, options, match):
         ("a.npy", {"value_range": (1, 0)}, ValueError, r"`value_range` must be \(low, high\) with low < high"),
         ("a.npy", {"channels_last": 1.5}, TypeError, "`channels_last` must be True, False or None, got 1.5"),
         ("a.npy", {"frames": "first"}, ValueError, "`frames` must be None for the arrays of .*a.npy, got 'first'"),
-        ("a.npy", {"images_key": "x"}, vl.DataError, "a.npy must hold 'x', got one array without a name"),
+        ("a.npy", {"images_key": "x"}, DataError, "a.npy must hold 'x', got one array without a name"),
         ("a.npy", {"images_key": 3}, TypeError, "`images_key` must be a str or None, got 3"),
         ("a.npy", {"flip": "no"}, TypeError, "`flip` must be True or False, got 'no'"),
         ("", {}, ValueError, "`name_or_path` must be the path of a file or directory, got ''"),
@@ -264,9 +265,7 @@ def test_splits_of_different_images(tmp_path):
     images = load(tmp_path / "a.npz", "all").images
     assert (images.dtype, images[-1].max(), images[0].max()) == (torch.float32, 0.5, (GREY + 200)[0].max() / 255)
     np.savez(tmp_path / "a.npz", x_train=GREY, x_test=GREY[:, :4])
-    with pytest.raises(
-        vl.DataError, match=r"a.npz: All splits must have images of one shape .*\(1, 6, 6\) and \(1, 4, 6"
-    ):
+    with pytest.raises(DataError, match=r"a.npz: All splits must have images of one shape .*\(1, 6, 6\) and \(1, 4, 6"):
         load(tmp_path / "a.npz", "all")
 
 
@@ -324,7 +323,7 @@ def test_bands_that_come_last_are_said(tmp_path, bands):
     ],
 )
 def test_doubtful_axes_are_asked_for(tmp_path, shape, match):
-    with pytest.raises(vl.DataError, match=match):
+    with pytest.raises(DataError, match=match):
         from_array(tmp_path, np.zeros(shape, np.uint8))
 
 
@@ -333,7 +332,7 @@ def test_three_axes(tmp_path):
         UserWarning, match=r"read as 3 grey images: give channels_last=False .* save .* as \(1, 3, 16, 20\)"
     ):
         assert from_array(tmp_path, np.zeros((3, 16, 20), np.uint8)).shape == (3, 1, 16, 20)
-    with pytest.raises(vl.DataError, match=r"`channels_last` needs 4 axes \(N, H, W, C\)"):
+    with pytest.raises(DataError, match=r"`channels_last` needs 4 axes \(N, H, W, C\)"):
         from_array(tmp_path, np.zeros((4, 8, 9), np.uint8), channels_last=True)
 
 
@@ -406,7 +405,7 @@ def test_names_of_entries(tmp_path, names, options, splits):
 )
 def test_doubtful_entries_are_asked_for(tmp_path, names, options, match):
     np.savez(tmp_path / "a.npz", **dict.fromkeys(names, GREY))
-    with pytest.raises(vl.DataError, match=match):
+    with pytest.raises(DataError, match=match):
         load(tmp_path / "a.npz", "all", **options)
 
 
@@ -429,7 +428,7 @@ def test_labels_of_arrays(tmp_path):
         assert load(tmp_path / "half.npz", "all").labels.tolist() == list(range(10))
     for labels, match in ((np.full(10, np.nan), "whole numbers, got nan"), (np.zeros(9), r"shape \(10\), got \(9,\)")):
         np.savez(tmp_path / "wrong.npz", images=GREY, labels=labels)
-        with pytest.raises(vl.DataError, match=rf"wrong\.npz: `labels` must .*{match}"):
+        with pytest.raises(DataError, match=rf"wrong\.npz: `labels` must .*{match}"):
             load(tmp_path / "wrong.npz", "all")
 
 
@@ -455,7 +454,7 @@ def test_entries_that_are_not_used_are_not_read(tmp_path):
     content[at] ^= 1  # its checksum is now wrong
     (tmp_path / "a.npz").write_bytes(content)
     assert len(load(tmp_path / "a.npz", "all")) == 10
-    with pytest.raises(vl.DataError, match="Bad CRC-32 for file 'huge.npy'"):
+    with pytest.raises(DataError, match="Bad CRC-32 for file 'huge.npy'"):
         load(tmp_path / "a.npz", "all", images_key="huge")
 
 
@@ -465,32 +464,28 @@ def test_a_header_that_announces_more_than_follows(tmp_path):
     for header, match in ((b"(99999999, 6, 6)", "announces 3599999964 bytes"), (b"(9, 6, 6)", "announces 324 bytes")):
         wrong = content[:128].replace(b"(10, 6, 6)", header).replace(b" " * (len(header) - 10), b"", 1)
         (tmp_path / "wrong.npy").write_bytes(wrong[:127].ljust(127) + b"\n" + content[128:])
-        with pytest.raises(
-            vl.DataError, match=rf"wrong.npy is damaged: its header {match} for shape .* and 360 follow"
-        ):
+        with pytest.raises(DataError, match=rf"wrong.npy is damaged: its header {match} for shape .* and 360 follow"):
             load(tmp_path / "wrong.npy")
     (tmp_path / "two.npy").write_bytes(content * 2)
-    with pytest.raises(vl.DataError, match="announces 360 bytes .* and 848 follow"):
+    with pytest.raises(DataError, match="announces 360 bytes .* and 848 follow"):
         load(tmp_path / "two.npy")
 
 
 def test_compressed_files_have_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("vaelib.data.guard.MAX_EXPANDED", 100_000)
     np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((200, 32, 32), np.uint8))
-    with pytest.raises(
-        vl.DataError, match=r"bomb.npz \(images\) would expand from .* above the limit .* save it as .npy"
-    ):
+    with pytest.raises(DataError, match=r"bomb.npz \(images\) would expand from .* above the limit .* save it as .npy"):
         load(tmp_path / "bomb.npz")
     np.savez_compressed(
         tmp_path / "fair.npz", images=np.random.default_rng(0).integers(0, 256, (200, 32, 32), np.uint8)
     )
     assert len(load(tmp_path / "fair.npz", "all")) == 200
     torch.save(torch.zeros(1, 32, 32).expand(200, 32, 32), tmp_path / "bomb.pt")
-    with pytest.raises(vl.DataError, match="bomb.pt would expand from .* save a tensor with values of its own"):
+    with pytest.raises(DataError, match="bomb.pt would expand from .* save a tensor with values of its own"):
         load(tmp_path / "bomb.pt")
     monkeypatch.setattr("vaelib.data.guard._free_memory", lambda: 1_000)
     for name in ("fair.npz", "bomb.pt"):
-        with pytest.raises(vl.DataError, match=rf"{name}.* would take .* of the .* of free memory; save"):
+        with pytest.raises(DataError, match=rf"{name}.* would take .* of the .* of free memory; save"):
             load(tmp_path / name)
 
 
@@ -572,6 +567,6 @@ NOT_PLAIN = [
 @pytest.mark.parametrize(("name", "write", "match"), NOT_PLAIN, ids=[name for name, _, _ in NOT_PLAIN])
 def test_files_of_more_or_less_than_plain_arrays(tmp_path, capsys, name, write, match):
     write(tmp_path / name)
-    with pytest.raises(vl.DataError, match=f"{name}.*{match}"):
+    with pytest.raises(DataError, match=f"{name}.*{match}"):
         load(tmp_path / name, "all")
     assert "run" not in capsys.readouterr().out  # of a pickle

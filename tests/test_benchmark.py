@@ -16,6 +16,7 @@ from vaelib.benchmark.backends import BACKENDS, OPERATIONS
 from vaelib.benchmark.process import ProcessError
 from vaelib.benchmark.worker import Worker
 from vaelib.cli import main
+from vaelib.errors import MissingExtraError, ModelFileError
 
 FEW = ("torch", "onnxruntime", "OnnxVAE")
 MEASURED = ("encode", "reconstruct")
@@ -169,7 +170,7 @@ def test_a_torn_bundle_is_refused(bundle, tmp_path):
     torn = tmp_path / "torn"
     shutil.copytree(bundle, torn)
     (torn / "decoder.onnx").write_bytes(b"nothing")
-    with pytest.raises(vl.ModelFileError, match=r"decoder.onnx"):
+    with pytest.raises(ModelFileError, match=r"decoder.onnx"):
         matrix.measure(torn, backends=["OnnxVAE"])
 
 
@@ -262,7 +263,7 @@ def test_without_the_exporter_torch_is_measured_and_the_rest_is_skipped(model, m
 
 def test_a_bundle_needs_the_extra(bundle, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(vl.MissingExtraError, match=r"a benchmark of a bundle needs .* pip install 'vaelib\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r"a benchmark of a bundle needs .* pip install 'vaelib\[onnx\]'"):
         matrix.Matrix(bundle, ("OnnxVAE",))
 
 

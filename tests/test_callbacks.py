@@ -9,6 +9,7 @@ import torch
 from runs import PosteriorMean, Watch, fit, images_of, tiny, weights
 
 import vaelib as vl
+from vaelib.errors import MissingExtraError, TrainingError
 from vaelib.training.callbacks import steps_until_constant
 from vaelib.training.images import traversals
 
@@ -69,7 +70,7 @@ def test_early_stopping(images):
 
 
 def test_the_step_from_which_a_schedule_is_constant():
-    assert steps_until_constant(vl.constant(1.0), 50) == 0
+    assert steps_until_constant(vl.schedules.constant(1.0), 50) == 0
     assert steps_until_constant(vl.linear_warmup(10), 50) == 10
     assert steps_until_constant(lambda step: step, 50) == 49
 
@@ -86,7 +87,7 @@ def test_trackers(images, tmp_path):
 
 def test_a_missing_tracker_is_named(images, monkeypatch):
     monkeypatch.setattr("accelerate.tracking.filter_trackers", lambda names, directory: [])
-    with pytest.raises(vl.MissingExtraError, match=r"Tracking with wandb needs .*vaelib\[track\]"):
+    with pytest.raises(MissingExtraError, match=r"Tracking with wandb needs .*vaelib\[track\]"):
         fit(tiny(), images, None, vl.Trackers("wandb"))
 
 
@@ -155,7 +156,7 @@ def test_steps_above_a_norm_are_skipped(images):
     norm = float(one_step(images)[0].norm())
     _, record = one_step(images, skip_norm=norm * 1.1)
     assert record.skipped == 0
-    with pytest.raises(vl.TrainingError, match="1 steps in a row were skipped: the norm of their gradients was above"):
+    with pytest.raises(TrainingError, match="1 steps in a row were skipped: the norm of their gradients was above"):
         one_step(images, skip_norm=norm * 0.9)
 
 
@@ -185,7 +186,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(optimizer, images):
 def test_too_many_such_steps_end_the_run_with_names(images, tmp_path):
     model = tiny()
     many = images.repeat(20, 1, 1, 1)
-    with pytest.raises(vl.TrainingError) as caught:
+    with pytest.raises(TrainingError) as caught:
         fit(model, many, None, objective=Poisoned(*range(70, 200)), output_dir=tmp_path, learning_rate=1e-3)
     message = str(caught.value)
     assert "Before step 100: 30 steps in a row were skipped: loss, reconstruction, kl not finite;" in message

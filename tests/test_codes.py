@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import vaelib as vl
+from vaelib.errors import DataError
 from vaelib.evaluation import encode
 
 X = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -50,7 +51,7 @@ def test_wrong_arguments():
     vae = vl.VAE(*parts(latent_dim=2))
     with pytest.raises(TypeError, match="`model` must be a VAE or an AutoEncoder, got Identity"):
         encode(torch.nn.Identity(), X)
-    with pytest.raises(vl.DataError, match="`data` must hold at least one image, got none"):
+    with pytest.raises(DataError, match="`data` must hold at least one image, got none"):
         encode(vae, [])
     with pytest.raises(ValueError, match="`batch_size` must be >= 1, got 0"):
         encode(vae, X, batch_size=0)

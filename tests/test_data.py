@@ -7,6 +7,7 @@ import vaelib as vl
 from vaelib.data import ImageDataset, load, read_images, shapes
 from vaelib.data.derive import binarized, concatenated, resized
 from vaelib.data.shapes import FACTOR_SIZES, render
+from vaelib.errors import DataError, MissingExtraError
 
 
 def picture(path, size=(12, 10), mode="RGB", color=128):
@@ -243,7 +244,7 @@ def test_splits_of_a_folder(tmp_path):
 def test_a_missing_scipy_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("VAELIB_DATA", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(vl.MissingExtraError, match=r"'svhn' needs.*pip install 'vaelib\[data\]'"):
+    with pytest.raises(MissingExtraError, match=r"'svhn' needs.*pip install 'vaelib\[data\]'"):
         load("svhn")
 
 
@@ -314,8 +315,8 @@ def files(tmp_path_factory):
 
 ZEROS = torch.zeros(2, 1, 4, 4)
 WRONG = [
-    (lambda at: ImageDataset(ZEROS[:0]), vl.DataError, "at least one pixel, got shape"),
-    (lambda at: ImageDataset(ZEROS).subset(slice(0)), vl.DataError, "at least one pixel, got shape"),
+    (lambda at: ImageDataset(ZEROS[:0]), DataError, "at least one pixel, got shape"),
+    (lambda at: ImageDataset(ZEROS).subset(slice(0)), DataError, "at least one pixel, got shape"),
     (lambda at: ImageDataset(ZEROS[0, 0]), ValueError, r"`images` must have shape \(N, C, H, W\), got \(4, 4\)"),
     (lambda at: ImageDataset(ZEROS.long()), TypeError, "uint8 or floating point.*got torch.int64"),
     (lambda at: ImageDataset(ZEROS.numpy()), TypeError, "must be a tensor.*got ndarray"),
@@ -333,14 +334,14 @@ WRONG = [
     (lambda at: load("shapes", "test", image_size=8, binarize="often"), ValueError, "one of 'static', 'dynamic', None"),
     (lambda at: load("shapes", image_size=0), ValueError, r"`image_size\[0\]` must be >= 1, got 0"),
     (lambda at: load("dynamic_mnist", binarize="static"), ValueError, "None for 'dynamic_mnist', which is binarised"),
-    (lambda at: load(at / "empty"), vl.DataError, "no image in .*: looked for .jpg, .*, also inside .tar shards, and"),
-    (lambda at: load(at / "one", "train"), vl.DataError, "needs at least 2 images, got 1"),
-    (lambda at: load(at / "sizes"), vl.DataError, r"one size, .*: .*a\.png is 4x4, .*b\.png is 5x4"),
+    (lambda at: load(at / "empty"), DataError, "no image in .*: looked for .jpg, .*, also inside .tar shards, and"),
+    (lambda at: load(at / "one", "train"), DataError, "needs at least 2 images, got 1"),
+    (lambda at: load(at / "sizes"), DataError, r"one size, .*: .*a\.png is 4x4, .*b\.png is 5x4"),
     (lambda at: load("nowhere"), FileNotFoundError, "one of shapes, mnist.*or an existing path, got 'nowhere'"),
     (lambda at: load(at / "a.txt"), ValueError, r"a folder, or a file ending in \.npy, \.npz, \.pt or \.tar"),
     (lambda at: read_images([at / "missing.png"]), FileNotFoundError, "There is no image at .*missing"),
-    (lambda at: read_images([at / "text.png"]), vl.DataError, r"text\.png is not a readable image"),
-    (lambda at: read_images(sorted((at / "sizes").iterdir())), vl.DataError, "size, .*a.png is 4x4, .*b.png is 5x4"),
+    (lambda at: read_images([at / "text.png"]), DataError, r"text\.png is not a readable image"),
+    (lambda at: read_images(sorted((at / "sizes").iterdir())), DataError, "size, .*a.png is 4x4, .*b.png is 5x4"),
     (lambda at: read_images([]), ValueError, "`paths` must name at least one image"),
     (lambda at: read_images([at / "right.png"], channels=2), ValueError, "must be one of None, 1, 3, got 2"),
     (lambda at: vl.data.read_pictures, AttributeError, "no attribute 'read_pictures': write vl.data.read_images"),

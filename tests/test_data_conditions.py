@@ -10,6 +10,7 @@ import vaelib as vl
 from vaelib._images import Batch, as_batch, as_batches, check_condition, opened
 from vaelib.data import ImageDataset, hold_out, load, stream
 from vaelib.data.derive import binarized, concatenated, resized
+from vaelib.errors import DataError
 
 CPU = torch.device("cpu")
 COUNT = 24
@@ -204,20 +205,20 @@ WRONG = [
     (lambda at: as_batch("data", (X, Y.float()), TEN), TypeError, "`data`, image 0: `condition` must be labels"),
     (lambda at: opened("data", CATS, NAMED), ValueError, "classes of the model, cat, dog, owl, got ant, cat, dog"),
     (lambda at: check_condition("train", LOADED, None), ValueError, "`train` must have no condition for a model"),
-    (lambda at: ImageDataset(X, condition="labels"), vl.DataError, "labels of all images, and this set has none"),
-    (lambda at: ImageDataset(X, condition="factors"), vl.DataError, "factors of all images, and this set has"),
+    (lambda at: ImageDataset(X, condition="labels"), DataError, "labels of all images, and this set has none"),
+    (lambda at: ImageDataset(X, condition="factors"), DataError, "factors of all images, and this set has"),
     (lambda at: ImageDataset(X, condition="colour"), ValueError, "one of 'labels', 'factors', None, got 'colour'"),
     (lambda at: ImageDataset(X, condition=Y[:3]), ValueError, r"`condition` must have shape \(7\), got \(3,\)"),
     (lambda at: ImageDataset(X, condition=X[:, 0, 0, 0]), ValueError, r"`condition` must have shape \(7, size\), got"),
     (lambda at: ImageDataset(X, condition=X[:, 0, 0] / 0), ValueError, "`condition` must be finite"),
     (lambda at: load("shapes", condition="names"), ValueError, "must be one of 'labels', 'factors', None, got 'names'"),
-    (lambda at: load(at / "part", condition="labels"), vl.DataError, r"1 image \(loose.png\) of 2 have no class"),
-    (lambda at: load(at / "none", condition="labels"), vl.DataError, "labels of all images, and .*none has none"),
-    (lambda at: load(at / "none", condition="factors"), vl.DataError, "factors of all images, and .*none has none"),
-    (lambda at: stream(at / "part", condition="labels"), vl.DataError, r"1 image \(loose.png\) of 2 have no class"),
-    (lambda at: stream(at / "none", condition="labels"), vl.DataError, "labels of all images, and .*none has none"),
+    (lambda at: load(at / "part", condition="labels"), DataError, r"1 image \(loose.png\) of 2 have no class"),
+    (lambda at: load(at / "none", condition="labels"), DataError, "labels of all images, and .*none has none"),
+    (lambda at: load(at / "none", condition="factors"), DataError, "factors of all images, and .*none has none"),
+    (lambda at: stream(at / "part", condition="labels"), DataError, r"1 image \(loose.png\) of 2 have no class"),
+    (lambda at: stream(at / "none", condition="labels"), DataError, "labels of all images, and .*none has none"),
     (lambda at: stream(at / "none", condition="factors"), ValueError, "one of 'labels', None, got 'factors'"),
-    (lambda at: load(at / "a.npy", condition="labels"), vl.DataError, "labels of all images, and .*a.npy has none"),
+    (lambda at: load(at / "a.npy", condition="labels"), DataError, "labels of all images, and .*a.npy has none"),
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 import vaelib as vl
 from vaelib.data.decode import UnreadableImage, check_levels, decode, with_channels
 from vaelib.data.guard import MAX_PIXELS
+from vaelib.errors import DataError
 
 RAMP = np.arange(64).reshape(8, 8)
 
@@ -153,9 +154,9 @@ def test_a_tiff_that_would_be_inverted_or_lose_its_sign_is_skipped(tmp_path, dty
 
 def test_a_range_is_decided_over_the_whole_set(tmp_path):
     dark = saved(tmp_path / "0.png", np.full((2, 2), 900, np.uint16))
-    with pytest.raises(vl.DataError, match=r"no value above 900 of 65535. Give value_range=\(0, 1023\) if .* 10 bits"):
+    with pytest.raises(DataError, match=r"no value above 900 of 65535. Give value_range=\(0, 1023\) if .* 10 bits"):
         vl.data.load(tmp_path, "all")
-    with pytest.raises(vl.DataError, match="`value_range` must be given for `paths`"):
+    with pytest.raises(DataError, match="`value_range` must be given for `paths`"):
         vl.data.read_images([dark])
     images = vl.data.read_images([dark], value_range=[0, 900])
     assert images.unique().tolist() == [255]
@@ -170,14 +171,14 @@ def test_a_few_deep_images_among_many_are_checked(tmp_path):
         saved(tmp_path / f"{i:03d}.png", np.full((2, 2), 128, np.uint8))
     saved(tmp_path / "150.png", np.full((2, 2), 900, np.uint16))
     for read in (vl.data.load, vl.data.stream):
-        with pytest.raises(vl.DataError, match="16-bit images have no value above 900 of 65535"):
+        with pytest.raises(DataError, match="16-bit images have no value above 900 of 65535"):
             read(tmp_path, "all")
 
 
 def test_masks_need_a_range(tmp_path):
     for name, values in (("0.png", RAMP * 0), ("1.png", RAMP % 2)):
         saved(tmp_path / name, values.astype(np.uint8))
-    with pytest.raises(vl.DataError, match=r"no value above 1 of 255. Give value_range=\(0, 1\) if that is white"):
+    with pytest.raises(DataError, match=r"no value above 1 of 255. Give value_range=\(0, 1\) if that is white"):
         vl.data.load(tmp_path, "all")
     (tmp_path / "1.png").unlink()
     assert vl.data.load(tmp_path, "all").images.max() == 0  # black is black in any range
@@ -186,7 +187,7 @@ def test_masks_need_a_range(tmp_path):
         for i in range(150):  # more than are looked at, if these leave no doubt
             saved(tmp_path / mode / f"{i:03d}.png", np.full((2, 2), i == 50, np.uint8), mode)
         for read in (vl.data.load, vl.data.stream):
-            with pytest.raises(vl.DataError, match="no value above 1 of 255"):
+            with pytest.raises(DataError, match="no value above 1 of 255"):
                 read(tmp_path / mode, "all")
     images = vl.data.load(tmp_path / "RGB", "all", value_range=(0, 1)).images[:, :, 0, 0]
     assert images.sum(0).tolist() == [255] * 3
@@ -194,7 +195,7 @@ def test_masks_need_a_range(tmp_path):
 
 def test_a_stream_looks_at_some_images_for_a_range_that_holds_them(tmp_path):
     saved(tmp_path / "0.png", np.full((2, 2), 200, np.uint8))
-    with pytest.raises(vl.DataError, match=r"`value_range` must hold all values of .*0.png, got \(0, 100\)"):
+    with pytest.raises(DataError, match=r"`value_range` must hold all values of .*0.png, got \(0, 100\)"):
         vl.data.stream(tmp_path, "all", value_range=(0, 100))
 
 
@@ -210,7 +211,7 @@ def animation(path, count=3, **options):
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
 def test_frames_and_pages_are_asked_for(tmp_path, name):
     path = animation(tmp_path / name)
-    with pytest.raises(vl.DataError, match=f"`frames` must be 'first' or 'all' for .*{name}, which holds 3 frames"):
+    with pytest.raises(DataError, match=f"`frames` must be 'first' or 'all' for .*{name}, which holds 3 frames"):
         decode(name, path)
     levels = [decoded.image.float().mean().item() for decoded in decode(name, path, frames="all")]
     assert levels == pytest.approx([60, 120, 180], abs=2)
@@ -231,7 +232,7 @@ def test_frames_of_a_folder(tmp_path):
 def test_many_frames_are_counted_before_they_are_decoded(tmp_path, monkeypatch):
     path = animation(tmp_path / "a.gif")
     monkeypatch.setattr("vaelib.data.guard._free_memory", lambda: 80)
-    with pytest.raises(vl.DataError, match="All frames of .*a.gif would take .* of free memory; use the first alone"):
+    with pytest.raises(DataError, match="All frames of .*a.gif would take .* of free memory; use the first alone"):
         decode(str(path), path, frames="all")
     assert len(decode(str(path), path, frames="first")) == 1
 
@@ -336,5 +337,5 @@ REFUSED = [
 
 @pytest.mark.parametrize(("call", "match"), REFUSED)
 def test_what_is_refused(files, call, match):
-    with pytest.raises(vl.DataError, match=match):
+    with pytest.raises(DataError, match=match):
         call(files)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import vaelib as vl
+from vaelib.errors import DataError, MissingExtraError
 from vaelib.evaluation import (
     beta_vae_score,
     dci,
@@ -299,7 +300,7 @@ def test_wrong_arguments(score, call, error, match):
             TypeError,
             "`model` must be a VAE or an AutoEncoder, got Identity",
         ),
-        (lambda z, vae: disentanglement(vae, [], GRID), vl.DataError, "`data` must hold at least one image"),
+        (lambda z, vae: disentanglement(vae, [], GRID), DataError, "`data` must hold at least one image"),
         (
             lambda z, vae: disentanglement(vae, torch.rand(2, 1, 8, 8), GRID, batch_size=0),
             ValueError,
@@ -318,7 +319,7 @@ def test_more_wrong_arguments(call, error, match):
 def test_a_missing_scikit_learn_is_named(score, monkeypatch):
     for part in ("ensemble", "linear_model", "tree"):
         monkeypatch.setitem(sys.modules, f"sklearn.{part}", None)
-    with pytest.raises(vl.MissingExtraError, match=r"Scores that train a predictor needs?.*vaelib\[metrics\]"):
+    with pytest.raises(MissingExtraError, match=r"Scores that train a predictor needs?.*vaelib\[metrics\]"):
         score(GRID.float(), GRID)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 import vaelib as vl
+from vaelib.errors import DataError, VaelibError
 
 IMAGE, LATENT = (1, 8, 8), 2
 
@@ -143,7 +144,7 @@ MODELS = [
     (lambda: vl.conv_vae(IMAGE, 2, residual_blocks=10**9), ValueError, "A network may have"),
     (lambda: vl.ConvDecoder(2, IMAGE, stride=9999, upsample="pixel_shuffle"), ValueError, "A network may have"),
     (lambda: vl.data.ImageDataset(X, names=["a"]), ValueError, "`names` must be 2, one an image, or none, got 1"),
-    (lambda: vl.data.shapes(10**6, image_size=10**5), vl.DataError, "1000000 images of 100000 x 100000 would take"),
+    (lambda: vl.data.shapes(10**6, image_size=10**5), DataError, "1000000 images of 100000 x 100000 would take"),
     (
         lambda: vl.plots.save_grid(X[:0], "grid.png"),
         ValueError,
@@ -212,7 +213,7 @@ def test_a_likelihood_says_whether_it_is_a_density():
 
 # Every parameter of every public callable is given every odd value: either it is taken, and then it is of the annotated
 # type, or the error is one of these, and names the argument.
-REFUSALS = (ValueError, TypeError, FileNotFoundError, vl.VaelibError)
+REFUSALS = (ValueError, TypeError, FileNotFoundError, VaelibError)
 FLAT, FACTORS = torch.rand(24, 3), torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4))
 
 
@@ -320,10 +321,10 @@ def doors(place):
         **{name: (getattr(vl, name), {}) for name in ("Gaussian", "Laplace", "DiscretizedLogistic")},
         **{name: (getattr(vl, name), {}) for name in ("GaussianNoise", "SaltAndPepper", "Masking")},
         **{f"{name}()": (getattr(vl, name)(), {"x": X}) for name in ("GaussianNoise", "SaltAndPepper", "Masking")},
-        "constant": (vl.constant, {"value": 1.0}),
-        "cyclical": (vl.cyclical, {"period": 2}),
+        "constant": (vl.schedules.constant, {"value": 1.0}),
+        "cyclical": (vl.schedules.cyclical, {"period": 2}),
         **{
-            name: (getattr(vl, name), {"steps": 3})
+            name: (getattr(vl.schedules, name), {"steps": 3})
             for name in ("cosine", "linear_warmup", "one_cycle", "warmup_cosine")
         },
         "bits_per_dim": (vl.bits_per_dim, {"nats": FLAT[0], **image}),

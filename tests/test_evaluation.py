@@ -8,6 +8,7 @@ from torch import full, rand
 
 import vaelib as vl
 from vaelib.cli import main
+from vaelib.errors import DataError
 from vaelib.evaluation import Estimate, compare, elbo, log_likelihood, per_image_terms
 
 
@@ -139,7 +140,7 @@ def gaussian():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda vae: elbo(vae, []), vl.DataError, "`data` must hold at least one image"),
+        (lambda vae: elbo(vae, []), DataError, "`data` must hold at least one image"),
         (lambda vae: vl.evaluation.unit_of(3), TypeError, "`name` must be a str, got 3"),
         (
             lambda vae: elbo(vl.AutoEncoder(vae.encoder, vae.decoder), rand(1, 1, 8, 8)),

@@ -20,6 +20,7 @@ import torch
 
 import vaelib as vl
 from vaelib.cli import main
+from vaelib.errors import ModelFileError
 from vaelib.explorer import Data, application, build_scene, write_static
 from vaelib.explorer.server import largest_batch, page_files
 from vaelib.explorer.static import CDN, INTEGRITY, VERSION
@@ -90,14 +91,14 @@ def test_the_card_is_the_bundles_own_file(bundle, model, tmp_path, data):
 
     shutil.copy(bundle / "README.md", tmp_path / "same")
     cases = [
-        (lambda: card.write_bytes(content + b"<script>"), vl.ModelFileError, "README.md is not the file that manifest"),
+        (lambda: card.write_bytes(content + b"<script>"), ModelFileError, "README.md is not the file that manifest"),
         (
             lambda: card.write_bytes(b"x" * (2**20 + 1)),
-            vl.ModelFileError,
+            ModelFileError,
             "must have at most 1048576 bytes, got 1048577",
         ),
-        (lambda: linked(secret), vl.ModelFileError, "must be a file of the bundle's own, got a link to .*secret"),
-        (lambda: linked(tmp_path / "same"), vl.ModelFileError, "must be a file of the bundle's own, got a link"),
+        (lambda: linked(secret), ModelFileError, "must be a file of the bundle's own, got a link to .*secret"),
+        (lambda: linked(tmp_path / "same"), ModelFileError, "must be a file of the bundle's own, got a link"),
         (card.unlink, FileNotFoundError, r"there is no .*README\.md"),
         (lambda: os.mkfifo(card), FileNotFoundError, r"there is no .*README\.md"),
     ]
@@ -112,7 +113,7 @@ def test_the_card_is_the_bundles_own_file(bundle, model, tmp_path, data):
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["files"]["README.md"] = {"bytes": 1, "sha256": hashlib.sha256(b"\xff").hexdigest()}
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(vl.ModelFileError, match=r"README\.md is no text in UTF-8"):
+    with pytest.raises(ModelFileError, match=r"README\.md is no text in UTF-8"):
         build_scene(copy, model, data)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib.errors import ExportError, MissingExtraError
 from vaelib.export import comparison, differences, exporter, graphs, parts
 from vaelib.export.manifest import write_bundle
 from vaelib.networks.blocks import ACTIVATIONS, NORMS, UPSAMPLES
@@ -255,7 +256,7 @@ def test_a_graph_that_differs_is_refused_and_leaves_no_file(tmp_path, monkeypatc
 
     monkeypatch.setattr(exporter, "to_bytes", faulty)
     with pytest.raises(
-        vl.ExportError,
+        ExportError,
         match=r"The encoder's graph differs from torch.*: `(z|mu|logvar)` at batch \d+, .*: .* > 1e-04\. That is the"
         r" largest of \d+ differences in `z`, `mu`, `logvar`, by optimisations off; .*onnx.reference",
     ):
@@ -295,7 +296,7 @@ def test_what_a_model_makes_of_rounding_is_no_fault_of_its_graph(tmp_path, monke
         return to_bytes(graph._replace(module=changed), opset)
 
     monkeypatch.setattr(exporter, "to_bytes", faulty)
-    with pytest.raises(vl.ExportError, match="The vae's graph differs from torch.* `reconstruction`"):
+    with pytest.raises(ExportError, match="The vae's graph differs from torch.* `reconstruction`"):
         vl.export_onnx(vae, tmp_path / "wrong")
 
 
@@ -312,7 +313,7 @@ def test_fresh_statistics_do_not_hide_a_faulty_fold(tmp_path, monkeypatch):
         return to_bytes(ignoring, opset)
 
     monkeypatch.setattr(exporter, "to_bytes", ignoring_statistics)
-    with pytest.raises(vl.ExportError, match="graph differs from torch"):
+    with pytest.raises(ExportError, match="graph differs from torch"):
         vl.export_onnx(vae, tmp_path)
     assert os.listdir(tmp_path) == []
 
@@ -334,7 +335,7 @@ class Sampling(nn.Module):
 def test_random_operators_are_refused(tmp_path):
     vae = vl.VAE(Sampling(), vl.ConvDecoder(3, IMAGE, norm="none"))
     with pytest.raises(
-        vl.ExportError,
+        ExportError,
         match="could not run this model's encoder: its operator 'RandomNormal\\w*' is not run by vaelib: it draws",
     ):
         vl.export_onnx(vae, tmp_path)
@@ -348,7 +349,7 @@ class Branching(Sampling):
 
 
 def test_what_torch_cannot_express_is_said(tmp_path):
-    with pytest.raises(vl.ExportError, match="torch could not export this model's encoder"):
+    with pytest.raises(ExportError, match="torch could not export this model's encoder"):
         vl.export_onnx(vl.VAE(Branching(), vl.ConvDecoder(3, IMAGE, norm="none")), tmp_path)
 
 
@@ -381,7 +382,7 @@ def identity(inputs=("image",), outputs=("mu",), batch="batch", op="Identity", e
     ],
 )
 def test_the_contract(content, match):
-    with pytest.raises(vl.ExportError, match=match):
+    with pytest.raises(ExportError, match=match):
         comparison.check_contract(content, contract_graph())
 
 
@@ -439,7 +440,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     refused = package.export_onnx
     importlib.reload(package)
     with pytest.raises(
-        vl.MissingExtraError, match=r"ONNX export needs an optional dependency: pip install 'vaelib\[onnx\]'"
+        MissingExtraError, match=r"ONNX export needs an optional dependency: pip install 'vaelib\[onnx\]'"
     ):
         refused(vl.conv_vae((1, 8, 8), 2), tmp_path)
     assert package.export_onnx is exporter.export_onnx

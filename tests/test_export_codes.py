@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import vaelib as vl
+from vaelib.errors import ExportError
 from vaelib.export import differences, exporter, graphs, parts, ties
 from vaelib.export.comparison import compare
 from vaelib.export.thresholds import Thresholds
@@ -105,7 +106,7 @@ def test_a_graph_with_another_code_is_refused(monkeypatch, tmp_path):
         return content
 
     monkeypatch.setattr(exporter, "to_bytes", faulty)
-    with pytest.raises(vl.ExportError, match=r"The encoder's graph differs from torch.*`codes` at batch .*: inf > "):
+    with pytest.raises(ExportError, match=r"The encoder's graph differs from torch.*`codes` at batch .*: inf > "):
         vl.export_onnx(vae, tmp_path)
 
 
@@ -143,7 +144,7 @@ def test_near_ties_are_found_and_too_many_are_refused():
     images = torch.tensor([0.1, 0.5, 0.5 + 1e-7, 0.5 - 1e-7, 0.51]).view(5, 1, 1, 1)
     assert ties.near_ties(graph, {"image": images}).flatten().tolist() == [False, True, True, True, False]
     book.copy_(torch.tensor([[0.5], [0.5 + 1e-7]]))
-    with pytest.raises(vl.ExportError, match=r"must tell its codes apart, but of 29 codes of random images \d+ are"):
+    with pytest.raises(ExportError, match=r"must tell its codes apart, but of 29 codes of random images \d+ are"):
         compare(graphs.to_bytes(graph, 18), graph)
 
 
@@ -156,7 +157,7 @@ def test_near_ties_are_found_and_too_many_are_refused():
     ],
 )
 def test_what_codes_cannot_have(options, match, tmp_path):
-    with pytest.raises(vl.ExportError, match=match):
+    with pytest.raises(ExportError, match=match):
         vl.export_onnx(build(LATENTS["fsq"]()), tmp_path, **options)
     assert not list(tmp_path.iterdir())
 

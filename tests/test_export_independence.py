@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib.errors import ExportError
 from vaelib.export import comparison, exporter, graphs
 from vaelib.export.proof import prove
 from vaelib.runtime import OnnxVAE, metadata as runtime_metadata
@@ -89,7 +90,7 @@ def vae(*layers, size=64, decode=lambda x: x, likelihood=None):
     ],
 )
 def test_a_model_that_depends_on_the_batch_is_refused_by_name(model, match, tmp_path):
-    with pytest.raises(vl.ExportError, match=match):
+    with pytest.raises(ExportError, match=match):
         vl.export_onnx(model, tmp_path)
     assert os.listdir(tmp_path) == []
 
@@ -109,9 +110,7 @@ def test_onnxruntime_is_given_the_items_one_by_one_too(monkeypatch):
     monkeypatch.setattr(comparison, "session", Session)
     monkeypatch.setattr(comparison, "check_contract", lambda *_: None)
     graph = graphs.Graph("encoder", nn.Identity(), {"image": (4,)}, {"mu": "raw"})
-    with pytest.raises(
-        vl.ExportError, match="largest of 3 differences in `mu`, by .*; optimisations off, one by one; "
-    ):
+    with pytest.raises(ExportError, match="largest of 3 differences in `mu`, by .*; optimisations off, one by one; "):
         comparison.compare(b"", graph, third_opinion=False)
 
 
@@ -122,11 +121,11 @@ def proved(tmp_path_factory):
 
     def fail(*given):
         asked.append(given)
-        raise vl.ExportError("no")
+        raise ExportError("no")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "prove", fail)
-        with pytest.raises(vl.ExportError, match="no"):
+        with pytest.raises(ExportError, match="no"):
             vl.export_onnx(vae(), directory)
     assert os.listdir(directory) == []
     return asked[0]
@@ -144,14 +143,14 @@ def test_the_proof_runs_through_the_runtime(part, proved, monkeypatch):
             next(iter(results.values()))[-1] += 0.1
 
     monkeypatch.setattr(Engine, "_run_cut", faulty)
-    with pytest.raises(vl.ExportError, match=rf"vaelib.runtime gives another `.*` .* batch of 40 .*{part}.onnx is off"):
+    with pytest.raises(ExportError, match=rf"vaelib.runtime gives another `.*` .* batch of 40 .*{part}.onnx is off"):
         prove(*proved)
 
 
 def test_a_graph_that_the_runtime_refuses_is_not_run_and_not_written(tmp_path):
     divided = Call(lambda x: (x * 50).long() // (x * 50 + 1).long() + x)
     with pytest.raises(
-        vl.ExportError,
+        ExportError,
         match=r"vaelib.runtime could not run this model's encoder: its operator '(Div|Mod)' divides whole",
     ):
         vl.export_onnx(vae(divided), tmp_path)
@@ -161,7 +160,7 @@ def test_a_graph_that_the_runtime_refuses_is_not_run_and_not_written(tmp_path):
 def test_a_bundle_that_the_runtime_refuses_is_no_proof(proved, monkeypatch):
     monkeypatch.setitem(runtime_metadata._RULES, "surprise", bool)
     with pytest.raises(
-        vl.ExportError, match=r"vaelib.runtime refuses the bundle: manifest.json was not .* no surprise in"
+        ExportError, match=r"vaelib.runtime refuses the bundle: manifest.json was not .* no surprise in"
     ):
         prove(*proved)
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib.errors import ExportError
 from vaelib.export import comparison, graphs, lowering, parts
 
 
@@ -182,5 +183,5 @@ def test_a_fold_that_forgot_the_order_of_channels_would_be_refused(monkeypatch):
     import numpy as np
 
     monkeypatch.setattr(lowering.np, "repeat", lambda values, times: np.tile(values, times))
-    with pytest.raises(vl.ExportError, match="differs from torch"):
+    with pytest.raises(ExportError, match="differs from torch"):
         exported(Behind(nn.Linear(6, 24), nn.Unflatten(1, (4, 3, 2)), 4), (6,))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import vaelib as vl
+from vaelib.errors import ExportError
 from vaelib.export import precision
 from vaelib.export.parts import graphs_of
 
@@ -110,7 +111,7 @@ def test_int8_that_is_worth_it(trained, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_int8_that_is_not_faster_is_refused(trained, tmp_path, monkeypatch):
-    with pytest.raises(vl.ExportError, match=r"it loses \S+ nats \(PSNR \d+\.\d dB\) and runs at: encoder 0.90 x, dec"):
+    with pytest.raises(ExportError, match=r"it loses \S+ nats \(PSNR \d+\.\d dB\) and runs at: encoder 0.90 x, dec"):
         quantized(monkeypatch, trained, tmp_path / "bundle", speed=0.9)
     assert not list(tmp_path.iterdir())
 
@@ -118,7 +119,7 @@ def test_int8_that_is_not_faster_is_refused(trained, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_int8_that_loses_too_much_is_refused(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "_last_layers", lambda graph: [])
-    with pytest.raises(vl.ExportError, match=r"must lose at most 0 nats per image .* encoder 1.50 x, decoder 1.50 x"):
+    with pytest.raises(ExportError, match=r"must lose at most 0 nats per image .* encoder 1.50 x, decoder 1.50 x"):
         quantized(monkeypatch, trained, tmp_path / "bundle", speed=1.5, max_loss=0)
     assert not list(tmp_path.iterdir())
 

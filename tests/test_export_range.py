@@ -14,6 +14,7 @@ from torch import nn
 import vaelib as vl
 from vaelib.cli import main
 from vaelib.data.dataset import to_float
+from vaelib.errors import ModelFileError
 from vaelib.explorer import application, build_scene
 from vaelib.runtime import OnnxVAE
 from vaelib.vae import image_of
@@ -206,5 +207,5 @@ def unsteady(change):
 @pytest.mark.parametrize("change", [repeated, one_for_all, unsteady(repeated)], ids=["twice", "once", "one by one"])
 @pytest.mark.parametrize("size", [2, 20, 200])
 def test_outputs_have_their_shape_on_every_path(changed, change, size):
-    with pytest.raises(vl.ModelFileError, match=r"decoder\.onnx must give `mean` of shape|cannot run decoder\.onnx"):
+    with pytest.raises(ModelFileError, match=r"decoder\.onnx must give `mean` of shape|cannot run decoder\.onnx"):
         changed(change).decode(np.zeros((size, 3), np.float32))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib.errors import ExportError
 from vaelib.export.differences import at_levels
 from vaelib.vae import image_of
 
@@ -111,6 +112,6 @@ class Fixed(nn.Module):
     ids=["vector", "odd", "remainder", "fixed"],
 )
 def test_models_of_one_size_are_refused(make, match, tmp_path):
-    with pytest.raises(vl.ExportError, match=match):
+    with pytest.raises(ExportError, match=match):
         vl.export_onnx(make(), tmp_path / "bundle", dynamic_size=True)
     assert not list(tmp_path.iterdir())

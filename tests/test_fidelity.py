@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib.errors import DataError, MissingExtraError
 from vaelib.evaluation import Estimate, features_of, fid, fidelity, kid, precision_recall, reconstruction_quality
 from vaelib.evaluation.fidelity import _halves
 
@@ -90,12 +91,12 @@ def test_wrong_arguments_of_reconstructions(monkeypatch):
         reconstruction_quality(nn.Identity(), torch.rand(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"SSIM needs images of at least 6 pixels a side, got \(1, 8, 5\)"):
         reconstruction_quality(echo((1, 8, 5)), torch.rand(2, 1, 8, 5))
-    with pytest.raises(vl.DataError, match="`data` must hold at least one image"):
+    with pytest.raises(DataError, match="`data` must hold at least one image"):
         reconstruction_quality(echo((1, 8, 8)), [])
     with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
         reconstruction_quality(echo((1, 8, 8)), torch.rand(2, 1, 8, 8), batch_size=0)
     monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
-    with pytest.raises(vl.MissingExtraError, match=r"Comparing images needs .*vaelib\[metrics\]"):
+    with pytest.raises(MissingExtraError, match=r"Comparing images needs .*vaelib\[metrics\]"):
         reconstruction_quality(echo((1, 8, 8)), torch.rand(2, 1, 8, 8))
 
 
@@ -340,7 +341,7 @@ def test_fidelity_is_its_parts():
             r"`extractor\(images\)` must have shape \(30, F\), got \(30, 1, 8, 8\)",
         ),
         (lambda x: fid(normal(20), normal(20) / 0), ValueError, "`generated` must be finite"),
-        (lambda x: features_of(nn.Flatten(), []), vl.DataError, "`data` must hold at least one image"),
+        (lambda x: features_of(nn.Flatten(), []), DataError, "`data` must hold at least one image"),
         (lambda x: features_of(nn.Flatten(), x, batch_size=0), ValueError, "`batch_size` must be >= 1"),
         (lambda x: fid(normal(20), normal(19)), ValueError, "`generated` must hold at least 20 images, got 19"),
         (lambda x: kid(normal(1), normal(2)), ValueError, "`real` must hold at least 2 images, got 1"),

@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 import vaelib as vl
+from vaelib.errors import TrainingError
 from vaelib.training import hardware
 
 pytestmark = [
@@ -274,7 +275,7 @@ def test_a_run_whose_every_step_breaks_ends_with_the_name_of_the_term(device):
             terms = super().__call__(model, x, step=step, generator=generator)
             return terms._replace(loss=terms.loss * float("nan"))
 
-    with pytest.raises(vl.TrainingError, match="loss not finite"):
+    with pytest.raises(TrainingError, match="loss not finite"):
         vl.Trainer(Broken(), max_epochs=1, batch_size=16).fit(model_of(), images(), progress=False)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import vaelib as vl
+from vaelib.errors import TrainingError
 from vaelib.training import hardware, randomness
 from vaelib.training.optimization import Optimization
 
@@ -114,5 +115,5 @@ def test_a_loss_scale_comes_down_by_more_steps_than_an_epoch_has():
         model.weight.grad.fill_(torch.inf)
         assert not optimization.finish(terms.loss)
     assert scaler.get_scale() == 2.0**16 / 2**20
-    with pytest.raises(vl.TrainingError, match="20 steps in a row were skipped"):
+    with pytest.raises(TrainingError, match="20 steps in a row were skipped"):
         optimization.skipped(terms, 3)

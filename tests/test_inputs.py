@@ -10,6 +10,7 @@ from torch.utils.data import Subset, TensorDataset
 import vaelib as vl
 from vaelib import evaluation
 from vaelib._images import opened
+from vaelib.errors import DataError
 from vaelib.evaluation.inputs import batches_for
 
 X = torch.rand(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -69,9 +70,9 @@ MEASURES = {
 
 
 NO_IMAGES = [
-    (X[:0], vl.DataError, "`data` must hold at least one image, got none"),
-    ([], vl.DataError, "`data` must hold at least one image, got none"),
-    ([X[:0]], vl.DataError, "`data` must hold at least one image, got none"),
+    (X[:0], DataError, "`data` must hold at least one image, got none"),
+    ([], DataError, "`data` must hold at least one image, got none"),
+    ([X[:0]], DataError, "`data` must hold at least one image, got none"),
     ([{"label": X}], TypeError, "`data` must be images, an ImageDataset, or batches .* got dict with the keys label"),
     ("runs/first", TypeError, "`data` must be images, an ImageDataset, or batches of images, got 'runs/first'"),
 ]

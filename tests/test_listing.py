@@ -28,6 +28,7 @@ from vaelib.data.decode import UnreadableImage, decode
 from vaelib.data.headers import read_headers
 from vaelib.data.split_names import canonical_split
 from vaelib.data.tar import members
+from vaelib.errors import DataError
 
 stream = functools.partial(vl.data.stream, workers=0)
 
@@ -117,9 +118,7 @@ def test_shards_whose_names_have_words_with_numbers(tmp_path):
 def test_a_path_without_splits_has_no_val(tmp_path, open_set):
     write_folder(tmp_path, {f"{i}.png": 100 + i for i in range(10)})
     assert splits(tmp_path) == ()
-    with pytest.raises(
-        vl.DataError, match="`split` must be 'train', 'test' or 'all' for .*, got 'val'. Put validation"
-    ):
+    with pytest.raises(DataError, match="`split` must be 'train', 'test' or 'all' for .*, got 'val'. Put validation"):
         open_set(tmp_path, "val")
     assert len(open_set(tmp_path, "train")) == 9
 
@@ -398,9 +397,9 @@ def test_a_stream_whose_disk_is_gone_ends(tmp_path):
     images = stream(tmp_path, "all")
     for file in tmp_path.iterdir():
         file.unlink()
-    with pytest.raises(vl.DataError, match=r"^100 images in a row cannot be read: .*0.png.*No such file"):
+    with pytest.raises(DataError, match=r"^100 images in a row cannot be read: .*0.png.*No such file"):
         images[0]
-    with pytest.raises(vl.DataError, match=r"^100 images in a row cannot be read: .*0.png.*No such file"):
+    with pytest.raises(DataError, match=r"^100 images in a row cannot be read: .*0.png.*No such file"):
         next(images.replace(workers=1).batches(2))
 
 
@@ -416,7 +415,7 @@ def test_channels_are_those_of_all_splits(tmp_path, open_set):
 def test_images_must_have_one_size_in_streams_too(tmp_path):
     write_folder(tmp_path, {"a.png": 100, "b.png": image_bytes(size=(5, 4))})
     for open_set in (load, stream):
-        with pytest.raises(vl.DataError, match="one size, or give `image_size`: a.png is 4x6, b.png is 4x5"):
+        with pytest.raises(DataError, match="one size, or give `image_size`: a.png is 4x6, b.png is 4x5"):
             open_set(tmp_path, "all")
         assert open_set(tmp_path, "all", image_size=4).image_shape == (1, 4, 4)
 
@@ -475,7 +474,7 @@ def test_headers_tell_what_the_decoder_gives(kind, mode):
 )
 def test_folders_that_are_refused(tmp_path, entries, match, open_set):
     write_folder(tmp_path, entries)
-    with pytest.raises(vl.DataError, match=match):
+    with pytest.raises(DataError, match=match):
         open_set(tmp_path, "test")
 
 
@@ -555,7 +554,7 @@ def test_every_cut_and_every_flipped_header_bit_is_an_error_or_nothing_is_lost(t
         file.write_bytes(content)
         try:
             assert len(list(members(file))) == 4
-        except vl.DataError as error:
+        except DataError as error:
             refused.append(str(error))
     assert len(refused) > len(mutations) / 3
     assert all(re.search(r"a.tar is not a readable tar file: at byte \d+, ", message) for message in refused)
@@ -593,7 +592,7 @@ def test_every_cut_and_every_flipped_header_bit_is_an_error_or_nothing_is_lost(t
 )
 def test_damaged_and_foreign_shards_are_refused(tmp_path, change, match, open_set):
     (tmp_path / "a.tar").write_bytes(change(tar_bytes(tmp_path)))
-    with pytest.raises(vl.DataError, match=rf"a.tar.*{match}"):
+    with pytest.raises(DataError, match=rf"a.tar.*{match}"):
         open_set(tmp_path / "a.tar", "all")
 
 
@@ -608,7 +607,7 @@ def test_frames_and_value_ranges_are_the_same_in_both(tmp_path):
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     write_folder(tmp_path, {"b.png": 110})
     for open_set in (load, stream):
-        with pytest.raises(vl.DataError, match="`frames` must be 'first' or 'all' for .*a.tif, which holds 3 frames"):
+        with pytest.raises(DataError, match="`frames` must be 'first' or 'all' for .*a.tif, which holds 3 frames"):
             open_set(tmp_path, "all")
         assert values(open_set(tmp_path, "all", frames="first")) == [100, 110]
         assert values(open_set(tmp_path, "all", frames="all")) == [100, 101, 102, 110]

@@ -16,6 +16,7 @@ from launching import PROGRAMS
 from mutating import mutated
 
 import vaelib as vl
+from vaelib.errors import ModelFileError
 from vaelib.training.checkpoints import read_checkpoint, write_checkpoint
 
 COUNT = 500
@@ -60,7 +61,7 @@ def test_every_damage_is_found(kind, name, request, tmp_path, monkeypatch):
             assert read(directory) == expected
             counts["the same"] += 1
             assert content == original or json.loads(content) == json.loads(original)
-        except vl.ModelFileError:
+        except ModelFileError:
             counts["refused"] += 1
     print(f"{name}: {counts}")
     assert sum(counts.values()) == COUNT and counts["refused"] > 0.95 * COUNT

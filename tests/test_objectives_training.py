@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib.errors import TrainingError
 from vaelib.training.checkpoints import newest_checkpoint
 
 
@@ -101,7 +102,7 @@ def test_gradients_that_are_not_finite_are_named_by_the_network_they_are_of():
     objective = factor_vae()
     with torch.no_grad():
         objective.discriminator[0].weight.fill_(float("nan"))
-    with pytest.raises(vl.TrainingError, match="total_correlation, discriminator not finite"):
+    with pytest.raises(TrainingError, match="total_correlation, discriminator not finite"):
         vl.Trainer(objective, max_epochs=1, batch_size=10).fit(model_of(), images(), progress=False)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import distributions as td
 
 import vaelib as vl
+from vaelib.errors import ExportError, MissingExtraError
 
 
 def test_standard_normal_against_torch():
@@ -250,14 +251,14 @@ def test_wrong_priors():
 
 def test_a_flow_needs_zuko(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(vl.MissingExtraError, match="flows"):
+    with pytest.raises(MissingExtraError, match="flows"):
         vl.FlowPrior((4,))
 
 
 @pytest.mark.slow
 def test_a_spline_flow_says_that_it_cannot(tmp_path):
     pytest.importorskip("zuko")
-    with pytest.raises(vl.ExportError, match=r"onnx\.reference cannot run the graph"):
+    with pytest.raises(ExportError, match=r"onnx\.reference cannot run the graph"):
         vl.export_onnx(model_with("nsf"), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

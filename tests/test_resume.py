@@ -23,6 +23,7 @@ from runs import Crash, CrashAt, StopAt, images_of, tiny, weights
 import vaelib as vl
 from vaelib._files import claim
 from vaelib.cli import main
+from vaelib.errors import ModelFileError, TrainingError
 from vaelib.serialization import describe
 from vaelib.training import recipe
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
@@ -243,7 +244,7 @@ def test_a_run_that_ended_by_an_error_resumes_when_its_cause_is_gone(tmp_path):
     expected = small_run(tmp_path / "whole", objective=FailsFrom)
     broken = FailsFrom()
     broken.from_step = 8
-    with pytest.raises(vl.TrainingError, match=r"Before step 12: .* The last is .*step_0000000008"):
+    with pytest.raises(TrainingError, match=r"Before step 12: .* The last is .*step_0000000008"):
         small_run(tmp_path / "run", objective=lambda: broken)
     assert small_run(tmp_path / "run", objective=FailsFrom, resume=True, seed=9) == expected
 
@@ -565,7 +566,7 @@ def test_a_torn_or_foreign_checkpoint_is_named(finished_run, tmp_path):
         path = tmp_path / how / "step_0000000018"
         shutil.copytree(finished_run[0] / "checkpoints" / path.name, path)
         tear(path)
-        with pytest.raises(vl.ModelFileError, match="step_0000000018 is (torn|foreign|torn or foreign)"):
+        with pytest.raises(ModelFileError, match="step_0000000018 is (torn|foreign|torn or foreign)"):
             read_checkpoint(path)
 
 
@@ -591,7 +592,7 @@ def test_a_state_that_could_not_be_read_is_not_written(tmp_path):
     deep = []
     for _ in range(150):
         deep = [deep]
-    with pytest.raises(vl.ModelFileError, match="nested too deeply"):
+    with pytest.raises(ModelFileError, match="nested too deeply"):
         write_checkpoint(tmp_path / "step_0000000001", {"deep": deep})
     assert os.listdir(tmp_path) == []
 
@@ -617,7 +618,7 @@ def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
         ({"format": "vaelib-checkpoint-9"}, "must have the format 'vaelib-checkpoint-2', got 'vaelib-checkpoint-9'"),
     ):
         path.write_text(json.dumps(old | change))
-        with pytest.raises(vl.ModelFileError, match=match):
+        with pytest.raises(ModelFileError, match=match):
             read_checkpoint(path.parent)
 
 

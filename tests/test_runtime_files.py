@@ -14,7 +14,7 @@ import pytest
 from launching import PROGRAMS
 from onnx import helper, numpy_helper
 
-import vaelib as vl
+from vaelib.errors import ModelFileError
 from vaelib.runtime import OnnxVAE, bundle as bundles, protobuf
 from vaelib.runtime.protobuf import MAX_FIELDS, MODEL, ProtobufError, parse
 
@@ -183,14 +183,14 @@ def subgraph(proto):
     ],
 )
 def test_graphs_that_vaelib_does_not_export(changed, change, match):
-    with pytest.raises(vl.ModelFileError, match=match):
+    with pytest.raises(ModelFileError, match=match):
         changed(change)
 
 
 def test_a_graph_that_fails_only_when_it_runs(changed):
     model = changed(set_shape([5, 4, 4, 4]))
     for size in (1, 40):
-        with pytest.raises(vl.ModelFileError, match=r"onnxruntime cannot run decoder\.onnx"):
+        with pytest.raises(ModelFileError, match=r"onnxruntime cannot run decoder\.onnx"):
             model.decode(np.zeros((size, 2), np.float32))
 
 
@@ -273,7 +273,7 @@ def prior(size=2, dtype="float32", file=None):
     ],
 )
 def test_the_contract_is_data(described, place, value, match):
-    with pytest.raises(vl.ModelFileError, match=match):
+    with pytest.raises(ModelFileError, match=match):
         described(place, value)
 
 
@@ -288,7 +288,7 @@ def test_a_contract_that_lacks_what_is_asked_for(described, bundle):
     with pytest.raises(ValueError, match="The ELBO needs a VAE"):
         model.score(np.zeros((1, 1, 8, 8), np.float32))
     model = described(["graphs", "encoder", "outputs", "z"], None)
-    with pytest.raises(vl.ModelFileError, match="its outputs must be"):
+    with pytest.raises(ModelFileError, match="its outputs must be"):
         model.embed(np.zeros((1, 1, 8, 8), np.float32))
     model = described(["graphs", "encoder", "inputs"], {"x": {"dtype": "float32", "shape": ["B", 1, 8, 8]}})
     with pytest.raises(ValueError, match="no encoder that takes `image`"):
@@ -328,7 +328,7 @@ def of_version_0_1(tmp_path, sign_bundle):
     ],
 )
 def test_metadata_of_version_0_1_are_data(key, value, match, of_version_0_1):
-    with pytest.raises(vl.ModelFileError, match=match):
+    with pytest.raises(ModelFileError, match=match):
         OnnxVAE(of_version_0_1(key, value))
 
 
@@ -356,7 +356,7 @@ def test_a_prior_of_version_0_1_without_a_graph(of_version_0_1):
 )
 def test_broken_manifests(bundle, manifest, match):
     (bundle / "manifest.json").write_bytes(manifest)
-    with pytest.raises(vl.ModelFileError, match=match):
+    with pytest.raises(ModelFileError, match=match):
         OnnxVAE(bundle)
 
 
@@ -364,18 +364,18 @@ def test_files_that_are_not_the_manifests(bundle, sign_bundle, monkeypatch):
     content = (bundle / "decoder.onnx").read_bytes()
     for torn in (b"", content[:10], content[:-1] + b"\x00", content + b"\x00"):
         (bundle / "decoder.onnx").write_bytes(torn)
-        with pytest.raises(vl.ModelFileError, match=r"decoder\.onnx is not the file that manifest\.json describes"):
+        with pytest.raises(ModelFileError, match=r"decoder\.onnx is not the file that manifest\.json describes"):
             OnnxVAE(bundle)
     (bundle / "decoder.onnx").write_bytes(content)
     model = OnnxVAE(bundle)
     (bundle / "encoder.onnx").write_bytes(content)
-    with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx is not the file that manifest\.json describes"):
+    with pytest.raises(ModelFileError, match=r"encoder\.onnx is not the file that manifest\.json describes"):
         model.encode(np.zeros((1, 1, 8, 8), np.float32))
     (bundle / "encoder.onnx").unlink()
     with pytest.raises(FileNotFoundError, match=r"there is no .*encoder\.onnx"):
         model.encode(np.zeros((1, 1, 8, 8), np.float32))
     monkeypatch.setattr(bundles, "MAX_FILE_BYTES", 1000)
-    with pytest.raises(vl.ModelFileError, match=r"decoder\.onnx must have at most 1000 bytes, got"):
+    with pytest.raises(ModelFileError, match=r"decoder\.onnx must have at most 1000 bytes, got"):
         OnnxVAE(bundle)
 
 
@@ -384,7 +384,7 @@ def test_graphs_of_two_models(bundle, sign_bundle):
     next(entry for entry in proto.metadata_props if entry.key == "vaelib.weights_sha256").value = 64 * "0"
     onnx.save(proto, bundle / "encoder.onnx")
     sign_bundle(bundle)
-    with pytest.raises(vl.ModelFileError, match=r"encoder\.onnx belongs to another model than the one"):
+    with pytest.raises(ModelFileError, match=r"encoder\.onnx belongs to another model than the one"):
         OnnxVAE(bundle).encode(np.zeros((1, 1, 8, 8), np.float32))
 
 

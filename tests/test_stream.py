@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from writing import write_folder, write_shard
 
 import vaelib as vl
+from vaelib.errors import DataError
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_a_signal_to_the_process_group_leaves_the_workers_to_the_training(folder
 )
 def test_what_a_transform_returns_is_an_image(folder, workers, transform, match):
     images = vl.data.stream(folder, "all", transform=transform, workers=workers)
-    with pytest.raises(vl.DataError, match=match):
+    with pytest.raises(DataError, match=match):
         next(images.batches(4))
 
 
@@ -146,7 +147,7 @@ WRONG = [
     (lambda at: vl.data.stream(at, transform=v2.RandomInvert), TypeError, "callable.* Give an object: RandomInvert"),
     (
         lambda at: vl.data.stream(at, image_size=10**6),
-        vl.DataError,
+        DataError,
         "One image as float32 would take .*; use a smaller",
     ),
     (lambda at: vl.data.stream(5), TypeError, "`path` must be a str or a Path, got 5"),
@@ -155,8 +156,8 @@ WRONG = [
     (lambda at: vl.data.stream(at, "val"), ValueError, "`split` must be 'train', 'test' or 'all' for"),
     (lambda at: vl.data.stream(at, binarize="static"), ValueError, "must be one of 'dynamic', None, got 'static'"),
     (lambda at: vl.data.stream(at, workers=-1), ValueError, "`workers` must be >= 0"),
-    (stream_of("none.tar", bytes(10_240)), vl.DataError, "There is no image in .*none.tar"),
-    (stream_of("broken.tar", b"x" * 2000), vl.DataError, "broken.tar is not a readable tar file"),
+    (stream_of("none.tar", bytes(10_240)), DataError, "There is no image in .*none.tar"),
+    (stream_of("broken.tar", b"x" * 2000), DataError, "broken.tar is not a readable tar file"),
 ]
 
 

@@ -11,6 +11,7 @@ from torch import full, linspace, nn, rand
 from torch.nn.utils import parameters_to_vector
 
 import vaelib as vl
+from vaelib.errors import DataError, TrainingError
 
 
 @pytest.fixture
@@ -290,7 +291,7 @@ def test_the_progress_goes_to_standard_error(images, capsys):
             r"`train` must have images of the model's shape \(1, 8, 8\), got \(1, 9, 9\)",
         ),
         (lambda x: fit(tiny(), x, rand(4, 1, 9, 9)), ValueError, r"`val` must have images of the model's shape"),
-        (lambda x: fit(tiny(), rand(0, 1, 8, 8)), vl.DataError, "at least one pixel"),
+        (lambda x: fit(tiny(), rand(0, 1, 8, 8)), DataError, "at least one pixel"),
         (
             lambda x: fit(tiny(), []),
             ValueError,
@@ -346,7 +347,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(images):
             return super().kl(mu, logvar, z) * float("nan")
 
     with pytest.raises(
-        vl.TrainingError,
+        TrainingError,
         match="Before step 3: 3 steps in a row were skipped: loss, kl not finite; gradient not finite in",
     ):
         fit(tiny(prior=Broken()), images)
@@ -355,7 +356,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(images):
         def kl(self, mu, logvar, z=None):
             return super().kl(mu, logvar, z) * (1 if self.training else float("nan"))
 
-    with pytest.raises(vl.TrainingError, match="the (loss|kl) became nan on `val` after step 3"):
+    with pytest.raises(TrainingError, match="the (loss|kl) became nan on `val` after step 3"):
         fit(tiny(prior=BrokenLater()), images, images)
 
 

@@ -93,7 +93,7 @@ CALLS = {
         "`capacity` must be .*, got cyclical, which",
     ),
     "of beta-TC": (
-        lambda: vl.BetaTcLoss(9, beta=vl.constant),
+        lambda: vl.BetaTcLoss(9, beta=vl.schedules.constant),
         TypeError,
         "`beta` must be .*, got constant, which makes one",
     ),

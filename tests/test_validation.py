@@ -9,6 +9,7 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib.cli import main, train as train_command
+from vaelib.errors import DataError
 
 SHORT = ("--epochs", "1", "--batch-size", "16", "--latent-dim", "2")
 
@@ -51,7 +52,7 @@ def test_at_least_one_image_is_held_out_and_one_remains():
         (vl.data.shapes(5, image_size=8), 0.0, ValueError, "`fraction` must be > 0 and <= 1, got 0.0"),
         (vl.data.shapes(5, image_size=8), 1, ValueError, "`fraction` must be > 0 and < 1, got 1"),
         (vl.data.shapes(5, image_size=8), "0.1", TypeError, "`fraction` must be a number, got '0.1'"),
-        (vl.data.shapes(1, image_size=8), 0.1, vl.DataError, "`images` must be at least 2, .* got 1"),
+        (vl.data.shapes(1, image_size=8), 0.1, DataError, "`images` must be at least 2, .* got 1"),
         (torch.rand(5, 1, 8, 8), 0.1, TypeError, "`images` must be an ImageDataset or an ImageStream, got Tensor"),
     ],
 )

@@ -13,11 +13,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "conditions corruptions data evaluation export functional latents likelihoods networks objectives plots presets"
-    " priors runtime schedules serialization training"
+    "conditions corruptions data errors evaluation export functional latents likelihoods networks objectives plots"
+    " presets priors runtime schedules serialization training"
 )
 _NAMES = {
-    "_checks": "DataError ExportError MissingExtraError ModelFileError TrainingError VaelibError",
     "conditions": "Labels Vector",
     "corruptions": "GaussianNoise Masking SaltAndPepper",
     "export": "export_onnx",
@@ -37,7 +36,7 @@ _NAMES = {
         "AutoregressiveCodes CodePrior CodeTable ConditionalGaussian FlowPrior LearnedGaussian MixtureOfGaussians Prior"
         " StandardNormal UniformCodes VampPrior fit_prior"
     ),
-    "schedules": "constant cosine cyclical linear_warmup one_cycle warmup_cosine",
+    "schedules": "linear_warmup",
     "serialization": "load register save",
     "training": (
         "EMA Checkpoints CollapseWarning EarlyStopping EpochRecord Pictures Run Trackers Trainer TrainingInterrupted"
@@ -54,6 +53,9 @@ _OLD = {
     **{f"{name}Terms": f"vl.objectives.{name}Terms" for name in ("BetaTc", "Dip", "Elbo", "Factor", "Info")},
     **{f"{name}Terms": f"vl.objectives.{name}Terms" for name in ("Iwae", "Rae", "Reconstruction", "Wae")},
     "KlSplit": "vl.objectives.KlSplit",
+    **{f"{name}Error": f"vl.errors.{name}Error" for name in ("Data", "Export", "MissingExtra", "ModelFile")},
+    **{f"{name}Error": f"vl.errors.{name}Error" for name in ("Training", "Vaelib")},
+    **{name: f"vl.schedules.{name}" for name in ("constant", "cosine", "cyclical", "one_cycle", "warmup_cosine")},
 }
 """Names of version 0.1, and what is to be written for them now."""
 

@@ -4,6 +4,7 @@ from vaelib import (
     conditions as conditions,
     corruptions as corruptions,
     data as data,
+    errors as errors,
     evaluation as evaluation,
     export as export,
     functional as functional,
@@ -18,14 +19,6 @@ from vaelib import (
     schedules as schedules,
     serialization as serialization,
     training as training,
-)
-from vaelib._checks import (
-    DataError as DataError,
-    ExportError as ExportError,
-    MissingExtraError as MissingExtraError,
-    ModelFileError as ModelFileError,
-    TrainingError as TrainingError,
-    VaelibError as VaelibError,
 )
 from vaelib.conditions import Labels as Labels, Vector as Vector
 from vaelib.corruptions import (
@@ -90,14 +83,7 @@ from vaelib.priors import (
     VampPrior as VampPrior,
     fit_prior as fit_prior,
 )
-from vaelib.schedules import (
-    constant as constant,
-    cosine as cosine,
-    cyclical as cyclical,
-    linear_warmup as linear_warmup,
-    one_cycle as one_cycle,
-    warmup_cosine as warmup_cosine,
-)
+from vaelib.schedules import linear_warmup as linear_warmup
 from vaelib.serialization import load as load, register as register, save as save
 from vaelib.training import (
     EMA as EMA,

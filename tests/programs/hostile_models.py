@@ -16,6 +16,7 @@ from mutating import mutated
 import vaelib as vl
 from vaelib import presets
 from vaelib._weights import sealed
+from vaelib.errors import ModelFileError
 from vaelib.training.checkpoints import read_checkpoint, write_checkpoint
 
 directory, how, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -134,7 +135,7 @@ for number in range(count):
     try:
         attempt(generator, number)
         counts["loaded"] += 1
-    except vl.ModelFileError as error:
+    except ModelFileError as error:
         counts["refused"] += 1
         message = str(error)
         assert len(message) < 5000, len(message)
