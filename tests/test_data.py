@@ -293,7 +293,9 @@ def test_the_protocols_of_papers_on_likelihoods(mnist_root):
         assert [len(images) for images in sets.values()] == [50_000, 10_000, 10_000]
         assert all(images.dynamic == how for images in sets.values())
         assert set(sets["val"].batch(slice(50)).unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(load("dynamic_mnist", "val").images, whole.images[50_000:])
+    val = load("dynamic_mnist", "val", condition="labels")
+    assert torch.equal(val.images, whole.images[50_000:]) and torch.equal(val.condition, whole.labels[50_000:])
+    assert val.num_classes == 10
     parts = torch.cat([images.images for images in sets.values()])  # of static_mnist, the last
     assert torch.equal(load("static_mnist", "all").images, parts)
 

@@ -183,9 +183,9 @@ print(len(stream), int(own) // 1024, children // 1024)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 def test_memory_does_not_grow_with_the_shards(mnist_root, tmp_path):
-    """Five passes over one shard of 10,000 pictures, and one over five: peak MiB of the training process and of its
+    """Five passes over one shard of 10,000 images, and one over five: peak MiB of the training process and of its
     largest worker. Equal work, since what the allocator keeps depends on the steps; a tenth is its play between runs,
-    while 40,000 more pictures in memory would be 117 MiB more."""
+    while 40,000 more images in memory would be 117 MiB more."""
     peaks = {}
     for count in (1, 5):
         root = tmp_path / str(count)

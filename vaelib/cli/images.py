@@ -31,6 +31,8 @@ from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, read
 
 __all__ = ["encode", "reconstruct", "sample"]
 
+_MOST_COLUMNS = 64
+"""Conditions that have a column each in a grid of samples."""
 _BATCH = 256
 """Images that a model is given at a time."""
 
@@ -170,7 +172,8 @@ def sample(
     view, rows = told(vae, model, condition, num)
     counts = [(start, min(_BATCH, num - start)) for start in range(0, num, _BATCH)]
     parts = [view.sample(n, condition=rows_at(rows, start, n), generator=generator) for start, n in counts]
-    plots.save_grid(torch.cat(parts), target)
+    labels = len(condition or ())
+    plots.save_grid(torch.cat(parts), target, columns=labels if 1 < labels <= _MOST_COLUMNS else 8)
     typer.echo(f"{num} images written to {out}")
 
 

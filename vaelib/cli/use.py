@@ -71,7 +71,7 @@ def export(
 
     evaluation = calibration = None
     if precision == "int8":
-        calibration = load_data(model, trained, data, "train", download=download).batch(slice(1024))
+        calibration = load_data(model, trained, data, "train", download=download)[slice(1024)]
     if evaluate_too:
         images = load_data(model, trained, data, split, download=download)
         name = data or read_record(model)["data"]

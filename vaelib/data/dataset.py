@@ -103,7 +103,7 @@ class ImageDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> Tensor | Batch:
+    def __getitem__(self, index: int | slice) -> Any:
         return paired(self.batch(index), None if self.condition is None else self.condition[index])
 
     def __repr__(self) -> str:
