@@ -4,13 +4,17 @@ const hue = (code) => `hsl(${(code * 137.508) % 360} 55% ${45 + ((code * 31) % 3
 
 export function mountCodes(scene, model, point) {
   const $ = (id) => document.getElementById(`point-${id}`);
-  const { num_codes, shape } = scene.codebook;
+  const { num_codes, depth, shape } = scene.codebook;
+  const plane = scene.positions / depth;
   const columns = shape.at(-1) ?? 1;
-  const rows = scene.positions / columns;
-  const across = Math.min(columns, 32); // a vector's codes stand in one row, as far as it goes
+  const across = plane === 1 ? Math.min(depth, 8) : columns;
   let chosen = 0;
 
-  const name = (at) => `Code at row ${Math.floor(at / columns) + 1} of ${rows}, column ${(at % columns) + 1}`;
+  const name = (at) => {
+    const [row, column] = [Math.floor((at % plane) / columns) + 1, (at % columns) + 1];
+    const place = [...(depth > 1 ? [`depth ${Math.floor(at / plane) + 1}`] : []), ...(plane > 1 ? [`row ${row}, column ${column}`] : [])];
+    return place.length ? `Code at ${place.join(", ")}` : "The code";
+  };
   const cells = Array.from({ length: scene.positions }, (_, at) => {
     const cell = Object.assign(document.createElement("button"), { type: "button" });
     cell.addEventListener("click", () => {
@@ -39,6 +43,7 @@ export function mountCodes(scene, model, point) {
     const { codes } = point;
     cells.forEach((cell, at) => {
       cell.style.background = codes ? hue(codes[at]) : "";
+      cell.textContent = codes && across <= 8 ? codes[at] : "";
       cell.title = codes ? `${name(at)}: ${codes[at]}` : name(at);
       cell.setAttribute("aria-label", cell.title);
       cell.setAttribute("aria-pressed", at === chosen);
