@@ -61,11 +61,15 @@ def main():
     with deadline:
         measure_all(records, images, arguments, deadline)
     rounds = rounds_of(arguments)
-    for network, batch in CONFIGURATIONS:
+    for network, batch in configurations_of(arguments):
         missing = [NAMES[loop] for loop in LOOPS if not is_done(records, network, batch, loop, rounds)]
         if missing:
             what = "" if len(missing) == len(LOOPS) else f": {', '.join(missing)}"
             records.skip(f"{network}, batch {batch}{what}", "no time was left")
+
+
+def configurations_of(arguments):
+    return CONFIGURATIONS[:1] if arguments.quick else CONFIGURATIONS
 
 
 def rounds_of(arguments):
@@ -86,7 +90,7 @@ def read_images(arguments):
 def measure_all(records, images, arguments, deadline):
     rounds = rounds_of(arguments)
     first_row_after = 0.0
-    for network, batch in CONFIGURATIONS:
+    for network, batch in configurations_of(arguments):
         if all(is_done(records, network, batch, loop, rounds) for loop in LOOPS) or deadline.left() < first_row_after:
             continue
         print(f"{network}, batch {batch}", flush=True)

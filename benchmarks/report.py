@@ -159,7 +159,7 @@ def others(run, out, name):
             parts += [f"### {title}", table(["", "", "images/s", "p50 ms", "of products"], lines)]
     for found in entries(run, "test_first_answer"):
         lines = [[b, f"{f['seconds']:.2f}", f"{f['peak_mib']:.0f}"] for b, f in found["first_answer"].items()]
-        parts += ["### A process from its start to its first picture", table(["", "seconds", "peak MiB"], lines)]
+        parts += ["### A process from its start to its first image", table(["", "seconds", "peak MiB"], lines)]
     return "\n\n".join(["## Against others", *parts]) if parts else ""
 
 
@@ -195,7 +195,7 @@ def growth(run, out, name):
         axis = axes[0, kinds.index(e["what"])]
         axis.loglog(e["work"], e["seconds"], "o-", label=f"{e['operation']}: {e['exponents']['all']:.2f}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set(title=e["what"], xlabel=e["what"], ylabel="seconds a picture" if e["what"] == "pixels" else "seconds")
+        axis.set(title=e["what"], xlabel=e["what"], ylabel="seconds an image" if e["what"] == "pixels" else "seconds")
         axis.legend()
         seconds = ", ".join(f"{work:,}: {s:.3g}" for work, s in zip(e["work"], e["seconds"], strict=True))
         lines.append([e["what"], e["operation"], *(f"{x:.2f}" for x in e["exponents"].values()), seconds])

@@ -23,7 +23,7 @@ GROWTHS = {
 MOST = 1.1
 """Exponent that images and pixels may have."""
 MOST_PIXELS = 256 * 64**2
-"""Of a call while pixels grow: larger pictures come in smaller batches, and the time of one is what grows."""
+"""Of a call while pixels grow: larger images come in smaller batches, and the time of one is what grows."""
 
 
 def of_size(what, size, operation):

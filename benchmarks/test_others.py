@@ -60,7 +60,7 @@ FIRST_ANSWER = {
 
 
 def first_answer(backend, directory):
-    """Seconds and MiB of a process from its start to one picture."""
+    """Seconds and MiB of a process from its start to one image."""
     code = (
         f"import sys; directory = sys.argv[1]\n{FIRST_ANSWER[backend]}\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"

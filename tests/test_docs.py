@@ -63,7 +63,7 @@ def is_explained_by_others(value):
 
 
 def photos(directory):
-    """A folder as a person may have one: two subfolders, pictures of several sizes, one of them grey."""
+    """A folder as a person may have one: two subfolders, images of several sizes, one of them grey."""
     generator = torch.Generator().manual_seed(0)
     for index, (name, channel) in enumerate((("red", 0), ("blue", 2))):
         folder = directory / "photos" / name
@@ -85,7 +85,7 @@ def own_pictures_ran(names, directory):
 
 
 def image_size_ran(names, directory):
-    assert names["pictures"].shape == (1, 3, 64, 48)
+    assert names["images"].shape == (1, 3, 64, 48)
     assert names["model"].spatial_multiple == 4
     smallest = [vae.encoder.stages[-3].weight.shape[0] for vae in (names["small"], names["large"])]
     assert smallest == [64, 128]
@@ -262,7 +262,7 @@ def test_the_reference_has_a_page_for_each_room(tmp_path, monkeypatch):
     assert (tmp_path / "docs/measured/cpu-article.png").exists()
 
 
-# Files and pictures.
+# Files and images.
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
@@ -273,7 +273,7 @@ def test_links_lead_to_files(page):
             assert (page.parent / target).exists(), target
 
 
-def test_pictures_are_those_of_the_script():
+def test_drawings_are_those_of_the_script():
     for path, content in make_pictures.pictures():
         assert path.read_text() == content, f"run `python docs/make_pictures.py`: {path.name} is out of date"
 

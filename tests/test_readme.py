@@ -31,8 +31,8 @@ def test_python_blocks(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    if "pictures" in names:
-        assert names["pictures"].shape == (16, 1, 32, 32)
+    if "images" in names:
+        assert names["images"].shape == (16, 1, 32, 32)
         assert names["history"][-1].val.loss < names["history"][0].val.loss
     elif "estimate" in names:
         assert names["estimate"].num_images == 200
