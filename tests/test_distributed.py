@@ -6,14 +6,15 @@ import time
 
 import pytest
 import torch
-from launching import TORCHRUN, environment_of, free_port, program, run, start
+from launching import SETTINGS, TORCHRUN, environment_of, free_port, program, run, start
+from train import report_of
 
 import vaelib as vl
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return run(1)[0]
+    return report_of({**SETTINGS})
 
 
 def test_two_processes_follow_the_curve_of_one(alone):
@@ -30,7 +31,7 @@ def test_two_processes_follow_the_curve_of_one(alone):
 def test_two_processes_follow_the_curve_of_one_with_codes_and_labels(parts):
     """K-means, running means and restarts of codes are of sums over both; each image's label goes to its process."""
     settings = {"parts": parts, "posterior_mean": parts == "labels"}
-    one, two = run(1, **settings)[0], run(2, {"ALL_RANKS": "1"}, **settings)
+    one, two = report_of(SETTINGS | settings), run(2, {"ALL_RANKS": "1"}, **settings)
     assert two[0]["state"] == two[1]["state"]
     for name in ("train", "val", "state"):
         assert two[0][name] == pytest.approx(one[name], rel=1e-4, abs=1e-4)
@@ -45,7 +46,7 @@ def test_accumulation_over_two_processes_too(alone):
 def test_with_draws_and_batch_norm_the_curves_are_close():
     """Each process draws its own noise and normalises by its own images: nats differ as they do between seeds."""
     settings = {"posterior_mean": False, "norm": "batch", "images": 400, "max_epochs": 4}
-    one, two = run(1, **settings)[0], run(2, **settings)[0]
+    one, two = report_of(SETTINGS | settings), run(2, **settings)[0]
     assert two["images"] == one["images"]
     assert two["train"][-1] == pytest.approx(one["train"][-1], rel=0.1)
     assert two["val"][-1] == pytest.approx(one["val"][-1], rel=0.1)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from launching import (
+    SETTINGS,
     agent_of,
     begin,
     end,
@@ -24,6 +25,7 @@ from launching import (
     start_nodes,
 )
 from PIL import Image
+from train import report_of
 
 pytestmark = pytest.mark.slow
 DRAWS = {"posterior_mean": False, "norm": "batch", "every": 3}
@@ -31,7 +33,7 @@ DRAWS = {"posterior_mean": False, "norm": "batch", "every": 3}
 
 @pytest.fixture(scope="module")
 def alone():
-    return run(1)[0]
+    return report_of({**SETTINGS})
 
 
 @pytest.fixture(scope="module")

@@ -93,8 +93,8 @@ class Faults:
             self._objective.seen = {True: [], False: []}
 
 
-def main():
-    options = json.loads(sys.argv[1])
+def report_of(options):
+    """What one run gave."""
     heartbeat.SILENCE = options.pop("silence", heartbeat.SILENCE)
     objective = PosteriorMean() if options.pop("posterior_mean") else None
     norm, images, shards = options.pop("norm"), options.pop("images"), options.pop("shards", None)
@@ -111,7 +111,7 @@ def main():
     faults = Faults(objective)
     trainer = vl.Trainer(objective, callbacks=[faults, vl.Checkpoints(every)], **options)
     history = trainer.fit(model, data, val, progress=False, resume=resume)
-    report = {
+    return {
         "train": [r.train.loss for r in history],
         "val": [r.val.loss for r in history],
         "images": [r.num_images for r in history],
@@ -122,6 +122,10 @@ def main():
         "memory": faults.memory,
         "rank": RANK,
     }
+
+
+def main():
+    report = report_of(json.loads(sys.argv[1]))
     if RANK == "0" or os.environ.get("ALL_RANKS"):
         print(json.dumps(report), flush=True)
 

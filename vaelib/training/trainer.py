@@ -154,7 +154,8 @@ class Trainer:
                 :class:`ImageDataset` (kept on the training device if it fits); a stream (:func:`vaelib.data.stream`);
                 a ``TensorDataset`` whose first tensor is images, or a ``Subset`` of these; or a loader that yields
                 batches, tuples that begin with one, or dicts with one under ``image``, ``images``, ``pixel_values``,
-                ``img`` or ``x``. A loader brings its own batch size and order.
+                ``img`` or ``x``. A loader brings its own batch size and order. For a model with a condition: a set
+                opened with ``condition=``, or pairs; in dicts it is under ``condition``, ``label`` or ``labels``.
             val: The same; evaluated after each epoch with the same draws each time, and with the values that schedules
                 have at the last step of the run. A warning reports schedules that still change there.
             resume: Go on from the newest checkpoint in ``output_dir`` that can be read; from the start if none is.
@@ -164,8 +165,8 @@ class Trainer:
             One :class:`EpochRecord` per epoch.
 
         Raises:
-            ValueError: If images and model do not fit, there is no image, or a checkpoint is of another recipe or of
-                other images.
+            ValueError: If images or their conditions do not fit the model, there is no image, or a checkpoint is of
+                another recipe or of other images.
             TrainingError: A ``ValueError``: if the loss or too many gradients are not finite.
             FileExistsError: If ``output_dir`` has checkpoints and ``resume`` is false, or holds files or folders of
                 the names that a run writes and no run has written them.
