@@ -512,7 +512,7 @@ REFUSED = [
     ({"learning_rate": 0.1}, {}, "`learning_rate` must be 0.005 as in"),
     ({}, {"train": dataset().subset(slice(56))}, "`num_images` must be 57 as in .*, got 56"),
     ({}, {"model": model_of(norm="none")}, "`model.encoder.norm` must be 'batch' as in .*, got 'none'"),
-    ({}, {"resume": False}, r"`output_dir` .* has the checkpoints of a run: go on with resume=True"),
+    ({}, {"resume": False}, r"`output_dir` .* has the checkpoints of a run: resume it with resume=True"),
     ({"output_dir": None}, {}, "`resume` needs the `output_dir`"),
 ]
 

@@ -1,4 +1,4 @@
-"""The training loop, and what acts beside it.
+"""The training loop and its callbacks.
 
 A callback is any object with some of four methods, each given the :class:`Run`: ``on_start(run)`` before the first
 step, ``on_step(run)`` after each step, ``on_epoch(run)`` when an epoch's record is the last of ``run.history``, and

@@ -102,7 +102,7 @@ class LoaderBatches:
         return {"start": self._state, "now": self._capture()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self._state = state["start"]
         self._restore(state["now"])
 

@@ -1,4 +1,4 @@
-"""What acts beside the loop."""
+"""Callbacks: EMA, early stopping, experiment trackers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class EMA:
         return {} if self._average is None else dict(self._average.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         if self._average is not None:
             self._average.load_state_dict(state)
 

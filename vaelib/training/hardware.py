@@ -61,7 +61,7 @@ def _warn_of_a_store_that_stays() -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes and talks; joins the others if there are any."""
+    """Whether this is the process that writes and prints; joins the others if there are any."""
     state = PartialState(cpu=_on_cpu())
     if state.num_processes > 1:
         _joined()
@@ -69,7 +69,7 @@ def is_main_process() -> bool:
 
 
 def _on_cpu() -> bool:
-    """Said outright, since accelerate finds the other processes of a machine without accelerator only then."""
+    """Set explicitly: without it accelerate does not find the other processes of a machine without accelerator."""
     return parse_flag_from_env("ACCELERATE_USE_CPU") == 1 or not torch.accelerator.is_available()
 
 

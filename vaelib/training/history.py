@@ -31,7 +31,7 @@ class EpochRecord(NamedTuple):
     learning_rate: float
     """At the end of the epoch."""
     skipped: int
-    """Steps left out since the start, their gradients not finite or above ``skip_norm``."""
+    """Steps skipped since the start, their gradients not finite or above ``skip_norm``."""
     num_images: int
     """Images that the epoch's steps were over, on all processes."""
     seconds: float
@@ -123,7 +123,7 @@ class Means:
         return {"totals": torch.tensor(self.totals(), dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self._sums = state["totals"].tolist()
 
 

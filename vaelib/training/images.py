@@ -69,7 +69,7 @@ class Pictures:
 
 
 class CollapseWarning:
-    """Says in plain words when latents carry nothing; part of every run of a :class:`VAE`.
+    """Warns when latents carry nothing; part of every run of a :class:`VAE`.
 
     A latent is dead if its KL, averaged over images, is below ``threshold`` nats: its posterior is the prior, whatever
     the image. A warning goes to the logger ``vaelib.training`` when more than half of them are, and again when all are.
@@ -108,11 +108,11 @@ class CollapseWarning:
             _logger.warning("%s", collapse_message(dead, len(kl), run.history[-1].epoch, self.threshold))
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been said."""
+        """The share of dead latents that was reported."""
         return {"warned": self._warned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self._warned = state["warned"]
 
 

@@ -26,7 +26,7 @@ class TrainingInterrupted(SystemExit):
         self.signal, self.step, self.checkpoint = signal.Signals(signal_number), step, checkpoint
         if checkpoint is not None:
             logging.getLogger("vaelib.training").warning(
-                "Stopped by %s after step %s with the checkpoint %s; fit(..., resume=True) goes on from there.",
+                "Stopped by %s after step %s with the checkpoint %s; fit(..., resume=True) continues from there.",
                 *(self.signal.name, step, checkpoint),
             )
 

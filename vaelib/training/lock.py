@@ -22,7 +22,7 @@ _logger = logging.getLogger("vaelib.training")
 
 @contextlib.contextmanager
 def locked(output_dir: Path) -> Iterator[None]:
-    """Inside the ``with``, other processes that would train into ``output_dir`` are refused; may be nested.
+    """Inside the ``with``, another process that would train into ``output_dir`` raises; may be nested.
 
     The operating system holds the lock and releases it when the process ends, however it ends. The file stays.
 

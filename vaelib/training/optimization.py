@@ -141,7 +141,7 @@ class Optimization:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self.optimizer.load_state_dict(by_parameter(state["optimizer"], self.optimizer))
         for parameter, moments in self.optimizer.state.items():
             for name, value in moments.items():
@@ -196,13 +196,13 @@ def _blame(model: nn.Module, terms: Any) -> str:
     if not bad and not named:
         return "the norm of their gradients was above `skip_norm`"
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-    said = [f"{', '.join(bad)} not finite"] * bool(bad)
-    said += [f"gradient not finite in {', '.join(named[:5])}{more}"] * bool(named)
-    return "; ".join(said)
+    gradients = f"gradient not finite in {', '.join(named[:5])}{more}" if named else ""
+    terms_not_finite = f"{', '.join(bad)} not finite" if bad else ""
+    return "; ".join(part for part in (terms_not_finite, gradients) if part)
 
 
 def _parameter_groups(module: Any) -> list[dict[str, Any]]:
-    """The groups that the objective of ``module`` asks for, behind one of all weights that are in none of them.
+    """The groups that the objective of ``module`` asks for, after one of all weights that are in none of them.
 
     Args:
         module: The model in its objective.

@@ -45,7 +45,7 @@ def restore(state: dict[str, Tensor], device: torch.device) -> None:
 
 @contextmanager
 def isolated(device: torch.device) -> Iterator[Any]:
-    """Whatever is drawn inside, the generators are as before behind it."""
+    """Restores all random generators on exit."""
     state = capture(device)
     try:
         yield

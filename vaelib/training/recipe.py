@@ -35,13 +35,13 @@ def checkpoint_to_resume(
     """The newest checkpoint in ``output_dir``; an error if there is one and ``resume`` is false."""
     if output_dir is None:
         if resume:
-            raise ValueError("`resume` needs the `output_dir` of the run to go on with, got None.")
+            raise ValueError("`resume` needs the `output_dir` of the run to resume, got None.")
         return None
     found = None
     if accelerator.is_main_process:
         if checkpoints_in(output_dir) and not resume:
             raise FileExistsError(
-                f"`output_dir` {output_dir} has the checkpoints of a run: go on with resume=True"
+                f"`output_dir` {output_dir} has the checkpoints of a run: resume it with resume=True"
                 " (vaelib train --resume), or give another directory."
             )
         found = newest_checkpoint(output_dir)
@@ -137,7 +137,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _check_objective(run: Run, path: Path, state: dict[str, Any]) -> None:
-    """Raise ``ValueError`` if a weight of the objective is another; of a longer run a schedule may be, with a word."""
+    """Raise ``ValueError`` if the objective has other weights; schedules of a longer run may differ, with a warning."""
     kept = state["recipe"].get("objective_arguments", {})
     for name, value in run.recipe["objective_arguments"].items():
         if kept.get(name, value) != value:

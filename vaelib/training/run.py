@@ -47,7 +47,7 @@ class Run:
         accelerator: Devices and processes.
         batches: The steps of an epoch.
         max_epochs: Epochs, if nothing ends the run early.
-        callbacks: What acts beside the loop, in order.
+        callbacks: Objects with hooks, in the order of their calls.
         output_dir: Where the run is written, or None.
     """
 
@@ -125,7 +125,7 @@ class Run:
         self.step += 1
 
     def read(self) -> tuple[Any, int]:
-        """Means of the epoch so far and steps skipped since the start; an error if training cannot go on."""
+        """Means of the epoch so far and steps skipped since the start; an error if training cannot continue."""
         try:
             skipped = self.optimization.skipped(self._terms, self.steps_per_epoch)
             return check_terms(self.means.read(), "in training"), skipped
@@ -168,7 +168,7 @@ class Run:
 
 
 def _state_of(run: Run) -> dict[str, Any]:
-    """Everything that must be as it was for the run to go on as if never stopped."""
+    """Everything that a resumed run needs to end as if never stopped."""
     return {
         "recipe": run.recipe,
         "callbacks": [callback.state_dict() for callback in run.callbacks if hasattr(callback, "state_dict")],

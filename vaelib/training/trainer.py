@@ -60,8 +60,8 @@ class Trainer:
         accumulate: Pieces into which each process cuts its part of a batch, to need less memory; the gradient is
             that of the whole batch, batch normalisation sees the pieces.
         clip_norm: Total norm to which larger gradients are scaled down, or None.
-        skip_norm: Total gradient norm above which a step is left out, or None. Steps with gradients that are not
-            finite are always left out; 20 in a row end the run.
+        skip_norm: Total gradient norm above which a step is skipped, or None. Steps with gradients that are not
+            finite are always skipped; 20 in a row end the run.
         precision: ``"fp32"``; ``"tf32"`` lets CUDA round factors of products; ``"bf16"`` or ``"fp16"`` (with a loss
             scale) run the networks in mixed precision, while the objective stays in float32. None is what
             ``accelerate launch`` says, else ``"fp32"`` with torch's settings.
@@ -158,7 +158,7 @@ class Trainer:
                 opened with ``condition=``, or pairs; in dicts it is under ``condition``, ``label`` or ``labels``.
             val: The same; evaluated after each epoch with the same draws each time, and with the values that schedules
                 have at the last step of the run. A warning reports schedules that still change there.
-            resume: Go on from the newest checkpoint in ``output_dir`` that can be read; from the start if none is.
+            resume: Continue from the newest checkpoint in ``output_dir`` that can be read; from the start if none is.
             progress: Show a bar and a line per epoch on standard error.
 
         Returns:
