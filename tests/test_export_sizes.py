@@ -102,7 +102,7 @@ class Fixed(nn.Module):
         ),
         (
             lambda: vl.conv_vae((1, 12, 12), latent_shape=(2, 2, 2), hidden_channels=(8, 8, 8)),
-            r"images of \(18, 24\) give a latent map of \(3, 3\) and pictures of \(20, 20\)",
+            r"images of \(18, 24\) give a latent map of \(3, 3\) and images of \(20, 20\)",
         ),
         (
             lambda: vl.VAE(Fixed(), build((16, 12)).decoder),

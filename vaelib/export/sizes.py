@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from vaelib._checks import ExportError
 from vaelib.export.quiet import reason_of
 from vaelib.vae import VAE
+from vaelib.vae.given import Given
 
 __all__ = ["free_sizes"]
 
@@ -42,17 +45,18 @@ def free_sizes(model: VAE) -> int:
 
 def _check_at(model: VAE, multiple: int, rows: int, columns: int) -> None:
     size = (multiple * rows, multiple * columns)
+    view: Any = model if model.condition is None else Given(model, torch.zeros(1, model.condition.embedding_size))
     try:
         with torch.no_grad():
-            code = model.embed(torch.full((1, model.image_shape[0], *size), 0.5))
-            picture = model.decode(code)
+            z = view.embed(torch.full((1, model.image_shape[0], *size), 0.5))
+            image = view.decode(z)
     except (RuntimeError, ValueError) as error:
         raise ExportError(
             f"`dynamic_size` needs a model for every size, this one fails at {size}: {reason_of(error)}"
         ) from error
-    if code.shape[2:] != (rows, columns) or picture.shape[2:] != size:
+    if z.shape[2:] != (rows, columns) or image.shape[2:] != size:
         raise ExportError(
             f"`dynamic_size` needs a model for every size, but images of {size} give a latent map of"
-            f" {tuple(code.shape[2:])} and pictures of {tuple(picture.shape[2:])}:"
+            f" {tuple(z.shape[2:])} and images of {tuple(image.shape[2:])}:"
             " train with sides that every stride divides."
         )
