@@ -251,6 +251,7 @@ def test_no_dead_code_moves_to_vectors_that_are_all_the_same():
     latent, book = started(rows)
     (background,) = latent.encoded(rows[:1])[0].tolist()
     for number in range(20):
+        rows[:500] += 0.01  # an encoder that learns: the code follows at a distance
         book.counts[(background + 1 + number % 7) % 8] = 0.0
         latent.draw(rows, no_noise(rows))
         latent.after_step(generator=seeded(number))
@@ -373,6 +374,7 @@ def test_only_training_moves_the_codebook_and_a_skipped_step_is_forgotten():
     latent.draw(rows, no_noise(rows))
     latent.after_step()
     assert latent.codebooks[0].weight.isfinite().all()
+    assert latent.codebooks[0].counts.sum() == len(rows)  # of k-means, which was still to be done
     assert not unchanged()
     before = {name: value.clone() for name, value in latent.state_dict().items()}
     latent.draw(rows * torch.nan, no_noise(rows))
@@ -435,12 +437,15 @@ def test_residual_codes_add_up_and_get_closer():
         latent.after_step(generator=seeded())
     draw = latent.eval().draw(features, no_noise(features))
     rows = features.flatten(2).transpose(1, 2)
-    left, errors = rows, [rows.square().sum()]
+    left, errors, penalty = rows, [rows.square().sum()], 0.0
     for book, codes in zip(latent.codebooks, draw.codes.chunk(3, dim=1), strict=True):
         assert torch.equal(codes, torch.cdist(left, book.weight).argmin(-1))
         left = left - book.weight[codes]
         errors.append(left.square().sum())
+        penalty = penalty + latent.commitment * left.square().flatten(1).sum(1)
     assert errors == sorted(errors, reverse=True)
+    assert errors[3] < 0.25 * errors[1]
+    torch.testing.assert_close(draw.penalty, penalty)
     torch.testing.assert_close((rows - left).transpose(1, 2).reshape(features.shape), draw.z)
     torch.testing.assert_close(draw.kl.sum(1), torch.full((40,), 12 * math.log(16)))
 
