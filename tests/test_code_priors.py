@@ -177,10 +177,11 @@ def test_a_fitted_prior_reaches_the_entropy_of_a_markov_chain():
     (codes, entropy), (test, _) = chain(4000, generator), chain(4000, generator)
     torch.manual_seed(0)
     prior = vl.AutoregressiveCodes(CODES, POSITIONS, **SMALL)
-    fitted = vl.fit_prior(prior, codes, num_steps=200, learning_rate=0.02, generator=generator, progress=False)
+    how = {"batch_size": 128, "generator": generator, "progress": False}
+    fitted = vl.fit_prior(prior, codes, num_steps=200, learning_rate=0.02, **how)
     assert fitted is prior
     assert not fitted.training
-    table = vl.fit_prior(vl.CodeTable(CODES, POSITIONS), codes, num_steps=50, generator=generator, progress=False)
+    table = vl.fit_prior(vl.CodeTable(CODES, POSITIONS), codes, num_steps=50, **how)
     with torch.no_grad():
         rate = -fitted.log_prob(test).sum(1).mean().item()
         independent = -table.log_prob(test).sum(1).mean().item()

@@ -80,6 +80,19 @@ def fid():
     return markdown(header, [(model, *line) for model, line in cells.items()])
 
 
+def codes():
+    """Rate, distortion and bound of each latent by each prior."""
+    header = ("latent", "prior", "distortion", "rate", "-ELBO", "codes never used", "perplexity", "parameters")
+    lines = []
+    for latent, found in read("codes")["latents"].items():
+        used = (found["dead"], f"{found['perplexity']:.0f}") if "dead" in found else ("", "")
+        for prior, bound in found["priors"].items():
+            nats = f"{bound['distortion']:.2f}", f"{bound['rate']:.2f}"
+            total = f"**{-bound['elbo']:.2f}** +- {bound['standard_error']:.2f}"
+            lines.append((latent, prior, *nats, total, *used, f"{found['parameters']:,}"))
+    return markdown(header, lines)
+
+
 def mig():
     scores = read("beta_tc")["mig"]
     lines = [
@@ -94,4 +107,5 @@ def mig():
 
 
 if __name__ == "__main__":
-    print(nats(), *([fid()] if there("rae") else []), mig(), sep="\n")
+    tables = [nats(), *(table() for row, table in (("rae", fid), ("codes", codes)) if there(row)), mig()]
+    print(*tables, sep="\n")

@@ -51,7 +51,7 @@ def fit_prior(
         z: Latents ``(N, *latent_shape)``, or codes, int64 ``(N, num_positions)``, on the prior's device.
         embedding: For a prior with a condition, that of each row, ``(N, E)``, as ``vae.condition.embed(labels)`` gives.
         num_steps: Steps of Adam, whose learning rate falls to zero along half a cosine.
-        batch_size: Latents in a step, drawn with replacement; 512, or 128 rows of codes, if None.
+        batch_size: Latents in a step, drawn with replacement; 512, or of codes 64 images, if None.
         learning_rate: At the start; 5e-3, or the prior's own ``learning_rate`` if it has one, if None.
         generator: Of the batches, on the CPU.
         progress: Show a bar on standard error.
@@ -80,7 +80,7 @@ def fit_prior(
     check_generator(generator)
     check_int("num_steps", num_steps)
     of_codes = isinstance(prior, CodePrior)
-    size = check_int("batch_size", (128 if of_codes else 512) if batch_size is None else batch_size)
+    size = check_int("batch_size", (64 if of_codes else 512) if batch_size is None else batch_size)
     rate = getattr(prior, "learning_rate", 5e-3) if learning_rate is None else learning_rate
     check_float("learning_rate", rate, 0.0, above=True)
     check_bool("progress", progress)
