@@ -544,14 +544,7 @@ EVALUATIONS = {
     "per_image_terms": lambda call, model, x, g: call(model, [x[:5], x[5:]], vl.Elbo(), generator=g),
     "reconstruction_quality": lambda call, model, x, g: call(model, x, generator=g),
 }
-WITHOUT_CONDITIONS = (
-    "anomaly",
-    "code_usage",
-    "features_of",
-    "fidelity",
-    "marginal_log_likelihood",
-    "per_image_terms",
-)
+WITHOUT_CONDITIONS = ("anomaly", "code_usage", "features_of", "fidelity", "marginal_log_likelihood", "per_image_terms")
 OF_VALUES = {
     "auroc": lambda call, x: call(x.mean((1, 2, 3)), x.amax((1, 2, 3))),
     "beta_vae_score": lambda call, x: call(codes(x), FACTORS, num_resamples=2),

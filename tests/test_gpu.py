@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from runs import Crash, CrashAt, weights
 
 import vaelib as vl
 from vaelib.errors import TrainingError
@@ -27,10 +28,6 @@ def model_of(**options):
 
 def images(count=96):
     return vl.data.shapes(count, image_size=16).images
-
-
-def weights(module):
-    return torch.cat([value.detach().flatten().double().cpu() for value in module.state_dict().values()])
 
 
 @pytest.fixture(autouse=True)
@@ -158,19 +155,6 @@ PARTS = {
 }
 
 
-class Crash(Exception):
-    pass
-
-
-class StopAt:
-    def __init__(self, step):
-        self._step = step
-
-    def on_step(self, run):
-        if run.step == self._step:
-            raise Crash
-
-
 def data_of(name, count=96):
     if name == "labels":
         return vl.data.ImageDataset(images(count), condition=torch.arange(count) % 3)
@@ -188,7 +172,7 @@ def test_a_resumed_run_ends_bitwise_as_an_unbroken_one(device, tmp_path, name):
     def run(directory, stop_at=None, resume=False):
         torch.manual_seed(0)
         model = model_of(**{"norm": "batch"} | PARTS.get(name, dict)())
-        parts = [vl.EMA(0.9), vl.Checkpoints(every=1), vl.Pictures(every=9), StopAt(stop_at)]
+        parts = [vl.EMA(0.9), vl.Checkpoints(every=1), vl.Pictures(every=9), CrashAt(stop_at)]
         trainer = vl.Trainer(max_epochs=2, batch_size=32, output_dir=directory, callbacks=parts, **OPTIONS[name])
         trainer.fit(model, data_of(name), data_of(name, 32), resume=resume, progress=False)
         return weights(model)
@@ -213,7 +197,7 @@ def test_two_runs_are_alike_to_the_bit(device, latent):
 
 def test_a_checkpoint_of_the_cpu_resumes_on_the_gpu(device, tmp_path, fit_on_cpu):
     def trainer(stop_at=None):
-        parts = [vl.Checkpoints(every=1), vl.Pictures(every=9), StopAt(stop_at)]
+        parts = [vl.Checkpoints(every=1), vl.Pictures(every=9), CrashAt(stop_at)]
         return vl.Trainer(max_epochs=2, batch_size=32, output_dir=tmp_path, compile=False, callbacks=parts)
 
     with pytest.raises(Crash):

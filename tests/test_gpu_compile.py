@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from runs import Crash, CrashAt
 from torch._dynamo.utils import counters
 
 import vaelib as vl
@@ -118,23 +119,10 @@ def test_a_schedule_that_follows_the_step_is_not_captured_at_every_step(cuda):
     assert counters["stats"]["unique_graphs"] <= 12  # of 30 steps; 8 on the CPU, where the checks of beta cut it
 
 
-class Crash(Exception):
-    pass
-
-
-class StopAt:
-    def __init__(self, step):
-        self._step = step
-
-    def on_step(self, run):
-        if run.step == self._step:
-            raise Crash
-
-
 def test_a_compiled_run_resumes_bitwise(device, tmp_path):
     def run(directory, stop_at=None, resume=False):
         model = model_of(norm="batch")
-        parts = [vl.EMA(0.9), vl.Checkpoints(every=1), vl.Pictures(every=9), StopAt(stop_at)]
+        parts = [vl.EMA(0.9), vl.Checkpoints(every=1), vl.Pictures(every=9), CrashAt(stop_at)]
         trainer = vl.Trainer(max_epochs=2, batch_size=32, compile=True, output_dir=directory, callbacks=parts)
         trainer.fit(model, images(256), resume=resume, progress=False)
         return [value.clone() for value in model.state_dict().values()]

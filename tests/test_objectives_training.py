@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from runs import Crash, CrashAt, weights
 from torch import nn
 
 import vaelib as vl
@@ -21,23 +22,6 @@ def model_of(seed=0):
 
 def images(count=40):
     return vl.data.shapes(count, image_size=8).images
-
-
-def weights(module):
-    return torch.cat([value.flatten().double() for value in module.state_dict().values()])
-
-
-class Crash(Exception):
-    pass
-
-
-class CrashAt:
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, run):
-        if run.step == self.step:
-            raise Crash
 
 
 OBJECTIVES = {

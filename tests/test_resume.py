@@ -677,9 +677,9 @@ def wait_for_checkpoint(run, process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_finish_the_step_and_say_how_to_resume(number, digits, uninterrupted, tmp_path):
-    run, pipe = tmp_path / "run", subprocess.PIPE
+def test_a_signal_finishes_the_step_and_says_how_to_resume(digits, uninterrupted, tmp_path):
+    run, number = tmp_path / "run", signal.SIGTERM
+    pipe = subprocess.PIPE
     process = subprocess.Popen(command(*arguments(digits, run)), stdout=pipe, stderr=pipe, text=True)
     wait_for_checkpoint(run, process)
     process.send_signal(number)
