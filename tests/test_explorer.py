@@ -427,6 +427,8 @@ def test_the_page_of_a_conditional_model(tmp_path, plain):
         build_scene(bundle, model, Data("mine", images, None))
     with pytest.raises(ValueError, match=r"`labels` must be labels in \[0, 3\), got \[0, 29\]"):
         build_scene(bundle, model, Data("mine", images, list(range(30))))
+    with pytest.raises(ValueError, match="`data` must have the model's classes, cat, dog, owl, got dog, cat, owl"):
+        build_scene(bundle, model, Data("mine", images, labels, ("dog", "cat", "owl")))
     vector = hand_made.of_a_vector(tmp_path / "vector")
     with pytest.raises(ValueError, match="The explorer shows conditions that are labels, the model's is a vector"):
         build_scene(vector, OnnxVAE(vector))

@@ -81,6 +81,7 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
         check_shape("labels", (len(shown.labels),), (len(shown.images),))
     labels = None if shown.labels is None else shown.labels[: len(images)]
     if condition is not None and labels is not None:
+        _check_classes(condition["names"], shown.class_names)
         model = model.given(labels=labels)
     arrays = encoded(model, images)
     if (noise := _noise_of(model)) is not None:
@@ -110,6 +111,11 @@ def _check_shown(condition: Mapping[str, Any] | None, codebook: Mapping[str, Any
         raise ValueError(f"The explorer shows conditions that are labels, the model's is a {condition['kind']}.")
     if codebook is not None and codebook["num_codes"] > MAX_CODES:
         raise ValueError(f"The explorer shows at most {MAX_CODES} codes, the model has {codebook['num_codes']}.")
+
+
+def _check_classes(names: Sequence[str] | None, given: Sequence[str]) -> None:
+    if names and given and list(given) != list(names):
+        raise ValueError(f"`data` must have the model's classes, {', '.join(names)}, got {', '.join(given)}.")
 
 
 def encoded(model: OnnxVAE, images: Array) -> dict[str, Array]:
