@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaelib import ModelFileError
+from vaelib.errors import ModelFileError
 from vaelib.priors.codes import codes_at as codes_of_torch
 from vaelib.runtime import OnnxVAE, Plan
 from vaelib.runtime.codes import codes_at, uniform_codes
