@@ -200,7 +200,7 @@ def of_networks(latent):
 
 def bent():
     torch.manual_seed(0)
-    flow = vl.FlowPosterior((4,), hidden_features=(8,))
+    flow = vl.FlowPosterior((4,), num_transforms=1, hidden_features=(8,))
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
