@@ -115,6 +115,16 @@ def test_evaluate_names_what_it_measures(run, capsys):
     assert "and not of log p(x)" in " ".join(capsys.readouterr().out.split())
 
 
+def test_int8_is_calibrated_with_the_labels_of_its_images(run, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr("vaelib.export.export_onnx", lambda *_, **options: given.update(options) or {})
+    monkeypatch.setattr("vaelib.export.lint.lint", lambda graphs: [])
+    assert main(["export", str(run), "--precision", "int8", "--out", str(tmp_path), "--json"]) == 0
+    train = vl.data.load(run.parent / "set", "train", image_size=8)
+    images, labels = given["calibration"]
+    assert torch.equal(images, train.batch(slice(None))) and torch.equal(labels, train.labels)
+
+
 def test_a_vector_of_factors(tmp_path, capsys):
     options = (
         "--image-size",

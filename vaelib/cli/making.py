@@ -12,7 +12,7 @@ Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace",
 Latent = Literal["gaussian", "vq", "rvq", "fsq", "bsq"]
 _NUM_CODES = 512
 _LEVELS = (8, 5, 5, 5)
-_CODE_SIZE = 16
+_CODE_SIZE = 8
 """Channels of a code of a codebook: few, so that distances tell codes apart."""
 _DEPTH = 4
 """Codebooks of a residual quantiser."""

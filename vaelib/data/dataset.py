@@ -118,7 +118,10 @@ class ImageDataset(Dataset[Any]):
         return f"ImageDataset({len(self)} images, {self.image_shape}, {self.images.dtype}{listed})"
 
     def batch(self, indices: Tensor | slice | int, *, generator: Generator | None = None) -> Tensor:
-        """float32 images ``(B, C, H, W)`` in [0, 1]; ``generator`` is for dynamic binarisation and flips."""
+        """float32 images ``(B, C, H, W)`` in [0, 1], those of ``condition[indices]`` if there is a condition.
+
+        ``generator`` is for dynamic binarisation and flips.
+        """
         return prepared(self.images[indices], self.dynamic, self.flip, generator)
 
     def fetch(
