@@ -238,7 +238,7 @@ def test_a_compiled_run_follows_the_eager_one(images):
 def test_the_models_form_in_memory_is_given_back(images):
     model = tiny()
     fit(model, images)
-    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    assert all(parameter.is_contiguous() and parameter.grad is None for parameter in model.parameters())
     assert not [module for module in model.modules() if "forward" in vars(module)]
 
 

@@ -29,6 +29,7 @@ from vaelib.training import recipe
 from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
 from vaelib.training.fingerprint import differences, fingerprint
 from vaelib.training.lock import locked
+from vaelib.training.version_0_1 import by_parameter
 
 
 def model_of(seed=0, **kwargs):
@@ -204,17 +205,40 @@ def test_a_second_ctrl_c_ends_at_once_and_the_run_resumes(tmp_path):
     assert small_run(tmp_path / "run", StopAt(), StopAt(), vl.Checkpoints(every=3), resume=True, seed=9) == expected
 
 
+def joined(parts):
+    """Moments as version 0.1 kept them: as weights channels last lie in memory, by multiples of 16."""
+    flat = [(part.permute(0, 2, 3, 1) if part.ndim == 4 else part).flatten() for part in parts]
+    return torch.cat([torch.nn.functional.pad(part, (0, -len(part) % 16)) for part in flat])
+
+
 def as_one_tensor(optimizer):
-    """An optimiser's state as version 0.1 kept it: weights as in memory, one after the other, by multiples of 16."""
-
-    def joined(name):
-        parts = [moments[name] for moments in optimizer["state"].values()]
-        flat = [(part.permute(0, 2, 3, 1) if part.ndim == 4 else part).flatten() for part in parts]
-        return torch.cat([torch.nn.functional.pad(part, (0, -len(part) % 16)) for part in flat])
-
-    whole = {"step": optimizer["state"][0]["step"], **{name: joined(name) for name in ("exp_avg", "exp_avg_sq")}}
+    """An optimiser's state as version 0.1 kept it."""
+    moments = [*optimizer["state"].values()]
+    whole = {name: joined([kept[name] for kept in moments]) for name in ("exp_avg", "exp_avg_sq")}
     (group,) = optimizer["param_groups"]
-    return {"state": {0: whole}, "param_groups": [group | {"params": [0]}]}
+    return {"state": {0: whole | {"step": moments[0]["step"]}}, "param_groups": [group | {"params": [0]}]}
+
+
+def test_an_optimiser_of_one_tensor_for_each_group_and_dtype_is_read():
+    weights = [
+        torch.rand(3, 2, 2, 2).to(memory_format=torch.channels_last),
+        torch.rand(9),
+        torch.rand(5),
+        torch.rand(3, 7),
+    ]
+    first, frozen, double, other = (torch.nn.Parameter(weight) for weight in weights)
+    frozen.requires_grad_(False)
+    double.data = double.data.double()
+    optimizer = torch.optim.Adam([{"params": [first, frozen, double]}, {"params": [other], "lr": 0.5}])
+    kept = optimizer.state_dict()["param_groups"]
+    groups = [kept[0] | {"params": [0, 1]}, kept[1] | {"params": [2]}]
+    parts = [torch.rand_like(weight) for weight in (first, double, other)]
+    state = {number: {"step": torch.tensor(3.0), "exp_avg": joined([part])} for number, part in enumerate(parts)}
+    found = by_parameter({"state": state, "param_groups": groups}, optimizer)
+    assert [group["params"] for group in found["param_groups"]] == [[0, 1, 2], [3]] and [*found["state"]] == [0, 2, 3]
+    for moments, part in zip(found["state"].values(), parts, strict=True):
+        assert moments["step"] == 3 and torch.equal(moments["exp_avg"], part)
+    assert by_parameter(found, optimizer) is found
 
 
 @pytest.mark.parametrize("step", [4, 7, 8])

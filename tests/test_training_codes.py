@@ -55,6 +55,14 @@ def test_the_penalty_is_a_column(tmp_path):
     assert not (tmp_path / "traversals").exists()  # there is nothing between codes
 
 
+def test_codes_in_mixed_precision_are_those_of_float32():
+    model = quantised()
+    record = fit(model, X, X, precision="bf16", max_epochs=3)[-1]
+    draw = model.draw(model.observe(X))
+    assert torch.equal(draw.z, model.latent.embed(draw.codes)) and draw.z.dtype == torch.float32
+    assert record.skipped == 0 and record.val.penalty > 0
+
+
 def test_the_average_has_the_codebook_of_now():
     def look(run):
         same = torch.equal(book_of(run.evaluated).weight, book_of(run.model).weight)

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from PIL import Image
 from runs import PosteriorMean, Watch, fit, images_of, tiny, weights
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import vaelib as vl
 
-NAMES = ("square", "disc", "cross")
+NAMES = ("cross", "disc", "square")  # as folders are sorted
 
 
 def labelled(count=40):
@@ -55,6 +56,20 @@ def test_each_image_comes_with_its_own_condition(name):
     objective = Elbo()
     fit(conditional(), data, data, objective=objective, **options)
     assert (objective.right, objective.wrong) == (2 * 2 * 40, 0)  # in training and validation, two epochs
+
+
+def test_each_image_of_a_folder_comes_with_its_class_from_disk(tmp_path):
+    for index, (image, label) in enumerate(zip(X, LABELS.tolist(), strict=True)):
+        (tmp_path / NAMES[label]).mkdir(exist_ok=True)
+        pixels = (255 * image[0]).round().byte().numpy()
+        Image.fromarray(pixels).save(tmp_path / NAMES[label] / f"{index}.png")
+    data, objective = vl.data.stream(tmp_path, "all", image_size=8, condition="labels", workers=0), Elbo()
+    fit(conditional(), data, data, objective=objective)
+    assert (objective.right, objective.wrong) == (2 * 2 * 40, 0)
+    with pytest.raises(
+        ValueError, match="`train` must have the classes of the model, a, b, c, got cross, disc, square"
+    ):
+        fit(tiny(condition=vl.Labels(3, names=("a", "b", "c"))), data)
 
 
 def test_sets_and_pairs_train_alike():
