@@ -9,7 +9,6 @@ import io
 import math
 import os
 import re
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -41,23 +40,14 @@ ARGUMENTS = [
 IMAGES = np.random.default_rng(0).random((200, 1, 4, 4), dtype=np.float32).repeat(8, 2).repeat(8, 3)
 
 
-def without_browser(reason):
-    if os.environ.get("VAELIB_REQUIRE_BROWSER"):
-        pytest.fail(f"VAELIB_REQUIRE_BROWSER is set, but {reason}")
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="module")
-def browser():
-    program = os.environ.get("VAELIB_CHROMIUM") or shutil.which("chromium")
-    if program is None:
-        without_browser("there is no chromium, and VAELIB_CHROMIUM names no other")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        without_browser("playwright is not installed")
+def browser(chromium):
+    if not os.environ.get("VAELIB_REQUIRE_BROWSER"):
+        pytest.importorskip("playwright")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -434,6 +424,7 @@ def test_a_class_is_chosen_by_its_name(page_of, tmp_path):
         page.wait_for_timeout(500)
         np.testing.assert_allclose(z_of(page), model.embed(image, condition=label), atol=1e-5)
         assert number(page, "#own-distortion") == label  # by this bundle's own graph
+        assert f"Given the class {hand_made.NAMES[label]}: a bound of log p(x|class)" in page.inner_text("#own-draws")
 
 
 @pytest.mark.parametrize("is_uniform", [False, True])

@@ -1,10 +1,10 @@
 // The class that a conditional model is given, by name: of every picture that the page decodes, encodes or draws.
+import { className } from "./scene.js";
 
 export function mountLabel(scene, model, point) {
   if (!scene.condition) return;
-  const { num_classes, names } = scene.condition;
   const select = document.getElementById("point-label");
-  for (let label = 0; label < num_classes; label++) select.add(new Option(names?.[label] ?? label, label));
+  for (let label = 0; label < scene.condition.num_classes; label++) select.add(new Option(className(scene, label), label));
   select.addEventListener("change", () => {
     model.label = Number(select.value);
     point.dispatchEvent(new Event("label"));

@@ -3,6 +3,7 @@ import { number } from "./maths.js";
 import { pad as mountPad } from "./pad.js";
 import { fromFile, fromImage, sheet } from "./pictures.js";
 import { latest } from "./point.js";
+import { className } from "./scene.js";
 
 const BINS = 48;
 const nats = (x) => number(x, 1);
@@ -50,6 +51,7 @@ export function mountOwn(scene, model, point, map, tabs) {
     const relaxed = scene.likelihood === "Bernoulli" && image.some((value) => value > 0 && value < 1);
     $("draws").textContent =
       (scene.noise.length ? `Mean of ${model.draws} draws of z, standard error ${number(error)}.` : "The codes are exact: no noise is drawn.") +
+      (scene.condition ? ` Given the class ${className(scene, model.label)}: a bound of log p(x|class), not of log p(x).` : "") +
       (relaxed ? " Grey pixels under a Bernoulli: these nats are a relaxation, not log p(x)." : "");
 
     const above = ofData.reduce((count, other) => count + (other < negative), 0);

@@ -11,6 +11,9 @@ export function itemShape({ image_shape, latent_shape }, { shape }) {
   return shape.slice(1).map((axis) => ({ H, W, h, w })[axis] ?? axis);
 }
 
+/** A label of a conditional model by name, where it has one. */
+export const className = ({ condition }, label) => condition.names?.[label] ?? label;
+
 async function fetched(name) {
   const answer = await fetch(name);
   if (!answer.ok) throw new Error(`${name} could not be read: ${answer.status} ${answer.statusText}.`);
