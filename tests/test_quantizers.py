@@ -498,6 +498,30 @@ def test_many_bits_cost_memory_of_bits():
     torch.testing.assert_close(draw.kl.sum(1), torch.full((3,), 4 * 48 * math.log(2)))
 
 
+def test_margins_say_how_near_a_code_is_to_another(latent):
+    """What rounding may decide: zero where two codes are equally near, never below."""
+    features = features_for(latent, 50)
+    margins = latent.margins(features)
+    assert margins.shape == (50, latent.num_positions)
+    assert (margins >= 0).all()
+    with torch.no_grad():
+        moved = latent.encoded(features + 1e-3 * torch.randn_like(features))
+    changed = margins[moved != latent.encoded(features)]
+    assert (changed < 0.2).all()
+
+
+def test_margins_in_closed_form():
+    rows = torch.randn(20, 3)
+    book = vl.VectorQuantizer((3,), 5)
+    two = torch.cdist(rows, book.codebooks[0].weight).square().topk(2, largest=False).values
+    torch.testing.assert_close(book.margins(rows)[:, 0], two[:, 1] - two[:, 0])
+    torch.testing.assert_close(vl.BinarySphericalQuantizer((3,)).margins(rows)[:, 0], rows.abs().amin(1))
+    edge = torch.atanh(torch.tensor([0.5 / 1.001]))  # half way from level 0 to level 1 of three
+    torch.testing.assert_close(
+        vl.FiniteScalarQuantizer((1,), (3,)).margins(edge[None]), torch.zeros(1, 1), atol=1e-6, rtol=0
+    )
+
+
 class Tabled(torch.nn.Module):
     """An encoder of four images, each all of one grey, and a decoder from z to logits, both linear."""
 

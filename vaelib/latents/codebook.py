@@ -86,8 +86,12 @@ class Codebook(nn.Module):
 
     def nearest(self, rows: Tensor) -> Tensor:
         """The code nearest to each of ``rows``, ``(..., C)``: int64 ``(...)``."""
+        return self.distances(rows).argmin(-1)
+
+    def distances(self, rows: Tensor) -> Tensor:
+        """Squared distances of ``rows``, ``(..., C)``, to all codes, ``(..., K)``, less what these have in common."""
         weight = self._directed().to(rows.dtype)
-        return (weight.square().sum(1) - 2 * (self.directed(rows) @ weight.T)).argmin(-1)
+        return weight.square().sum(1) - 2 * (self.directed(rows) @ weight.T)
 
     @torch.no_grad()
     def record(self, rows: Tensor, codes: Tensor) -> None:

@@ -74,11 +74,9 @@ class _OfCodebooks(Quantizer):
         """How far each code is from being another, ``(B, N)``: the next squared distance less that of the code."""
         rows, margins = self._rows(check_head(features, self)), []
         for book in self._books():
-            rows, weight = book.directed(rows), book.directed(book.weight).to(rows.dtype)
-            distances = weight.square().sum(1) - 2 * (rows @ weight.T)
-            nearest = distances.topk(2, dim=-1, largest=False).values
+            nearest = book.distances(rows).topk(2, dim=-1, largest=False).values
             margins.append(nearest[..., 1] - nearest[..., 0])
-            rows = rows - book(book.nearest(rows))
+            rows = book.directed(rows) - book(book.nearest(rows))
         return torch.cat(margins, dim=1)
 
     def _vectors(self, codes: Tensor) -> Tensor:
