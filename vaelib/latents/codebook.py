@@ -44,6 +44,12 @@ class _Totals(NamedTuple):
         ):
             total.index_put_((codes,), values.to(total.dtype), accumulate=True)
 
+    def spread(self, vectors: Tensor) -> Tensor:
+        """Mean squared distance of each code's vectors from their own mean, ``(K,)``; ``vectors`` are the codes'."""
+        counts = self.counts.clamp(min=1)
+        off = (self.sums / counts[:, None] - vectors).square().sum(1)
+        return (self.errors / counts - off).nan_to_num(0, 0, 0).clamp(min=0)
+
 
 class Codebook(nn.Module):
     """K vectors of C numbers.
@@ -123,7 +129,7 @@ class Codebook(nn.Module):
         return self.directed(self.weight)
 
     def _follow(self, step: _Totals, generator: torch.Generator | None) -> None:
-        decay, spread = _COUNTS_DECAY if self.decay is None else self.decay, self._spread(step)
+        decay, spread = _COUNTS_DECAY if self.decay is None else self.decay, step.spread(self._directed())
         self.counts.lerp_(step.counts, 1 - decay)
         if self.decay is not None:
             self.sums.lerp_(step.sums, 1 - decay)
@@ -137,7 +143,7 @@ class Codebook(nn.Module):
             codes, own = self.nearest(rows), _Totals.zeros(self.weight)
             own.add(rows, codes, self(codes))
             step = _Totals(*map(reduce, own))
-            spread = self._spread(step)
+            spread = step.spread(self._directed())
             self._move(step.counts, step.sums)
             self.counts.copy_(step.counts)
             if self.decay is not None:
@@ -149,12 +155,6 @@ class Codebook(nn.Module):
         means = sums / counts.clamp(min=torch.finfo(counts.dtype).tiny)[:, None]
         known = (counts > 0) & means.isfinite().all(1)
         self.weight.copy_(torch.where(known[:, None], means, self.weight))
-
-    def _spread(self, step: _Totals) -> Tensor:
-        """Mean squared distance of each code's vectors from their own mean, ``(K,)``, before the codes move."""
-        counts = step.counts.clamp(min=1)
-        off = (step.sums / counts[:, None] - self._directed()).square().sum(1)
-        return (step.errors / counts - off).nan_to_num(0, 0, 0).clamp(min=0)
 
     def _revive(self, dead: Tensor, counts: Tensor, spread: Tensor, generator: torch.Generator | None) -> None:
         """Move ``dead`` codes beside others, drawn in proportion to the ``counts`` of this step.
