@@ -372,12 +372,39 @@ def test_every_latent_prior_and_likelihood(name, tmp_path):
     assert torch.equal(samples, vae.sample(4, condition=labels, seed=0))
 
 
-def test_an_autoencoder_takes_one_too():
-    encoder, decoder = vl.ConvEncoder((4, 8, 8), 2), vl.ConvDecoder(5, SHAPE)
-    model = vl.AutoEncoder(encoder, decoder, condition=vl.Labels(3))
-    images = rand(4, *SHAPE)
-    vl.Reconstruction()(model.given([0, 1, 2, 1]), images).loss.backward()
-    assert model.encode(images, condition=1).shape == (4, 2)
+OBJECTIVES = [
+    vl.Elbo(),
+    vl.Elbo(extra=lambda x, images: (x - images).abs().flatten(1).sum(1)),
+    vl.Iwae(3),
+    vl.Iwae(2, gradient="dreg"),
+    vl.Iwae(1, gradient="stl"),
+    vl.Iwae(2, num_groups=2, pool_decoder=True),
+    vl.BetaTcLoss(100),
+    vl.FactorLoss(2, hidden_features=(4,)),
+    vl.DipLoss(),
+    vl.InfoLoss(),
+    vl.Reconstruction(),
+    vl.WaeLoss(),
+    vl.RaeLoss(0.1, 0.1),
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
+def test_every_objective_takes_a_view(objective):
+    """Both networks learn from the labels that occur, by the weights of these labels alone."""
+    encoder, decoder = (
+        vl.ConvEncoder((4, 8, 8), 2, hidden_channels=(4,)),
+        vl.ConvDecoder(5, SHAPE, hidden_channels=(4,)),
+    )
+    of_points = isinstance(objective, vl.Reconstruction | vl.WaeLoss | vl.RaeLoss)
+    model = (vl.AutoEncoder if of_points else vl.VAE)(encoder, decoder, condition=vl.Labels(3))
+    objective(model.given([0, 2, 2, 0]), rand(4, *SHAPE)).loss.backward()
+    by_label = [
+        encoder.stages[0].weight.grad[:, 1:].abs().sum((0, 2, 3)),
+        decoder.stem[0].weight.grad[:, 2:].abs().sum(0),
+    ]
+    for gradient in by_label:
+        assert (gradient > 0).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("condition", [vl.Labels(3, dropout=0.1, names=NAMES), vl.Vector(3), None])

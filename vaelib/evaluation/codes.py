@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from vaelib._images import ImageSet
 from vaelib.evaluation.inputs import batches_for, bound, check_model
@@ -47,13 +47,7 @@ def encode(
         >>> mu.shape, logvar.shape
         (torch.Size([600, 2]), torch.Size([600, 2]))
     """
-    check_model("model", model)
-    with eval_mode(model):
-        found = [bound(model, c).encode(x) for x, c in batches_for(model, data, batch_size, generator)]
-    codes = tree_map(lambda *parts: torch.cat(parts).cpu(), *found)
-    what = "the posterior" if isinstance(codes, tuple) else "the code"
-    check_model_finite("model", what, *(codes if isinstance(codes, tuple) else [codes]))
-    return codes
+    return _of_all(model, data, batch_size, generator, lambda view, x: view.encode(x))
 
 
 def embed(
@@ -84,8 +78,17 @@ def embed(
         >>> embed(vl.conv_vae((1, 8, 8), 2), torch.rand(600, 1, 8, 8)).shape
         torch.Size([600, 2])
     """
+    z: Tensor = _of_all(model, data, batch_size, generator, lambda view, x: view.embed(x))
+    return z
+
+
+def _of_all(
+    model: VAE, data: Any, batch_size: int, generator: torch.Generator | None, verb: Callable[[Any, Tensor], Any]
+) -> Any:
+    """What a verb gives of all images, on the CPU."""
     check_model("model", model)
     with eval_mode(model):
-        z = torch.cat([bound(model, c).embed(x) for x, c in batches_for(model, data, batch_size, generator)]).cpu()
-    check_model_finite("model", "the posterior" if model.latent.has_prior else "the code", z)
-    return z
+        found = [verb(bound(model, c), x) for x, c in batches_for(model, data, batch_size, generator)]
+    codes = tree_map(lambda *parts: torch.cat(parts).cpu(), *found)
+    check_model_finite("model", "the posterior" if model.latent.has_prior else "the code", *tree_leaves(codes))
+    return codes
