@@ -16,6 +16,7 @@ from vaelib.benchmark.backends import BACKENDS, OPERATIONS
 from vaelib.benchmark.process import ProcessError
 from vaelib.benchmark.worker import Worker
 from vaelib.cli import main
+from vaelib.runtime import OnnxVAE
 from vaelib.errors import MissingExtraError, ModelFileError
 
 FEW = ("torch", "onnxruntime", "OnnxVAE")
@@ -164,6 +165,26 @@ def test_a_bundle_in_float64_is_torch_in_float64(model, bundle, tmp_path):
         np.testing.assert_allclose(of_bundle, exact, atol=1e-6)  # weights were folded in float32
         torch_in_float32 = files.functions_of(model.eval())[operation](torch.from_numpy(values)).detach().numpy()
         np.testing.assert_allclose(exact, torch_in_float32, atol=1e-5)
+
+
+@pytest.mark.parametrize("condition", [vl.Labels(3), pytest.param(vl.Vector(2), marks=pytest.mark.slow)], ids=repr)
+def test_a_model_with_a_condition_is_measured_at_its_first_one(condition, tmp_path):
+    torch.manual_seed(0)
+    model = vl.conv_vae((1, 9, 7), 2, hidden_channels=(4,), condition=condition).eval()
+    vl.export_onnx(model, tmp_path / "bundle")
+    subjects = [
+        files.write_files(source, tmp_path / name, {"bundle"})
+        for name, source in (("a", model), ("b", tmp_path / "bundle"))
+    ]
+    opened = backend.opened_bundle(OnnxVAE(tmp_path / "bundle"))
+    for operation in OPERATIONS:
+        values = files.draw(subjects[0], operation, 3)[0]
+        exact, of_bundle = (subject.exact(operation, values) for subject in subjects)
+        np.testing.assert_allclose(of_bundle, exact, atol=1e-6)
+        np.testing.assert_allclose(opened.call(operation, values), exact, atol=1e-5)
+    for source, missing in ((model, {"onnxruntime"}), (tmp_path / "bundle", {"onnxruntime", "torch"})):
+        reasons = {name: matrix.why_missing(BACKENDS[name], source) for name in FEW}
+        assert {name for name, reason in reasons.items() if reason} == missing
 
 
 def test_a_torn_bundle_is_refused(bundle, tmp_path):

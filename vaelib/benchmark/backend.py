@@ -19,6 +19,7 @@ __all__ = [
     "Array",
     "Backend",
     "Opened",
+    "first_condition",
     "functions_of",
     "needs_packages",
     "opened_bundle",
@@ -60,12 +61,19 @@ class Backend(NamedTuple):
 
 
 def functions_of(model: Any) -> dict[str, Callable[[Any], Any]]:
-    """Each operation as a function of one tensor."""
+    """Each operation as a function of one tensor; of a model with a condition that of its first class, or of zeros."""
+    if model.condition is not None:
+        model = model.given(first_condition(getattr(model.condition, "size", None)))
     return {
         "encode": model.embed,
         "decode": model.decode_mean,
         "reconstruct": lambda x: model.decode_mean(model.embed(x)),
     }
+
+
+def first_condition(size: int | None) -> Any:
+    """What a model with a condition is told: label 0, or a vector of ``size`` zeros."""
+    return 0 if size is None else np.zeros(size, np.float32)
 
 
 def sessions_of(
@@ -103,6 +111,8 @@ def run_session(session: Callable[[str], Any], operation: str, values: Array) ->
 
 def opened_bundle(model: Any) -> Opened:
     """An :class:`vaelib.runtime.OnnxVAE`."""
+    if (condition := model.metadata["condition"]) is not None:
+        model = model.given(condition=first_condition(condition.get("size")))
     functions = {"encode": model.embed, "decode": model.decode, "reconstruct": model.reconstruct}
     return Opened(lambda operation, values: functions[operation](values))
 

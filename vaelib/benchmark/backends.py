@@ -20,29 +20,12 @@ from vaelib.benchmark.backend import (
     run_session,
     sessions_of,
 )
-from vaelib.benchmark.cuda import CUDA_BACKENDS
+from vaelib.benchmark.cuda import CUDA_BACKENDS, torch_on
 
 __all__ = ["BACKENDS", "OPERATIONS", "Array", "Backend", "Opened", "functions_of"]
 
 _INT8_TOLERANCE = 0.2
-
-
-def _torch(directory: Path, threads: int, *, channels_last: bool = False, compiled: bool = False) -> Opened:
-    import torch
-
-    from vaelib import serialization
-
-    torch.set_num_threads(threads)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    functions = functions_of(serialization.load(directory / "model").eval().to(memory_format=layout))
-    if compiled:
-        functions = {name: torch.compile(function, dynamic=False) for name, function in functions.items()}
-
-    def call(operation: str, values: Array) -> Array:
-        with torch.inference_mode():
-            return functions[operation](torch.from_numpy(values)).numpy()
-
-    return Opened(call)
+_torch = functools.partial(torch_on, "cpu")
 
 
 def _onnxruntime(directory: Path, threads: int, *, prefix: str = "") -> Opened:
@@ -76,8 +59,8 @@ _needs_onnxruntime = functools.partial(needs_packages, "onnxruntime")
 
 BACKENDS = {
     "torch": Backend(_torch),
-    "torch channels last": Backend(functools.partial(_torch, channels_last=True)),
-    "torch compiled": Backend(functools.partial(_torch, compiled=True), _needs_compiler),
+    "torch channels last": Backend(functools.partial(_torch, how="channels last")),
+    "torch compiled": Backend(functools.partial(_torch, how="compiled"), _needs_compiler),
     "onnxruntime": Backend(_onnxruntime, _needs_onnxruntime, needs="graphs"),
     "onnxruntime int8": Backend(
         functools.partial(_onnxruntime, prefix="int8-"), _needs_onnxruntime, tolerance=_INT8_TOLERANCE, needs="int8"

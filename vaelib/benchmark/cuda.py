@@ -37,7 +37,7 @@ def torch_on(device: str, directory: Path, threads: int, *, how: str = "eager", 
     """A model in torch on ``device``.
 
     Args:
-        device: ``"cuda"``; ``"cpu"`` runs the same code without graphs and pinned memory, for tests.
+        device: ``"cuda"``; ``"cpu"`` runs the same code without graphs and pinned memory.
         directory: Holds the model.
         threads: Threads of the CPU's part.
         how: ``"eager"``, ``"channels last"``, ``"bf16"`` (autocast, channels last), ``"compiled"`` or

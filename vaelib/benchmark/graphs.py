@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from vaelib.benchmark.backend import Array
+from vaelib.benchmark.backend import Array, first_condition
 from vaelib.benchmark.subject import Subject, draw
 from vaelib.export.precision import quantized_graph
 from vaelib.runtime.bundle import Bundle
@@ -30,7 +30,10 @@ def of_bundle(bundle: Path, directory: Path, needs: Collection[str]) -> Subject:
     parts, metadata = {operation: opened.read(part) for operation, part in _PARTS.items()}, opened.metadata
     shutil.copytree(bundle, directory / "bundle")
     graphs: dict[str, Any] = {name: onnx.load_model_from_string(part.content) for name, part in parts.items()}
-    _write_graphs(graphs, directory, "")
+    condition = metadata["condition"]
+    if condition is None:
+        _write_graphs(graphs, directory, "")
+    told = None if condition is None else np.asarray(first_condition(condition.get("size")))[None]
     in_float64 = metadata["precision"] == "fp32"
     evaluated = {name: _doubled(graph) if in_float64 else graph for name, graph in graphs.items()}
 
@@ -38,7 +41,10 @@ def of_bundle(bundle: Path, directory: Path, needs: Collection[str]) -> Subject:
         answer: NDArray[Any] = values.astype(np.float64) if in_float64 else values
         for step in ("encode", "decode") if operation == "reconstruct" else (operation,):
             graph = evaluated[step]
-            outputs: Any = ReferenceEvaluator(graph).run(None, {str(graph.graph.input[0].name): answer})
+            inputs = {str(graph.graph.input[0].name): answer}
+            if any(entry.name == "condition" for entry in graph.graph.input):
+                inputs["condition"] = np.repeat(told, len(values), axis=0)
+            outputs: Any = ReferenceEvaluator(graph).run(None, inputs)
             answer = outputs[0]
         return answer.astype(np.float64)
 

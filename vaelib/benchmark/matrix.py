@@ -21,6 +21,7 @@ from vaelib.benchmark.roofline import rates
 from vaelib.benchmark.subject import draw
 from vaelib.benchmark.worker import Worker, table_of
 from vaelib.export.hardware import hardware
+from vaelib.runtime.bundle import Bundle
 
 __all__ = ["Matrix", "Report", "Row", "measure", "why_missing"]
 
@@ -75,8 +76,16 @@ class Row(NamedTuple):
 def why_missing(backend: Backend, source: Source) -> str | None:
     """Why a backend cannot run this model or bundle here; None if it can."""
     if isinstance(source, Path):
-        return "a bundle has no torch model" if backend.needs == "model" else backend.missing()
-    return backend.missing() or (None if backend.needs == "model" else needs_packages(*EXPORTING))
+        if backend.needs == "model":
+            return "a bundle has no torch model"
+        condition = Bundle(source).metadata["condition"]
+    else:
+        condition = source.condition
+    if condition is not None and backend.needs in ("graphs", "int8"):
+        return "a condition would be one more input"
+    if missing := backend.missing():
+        return missing
+    return None if backend.needs == "model" or isinstance(source, Path) else needs_packages(*EXPORTING)
 
 
 class Matrix:
