@@ -16,8 +16,8 @@ from vaelib.benchmark.backends import BACKENDS, OPERATIONS
 from vaelib.benchmark.process import ProcessError
 from vaelib.benchmark.worker import Worker
 from vaelib.cli import main
-from vaelib.runtime import OnnxVAE
 from vaelib.errors import MissingExtraError, ModelFileError
+from vaelib.runtime import OnnxVAE
 
 FEW = ("torch", "onnxruntime", "OnnxVAE")
 MEASURED = ("encode", "reconstruct")
