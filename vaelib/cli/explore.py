@@ -69,8 +69,8 @@ def explore(
     from vaelib.runtime import OnnxVAE
 
     model = OnnxVAE(bundle)
-    pictures = None if data is None else _pictures(model, bundle, data, split, num, reading_options(context.params))
-    scene = build_scene(bundle, model, pictures)
+    images = None if data is None else _images_for(model, bundle, data, split, num, reading_options(context.params))
+    scene = build_scene(bundle, model, images)
     if static is not None:
         write_static(bundle, model, scene, static, onnxruntime_web=onnxruntime_web)
         typer.echo(f"Written to {static}. Try it: python -m http.server -d {static}")
@@ -85,7 +85,7 @@ def explore(
     serve(model, scene, port=port, ready=ready)
 
 
-def _pictures(model: Any, bundle: Path, data: str, split: str, num: int, reading: dict[str, Any]) -> Data:
+def _images_for(model: Any, bundle: Path, data: str, split: str, num: int, reading: dict[str, Any]) -> Data:
     """A random choice, loaded with torch; the page itself does without."""
     import torch
 

@@ -40,7 +40,7 @@ _BATCH = 256
 def reconstruct(
     context: typer.Context,
     model: Model,
-    pictures: Annotated[
+    files: Annotated[
         list[Path],
         typer.Argument(
             help="Your image files, any size and format, and folders of them.",
@@ -62,7 +62,7 @@ def reconstruct(
 ) -> None:
     """Send your own images through a model, and say how well it explains each (nats; lower is more typical)."""
     target = output_file(out, IMAGE_FORMATS)
-    _check_exist(pictures)
+    _check_exist(files)
     trained = load_model(model)
     import torch
 
@@ -74,7 +74,7 @@ def reconstruct(
     from vaelib.evaluation.values import ImageValues, check_model_finite
     from vaelib.objectives.elbo import default_objective
 
-    images, skipped = _read(trained, model, pictures, reading_options(context.params))
+    images, skipped = _read(trained, model, files, reading_options(context.params))
     view, rows = told(trained, model, condition, len(images))
     images = changed(images, condition=rows)
     shown = images.batch(slice(0, max(1, LARGEST_GRID // (4 * math.prod(images.image_shape[1:])))))
@@ -180,7 +180,7 @@ def sample(
 def encode(
     context: typer.Context,
     model: Model,
-    pictures: Annotated[
+    files: Annotated[
         list[Path] | None,
         typer.Argument(
             help="Your image files and folders of them, instead of --data.",
@@ -211,11 +211,11 @@ def encode(
 ) -> None:
     """Write the embedding of a data set, or of your own images: the posterior mean and log variance, or the codes."""
     target = output_file(out, (".npz",))
-    if pictures and data is not None:
+    if files and data is not None:
         raise ValueError(f"`--data` must not be given beside files, got {data!r}.")
-    if condition and not pictures:
+    if condition and not files:
         raise ValueError("`--condition` is for files of your own: a data set has its labels.")
-    _check_exist(pictures or ())
+    _check_exist(files or ())
     trained = load_model(model)
     import numpy as np
 
@@ -223,8 +223,8 @@ def encode(
     from vaelib.data.dataset import changed
 
     reading = reading_options(context.params)
-    if pictures:
-        images, _ = _read(trained, model, pictures, reading)
+    if files:
+        images, _ = _read(trained, model, files, reading)
         view, rows = told(trained, model, condition, len(images))
         images = changed(images, condition=rows)
     else:
