@@ -106,10 +106,10 @@ def test_evaluate_names_what_it_measures(run, capsys):
     result = run_json(capsys, "evaluate", run, "--samples", "20")
     assert result["quantity"] == "log p(x|c)" and "are of log p(x|c)" in result["note"]
     vae, test = vl.load(run), vl.data.load(run.parent / "set", "test", image_size=8, condition="labels")
-    each = [vl.evaluation.log_likelihood(vae.given(c), test, num_samples=500, progress=False) for c in range(3)]
+    each = [vl.evaluation.log_likelihood(vae.given(c), test, num_samples=200, progress=False) for c in range(3)]
     marginal = torch.stack([found.per_image for found in each]).logsumexp(0).mean().item() - np.log(3)
     assert result["log_likelihood"]["value"] == pytest.approx(marginal, abs=1)
-    told = vl.evaluation.log_likelihood(vae, test, num_samples=500, progress=False).log_likelihood.value
+    told = vl.evaluation.log_likelihood(vae, test, num_samples=200, progress=False).log_likelihood.value
     assert result["log_likelihood_given_condition"]["value"] == pytest.approx(told, abs=1)
     assert main(["evaluate", str(run)]) == 0
     assert "and not of log p(x)" in " ".join(capsys.readouterr().out.split())
@@ -164,7 +164,8 @@ def test_codes(folder, tmp_path, capsys, latent, options, kind):
     vae = vl.load(out)
     assert type(vae.latent) is kind and vae.latent_shape[1:] == (2, 2)
     assert vae.latent.num_codes == {"fsq": 12, "bsq": 16}.get(latent, 8)
-    assert main(["train", "--out", str(out), "--resume", "--epochs", "2"]) == 0
+    if told:
+        assert main(["train", "--out", str(out), "--resume", "--epochs", "2"]) == 0
     assert main(["encode", str(out), "--out", str(tmp_path / "e.npz"), "--plot"]) == 0
     with np.load(tmp_path / "e.npz") as arrays:
         codes = torch.from_numpy(arrays["codes"])

@@ -63,7 +63,9 @@ def test_a_condition_stays_with_its_image(tmp_path, make, split):
     path, sets = make(tmp_path), []
     sets.append(load(path, split, condition="labels", image_size=(3, 3), flip=True))
     if make in (folder, shards):
-        sets += [stream(path, split, condition="labels", flip=True, workers=w) for w in (0, 1)]
+        sets += [
+            stream(path, split, condition="labels", flip=True, workers=w) for w in ((0, 1) if split == "all" else (0,))
+        ]
     for images in sets:
         images = images.subset(torch.randperm(len(images)))
         train, val = hold_out(images, 0.3) if len(images) > 2 else (images, images)
