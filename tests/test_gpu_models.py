@@ -77,7 +77,7 @@ def noise(one_source):
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-def step_on(where, model, objective, noise):
+def step_on(where, model, objective, noise, condition=None):
     """The objective's terms and all gradients, by name, on the CPU."""
     module = torch.nn.ModuleDict({"model": copy.deepcopy(model)})
     objective = copy.deepcopy(objective)
@@ -85,15 +85,16 @@ def step_on(where, model, objective, noise):
         module["objective"] = objective
     module.to(where)
     noise.manual_seed(1)
-    terms = objective(module["model"], images().to(where), step=3)
+    view = module["model"] if condition is None else module["model"].given(condition.to(where))
+    terms = objective(view, images().to(where), step=3)
     terms.loss.backward()
     gradients = {name: value.grad.cpu() for name, value in module.named_parameters() if value.grad is not None}
     assert {value.device.type for value in terms} == {torch.device(where).type}
     return {name: value.detach().cpu() for name, value in terms._asdict().items()} | gradients
 
 
-def compare(device, model, objective, noise):
-    there, here = (step_on(where, model, objective, noise) for where in (device, "cpu"))
+def compare(device, model, objective, noise, condition=None):
+    there, here = (step_on(where, model, objective, noise, condition) for where in (device, "cpu"))
     torch.testing.assert_close(there, here, **CLOSE)
 
 
@@ -148,6 +149,23 @@ def test_a_quantised_latent(device, noise, name):
         assert torch.equal(latent.embed(codes), model.embed(x))
         z = latent.embed(codes).cpu()
     assert torch.equal(latent.cpu().embed(codes.cpu()), z)
+
+
+CONDITIONS = {
+    "labels": (lambda: {"condition": vl.Labels(3, dropout=0.3)}, torch.arange(32) % 3),
+    "a vector": (lambda: {"condition": vl.Vector(2)}, torch.linspace(0, 1, 64).view(32, 2)),
+    "prior": (lambda: {"condition": vl.Labels(3), "prior": vl.ConditionalGaussian((4,), 3)}, torch.arange(32) % 3),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_condition(device, noise, name):
+    torch.manual_seed(0)
+    parts, condition = CONDITIONS[name]
+    model = vl.conv_vae((1, 16, 16), 4, hidden_channels=(4, 8), norm="group", **parts())
+    compare(device, model, vl.Elbo(), noise, condition)
+    sample = model.eval().sample(2, condition=condition[:2], seed=0)
+    torch.testing.assert_close(model.to(device).sample(2, condition=condition[:2], seed=0).cpu(), sample, **CLOSE)
 
 
 def test_a_flow_posterior_and_a_corruption(device, noise):
