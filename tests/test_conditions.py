@@ -319,6 +319,23 @@ class TakesTwo(Takes):
         return tuple(super().forward(x, embedding).unbind(1))
 
 
+def test_pseudo_inputs_have_the_channels_of_the_condition():
+    vae = conditional(vl.Labels(3), prior=vl.VampPrior((4, 8, 8), 5))
+    assert vae.sample(2, condition=1).shape == (2, *SHAPE)
+    with pytest.raises(
+        ValueError, match="`prior` must take 3 channels more, those of the condition, got `image_shape`"
+    ):
+        conditional(vl.Labels(3), prior=vl.VampPrior(SHAPE, 5))
+    with pytest.raises(ValueError, match="`prior` must not be a VampPrior where the encoder takes the condition"):
+        vl.VAE(
+            TakesTwo(67, (2, 2)),
+            vl.ConvDecoder(5, SHAPE),
+            condition=vl.Vector(3),
+            prior=vl.VampPrior((4, 8, 8), 5),
+            latent_shape=(2,),
+        )
+
+
 def test_a_network_may_take_the_condition_by_itself():
     vae = vl.VAE(TakesTwo(67, (2, 2)), Takes(5, SHAPE), condition=vl.Vector(3), image_shape=SHAPE, latent_shape=(2,))
     vl.Elbo()(vae.given(rand(4, 3)), rand(4, *SHAPE)).loss.backward()

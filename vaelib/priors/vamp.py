@@ -69,8 +69,10 @@ class VampPrior(Prior):
         :class:`VAE` does this.
 
         Raises:
-            ValueError: If the prior belongs to a model with another encoder.
+            ValueError: If the prior belongs to a model with another encoder, or the encoder takes more than images.
         """
+        if getattr(model.encoder, "takes_condition", False):
+            raise ValueError("`prior` must not be a VampPrior where the encoder takes the condition beside the image.")
         if self._model and self._model[0].encoder is not model.encoder:
             raise ValueError("`prior` is the VampPrior of another encoder: give each VAE one of its own.")
         self._model = (model,)
