@@ -24,7 +24,7 @@ def main():
     parser.add_argument("--data", default="dynamic_mnist", help="images of 28 x 28, such as dynamic_mnist or mnist")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--codes", type=int, default=512, help="size of the codebook")
-    parser.add_argument("--steps", type=int, default=600, help="of the fit of the prior")
+    parser.add_argument("--steps", type=int, default=1000, help="of the fit of the prior")
     parser.add_argument("--out", type=Path, default=Path("runs/tokenizer"), help="folder of the model and its samples")
     parser.add_argument("--quick", action="store_true", help="4,000 images and 64 codes, to see that it runs")
     arguments = parser.parse_args()
