@@ -328,6 +328,16 @@ def test_wrong_arguments(wrong):
         call()
 
 
+def test_a_transformer_brings_its_own_learning_rate():
+    codes, weights = every_sequence(), []
+    for rate in (None, 0.25 / SMALL["width"], 5e-3):
+        torch.manual_seed(0)
+        how = {"z": codes, "num_steps": 3, "generator": torch.Generator().manual_seed(0)}
+        weights.append(fitted(name="autoregressive", learning_rate=rate, **how).head.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 def test_a_fit_shows_its_progress_on_standard_error(capsys):
     fitted(progress=True)
     out, err = capsys.readouterr()
