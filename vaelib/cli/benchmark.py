@@ -20,15 +20,12 @@ def benchmark(
         Path,
         typer.Argument(
             help="Directory of a trained model, or of an exported bundle, which torch cannot run.",
-            show_default=False,
             parser=a_path,
             metavar="MODEL_OR_BUNDLE",
         ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer batches and shorter turns.")] = False,
-    backend: Annotated[
-        list[str] | None, typer.Option(help="Only this one; may be given several times.", show_default=False)
-    ] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
     threads: Annotated[
         int | None, typer.Option(help="Of every way to run it; as many as torch takes if not given.", min=1, max=1024)
     ] = None,

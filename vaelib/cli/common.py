@@ -91,10 +91,7 @@ def positive(value: float | None) -> float | None:
 Model = Annotated[
     Path,
     typer.Argument(
-        help="Directory of a trained model: what `vaelib train --out` wrote.",
-        show_default=False,
-        parser=a_path,
-        metavar="MODEL",
+        help="Directory of a trained model: what `vaelib train --out` wrote.", parser=a_path, metavar="MODEL"
     ),
 ]
 DATA_HELP = (
@@ -104,17 +101,13 @@ DATA_HELP = (
 Data = Annotated[
     str | None,
     typer.Option(
-        help=f"{DATA_HELP} If not given: the data that the model was trained on.",
-        show_default=False,
-        parser=a_name,
-        metavar="NAME_OR_PATH",
+        help=f"{DATA_HELP} If not given: the data that the model was trained on.", parser=a_name, metavar="NAME_OR_PATH"
     ),
 ]
 ImageSize = Annotated[
     Size | None,  # typer would take a plain pair for an option with two values
     typer.Option(
         help="Resize to this height and width, one number for a square; the data's own size if not given.",
-        show_default=False,
         parser=image_size,
         metavar="N or H,W",
     ),

@@ -15,7 +15,6 @@ Condition = Annotated[
         "--condition",
         help="What a conditional model is told: a label by its number or the name of its class, or the numbers of a"
         " vector such as 0.2,1. Several times for several: one after the other, for one image each.",
-        show_default=False,
     ),
 ]
 

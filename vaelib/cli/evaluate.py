@@ -47,7 +47,6 @@ def evaluate(
         int | None,
         typer.Option(
             help="Also estimate log p(x), by so many draws from the posterior of each image; 1000 are usual.",
-            show_default=False,
             min=1,
             max=10_000_000,
         ),
@@ -56,7 +55,6 @@ def evaluate(
         str | None,
         typer.Option(
             help="Also how well this other set is told from the data: AUROC of the ELBO and of its first part.",
-            show_default=False,
             metavar="NAME_OR_PATH",
             parser=a_name,
         ),
@@ -65,7 +63,6 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Also the difference to this other model, image by image: of log p(x) with --samples, else the ELBO.",
-            show_default=False,
             metavar="MODEL",
             parser=a_path,
         ),

@@ -21,14 +21,11 @@ __all__ = ["explore"]
 
 def explore(
     context: typer.Context,
-    bundle: Annotated[
-        Path, typer.Argument(help="What `vaelib export` wrote.", show_default=False, parser=a_path, metavar="BUNDLE")
-    ],
+    bundle: Annotated[Path, typer.Argument(help="What `vaelib export` wrote.", parser=a_path, metavar="BUNDLE")],
     data: Annotated[
         str | None,
         typer.Option(
             help="Images for the map: a name or path, as of `vaelib train`. If not given: samples of the model.",
-            show_default=False,
             parser=a_name,
             metavar="NAME_OR_PATH",
         ),
@@ -44,17 +41,13 @@ def explore(
     static: Annotated[
         Path | None,
         typer.Option(
-            help="Serve nothing; write the page here, for any web host. New, empty, or with such a page.",
-            show_default=False,
-            parser=a_path,
+            help="Serve nothing; write the page here, for any web host. New, empty, or with such a page.", parser=a_path
         ),
     ] = None,
     onnxruntime_web: Annotated[
         Path | None,
         typer.Option(
-            help="With --static: where `npm install onnxruntime-web` was run. If not given: from a CDN.",
-            show_default=False,
-            parser=a_path,
+            help="With --static: where `npm install onnxruntime-web` was run. If not given: from a CDN.", parser=a_path
         ),
     ] = None,
 ) -> None:

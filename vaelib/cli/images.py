@@ -44,7 +44,6 @@ def reconstruct(
         list[Path],
         typer.Argument(
             help="Your image files, any size and format, and folders of them.",
-            show_default=False,
             parser=a_path,
             metavar="FILES_OR_FOLDERS...",
         ),
@@ -184,7 +183,6 @@ def encode(
         list[Path] | None,
         typer.Argument(
             help="Your image files and folders of them, instead of --data.",
-            show_default=False,
             parser=a_path,
             metavar="[FILES_OR_FOLDERS]...",
         ),

@@ -35,7 +35,6 @@ Levels = Annotated[
     _Levels | None,
     typer.Option(
         help="Levels of each channel of a code (latent fsq); 8,5,5,5 if not given, 1000 codes.",
-        show_default=False,
         parser=_levels,
         metavar="L,L,...",
     ),

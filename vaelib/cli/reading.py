@@ -34,7 +34,6 @@ ValueRange = Annotated[
     Range | None,
     typer.Option(
         help="Values of black and white in files of your own, such as 0,4095; asked for where they are in doubt.",
-        show_default=False,
         parser=_range,
         metavar="LOW,HIGH",
     ),
@@ -44,16 +43,15 @@ ChannelsLast = Annotated[
     typer.Option(
         "--channels-last/--channels-first",
         help="Order of an array's axes, (N, H, W, C) or (N, C, H, W); asked for where its shape leaves it in doubt.",
-        show_default=False,
     ),
 ]
 Frames = Annotated[
     Literal["first", "all"] | None,
-    typer.Option(help="Which images of animations and of files of several pages are used.", show_default=False),
+    typer.Option(help="Which images of animations and of files of several pages are used."),
 ]
 ImagesKey = Annotated[
     str | None,
-    typer.Option(help="Name of the images in a .npz or .pt file of several arrays.", show_default=False),
+    typer.Option(help="Name of the images in a .npz or .pt file of several arrays."),
 ]
 
 

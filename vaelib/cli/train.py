@@ -43,18 +43,14 @@ def train(
     context: typer.Context,
     data: Annotated[
         str,
-        typer.Option(
-            help=DATA_HELP,
-            parser=a_name,
-            metavar="NAME_OR_PATH",
-        ),
+        typer.Option(help=DATA_HELP, parser=a_name, metavar="NAME_OR_PATH"),
     ] = "shapes",
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", min=1)] = 10,
     batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = 64,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory of the run; runs/NAME if not given.", show_default=False, parser=a_path),
+        typer.Option(help="Directory of the run; runs/NAME if not given.", parser=a_path),
     ] = None,
     preset: Annotated[
         Literal["conv", "article"],
@@ -66,46 +62,39 @@ def train(
     image_size: ImageSize = None,
     latent_dim: Annotated[
         int | None,
-        typer.Option(help="Size of the latent vector (preset conv); 32 if not given.", min=1, show_default=False),
+        typer.Option(help="Size of the latent vector (preset conv); 32 if not given.", min=1),
     ] = None,
     likelihood: Annotated[
         Likelihood | None,
-        typer.Option(help="p(x|z) (preset conv); bernoulli if not given.", show_default=False),
+        typer.Option(help="p(x|z) (preset conv); bernoulli if not given."),
     ] = None,
     latent: Annotated[
         Latent | None,
         typer.Option(
             help="gaussian if not given; or codes, one for each 4 x 4 pixels: vq (a learned codebook), rvq (4 of them,"
-            " each for what is left), fsq (levels), bsq (bits). Preset conv.",
-            show_default=False,
+            " each for what is left), fsq (levels), bsq (bits). Preset conv."
         ),
     ] = None,
     num_codes: Annotated[
         int | None,
-        typer.Option(
-            help="Codes to choose from (latent vq, rvq, bsq); 512 if not given.", min=2, max=2**24, show_default=False
-        ),
+        typer.Option(help="Codes to choose from (latent vq, rvq, bsq); 512 if not given.", min=2, max=2**24),
     ] = None,
     levels: Levels = None,
     condition: Annotated[
         Literal["labels", "factors"] | None,
         typer.Option(
-            help="What the model is told beside each image: labels (class folders, named sets) or factors (shapes).",
-            show_default=False,
+            help="What the model is told beside each image: labels (class folders, named sets) or factors (shapes)."
         ),
     ] = None,
     beta: Annotated[float, typer.Option(help="Weight of the KL; 1 is the ELBO.", min=0, callback=finite)] = 1.0,
     kl_warmup: Annotated[int, typer.Option(help="Steps over which beta rises from 0; 0 for none.", min=0)] = 0,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate; the preset's if not given.", show_default=False, callback=positive),
+        typer.Option(help="Peak learning rate; the preset's if not given.", callback=positive),
     ] = None,
     binarize: Annotated[
         str | None,
-        typer.Option(
-            help="static or dynamic: black and white pixels drawn once, or again each time.",
-            show_default=False,
-        ),
+        typer.Option(help="static or dynamic: black and white pixels drawn once, or again each time."),
     ] = None,
     value_range: ValueRange = None,
     channels_last: ChannelsLast = None,
@@ -113,7 +102,7 @@ def train(
     images_key: ImagesKey = None,
     lr_schedule: Annotated[
         Literal["cosine", "one_cycle", "constant"] | None,
-        typer.Option(help="Of the learning rate; the preset's if not given.", show_default=False),
+        typer.Option(help="Of the learning rate; the preset's if not given."),
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror training images left to right at random.")] = False,
     stream: Annotated[
@@ -121,26 +110,20 @@ def train(
     ] = False,
     ema: Annotated[
         float | None,
-        typer.Option(
-            help="Average the weights with this decay, such as 0.999.",
-            min=0,
-            max=1,
-            show_default=False,
-            callback=finite,
-        ),
+        typer.Option(help="Average the weights with this decay, such as 0.999.", min=0, max=1, callback=finite),
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="End after this many epochs without a new best.", min=1, show_default=False),
+        typer.Option(help="End after this many epochs without a new best.", min=1),
     ] = None,
     clip_norm: Annotated[
         float | None,
-        typer.Option(help="Scale larger gradients down to this norm.", show_default=False, callback=positive),
+        typer.Option(help="Scale larger gradients down to this norm.", callback=positive),
     ] = None,
     accumulate: Annotated[int, typer.Option(help="Cut each batch into pieces, to need less memory.", min=1)] = 1,
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "fp16"] | None,
-        typer.Option(help="Of the networks; what `accelerate launch` says if not given.", show_default=False),
+        typer.Option(help="Of the networks; what `accelerate launch` says if not given."),
     ] = None,
     compile: Annotated[
         bool | None,
@@ -151,12 +134,12 @@ def train(
     ] = False,
     checkpoint_every: Annotated[
         int | None,
-        typer.Option(help="Steps between checkpoints, besides one per epoch.", min=1, show_default=False),
+        typer.Option(help="Steps between checkpoints, besides one per epoch.", min=1),
     ] = None,
     keep_last: Annotated[int, typer.Option(help="Checkpoints to keep.", min=1)] = 2,
     tracker: Annotated[
         list[str] | None,
-        typer.Option(help="tensorboard, wandb, ...: a tracker by accelerate's name; repeatable.", show_default=False),
+        typer.Option(help="tensorboard, wandb, ...: a tracker by accelerate's name; repeatable."),
     ] = None,
     resume: Annotated[
         bool,

@@ -115,7 +115,6 @@ def info(
         Path | None,
         typer.Argument(
             help="A model or bundle directory; versions and machine if not given.",
-            show_default=False,
             parser=a_path,
             metavar="[MODEL_OR_BUNDLE]",
         ),
