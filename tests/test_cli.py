@@ -204,7 +204,7 @@ def test_export_and_info(run, tiny_bundle, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("vaelib.export.export_onnx", export_onnx)
     result = run_json(capsys, "export", run, "--out", tmp_path / "bundle", "--opset", "20")
-    assert result["encoder"]["z"] == {"max_abs": 1e-7, "max_rel": 2e-7} and "lint" in result
+    assert result["encoder"]["z"] == Parity(1e-7, 2e-7)._asdict() and "lint" in result
     assert given["opset"] == 20 and given["model"].image_shape == (1, 12, 12)
     bundle = run_json(capsys, "info", tmp_path / "bundle")
     assert bundle["likelihood"] == "Bernoulli"
