@@ -42,7 +42,7 @@ def of_bundle(bundle: Path, directory: Path, needs: Collection[str]) -> Subject:
         for step in ("encode", "decode") if operation == "reconstruct" else (operation,):
             graph = evaluated[step]
             inputs = {str(graph.graph.input[0].name): answer}
-            if any(entry.name == "condition" for entry in graph.graph.input):
+            if told is not None and any(entry.name == "condition" for entry in graph.graph.input):
                 inputs["condition"] = np.repeat(told, len(values), axis=0)
             outputs: Any = ReferenceEvaluator(graph).run(None, inputs)
             answer = outputs[0]
