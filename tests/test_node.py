@@ -53,6 +53,7 @@ def test_javascript_is_given_a_class(decoded, tmp_path):
     for wrong in ("3", "cow"):
         assert f"LABEL must be in 0 .. 2 or among cat, dog, owl, got {wrong}" in decoded(bundle, z, wrong)
     assert "LABEL must be in 0 .. 2 or among cat, dog, owl, got undefined" in decoded(bundle, z)
+    assert "the model's condition is a vector" in decoded(hand_made.of_a_vector(tmp_path / "vector"), z, "1")
 
 
 def test_javascript_decodes_codes(decoded, tmp_path):

@@ -277,6 +277,13 @@ def test_the_contract_is_data(described, place, value, match):
         described(place, value)
 
 
+def test_a_manifest_from_before_conditions_and_codes(described):
+    for name in ("condition", "codes"):
+        model = described(["model", name], None)
+        assert model.metadata[name] is None
+        assert model.decode(np.zeros((1, 2), np.float32)).shape == (1, 1, 8, 8)
+
+
 def test_a_contract_that_lacks_what_is_asked_for(described, bundle):
     model = described(["graphs", "prior"], prior(file="prior.onnx"))
     with pytest.raises(FileNotFoundError, match=r"there is no .*prior\.onnx"):

@@ -29,8 +29,9 @@ const inputs = fits(latents)
   : await run(graphs.codes, { codes: new ort.Tensor("int64", wholes(given.flat()), shape) });
 if ("condition" in graphs.decoder.inputs) {
   const { kind, num_classes, names } = model.condition;
+  if (kind !== "labels") throw new Error(`This example gives labels, the model's condition is a ${kind}`);
   const number = names?.includes(label) ? names.indexOf(label) : Number(label || NaN);
-  if (kind !== "labels" || !Number.isInteger(number) || number < 0 || number >= num_classes) {
+  if (!Number.isInteger(number) || number < 0 || number >= num_classes) {
     throw new Error(`LABEL must be in 0 .. ${num_classes - 1}${names ? ` or among ${names.join(", ")}` : ""}, got ${label}`);
   }
   inputs.condition = new ort.Tensor("int64", wholes(new Array(shape[0]).fill(number)), [shape[0]]);
