@@ -79,6 +79,14 @@ def test_sets_and_pairs_train_alike():
     assert torch.equal(*map(weights, models))
 
 
+def test_writing_a_run_does_not_change_it(tmp_path):
+    """To draw images no condition is dropped, which would be a draw."""
+    models = [conditional(dropout=0.3) for _ in range(2)]
+    for model, directory in zip(models, (None, tmp_path), strict=True):
+        fit(model, PAIRS, output_dir=directory)
+    assert torch.equal(*map(weights, models))
+
+
 WRONG = [
     (conditional, X, r"`train` must have a condition for a model that takes one, .*condition=\"labels\""),
     (conditional, [X], "`train` must have a condition for a model that takes one"),
@@ -95,8 +103,18 @@ def test_a_condition_that_is_missing_or_wrong_is_refused_before_the_first_step()
             fit(make(), data, None, Watch(lambda run: pytest.fail("a step was made")))
 
 
+class Foreign(torch.nn.Module):
+    """A model of one's own, with something else of that name."""
+
+    def __init__(self):
+        super().__init__()
+        self.vae, self.condition = tiny(), torch.nn.Identity()
+
+
 def test_a_pair_for_a_model_without_a_condition_is_an_image():
     assert fit(tiny(), PAIRS)[-1].num_images == 40
+    objective = lambda model, x, step: vl.Elbo()(model.vae, x, step=step)  # noqa: E731
+    assert fit(Foreign(), PAIRS, objective=objective)[-1].num_images == 40
 
 
 def test_validation_is_given_the_conditions():

@@ -178,7 +178,8 @@ def first_batch(name: str, data: Any, device: torch.device, condition: Any = Non
 
 def condition_of(model: Any) -> Any:
     """The part of a model that takes a condition, or None."""
-    return getattr(model, "condition", None)
+    part = getattr(model, "condition", None)
+    return part if hasattr(part, "check") else None
 
 
 def bound(model: Any, condition: Tensor | None) -> Any:

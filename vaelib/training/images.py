@@ -51,16 +51,8 @@ class Pictures:
             return
         if record.epoch % self.every and record.epoch != run.max_epochs:
             return
-        shown, condition = run.examples[:50], None if run.condition is None else run.condition[:50]
-        name = f"epoch_{record.epoch:03d}.png"
-        plots.save_pairs(shown, bound(model, condition).reconstruct(shown), _file(out, "reconstructions", name))
-        if not model.latent.has_prior:
-            return
-        samples, captions = _samples(model, condition)
-        plots.save_grid(samples, _file(out, "samples", name), captions=captions)
-        film = traversals(bound(model, None if condition is None else condition[:1]), shown[:1])
-        if film is not None:
-            plots.save_grid(film, _file(out, "traversals", name), columns=len(_STEPS))
+        with eval_mode(model):  # in training mode a condition may be dropped, which is a draw
+            _draw(model, run.examples[:50], run.condition, out, f"epoch_{record.epoch:03d}.png")
 
     def on_end(self, run: Any) -> None:
         """Draw the curves."""
@@ -152,6 +144,19 @@ def at_the_mean(model: Any, x: Tensor) -> Draw:
     features = model.observe(x)
     draw: Draw = model.draw(features, noise=x.new_zeros(len(x), model.latent.noise_size))
     return draw
+
+
+def _draw(model: Any, x: Tensor, condition: Tensor | None, out: Path, name: str) -> None:
+    """Reconstructions, samples and traversals of an epoch."""
+    condition = None if condition is None else condition[: len(x)]
+    plots.save_pairs(x, bound(model, condition).reconstruct(x), _file(out, "reconstructions", name))
+    if not model.latent.has_prior:
+        return
+    samples, captions = _samples(model, condition)
+    plots.save_grid(samples, _file(out, "samples", name), captions=captions)
+    film = traversals(bound(model, None if condition is None else condition[:1]), x[:1])
+    if film is not None:
+        plots.save_grid(film, _file(out, "traversals", name), columns=len(_STEPS))
 
 
 def _samples(model: Any, condition: Tensor | None) -> tuple[Tensor, list[str]]:
