@@ -143,6 +143,12 @@ def test_images_keep_their_conditions_in_batches_of_any_size(vae):
     torch.testing.assert_close(evaluation.embed(vae, pairs), expected)
 
 
+def test_a_foreign_model_may_have_something_else_called_condition():
+    model, data = nn.Flatten(), labelled(rand(4, *SHAPE), [0, 1, 2, 0])
+    model.condition = "good"
+    assert evaluation.features_of(model, data).shape == (4, 64)
+
+
 @pytest.mark.filterwarnings("ignore:.num_samples.")
 def test_a_model_with_labels_beside_one_without(vae):
     plain, images = vl.conv_vae(SHAPE, 2, hidden_channels=(4,)), rand(6, *SHAPE).round()

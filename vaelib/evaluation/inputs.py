@@ -17,7 +17,7 @@ __all__ = ["batches_for", "bound", "check_model", "check_vae", "device_of", "qua
 
 def wanted_by(*models: Any) -> Any:
     """The condition that a pass has to have for each image: of the first model that has one and has none bound."""
-    parts = (None if isinstance(model, Given) else getattr(model, "condition", None) for model in models)
+    parts = (model.condition for model in models if isinstance(model, VAE))
     return next((part for part in parts if part is not None), None)
 
 
@@ -28,7 +28,7 @@ def bound(model: Any, condition: Tensor | None) -> Any:
 
 def quantity_of(model: Any) -> str:
     """What a bound or an estimate of ``model`` is of: log p(x), or log p(x|c) of a model with a condition."""
-    return "log p(x)" if getattr(model, "condition", None) is None else "log p(x|c)"
+    return "log p(x)" if model.condition is None else "log p(x|c)"
 
 
 def batches_for(
