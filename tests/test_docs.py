@@ -80,7 +80,8 @@ def photos(directory):
 def own_pictures_ran(names, directory):
     assert names["reconstructions"].shape == (2, 3, 32, 32)
     assert (directory / "runs/mine.png").exists()
-    assert (directory / "pairs.png").exists()
+    assert (directory / "pairs.png").exists() and (directory / "red.png").exists()
+    assert names["told"].condition.names == names["labels"].names == ("blue", "red")
     assert len(names["train"]) == 72  # nine tenths of them, streamed
 
 
