@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import vaelib as vl
+from vaelib.errors import ExportError
 from vaelib.export import graphs, parts, precision
 from vaelib.export.comparison import compare
 from vaelib.export.independence import check_independence
@@ -132,6 +133,25 @@ def whole(vae, part="vae", **options):
 )
 def test_every_kind_of_condition_and_latent(make, inputs):
     assert whole(make()).inputs == inputs
+
+
+class Comparing(torch.nn.Module):
+    """A decoder that looks at the conditions of the other images."""
+
+    image_shape, latent_shape, takes_condition = IMAGE, (2,), True
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(5, 16)
+
+    def forward(self, z, embedding):
+        return self.linear(torch.cat([z, embedding - embedding.mean(0)], 1)).unflatten(1, IMAGE)
+
+
+def test_an_image_does_not_depend_on_the_conditions_of_others(tmp_path):
+    vae = vl.VAE(build(vl.Labels(3)).encoder, Comparing(), condition=vl.Labels(3), latent_shape=(2,), image_shape=IMAGE)
+    with pytest.raises(ExportError, match="same result in any batch, but this model's decoder does not: its `mean`"):
+        vl.export_onnx(vae, tmp_path)
 
 
 @pytest.mark.slow

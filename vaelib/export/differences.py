@@ -110,11 +110,14 @@ def answers_of_torch(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def drawn_inputs(graph: Graph, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Inputs by name: images of uniform 8-bit values, labels and codes uniform, latents and noise normal."""
+    """Inputs by name: images of uniform 8-bit values, codes uniform, labels one after the other, all else normal."""
     drawn = {}
     for name, shape in graph.inputs.items():
         if name in graph.choices:
-            drawn[name] = torch.randint(graph.choices[name], (batch, *shape), generator=generator)
+            choices = graph.choices[name]
+            drawn[name] = torch.randint(choices, (batch, *shape) if shape else (1,), generator=generator)
+            if not shape:  # so that the labels of a batch differ
+                drawn[name] = (drawn[name] + torch.arange(batch)) % choices
         elif name == "image":
             drawn[name] = at_levels(torch.rand((batch, *shape), generator=generator))
         else:
