@@ -220,7 +220,7 @@ def test_the_map_says_what_it_shows_and_moves_by_keys(page, scene):
     page.click("#tab-map")
     explained = 100 * scene.facts["planes"][0]["explained"]
     told = page.inner_text("#map-told")
-    assert "200 pictures of checks, test" in told
+    assert "200 images of checks, test" in told
     assert f"principal components, with {explained:.0f}% of the variance" in told
     page.select_option("#map-plane", index=1)
     first, second = scene.facts["planes"][1]["axes"]
@@ -329,9 +329,9 @@ def test_files_that_are_no_fit_picture_are_refused_in_a_sentence(page, tmp_path)
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "large.png").write_bytes(bytes(32 * 2**20 + 1))
     for name, sentence in [
-        ("huge.png", "A picture may have 50 megapixels, huge.png has 100."),
-        ("text.png", "text.png is no picture that this browser can read."),
-        ("large.png", "A picture file may have 32 MiB, large.png has more."),
+        ("huge.png", "An image may have 50 megapixels, huge.png has 100."),
+        ("text.png", "text.png is no image that this browser can read."),
+        ("large.png", "An image file may have 32 MiB, large.png has more."),
     ]:
         page.set_input_files("#own-file", tmp_path / name)
         page.wait_for_selector("#trouble", state="visible")
@@ -448,7 +448,9 @@ def test_codes_are_changed_by_a_click(page_of, tmp_path, is_uniform):
         assert np.array_equal(codes(), changed)
         assert page.get_attribute("#point-codes button:nth-child(3)", "title").endswith(f": {code}")
     page.fill("#point-code", "99")  # beyond the codebook: its last
-    page.wait_for_function("vaelib.point.codes[2] === 4")
+    changed[0, 2] = 4
+    assert_shows(page, "#point-picture", model.decode_codes(changed)[0])
+    assert np.array_equal(codes(), changed)
     page.click("#tab-samples")
     assert "Codes are drawn from the prior" in page.inner_text("#samples-told")
     page.wait_for_selector("#samples-wall button:nth-child(16)")
@@ -608,7 +610,7 @@ def test_a_server_that_is_gone_is_told(browser, served):
     assert "The explorer's server does not answer" in page.inner_text("#trouble")
     page.unroute("**/decode")
     page.click("#point-draw")  # and it goes on where it was
-    page.wait_for_function("vaelib.point.picture !== undefined")
+    assert page.evaluate("vaelib.point.picture !== undefined")
     page.close()
 
 

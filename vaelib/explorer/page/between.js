@@ -1,4 +1,4 @@
-// From one picture to another: the pictures on the way, as a strip, an animation, and a file.
+// From one image to another: the images on the way, as a strip, an animation, and a file.
 import { apng } from "./apng.js";
 import { gallery } from "./gallery.js";
 import { draw, number, path } from "./maths.js";
@@ -18,10 +18,10 @@ export function mountBetween(scene, model, point, own, tabs) {
     return scene.z.slice(n * scene.size, (n + 1) * scene.size);
   };
   const sources = [
-    ["a picture of the data", ofData],
+    ["an image of the data", ofData],
     ["a sample", async () => (await draw(scene, model, random(), 1)).z],
     ["the point", () => point.z],
-    ["your picture", () => own.z()],
+    ["your image", () => own.z()],
   ];
   const chosen = [ofData(), ofData()];
   let pictures, z;

@@ -55,7 +55,7 @@ export function mountCodes(scene, model, point) {
     if (codes && document.activeElement !== $("code")) $("code").value = codes[chosen];
     $("codes-told").textContent = codes
       ? `${new Set(codes).size} different codes of ${num_codes.toLocaleString("en")}.`
-      : "This point lies between the codes: draw one, or choose a sample or a picture.";
+      : "This point lies between the codes: draw one, or choose a sample or an image.";
   }
 
   async function change(code) {

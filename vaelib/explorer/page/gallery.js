@@ -1,4 +1,4 @@
-// Pictures in a row or a wall, each a button: one stop of the Tab key, arrow keys within.
+// Images in a row or a wall, each a button: one stop of the Tab key, arrow keys within.
 import { sheet } from "./pictures.js";
 
 export function gallery(root, { columns, shape, pick }) {
@@ -26,7 +26,7 @@ export function gallery(root, { columns, shape, pick }) {
   });
 
   return {
-    /** n pictures, one after the other, with a name for each. */
+    /** n images, one after the other, with a name for each. */
     show(pictures, names) {
       const pixels = pictures.length / names.length;
       while (root.children.length > names.length) root.lastChild.remove();

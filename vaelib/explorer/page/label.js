@@ -1,4 +1,4 @@
-// The class that a conditional model is given, by name: of every picture that the page decodes, encodes or draws.
+// The class that a conditional model is given, by name: of every image that the page decodes, encodes or draws.
 import { className } from "./scene.js";
 
 export function mountLabel(scene, model, point) {

@@ -1,4 +1,4 @@
-// The panel beside every view: the point's picture, and a slider for each latent, the most telling first.
+// The panel beside every view: the point's image, and a slider for each latent, the most telling first.
 import { draw, number } from "./maths.js";
 import { enlarged, saveCanvas, sheet } from "./pictures.js";
 import { perFrame } from "./point.js";

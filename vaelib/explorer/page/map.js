@@ -1,4 +1,4 @@
-// The latent space from above: a plane through it, the data on it, the pictures behind, and the point to drag.
+// The latent space from above: a plane through it, the data on it, the images behind, and the point to drag.
 import { number, plane as planeOf, quantile } from "./maths.js";
 import { sheet } from "./pictures.js";
 import { perFrame } from "./point.js";
@@ -23,7 +23,7 @@ export function mountMap(scene, model, point) {
     const half = 0.56 * Math.max(high[0] - low[0], high[1] - low[1], 1e-3);
     extent = { u: (low[0] + high[0]) / 2 - half, v: (low[1] + high[1]) / 2 - half, side: 2 * half };
     const { axes, explained, name } = scene.planes[$("plane").selectedIndex];
-    const whose = scene.data.given ? `${scene.data.count.toLocaleString("en")} pictures of ${scene.data.name}` : `${scene.data.count} ${scene.data.name}, for no data were given`;
+    const whose = scene.data.given ? `${scene.data.count.toLocaleString("en")} images of ${scene.data.name}` : `${scene.data.count} ${scene.data.name}, for no data were given`;
     const kind = name === "pca" ? "the first two principal components" : `the latents ${axes.join(" and ")}, which tell most`;
     $("told").textContent = `${whose}, by their posterior means; the axes are ${kind}, with ${(100 * explained).toFixed(0)}% of the variance.`;
     canvas.setAttribute("aria-label", `Map, ${axes[0]} to the right, ${axes[1]} upwards`);
@@ -111,7 +111,7 @@ export function mountMap(scene, model, point) {
     const now = performance.now();
     times.push(now);
     while (times[0] < now - 1000) times.shift();
-    $("rate").textContent = dragging && times.length > 5 ? `${times.length} pictures a second` : "";
+    $("rate").textContent = dragging && times.length > 5 ? `${times.length} images a second` : "";
   }
 
   let dragging = false;
@@ -187,7 +187,7 @@ export function mountMap(scene, model, point) {
   legend();
   return {
     drawn: look(),
-    /** Ring the place of a visitor's picture. */
+    /** Ring the place of a visitor's image. */
     place(z) {
       own = z;
       $("own").hidden = false;

@@ -1,4 +1,4 @@
-// A picture of the visitor's own: what the model makes of it, in pictures and in nats.
+// An image of the visitor's own: what the model makes of it, as an image and in nats.
 import { number } from "./maths.js";
 import { pad as mountPad } from "./pad.js";
 import { fromFile, fromImage, sheet } from "./pictures.js";
@@ -59,7 +59,7 @@ export function mountOwn(scene, model, point, map, tabs) {
     const verdict = percent >= 99 ? "most unusual" : percent >= 90 ? "unusual" : percent >= 50 ? "a little unusual" : "ordinary";
     $("rank").textContent =
       `Anomaly rank ${percent.toFixed(1)}%: the model explains ${above.toLocaleString("en")} of ` +
-      `${ofData.length.toLocaleString("en")} ${scene.data.given ? `pictures (${scene.data.name})` : scene.data.name} better than yours; among them it is ${verdict}.`;
+      `${ofData.length.toLocaleString("en")} ${scene.data.given ? `images (${scene.data.name})` : scene.data.name} better than yours; among them it is ${verdict}.`;
     showHistogram(negative);
   }
 
@@ -128,9 +128,9 @@ export function mountOwn(scene, model, point, map, tabs) {
   $("map").addEventListener("click", () => tabs.open("map"));
 
   return {
-    /** The posterior mean of the picture. */
+    /** The posterior mean of the image. */
     z() {
-      if (!z) throw new Error("There is no picture of yours yet: draw or open one under “Your picture”.");
+      if (!z) throw new Error("There is no image of yours yet: draw or open one under “Your image”.");
       return z;
     },
   };

@@ -1,4 +1,4 @@
-// A pad to draw on, with as many pixels as the model's pictures have, or a whole multiple.
+// A pad to draw on, with as many pixels as the model's images have, or a whole multiple.
 
 export function pad(canvas, [channels, height, width], changed) {
   const $ = (id) => document.getElementById(`own-${id}`);
@@ -65,7 +65,7 @@ export function pad(canvas, [channels, height, width], changed) {
   clear();
 
   return {
-    /** Draw over a picture, cropped around its centre. */
+    /** Draw over an image, cropped around its centre. */
     show(image) {
       const scale = Math.max(canvas.width / image.naturalWidth, canvas.height / image.naturalHeight);
       const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];

@@ -1,9 +1,9 @@
-// Pictures: float32 (C, H, W) in [0, 1] on one side, canvases and files on the other.
+// Images: float32 (C, H, W) in [0, 1] on one side, canvases and files on the other.
 
 const MAX_BYTES = 32 * 2 ** 20;
 const MAX_MEGAPIXELS = 50;
 
-/** A canvas of the pictures' own size, n of them in rows of `columns`. */
+/** A canvas of the images' own size, n of them in rows of `columns`. */
 export function sheet(pictures, [channels, height, width], columns = 1, canvas = document.createElement("canvas")) {
   const plane = height * width;
   const count = pictures.length / (channels * plane);
@@ -41,19 +41,19 @@ export function fromImage(source, [channels, height, width]) {
   });
 }
 
-/** A picture file as an image element that is known to be small enough. */
+/** An image file as an image element that is known to be small enough. */
 export async function fromFile(file) {
-  if (file.size > MAX_BYTES) throw new Error(`A picture file may have 32 MiB, ${file.name} has more.`);
+  if (file.size > MAX_BYTES) throw new Error(`An image file may have 32 MiB, ${file.name} has more.`);
   const image = new Image();
   image.src = URL.createObjectURL(file);
   try {
     await new Promise((done, failed) => {
       image.onload = done;
-      image.onerror = () => failed(new Error(`${file.name} is no picture that this browser can read.`));
+      image.onerror = () => failed(new Error(`${file.name} is no image that this browser can read.`));
     });
     const megapixels = (image.naturalWidth * image.naturalHeight) / 1e6;
     if (!(megapixels > 0 && megapixels <= MAX_MEGAPIXELS)) {
-      throw new Error(`A picture may have ${MAX_MEGAPIXELS} megapixels, ${file.name} has ${megapixels.toFixed(0)}.`);
+      throw new Error(`An image may have ${MAX_MEGAPIXELS} megapixels, ${file.name} has ${megapixels.toFixed(0)}.`);
     }
     return image;
   } finally {

@@ -33,7 +33,7 @@ export function perFrame(work) {
   };
 }
 
-/** Says "move" when z changes, "picture" when its picture is there, and "label" when the model's label changes. */
+/** Says "move" when z changes, "picture" when its image is there, and "label" when the model's label changes. */
 export class Point extends EventTarget {
   #follow;
 

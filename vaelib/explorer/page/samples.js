@@ -26,7 +26,7 @@ export function mountSamples(scene, model, point, tabs) {
       : scene.graphs.prior
         ? `z is drawn from the prior, ${scene.prior}, the noise that it is made of multiplied by the temperature`
         : `This bundle cannot draw from its prior (${scene.prior}); z is drawn around the posterior means of the data, the noise multiplied by the temperature`) +
-    "; the pictures are the means of p(x|z).";
+    "; the images are the means of p(x|z).";
 
   const show = latest(async () => {
     const temperature = Number($("temperature").value);

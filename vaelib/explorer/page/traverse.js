@@ -13,7 +13,7 @@ export function mountTraverse(scene, model, point, tabs) {
   const far = 0.75 * scene.reach;
   const values = Array.from({ length: FRAMES }, (_, k) => -far + (2 * far * k) / (FRAMES - 1));
   document.getElementById("traverse-told").textContent =
-    `Each row changes one latent from ${number(-far, 1)} to ${number(far, 1)} and leaves the others where the point is. Choose a picture to go there.`;
+    `Each row changes one latent from ${number(-far, 1)} to ${number(far, 1)} and leaves the others where the point is. Choose an image to go there.`;
 
   const strips = shown.map(({ index, kl }) => {
     const row = document.createElement("div");
