@@ -35,7 +35,7 @@ def build(latent, **options):
     return vae.eval()
 
 
-@pytest.fixture(scope="module", params=["autoregressive", pytest.param("table", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["table", pytest.param("autoregressive", marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
     """A model, its bundle, and the parity."""
     vae, directory = build(LATENTS[request.param]()), tmp_path_factory.mktemp(request.param)

@@ -9,6 +9,8 @@ import vaelib as vl
 from vaelib.errors import ExportError
 from vaelib.export import comparison, graphs, lowering, parts
 
+SLOW = pytest.mark.slow  # an export each, of which the others of a table have the like
+
 
 def exported(module, shape):
     """The operators of one module's graph, once it is proved against torch."""
@@ -29,12 +31,12 @@ def exported(module, shape):
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
-        (nn.Conv2d(3, 5, 4), (3, 4, 4)),
-        (nn.Conv2d(3, 5, 3, 2, padding=1, bias=False), (3, 2, 3)),
+        pytest.param(nn.Conv2d(3, 5, 4), (3, 4, 4), marks=SLOW),
+        pytest.param(nn.Conv2d(3, 5, 3, 2, padding=1, bias=False), (3, 2, 3), marks=SLOW),
         (nn.Conv2d(3, 5, 2, dilation=2, padding=(1, 2)), (3, 2, 2)),
-        (nn.ConvTranspose2d(3, 5, 4, 2), (3, 1, 1)),
+        pytest.param(nn.ConvTranspose2d(3, 5, 4, 2), (3, 1, 1), marks=SLOW),
         (nn.ConvTranspose2d(3, 5, 3, 2, 1, 1, bias=False), (3, 2, 2)),
-        (nn.ConvTranspose2d(3, 5, 3, 2, (1, 0), (1, 0)), (3, 1, 2)),
+        pytest.param(nn.ConvTranspose2d(3, 5, 3, 2, (1, 0), (1, 0)), (3, 1, 2), marks=SLOW),
     ],
     ids=str,
 )
@@ -110,8 +112,8 @@ def test_batch_norms_are_folded_across_moves(module, shape):
     [
         (Behind(nn.Linear(6, 24), nn.Unflatten(1, (4, 3, 2)), 4, read=True), (6,)),
         (Behind(nn.Conv2d(3, 8, 3), nn.ReLU(), 8), (3, 9, 9)),
-        (Behind(nn.Conv2d(3, 8, 3), nn.Upsample(scale_factor=2), 8), (3, 9, 9)),
-        (Behind(nn.Conv2d(3, 8, 3), Call(lambda x: x.flip(1)), 8), (3, 9, 9)),
+        pytest.param(Behind(nn.Conv2d(3, 8, 3), nn.Upsample(scale_factor=2), 8), (3, 9, 9), marks=SLOW),
+        pytest.param(Behind(nn.Conv2d(3, 8, 3), Call(lambda x: x.flip(1)), 8), (3, 9, 9), marks=SLOW),
     ],
     ids=["read", "relu", "upsample", "flip"],
 )
@@ -134,10 +136,10 @@ class Heads(nn.Module):
 @pytest.mark.parametrize(
     ("module", "shape", "products"),
     [
-        (nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 4)), (6,), 1),
+        pytest.param(nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 4)), (6,), 1, marks=SLOW),
         (Heads(), (6,), 2),
         (Heads(read=True), (6,), 3),
-        (nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 6)), (6,), 2),
+        pytest.param(nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 6)), (6,), 2, marks=SLOW),
         (nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 4)), (6,), 2),
     ],
     ids=["chain", "heads", "read", "narrow", "relu"],
@@ -151,8 +153,15 @@ def test_products_are_merged_where_that_costs_less(module, shape, products):
     [
         (nn.Sequential(nn.Conv2d(3, 8, 4), nn.LeakyReLU(), nn.Flatten(), nn.Linear(8, 4)), (3, 4, 4), 1),
         (nn.Sequential(nn.Linear(6, 12), nn.Unflatten(1, (3, 2, 2)), nn.ReLU(), nn.Flatten()), (6,), 0),
-        (nn.Sequential(nn.Linear(6, 12), nn.Unflatten(1, (3, 2, 2)), nn.Softmax(1), nn.Flatten()), (6,), 2),
-        (nn.Sequential(nn.Linear(6, 12), nn.Unflatten(1, (3, 2, 2)), nn.ReLU(), nn.Flatten(2)), (6,), 2),
+        pytest.param(
+            nn.Sequential(nn.Linear(6, 12), nn.Unflatten(1, (3, 2, 2)), nn.Softmax(1), nn.Flatten()),
+            (6,),
+            2,
+            marks=SLOW,
+        ),
+        pytest.param(
+            nn.Sequential(nn.Linear(6, 12), nn.Unflatten(1, (3, 2, 2)), nn.ReLU(), nn.Flatten(2)), (6,), 2, marks=SLOW
+        ),
     ],
     ids=["conv", "linear", "softmax", "other"],
 )
@@ -163,8 +172,8 @@ def test_maps_that_are_flattened_again_are_not_made(module, shape, reshapes):
 @pytest.mark.parametrize(
     ("function", "shape"),
     [
-        (lambda x: x[:, :0].sum(1), (6,)),
-        (lambda x: torch.addmm(torch.ones(1), x, torch.ones(6, 3)) @ torch.ones(3, 2), (6,)),
+        pytest.param(lambda x: x[:, :0].sum(1), (6,), marks=SLOW),
+        pytest.param(lambda x: torch.addmm(torch.ones(1), x, torch.ones(6, 3)) @ torch.ones(3, 2), (6,), marks=SLOW),
         (lambda x: nn.functional.batch_norm(x, torch.zeros(2), torch.ones(2), 0 * x.sum((0, 2, 3)) + 2), (2, 3, 3)),
         (lambda x: x.flip(1).sum(1).square() ** 2, (6,)),
     ],
