@@ -53,8 +53,8 @@ def _labels(described: Mapping[str, Any], value: Any, name: str) -> NDArray[np.i
         )
     check_shape(name, rows.shape, ("B",))
     count = described["num_classes"]
-    if rows.size and not (rows.min() >= 0 and rows.max() < count):
-        raise ValueError(f"`{name}` must be labels in [0, {count}), got [{rows.min()}, {rows.max()}].")
+    if unknown := [label for label in rows.tolist() if not 0 <= label < count]:
+        raise ValueError(f"`{name}` must be labels in [0, {count}), got {unknown[0]}.")
     return np.ascontiguousarray(rows, np.int64)
 
 
