@@ -32,7 +32,7 @@ def measured(model, test):
 
 
 arguments = options("codes", epochs=2)
-epochs, num_steps = (1, 20) if arguments.quick else (arguments.epochs, 600)
+epochs, num_steps = (1, 20) if arguments.quick else (arguments.epochs, 1000)
 train, val, test = mnist(arguments)
 results = {}
 for name, make in LATENTS.items():
