@@ -1,4 +1,4 @@
-"""What a model is told beside the image: ``Labels`` and ``Vector``."""
+"""What a model is given in addition to the image: ``Labels`` and ``Vector``."""
 
 from __future__ import annotations
 

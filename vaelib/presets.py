@@ -57,7 +57,7 @@ def conv_vae(
         latent: Posterior, prior and rate together, such as a :class:`VectorQuantizer`; Gaussian if None. The encoder
             gets the heads that it reads.
         corruption: Noise on the encoder's input, in training mode only.
-        condition: What the model is told beside the image, :class:`Labels` or :class:`Vector`; encoder and decoder are
+        condition: Given in addition to the image, :class:`Labels` or :class:`Vector`; encoder and decoder are
             built with its channels.
 
     Returns:

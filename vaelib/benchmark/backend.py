@@ -72,7 +72,7 @@ def functions_of(model: Any) -> dict[str, Callable[[Any], Any]]:
 
 
 def first_condition(size: int | None) -> Any:
-    """What a model with a condition is told: label 0, or a vector of ``size`` zeros."""
+    """The condition of models that need one: label 0, or a vector of ``size`` zeros."""
     return 0 if size is None else np.zeros(size, np.float32)
 
 

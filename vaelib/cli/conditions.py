@@ -1,4 +1,4 @@
-"""What a model is told beside the image, from the command line."""
+"""The condition of a model, from the command line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Condition = Annotated[
     list[str] | None,
     typer.Option(
         "--condition",
-        help="What a conditional model is told: a label by its number or the name of its class, or the numbers of a"
+        help="The condition of a conditional model: a label by its number or the name of its class, or the numbers of a"
         " vector such as 0.2,1. Several times for several: one after the other, for one image each.",
     ),
 ]
 
 
 class Told(NamedTuple):
-    """A model and what it is told."""
+    """A model and its condition."""
 
     model: Any
     """The model, or a view of it without a label for one that may do without."""
@@ -43,7 +43,7 @@ def kind_of_condition(model: Any) -> str | None:
 
 
 def told(model: Any, directory: Path, texts: list[str] | None, count: int) -> Told:
-    """A model, and what the option tells it of ``count`` images: each in turn, and again from the first."""
+    """A model with the condition of ``count`` images bound: each in turn, and again from the first."""
     part = model.condition
     if part is None:
         if texts:

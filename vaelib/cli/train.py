@@ -83,7 +83,7 @@ def train(
     condition: Annotated[
         Literal["labels", "factors"] | None,
         typer.Option(
-            help="What the model is told beside each image: labels (class folders, named sets) or factors (shapes)."
+            help="Given to the model in addition to each image: labels (class folders, named sets) or factors (shapes)."
         ),
     ] = None,
     beta: Annotated[float, typer.Option(help="Weight of the KL; 1 is the ELBO.", min=0, callback=finite)] = 1.0,

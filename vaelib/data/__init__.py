@@ -73,7 +73,7 @@ def load(
         frames: ``"first"`` or ``"all"`` of animations and of files of several pages; None raises an error for them.
         images_key: Name of the images in a ``.npz`` or ``.pt`` file of several arrays; without the split, if the file
             has one in its names. None takes ``images``, ``image``, ``imgs``, ``x``, ``data`` or ``arr_0``.
-        condition: What a model is told beside each image: ``"labels"``, for :class:`vaelib.Labels`; ``"factors"``, each
+        condition: Given in addition to each image: ``"labels"``, for :class:`vaelib.Labels`; ``"factors"``, each
             scaled to [0, 1], for :class:`vaelib.Vector`; None for images alone. Every image must have one.
         download: Let torchvision fetch a named set that is missing.
         seed: Seed of ``shapes`` and of static binarisation, whose draw is not that of Larochelle & Murray (2011):

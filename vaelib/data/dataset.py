@@ -40,7 +40,7 @@ class ImageDataset(Dataset[Any]):
         names: Where each image comes from, such as its file; or none.
         dynamic: Draw black or white pixels with the images' values as probabilities, again each time an image is used.
         flip: Mirror each image left to right with probability 1/2, again each time it is used.
-        condition: What a model is told beside each image: ``"labels"``; ``"factors"``, each scaled to [0, 1]; a tensor
+        condition: Given in addition to each image: ``"labels"``; ``"factors"``, each scaled to [0, 1]; a tensor
             of one's own, integers ``(N,)`` or floating point ``(N, size)``; or None.
 
     ``dataset[i]`` is one image as it is used, float32 ``(C, H, W)``: in a ``DataLoader`` too, images are binarised and

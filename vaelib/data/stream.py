@@ -68,7 +68,7 @@ def stream(
         transform: Such as one of ``torchvision.transforms.v2``: a uint8 ``(C, H, W)`` image of the file's own size to
             another, uint8 or floating point in [0, 1]; runs in the workers. Its draws depend on the seed, the epoch and
             the image alone.
-        condition: ``"labels"`` for what a model is told beside each image; None for images alone.
+        condition: ``"labels"`` to yield the label of each image as its condition; None for images alone.
         workers: Processes that read and decode; 0 reads in the training process.
 
     Returns:
@@ -182,7 +182,7 @@ class ImageStream(Dataset[Any]):
 
     @property
     def condition(self) -> Tensor | None:
-        """What a model is told beside each image: the labels, if they were asked for."""
+        """Given to a model in addition to each image: the labels, if they were asked for."""
         return self.labels if self.labelled else None
 
     def __len__(self) -> int:

@@ -157,7 +157,7 @@ class Codebook(nn.Module):
         self.weight.copy_(torch.where(known[:, None], means, self.weight))
 
     def _revive(self, dead: Tensor, counts: Tensor, spread: Tensor, generator: torch.Generator | None) -> None:
-        """Move ``dead`` codes beside others, drawn in proportion to the ``counts`` of this step.
+        """Move ``dead`` codes next to others, drawn in proportion to the ``counts`` of this step.
 
         That takes sums over the step alone, however its images were divided. A code whose vectors are all the same, as
         those of empty background may be, is not drawn: only one code can be theirs.

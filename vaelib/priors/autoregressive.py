@@ -76,7 +76,7 @@ class AutoregressiveCodes(CodePrior):
 
     @property
     def learning_rate(self) -> float:
-        """At which :func:`fit_prior` starts unless told otherwise: 4e-3 for a width of 64, less for a wider one."""
+        """Where :func:`fit_prior` starts unless it is given another: 4e-3 for a width of 64, less for a wider one."""
         return 0.25 / self.width
 
     def given(self, embedding: Tensor) -> GivenCodes | AutoregressiveCodes:

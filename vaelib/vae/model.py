@@ -35,7 +35,7 @@ class VAE(Passes, nn.Module):
         prior: p(z) of a Gaussian latent; :class:`StandardNormal` if None.
         latent: Posterior, prior and rate together; ``GaussianLatent(latent_shape, prior)`` if None.
         corruption: Noise on the encoder's input, in training mode only; see :mod:`vaelib.corruptions`.
-        condition: What the model is told beside the image, :class:`Labels` or :class:`Vector`; see :meth:`given`.
+        condition: Given to the model in addition to the image, :class:`Labels` or :class:`Vector`; see :meth:`given`.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
 
@@ -161,7 +161,7 @@ class AutoEncoder(VAE):
         decoder: Maps codes to ``recon_params``.
         likelihood: What ``recon_params`` mean; images themselves, trained by squared error, if None.
         corruption: Noise on the encoder's input, in training mode only: a denoising autoencoder.
-        condition: What the model is told beside the image, :class:`Labels` or :class:`Vector`.
+        condition: Given to the model in addition to the image, :class:`Labels` or :class:`Vector`.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
 
