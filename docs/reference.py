@@ -62,10 +62,17 @@ def _at_the_top() -> list[str]:
     return sorted(set(vaelib.__all__) - in_rooms - set(rooms()) - {"__version__"})
 
 
-def _automodule(module: str, members: str = "") -> str:
-    inherited = "Module, BaseException, tuple"  # of the classes of vaelib alone
-    options = f"   :members: {members}\n   :inherited-members: {inherited}\n"
-    return f"```{{eval-rst}}\n.. automodule:: {module}\n{options}```\n"
+def _automodule(module: str) -> str:
+    return f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n{_inherited(module)}```\n"
+
+
+def _autoclass(name: str) -> str:
+    return f"```{{eval-rst}}\n.. autoclass:: vaelib.{name}\n   :members:\n{_inherited('vaelib')}```\n"
+
+
+def _inherited(module: str) -> str:
+    """Methods of ``VAE`` and ``OnnxVAE`` come from classes that are not public."""
+    return "   :inherited-members: Module, tuple\n" if module in ("vaelib", "vaelib.runtime") else ""
 
 
 def _top_page() -> str:
@@ -77,7 +84,7 @@ def _top_page() -> str:
     table = "\n".join(["| name | what it is |", "| --- | --- |", *rows])
     return (
         "# vaelib\n\nWhat `import vaelib as vl` offers. Names load on first use.\n\n"
-        f"{table}\n\n{_automodule('vaelib', ', '.join(_at_the_top()))}"
+        f"{table}\n\n{''.join(_autoclass(name) for name in _at_the_top())}"
     )
 
 
