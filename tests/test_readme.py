@@ -87,7 +87,7 @@ def test_the_throughputs_are_those_of_the_report():
             assert speed.strip("*") == measured[(*what.split(", "), batch, backend)], (what, batch, backend)
 
 
-@pytest.mark.parametrize("table", ["nats", "fid", "mig"])
+@pytest.mark.parametrize("table", ["nats", "fid", "codes", "mig"])
 def test_the_results_are_those_of_the_scripts(table):
     """docs/results.md holds the tables that examples/reproduce/table.py makes of the committed JSON."""
     root = Path(__file__).parent.parent
