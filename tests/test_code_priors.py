@@ -202,6 +202,26 @@ def test_a_fitted_prior_knows_the_condition():
     assert torch.equal(view.from_noise(torch.randn(300, POSITIONS).clamp(-2, 2)), codes)
 
 
+class Biased(vl.priors.CodePrior):
+    """One of a person's own: the condition is the logits of every code."""
+
+    def __init__(self):
+        super().__init__(CODES, POSITIONS)
+        self.sharpness = torch.nn.Parameter(torch.zeros(()))
+
+    def given(self, embedding):
+        return td.Independent(td.Categorical(logits=self.sharpness * embedding[:, None].expand(-1, POSITIONS, -1)), 0)
+
+
+def test_a_prior_of_ones_own_with_a_condition_is_fitted():
+    labels = torch.arange(300) % 3
+    codes, embedding = labels[:, None].expand(-1, POSITIONS).contiguous(), torch.eye(3)[labels]
+    prior = vl.fit_prior(Biased(), codes, embedding=embedding, num_steps=20, learning_rate=0.2, progress=False)
+    assert prior.sharpness > 1
+    with pytest.raises(ValueError, match="`embedding` must be given: Biased has a condition"):
+        vl.fit_prior(Biased(), codes)
+
+
 @pytest.mark.parametrize("name", ["table", "autoregressive", "conditional"])
 def test_a_prior_is_the_same_after_it_is_saved_and_loaded(name, tmp_path):
     prior = stirred(MADE[name](CODES, POSITIONS))

@@ -140,6 +140,36 @@ def test_a_model_with_a_condition_wants_one_and_no_other_model_does(call, match)
         call(conditional(vl.Labels(3)), conditional(None))
 
 
+def of_prior(condition_size, condition):
+    prior = vl.AutoregressiveCodes(5, 4, width=8, num_blocks=1, condition_size=condition_size)
+    latent = vl.VectorQuantizer((2, 2, 2), 5, prior)
+    return vl.conv_vae(SHAPE, hidden_channels=(4, 4), norm="none", latent=latent, condition=condition)
+
+
+def test_a_prior_is_built_for_the_condition_of_the_model():
+    match = r"`prior.condition_size` must be {}, .* got 4: write AutoregressiveCodes\(..., condition_size={}\)"
+    for condition, size in ((vl.Labels(3), 3), (None, 0)):
+        with pytest.raises(ValueError, match=match.format(size, size)):
+            of_prior(4, condition)
+        with pytest.raises(ValueError, match=match.format(size, size).replace("AutoregressiveCodes", "Conditional.*")):
+            conditional(condition).prior = vl.ConditionalGaussian((2,), 4)
+    model = of_prior(3, vl.Labels(3))
+    with pytest.warns(UserWarning, match=r"does not know the condition, .* condition_size=3\)"):
+        model.prior = vl.AutoregressiveCodes(5, 4, width=8, num_blocks=1)
+
+
+def test_a_prior_that_is_fitted_afterwards_learns_the_null_embedding_from_its_rows():
+    model = of_prior(3, vl.Labels(3, dropout=0.5)).eval()
+    embedding = torch.cat([model.condition.embed([0, 1, 2]), model.condition.embed(None).expand(3, -1)])
+    codes = tensor([[0] * 4] * 3 + [[1] * 4] * 3)
+    model.prior = vl.fit_prior(
+        model.prior, codes, embedding=embedding, num_steps=60, learning_rate=0.05, progress=False
+    )
+    for condition, code in ((None, 1), (2, 0)):
+        with torch.no_grad():
+            assert model.given(condition).latent.prior.log_prob(codes[-1:] * code).exp().min() > 0.8
+
+
 def test_a_condition_must_be_a_part():
     with pytest.raises(TypeError, match="`condition` must be an nn.Module object, got 3"):
         vl.conv_vae(SHAPE, condition=3)

@@ -6,8 +6,10 @@ import threading
 
 import pytest
 import torch
+from torch import nn
 
 import vaelib as vl
+from vaelib.latents.codebook import Codebook
 from vaelib.latents.gradients import rotated, straight_through
 
 
@@ -46,6 +48,30 @@ def test_the_decoder_is_given_the_codes_bit_for_bit(latent):
         assert draw.codes.shape == (5, latent.num_positions)
         if hasattr(latent, "after_step"):
             latent.after_step(generator=seeded())
+
+
+def test_features_that_are_not_finite_are_no_codes(latent):
+    """z says so, position by position, in training and after it; codes stay codes."""
+    features = features_for(latent)
+    wanted, positions = latent.point(features), latent.latent_shape[1:]
+    features[(1, 0, *[0] * len(positions))], features[(2, 0, *[0] * len(positions))] = math.nan, math.inf
+    for z in (latent.point(features), latent.draw(features, no_noise(features)).z):
+        bad = z.isnan().flatten(2).any(1) if positions else z.isnan().all(1, keepdim=True)
+        assert bad[:, 0].tolist() == [False, True, True, False, False]
+        assert not bad[:, 1:].any()
+        assert torch.equal(z[~z.isnan()], wanted[~z.isnan()])
+    latent.embed(latent.encoded(features * math.nan))
+
+
+@pytest.mark.parametrize("make", [lambda: vl.FiniteScalarQuantizer((2, 2, 2), (5, 3)), lambda: VQ((2, 2, 2), 5)])
+def test_an_encoder_that_is_not_finite_is_found_by_evaluation(make):
+    vae, images = of_codes(make())
+    nn.init.constant_(vae.encoder.head.weight, math.nan)
+    assert vae.reconstruct(images).isnan().flatten(1).any(1).all()
+    evaluation = vl.evaluation
+    for call in (evaluation.elbo, evaluation.encode, evaluation.embed, evaluation.code_usage):
+        with pytest.raises(ValueError, match="`model` must give finite numbers, .* for 24 of 24 images"):
+            call(vae, images)
 
 
 def test_the_rate_is_that_of_uniform_codes(latent):
@@ -224,6 +250,35 @@ def test_k_means_of_the_first_step_finds_clusters_and_leaves_counts_that_agree()
     torch.testing.assert_close(book.weight, before, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("pieces", [4, 7])
+def test_k_means_takes_as_many_vectors_however_they_come(pieces):
+    rows, books = torch.randn(700, 4, generator=seeded(1)), []
+    for parts in (1, pieces):
+        torch.manual_seed(0)
+        latent = vl.VectorQuantizer((4,), 2)
+        for part in rows.chunk(parts):
+            latent.draw(part, no_noise(part))
+        latent.after_step(generator=seeded())
+        books.append(latent.codebooks[0])
+    assert books[0].counts.sum() == 2 * 256
+    assert torch.equal(books[0].weight, books[1].weight)
+    latent = vl.VectorQuantizer((4,), 2)
+    latent.draw(rows, no_noise(rows))
+    latent.after_step(lambda total: 2 * total, seeded())
+    assert latent.codebooks[0].counts.sum() == 2 * 256  # of both processes
+
+
+def test_k_means_looks_at_a_part_of_the_distances_at_once(monkeypatch):
+    _, rows = clusters()
+    whole, _ = started(rows)
+    monkeypatch.setattr("vaelib.latents.codebook._DISTANCES", 8 * 50)
+    sizes, distances = [], Codebook.distances
+    monkeypatch.setattr(Codebook, "distances", lambda book, rows: sizes.append(len(rows)) or distances(book, rows))
+    parted, _ = started(rows)
+    assert {*sizes[1:]} == {50}  # the first is the step's own
+    torch.testing.assert_close(parted.codebooks[0].weight, whole.codebooks[0].weight)
+
+
 @pytest.mark.parametrize("decay", [0.99, None])
 def test_a_dead_code_moves_beside_one_in_use_and_stays_alive(decay):
     _, rows = clusters(spread=0.5)
@@ -384,6 +439,15 @@ def test_only_training_moves_the_codebook_and_a_skipped_step_is_forgotten():
     assert latent.codebooks[0].weight.isfinite().all()
 
 
+def test_a_near_tie_of_a_codebook_is_one_of_all_after_it():
+    latent = RQ((1,), 2, depth=3).eval()
+    for book, step in zip(latent.codebooks, (1.0, 0.5, 0.25), strict=True):
+        book.weight.copy_(torch.tensor([[0.0], [step]]))
+    margins = latent.margins(torch.tensor([[0.5 + 1e-6], [0.9]]))
+    assert (margins[0] < 1e-5).all()
+    torch.testing.assert_close(margins[1], torch.tensor([0.8, 0.35, 0.1125]))
+
+
 def test_what_is_pending_is_no_state():
     """Buffers are broadcast at each forward pass of several processes, from the first to all."""
     _, rows = clusters()
@@ -399,6 +463,18 @@ def test_a_loop_that_never_calls_after_step_holds_no_growing_memory():
     for _ in range(20):
         latent.draw(torch.randn(200, 4), torch.empty(200, 0))
     assert len(latent.codebooks[0]._first) <= 2 * 256 + 200
+
+
+def test_a_loop_that_never_calls_after_step_is_told_once():
+    latent, features = vl.VectorQuantizer((4,), 2), torch.randn(3, 4)
+    for number in range(102):
+        latent.draw(features, no_noise(features))
+        if number < 2:
+            latent.after_step()
+        if number == 100:
+            match = r"100 draws in training mode and no step: .* vae.latent.after_step\(\)"
+            with pytest.warns(UserWarning, match=match):
+                latent.draw(features, no_noise(features))
 
 
 @pytest.mark.parametrize("commitment", [0.25, 2.0])
@@ -473,6 +549,15 @@ def test_the_entropy_term_has_its_signs():
     assert certain < unsure < alike
     assert certain == pytest.approx(-6 * math.log(2), abs=0.6)
     assert alike == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("bits", [16, 36])
+def test_the_entropy_term_has_a_slope_where_a_bit_is_certain(bits):
+    features = torch.full((8, bits), 1e-3)
+    features[:, 0] = 5.0
+    features.requires_grad_()
+    vl.BinarySphericalQuantizer((bits,)).draw(features, no_noise(features)).penalty.sum().backward()
+    assert features.grad.isfinite().all()
 
 
 def test_the_entropy_term_is_that_of_all_codes():

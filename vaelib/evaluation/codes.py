@@ -47,7 +47,10 @@ def encode(
         >>> mu.shape, logvar.shape
         (torch.Size([600, 2]), torch.Size([600, 2]))
     """
-    return _of_all(model, data, batch_size, generator, lambda view, x: view.encode(x))
+    if getattr(model.latent, "num_codes", None) is None:
+        return _of_all(model, data, batch_size, generator, lambda view, x: view.encode(x))
+    codes, _ = _of_all(model, data, batch_size, generator, _codes_and_sums)
+    return codes
 
 
 def embed(
@@ -80,6 +83,12 @@ def embed(
     """
     z: Tensor = _of_all(model, data, batch_size, generator, lambda view, x: view.embed(x))
     return z
+
+
+def _codes_and_sums(view: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes, and a number of each image that is not finite where the encoder's vectors are not."""
+    features = view.observe(x)
+    return view.latent.encoded(features), view.latent.point(features).flatten(1).sum(1)
 
 
 def _of_all(

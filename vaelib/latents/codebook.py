@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,8 +18,15 @@ Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over processes."""
 _ITERATIONS = 20
 _ROWS_PER_CODE = 256  # more vectors than that change k-means little
+_DISTANCES = 2**24  # at once, in k-means
 _SAME = 1e-3  # of the mean squared distance within a code
 _COUNTS_DECAY = 0.99  # where gradients move the codes, and averages only say which are used
+
+_MANY_DRAWS = 100
+_NEVER_FOLLOWED = (
+    f"A codebook has seen {_MANY_DRAWS} draws in training mode and no step: in a loop of your own, call"
+    " vae.latent.after_step() after each step of the optimiser, or its codes are not trained."
+)
 
 
 class _Totals(NamedTuple):
@@ -79,6 +87,7 @@ class Codebook(nn.Module):
             self.register_buffer("weight", weight)
             self.register_buffer("sums", torch.zeros(num_codes, size))
         self._pending: _Totals | None = None
+        self._waiting = 0  # draws since the last step
         self._first: Tensor | None = torch.empty(0, size)  # the vectors of the first step, for k-means
         self.register_load_state_dict_post_hook(_resumed)
 
@@ -106,22 +115,32 @@ class Codebook(nn.Module):
         if self._pending is None:
             self._pending = _Totals.zeros(self.weight)
         self._pending.add(rows, codes, self(codes))
-        if self._first is not None and len(self._first) < _ROWS_PER_CODE * len(self.weight):
-            self._first = torch.cat([self._first, rows.to(self._first.dtype)])
+        if not torch.compiler.is_compiling():
+            self._waiting += 1
+            if self._waiting == _MANY_DRAWS:
+                warnings.warn(_NEVER_FOLLOWED, UserWarning, stacklevel=2)
+        most = _ROWS_PER_CODE * len(self.weight)
+        if self._first is not None and len(self._first) < most:
+            self._first = torch.cat([self._first, rows.to(self._first.dtype)])[:most]
 
     @torch.no_grad()
-    def after_step(self, reduce: Reduce | None, generator: torch.Generator | None, moved: bool) -> None:
-        """Fold what was recorded into the codebook, the first time by k-means; forget it unless the weights moved."""
+    def after_step(self, reduce: Reduce | None, generator: torch.Generator | None, moved: bool | Tensor) -> None:
+        """Fold what was recorded into the codebook, the first time by k-means; forget it unless the weights moved.
+
+        A tensor ``moved`` on a device is waited for until k-means is done, and then not looked at.
+        """
+        self._waiting = 0
         if self._pending is None:
             return
         reduce = reduce or _unchanged
-        if not moved:
-            self._first = None if self._first is None else self._first[:0]
-        elif self._first is None:
-            self._follow(_Totals(*map(reduce, self._pending)), generator)
-        else:
-            self._start(self._first, reduce, generator)
+        if self._first is None:
+            if (isinstance(moved, Tensor) and moved.device.type != "cpu") or moved:
+                self._follow(_Totals(*map(reduce, self._pending)), generator)
+        elif moved:
+            _by_k_means(self, self._first, reduce, generator)
             self._first = None
+        else:
+            self._first = self._first[:0]
         for total in self._pending:
             total.zero_()
 
@@ -135,20 +154,6 @@ class Codebook(nn.Module):
             self.sums.lerp_(step.sums, 1 - decay)
             self._move(self.counts, self.sums)
         self._revive(self.counts < self.restart * self.counts.mean(), step.counts, spread, generator)
-
-    def _start(self, rows: Tensor, reduce: Reduce, generator: torch.Generator | None) -> None:
-        """K-means from one code on: those that are not used are split off the others, as in :meth:`_revive`."""
-        self.weight.zero_()
-        for _ in range(_ITERATIONS):
-            codes, own = self.nearest(rows), _Totals.zeros(self.weight)
-            own.add(rows, codes, self(codes))
-            step = _Totals(*map(reduce, own))
-            spread = step.spread(self._directed())
-            self._move(step.counts, step.sums)
-            self.counts.copy_(step.counts)
-            if self.decay is not None:
-                self.sums.copy_(step.sums)
-            self._revive(step.counts == 0, step.counts, spread, generator)
 
     def _move(self, counts: Tensor, sums: Tensor) -> None:
         """Each code to the mean of its vectors, if it has any and they are finite."""
@@ -180,6 +185,25 @@ class Codebook(nn.Module):
         super()._apply(*arguments, **options)
         self._pending, self._first = None, None if self._first is None else torch.empty_like(self.weight[:0])
         return self
+
+
+@torch.no_grad()
+def _by_k_means(book: Codebook, rows: Tensor, reduce: Reduce, generator: torch.Generator | None) -> None:
+    """Place the codes, from one on: those that are not used are split off the others, as restarts are."""
+    book.weight.zero_()
+    processes = int(reduce(torch.ones_like(book.counts[0])))
+    rows = rows[: _ROWS_PER_CODE * len(book.weight) // processes]
+    parts = rows.split(max(_DISTANCES // len(book.weight), 1))
+    for _ in range(_ITERATIONS):
+        codes, own = torch.cat([book.nearest(part) for part in parts]), _Totals.zeros(book.weight)
+        own.add(rows, codes, book(codes))
+        step = _Totals(*map(reduce, own))
+        spread = step.spread(book._directed())
+        book._move(step.counts, step.sums)
+        book.counts.copy_(step.counts)
+        if book.decay is not None:
+            book.sums.copy_(step.sums)
+        book._revive(step.counts == 0, step.counts, spread, generator)
 
 
 def _unchanged(total: Tensor) -> Tensor:

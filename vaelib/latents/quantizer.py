@@ -63,6 +63,8 @@ class Quantizer(nn.Module):
     def draw(self, features: Any, noise: Tensor, *, prior: Any = None) -> Draw:
         """The codes of ``features``, their z, rate and penalty; in training mode also noted for the codebook.
 
+        Where ``features`` are not finite, z is NaN.
+
         Args:
             features: One tensor ``(B, *latent_shape)``, as the encoder returns it.
             noise: ``(B, 0)``.
@@ -73,13 +75,14 @@ class Quantizer(nn.Module):
         with torch.autocast(rows.device.type, enabled=False):
             codes = self._codes(rows.detach())
             trained, penalty = self._trained(rows, codes, self._vectors(codes))
-        z = self._unrolled(trained).to(features.dtype)
+        z = self._unrolled(_known(trained, rows)).to(features.dtype)
         kl = -(self.prior if prior is None else prior).log_prob(codes).to(z.dtype)
         return Draw(z, z, kl, z.new_zeros(z.shape[0]), -kl.sum(1), penalty, codes)
 
     def point(self, features: Any) -> Tensor:
-        """``embed`` of the codes of ``features``."""
-        return self._unrolled(self._vectors(self.encoded(features))).to(features.dtype)
+        """``embed`` of the codes of ``features``; where these are not finite, NaN."""
+        vectors = self._vectors(self.encoded(features))
+        return self._unrolled(_known(vectors, self._rows(features))).to(features.dtype)
 
     def encoded(self, features: Any) -> Tensor:
         """The codes of ``features``, int64 ``(B, N)``."""
@@ -143,3 +146,8 @@ class Quantizer(nn.Module):
 
     def _unrolled(self, rows: Tensor) -> Tensor:
         return rows.transpose(1, 2).reshape(rows.shape[0], *self.latent_shape)
+
+
+def _known(vectors: Tensor, rows: Tensor) -> Tensor:
+    """``vectors``, NaN where the encoder's are not finite: a code, a whole number, would hide that."""
+    return torch.where(rows.isfinite().all(-1, keepdim=True), vectors, math.nan)

@@ -95,7 +95,8 @@ class FiniteScalarQuantizer(_Grid):
         self.levels = checked
 
     def _digits(self, rows: Tensor) -> Tensor:
-        return self._bounded(rows).round().long() + self._levels // 2
+        # A NaN as a whole number is undefined, and might be no digit.
+        return self._bounded(rows).nan_to_num().round().long() + self._levels // 2
 
     def margins(self, features: Any) -> Tensor:
         """How far each code is from being another, ``(B, N)``: the least distance of a channel to an edge."""
@@ -179,7 +180,9 @@ class BinarySphericalQuantizer(_Grid):
         rows = F.normalize(rows, dim=-1)
         logits = _SHARPNESS * len(self._levels) ** 0.5 * rows
         of_bits = F.softplus(logits) - logits * logits.sigmoid()
-        average = logits.sigmoid().mean((0, 1))
+        # At 0 and 1 the entropy's slope is infinite.
+        eps = torch.finfo(logits.dtype).eps
+        average = logits.sigmoid().mean((0, 1)).clamp(eps, 1 - eps)
         of_average = (torch.special.entr(average) + torch.special.entr(1 - average)).sum()
         distance = (rows - vectors).square().flatten(1).sum(1)
         information = rows.shape[1] * of_average - of_bits.flatten(1).sum(1)

@@ -40,7 +40,7 @@ class _OfCodebooks(Quantizer):
         self.codebooks = nn.ModuleList()
 
     def after_step(
-        self, reduce: Reduce | None = None, generator: torch.Generator | None = None, moved: bool = True
+        self, reduce: Reduce | None = None, generator: torch.Generator | None = None, moved: bool | Tensor = True
     ) -> None:
         """Let the codebook follow the training-mode draws since the last call: once per optimiser step, after it.
 
@@ -50,7 +50,9 @@ class _OfCodebooks(Quantizer):
         Args:
             reduce: Sums a tensor over processes; nothing if None.
             generator: Of the places of restarted codes, the same on every process; torch's global one if None.
-            moved: Whether the step moved the weights; if it was skipped, those draws are forgotten.
+            moved: Whether the step moved the weights; if it was skipped, those draws are forgotten. A tensor on a
+                device is waited for until k-means is done; then they are followed, and buffers are the caller's to
+                restore.
         """
         for codebook in self._books():
             codebook.after_step(reduce, generator, moved)
@@ -71,13 +73,16 @@ class _OfCodebooks(Quantizer):
         return torch.cat(codes, dim=1)
 
     def margins(self, features: Any) -> Tensor:
-        """How far each code is from being another, ``(B, N)``: the next squared distance less that of the code."""
+        """How far each code is from being another, ``(B, N)``: the next squared distance less that of the code.
+
+        Of several codebooks the least so far: another code leaves another rest to all after it.
+        """
         rows, margins = self._rows(check_head(features, self)), []
         for book in self._books():
             nearest = book.distances(rows).topk(2, dim=-1, largest=False).values
             margins.append(nearest[..., 1] - nearest[..., 0])
             rows = book.directed(rows) - book(book.nearest(rows))
-        return torch.cat(margins, dim=1)
+        return torch.stack(margins, dim=1).cummin(1).values.flatten(1)
 
     def _vectors(self, codes: Tensor) -> Tensor:
         (book, first), *others = self._split(codes)

@@ -50,6 +50,8 @@ def fit_prior(
             :class:`FlowPrior` or :class:`AutoregressiveCodes`; fitted in place.
         z: Latents ``(N, *latent_shape)``, or codes, int64 ``(N, num_positions)``, on the prior's device.
         embedding: For a prior with a condition, that of each row, ``(N, E)``, as ``vae.condition.embed(labels)`` gives.
+            Nothing is dropped here: for ``vae.given(None).sample`` give rows of ``vae.condition.embed(None)`` too, with
+            latents of ``vae.given(None)``.
         num_steps: Steps of Adam, whose learning rate falls to zero along half a cosine.
         batch_size: Latents in a step, drawn with replacement; 512, or of codes 64 images, if None.
         learning_rate: At the start; 5e-3, or the prior's own ``learning_rate`` if it has one, if None.
@@ -112,7 +114,7 @@ def _checked_latents(prior: Any, z: Tensor) -> Tensor:
 
 def _checked_embedding(prior: Any, embedding: Tensor | None, rows: int) -> Tensor | None:
     """The embedding without a graph; an error unless it is there for a prior with a condition, and for no other."""
-    size = getattr(prior, "condition_size", 0)
+    size = getattr(prior, "condition_size", "E" if hasattr(prior, "given") else 0)
     if embedding is None:
         if size:
             raise ValueError(f"`embedding` must be given: {type(prior).__name__} has a condition of {size} numbers.")

@@ -28,8 +28,8 @@ class Followers:
     def after_step(self, step: int, moved: Tensor) -> None:
         """Let them follow a step whose codes have been decoded; ``moved`` is false, on the device, of a skipped one.
 
-        Where only the device knows that a step is skipped, they follow it: whoever calls this then restores their
-        buffers.
+        Where only the device knows that a step is skipped, they get the tensor. They may wait for it, or follow it:
+        whoever calls this then restores their buffers.
         """
         if not self._modules:
             return
@@ -39,7 +39,7 @@ class Followers:
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1, np.uint32)[0])
         generator = torch.Generator(accelerator.device).manual_seed(seed)
         for module in self._modules:
-            module.after_step(reduce=reduce, generator=generator, moved=bool(moved) if is_known else True)
+            module.after_step(reduce=reduce, generator=generator, moved=bool(moved) if is_known else moved)
 
 
 def _outermost(module: nn.Module) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,6 +93,7 @@ class VAE(Passes, nn.Module):
         self.likelihood: Any = Bernoulli() if likelihood is None else likelihood
         self.latent: Any = GaussianLatent(self.latent_shape, prior) if latent is None else latent
         self.corruption, self.condition = corruption, condition
+        _check_condition_of(self.prior, condition)
         check_heads(encoder, self.latent)
         if hasattr(self.prior, "attach"):
             self.prior.attach(self)
@@ -148,6 +150,8 @@ class VAE(Passes, nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """Prior and posterior are the latent's; torch would register modules here that nothing would use."""
         if name in ("prior", "posterior"):
+            if name == "prior":
+                _check_condition_of(value, self.condition)
             setattr(self.latent, name, value)
         else:
             super().__setattr__(name, value)
@@ -201,6 +205,24 @@ class AutoEncoder(VAE):
         if likelihood is None:
             del self.likelihood
             self.likelihood = None
+
+
+def _check_condition_of(prior: Any, condition: Condition | None) -> None:
+    """Raise unless a prior that can be told a condition is built for this one; warn if it is built for none."""
+    size, wanted = getattr(prior, "condition_size", None), 0 if condition is None else condition.embedding_size
+    if size is None or size == wanted:
+        return
+    if size:
+        raise ValueError(
+            f"`prior.condition_size` must be {wanted}, the size of the model's condition, got {size}: write"
+            f" {type(prior).__name__}(..., condition_size={wanted}), or another prior for a model without a condition."
+        )
+    warnings.warn(
+        f"The prior does not know the condition, so samples may not follow it: write {type(prior).__name__}(...,"
+        f" condition_size={wanted}).",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _of_version_0_1(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
