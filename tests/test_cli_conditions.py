@@ -115,6 +115,20 @@ def test_evaluate_names_what_it_measures(run, capsys):
     assert "and not of log p(x)" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.filterwarnings("ignore:.*is too small")
+def test_evaluate_says_what_the_numbers_of_codes_and_labels_are_not(folder, run, tmp_path, capsys):
+    latent = vl.FiniteScalarQuantizer((2, 2, 2), (5, 3))
+    vl.save(vl.conv_vae((1, 8, 8), latent=latent, hidden_channels=(4, 8)), tmp_path / "codes")
+    line = ("evaluate", tmp_path / "codes", "--data", folder, "--samples", "9", "--compare", run)
+    result = run_json(capsys, *line)
+    assert result["note"].count("q(z|x) is deterministic: one draw an image") == 1
+    assert result["compared"] == ["log p(x)", "log p(x|c)"]
+    assert "The difference is that of log p(x) to log p(x|c) of the other model." in result["note"]
+    assert "difference_of_log_likelihood_given_condition" in result
+    result = run_json(capsys, "evaluate", run, "--samples", "9", "--compare", tmp_path / "codes")
+    assert "q(z|x) of the other model is deterministic" in result["note"]
+
+
 def test_int8_is_calibrated_with_the_labels_of_its_images(run, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr("vaelib.export.export_onnx", lambda *_, **options: given.update(options) or {})

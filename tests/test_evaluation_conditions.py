@@ -224,6 +224,27 @@ def test_one_draw_of_a_posterior_that_is_deterministic():
     assert evaluation.compare(model, model, images, num_samples=500, progress=False).monte_carlo_error == 0
 
 
+@pytest.mark.filterwarnings("ignore:.num_samples.")
+def test_a_comparison_says_which_model_has_one_draw():
+    first, second = of_codes(), vl.conv_vae(SHAPE, 2, hidden_channels=(4,))
+    images, note = rand(5, *SHAPE).round(), "q(z|x) of `first` is deterministic: one draw an image"
+    assert note in evaluation.compare(first, second, images, num_samples=9, progress=False).note
+    assert "of `first`" not in evaluation.compare(second, first, images, num_samples=9, progress=False).note
+    assert evaluation.compare(first, second, images, progress=False).note == ""
+
+
+@pytest.mark.parametrize("name", ["log_likelihood", "marginal_log_likelihood", "compare"])
+def test_images_of_one_draw_are_evaluated_many_at_a_time(name):
+    latent = vl.FiniteScalarQuantizer((2, 4, 4), (3, 3))
+    condition = vl.Labels(3) if name == "marginal_log_likelihood" else None
+    model, sizes = vl.conv_vae(SHAPE, latent=latent, hidden_channels=(4,), condition=condition).eval(), []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    measure = getattr(evaluation, name)
+    models = (model, model) if name == "compare" else (model,)
+    measure(*models, rand(6, *SHAPE).round(), num_samples=1000, batch_size=6, progress=False)
+    assert set(sizes) == {6}
+
+
 class Read(nn.Module):
     """The first pixels as what the quantiser reads: 0, 0.5 and 1 are the three levels of a channel."""
 
@@ -250,7 +271,8 @@ def test_usage_is_of_the_whole_set():
     usage = evaluation.code_usage(model, images, batch_size=1)
     assert sorted(usage.histogram[0].tolist()) == [0] + [2] * 8
     assert usage.perplexity == pytest.approx(8)
-    assert usage[1:2] + usage[3:] == (1, 9, 16, 1)
+    assert usage[1:2] + usage[3:] == (1, 9, 16, 1, False)
+    assert evaluation.code_usage(of_codes(), images).is_learned
 
 
 def test_usage_of_several_codebooks_and_of_very_many_codes():
@@ -277,8 +299,14 @@ def test_usage_of_several_codebooks_and_of_very_many_codes():
             "Collapsed: nearly all positions have the same code. Codebook: perplexity 1.1",
         ),
         ((30.0, 400, None, 512, 90, 1), "only 90 were seen, so more images would show more."),
+        (
+            (1.0, 8191, None, 8192, 64, 1),
+            "Collapsed: nearly all positions have the same code. Codebook: perplexity 1.0",
+        ),
+        ((1.0, 8191, None, 8192, 4, 1), "only 4 were seen, so more images would show more."),
         ((9.0, 3, None, 16, 9999, 4), "perplexity 9.0 of 16 in 4 codebooks, 3 of 64 codes (5%) are never used."),
     ],
 )
 def test_usage_in_words(usage, words):
     assert words in evaluation.CodeUsage(*usage).in_words()
+    assert "estart" not in evaluation.CodeUsage(*usage, is_learned=False).in_words()

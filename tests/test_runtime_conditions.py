@@ -108,6 +108,8 @@ def test_scores_have_their_condition(labelled):
         ("labelled", lambda m: m.given(labels=True), TypeError, "`labels` must be whole numbers or names, got True"),
         ("labelled", lambda m: m.given(labels=[[1]]), ValueError, r"`labels` must have shape \(B\), got"),
         ("labelled", lambda m: m.given(labels=[0, 1, 2]).decode(Z), ValueError, "each of the 40 images, got 3"),
+        ("labelled", lambda m: m.given(labels=[0, 1]).encode(IMAGES), ValueError, "each of the 40 images, got 2"),
+        ("labelled", lambda m: m.given(labels=[0, 1]).score(IMAGES), ValueError, "each of the 40 images, got 2"),
         ("labelled", lambda m: m.given(labels=[]).decode(Z), TypeError, "`labels` must be whole numbers or names"),
         ("nameless", lambda m: m.given(labels="cat"), ValueError, "labels by number: the bundle has no names .* 'cat'"),
         ("nameless", lambda m: m.given(labels=0.5), TypeError, "`labels` must be whole numbers, got 0.5"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,8 +89,7 @@ def evaluate(
     result = evaluation_of(vae, images, seed, samples, progress=not json_output)
     if other is not None:
         found = _comparison(vae, other, images, seed, samples, progress=not json_output)
-        note = found.pop("note")
-        result |= found | {"note": result["note"] if note in result["note"] else f"{result['note']} {note}".strip()}
+        result |= found | {"note": _joined(result["note"], found["note"])}
     if others is not None:
         result |= _anomaly(vae, images, others, seed)
     if disentanglement and images.factors is not None:
@@ -136,15 +136,15 @@ def evaluation_of(
 
     estimates = elbo(vae, images, generator=_seeded(seed))._asdict()
     counts: dict[str, Any] = {name: estimates.pop(name) for name in ("num_images", "note", "quantity")}
-    if vae.condition is not None:
-        also = "elbo, reconstruction and kl are of log p(x|c), of images whose condition is known, and not of log p(x)."
-        counts["note"] = f"{also} {counts['note']}".rstrip()
     of_latents, more = _latents(vae, images, seed)
     estimates |= of_latents
     if samples is not None:
         of_likelihood, of_draws = _likelihood(vae, images, samples, seed, progress=progress)
         estimates |= of_likelihood
-        counts |= of_draws
+        counts |= of_draws | {"note": _joined(of_draws["note"], counts["note"])}
+    if vae.condition is not None:
+        also = "elbo, reconstruction and kl are of log p(x|c), of images whose condition is known, and not of log p(x)."
+        counts["note"] = f"{also} {counts['note']}".rstrip()
     if importlib.util.find_spec("torchmetrics") is not None and min(images.image_shape[1:]) >= 6:
         quality = reconstruction_quality(vae, images, generator=_seeded(seed))._asdict()
         estimates |= {name: quality[name] for name in ("psnr", "ssim", "ms_ssim") if quality[name] is not None}
@@ -183,7 +183,7 @@ def _likelihood(
     if told == "labels":
         marginal = by(marginal_log_likelihood)
         estimates |= {"log_likelihood": marginal.log_likelihood, "log_likelihood_bits_per_dim": marginal.bits_per_dim}
-    names = ("num_samples", "effective_samples", "monte_carlo_error", "bias")
+    names = ("num_samples", "effective_samples", "monte_carlo_error", "bias", "note")
     draws = {name: getattr(found, name) for name in names}
     return estimates, draws | {"effective_quantiles": list(found.effective_quantiles)}
 
@@ -204,8 +204,18 @@ def _comparison(
 
     found = compare(vae, other, images, num_samples=samples, generator=_seeded(seed), progress=progress)
     name = "elbo" if samples is None else "log_likelihood"
-    estimates = {f"difference_of_{name}": found.difference._asdict(), f"other_{name}": found.second._asdict()}
-    return estimates | {"compared": list(found.quantities), "note": found.note}
+    note = found.note.replace(" of `first`", "").replace("`second`", "the other model")
+    of_first, of_second = found.quantities
+    if of_first != of_second:
+        note = f"The difference is that of {of_first} to {of_second} of the other model. {note}".rstrip()
+    told = "_given_condition" if samples is not None and "|c" in of_first + of_second else ""
+    estimates = {f"difference_of_{name}{told}": found.difference._asdict(), f"other_{name}": found.second._asdict()}
+    return estimates | {"compared": list(found.quantities), "note": note}
+
+
+def _joined(note: str, more: str) -> str:
+    """A note with those sentences of another that it does not have."""
+    return " ".join(filter(None, [note, *(text for text in re.split(r"(?<=\.) ", more) if text not in note)]))
 
 
 def _anomaly(vae: Any, images: ImageDataset, others: ImageDataset, seed: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from vaelib._checks import check_int
 from vaelib._images import Batch, ImageSet
 from vaelib.evaluation.bound import Estimate, per_image_terms
 from vaelib.evaluation.inputs import batches_for, check_vae, device_of, quantity_of, wanted_by
-from vaelib.evaluation.likelihood import log_likelihoods, tracked, warn_of_few
+from vaelib.evaluation.likelihood import draws_of, log_likelihoods, note_of, tracked, warn_of_few
 from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
@@ -84,7 +84,8 @@ def compare(
     """
     check_pair(first, second)
     check_int("batch_size", batch_size)
-    at_a_time = batch_size if num_samples is None else max(1, batch_size // check_int("num_samples", num_samples))
+    draws = 1 if num_samples is None else check_int("num_samples", num_samples)
+    at_a_time = max(1, batch_size // max(draws_of(model, draws) for model in (first, second)))
     seen = [ImageValues(model.likelihood) for model in (first, second)]
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     batches = batches_for(first, data, at_a_time, generator, condition=wanted_by(first, second))
@@ -97,6 +98,7 @@ def compare(
         check_model_finite(name, "log p(x)" if num_samples else "the ELBO", values_of)
         if num_samples is not None and models[name].latent.noise_size:
             warn_of_few(effective, num_samples, f"log p(x) of `{name}`")
+    notes = [note_of(model, f" of `{name}`") for name, model in models.items() if num_samples is not None]
     differences = both[0][0] - both[1][0]
     errors = torch.stack([errors for _, _, errors in both])
     return Comparison(
@@ -107,7 +109,7 @@ def compare(
         per_image=differences,
         num_samples=num_samples,
         num_images=len(differences),
-        note=seen[0].note or seen[1].note,
+        note=" ".join(filter(None, [*notes, seen[0].note or seen[1].note])),
         quantities=(quantity_of(first), quantity_of(second)),
     )
 

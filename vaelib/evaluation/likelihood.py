@@ -29,6 +29,7 @@ __all__ = [
     "estimate",
     "log_likelihood",
     "log_likelihoods",
+    "note_of",
     "tracked",
     "warn_of_few",
 ]
@@ -39,7 +40,6 @@ docs/howto/likelihood.md, which ``pytest -m table -s -k the_table_of_effective_d
 _FEWEST = 10.0
 """The same of the 5% of images that have fewest: where images are alike, 50 in the median go with 14 or more here."""
 _QUANTILES = (0.05, 0.5, 0.95)
-_ONE_DRAW = "q(z|x) is deterministic: one draw an image, and the estimate is its ELBO, a lower bound."
 
 
 class LikelihoodEstimate(NamedTuple):
@@ -141,7 +141,7 @@ def log_likelihood(
     num_samples = check_int("num_samples", num_samples)
     batch_size = check_int("batch_size", batch_size)
     columns: tuple[list[float], ...] = tuple([] for _ in OfImages._fields)  # tensors among large ones would
-    at_a_time = max(1, batch_size // num_samples)  # fragment the memory
+    at_a_time = max(1, batch_size // draws_of(model, num_samples))  # fragment the memory
     seen = ImageValues(model.likelihood)
     for batch in tracked(batches_for(model, data, at_a_time, generator), data, at_a_time, progress):
         seen.watch(batch.x)
@@ -157,6 +157,13 @@ def draws_of(model: Any, num_samples: int) -> int:
     return num_samples if model.latent.noise_size else 1
 
 
+def note_of(model: Any, whose: str = "") -> str:
+    """What log p(x) by draws of z is of a model that has only one; of any other model nothing."""
+    if model.latent.noise_size:
+        return ""
+    return f"q(z|x){whose} is deterministic: one draw an image, and the estimate is its ELBO, a lower bound."
+
+
 def tracked(batches: Iterator[Batch], data: Any, at_a_time: int, progress: bool) -> Iterable[Batch]:
     """The batches, with a bar on standard error that counts them."""
     each = at_a_time if isinstance(data, Tensor | ImageSet) else 1
@@ -170,7 +177,7 @@ def estimate(model: VAE, found: OfImages, num_samples: int, note: str, quantity:
     if model.latent.noise_size:
         warn_of_few(found.effective, num_samples, quantity, stacklevel=4)
     else:
-        num_samples, note = 1, f"{_ONE_DRAW} {note}".rstrip()
+        num_samples, note = 1, f"{note_of(model)} {note}".rstrip()
     low, median, high = found.effective.quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
     levels = 256 if model.likelihood.is_density else None
     return LikelihoodEstimate(

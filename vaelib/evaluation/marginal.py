@@ -13,7 +13,7 @@ from vaelib._checks import check_bool, check_int
 from vaelib._images import ImageSet
 from vaelib.conditions import Labels
 from vaelib.evaluation.inputs import batches_for, check_vae
-from vaelib.evaluation.likelihood import LikelihoodEstimate, OfImages, estimate, log_likelihoods, tracked
+from vaelib.evaluation.likelihood import LikelihoodEstimate, OfImages, draws_of, estimate, log_likelihoods, tracked
 from vaelib.evaluation.values import ImageValues
 from vaelib.vae import VAE
 
@@ -69,7 +69,7 @@ def marginal_log_likelihood(
     check_bool("progress", progress)
     num_samples, batch_size = check_int("num_samples", num_samples), check_int("batch_size", batch_size)
     views = [model.given(label) for label in range(model.condition.num_classes)]
-    at_a_time = max(1, batch_size // num_samples)
+    at_a_time = max(1, batch_size // draws_of(model, num_samples))
     seen, found = ImageValues(model.likelihood), []
     for batch in tracked(batches_for(views[0], data, at_a_time, generator), data, at_a_time, progress):
         seen.watch(batch.x)

@@ -17,6 +17,8 @@ from vaelib.vae import VAE
 __all__ = ["CodeUsage", "code_usage"]
 
 _LARGEST_HISTOGRAM = 2**20
+_MANY_SEEN = 16
+"""Codes from which on it says something that all are alike."""
 _MANY_DEAD = 0.1
 """Share of codes never used from which on the report says what to do."""
 
@@ -38,6 +40,8 @@ class CodeUsage(NamedTuple):
     """Codes that were counted in each codebook: images times positions. No more codes than these can occur."""
     depth: int
     """How many codebooks there are."""
+    is_learned: bool = True
+    """Whether codes are vectors that are learned, which restarts and commitment act on."""
 
     def in_words(self) -> str:
         """What these numbers say about codebook collapse."""
@@ -47,16 +51,18 @@ class CodeUsage(NamedTuple):
         if self.depth > 1:
             said += f" in {self.depth} codebooks"
         said += f", {self.dead} of {codes} codes ({100 * share:.0f}%) are never used"
-        if self.num_seen < self.num_codes:
-            return f"{said}; only {self.num_seen} were seen, so more images would show more."
-        if self.perplexity < 1.5:
-            return (
-                f"Collapsed: nearly all positions have the same code. {said}. Give the quantiser restarts"
-                " (`restart=0.1`), a larger `commitment`, or take a FiniteScalarQuantizer."
+        if self.perplexity < 1.5 and self.num_seen >= _MANY_SEEN:
+            said, advice = (
+                f"Collapsed: nearly all positions have the same code. {said}",
+                " Give the quantiser restarts (`restart=0.1`), a larger `commitment`, or take a FiniteScalarQuantizer.",
             )
-        if share > _MANY_DEAD:
-            return f"{said}. Restarts (`restart=0.1`), fewer codes, or a FiniteScalarQuantizer would use more of them."
-        return f"{said}."
+        elif self.num_seen < self.num_codes:
+            return f"{said}; only {self.num_seen} were seen, so more images would show more."
+        elif share > _MANY_DEAD:
+            advice = " Restarts (`restart=0.1`), fewer codes, or a FiniteScalarQuantizer would use more of them."
+        else:
+            return f"{said}."
+        return f"{said}." + (advice if self.is_learned else "")
 
 
 def code_usage(
@@ -112,6 +118,7 @@ def code_usage(
         num_codes=num_codes,
         num_seen=books[0].numel(),
         depth=depth,
+        is_learned=hasattr(model.latent, "restart"),
     )
 
 

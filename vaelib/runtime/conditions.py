@@ -67,16 +67,16 @@ def _number_of(text: str, names: Sequence[str] | None, name: str) -> int:
     return names.index(text)
 
 
-def rows_for(rows: NDArray[Any] | None, count: int) -> NDArray[Any]:
-    """The rows for ``count`` items: one serves all, B serve K * B, the B rows again for each of K draws.
+def rows_for(rows: NDArray[Any] | None, count: int, *, draws: bool) -> NDArray[Any]:
+    """The rows for ``count`` items: one serves all; B serve K * B ``draws``, the B rows again for each of K.
 
     Raises:
-        ValueError: If there are none, or ``count`` is no multiple of their number.
+        ValueError: If there are none, or another number of rows.
     """
     if rows is None:
         raise ValueError("The model takes a condition: pass `condition=`, or call `model.given(...)`.")
     if len(rows) == count:
         return rows
-    if len(rows) == 0 or count % len(rows):
+    if len(rows) == 0 or count % len(rows) or (len(rows) > 1 and not draws):
         raise ValueError(f"`condition` must have one row, or one for each of the {count} images, got {len(rows)}.")
     return np.tile(rows, (count // len(rows), *[1] * (rows.ndim - 1)))

@@ -143,7 +143,7 @@ class Graphs:
                 return [uniform_codes(first, self.num_codes)]
             return [first.reshape(len(first), *self.metadata["latent_shape"])]
         if "condition" in contract.inputs and "condition" not in inputs:
-            inputs = {**inputs, "condition": rows_for(self.condition, len(first))}
+            inputs = {**inputs, "condition": rows_for(self.condition, len(first), draws=part not in ("encoder", "vae"))}
         spec = contract.inputs[next(iter(inputs))]
         axes = None if self.multiple is None else bound_axes(spec, first.shape, self.multiple)
         results = self.engine(part).run(inputs, outputs, check, axes)
