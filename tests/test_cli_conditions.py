@@ -199,6 +199,7 @@ def test_codes(folder, tmp_path, capsys, latent, options, kind):
         )
         == 0
     )
+    assert "The codes were drawn uniformly, as no prior was fitted" in capsys.readouterr().out
     result = run_json(capsys, "evaluate", out, "--samples", "9")
     assert 1 <= result["perplexity"] <= result["num_codes"] == vae.latent.num_codes
     assert "codes" in result["latents"] and result["num_samples"] == 1

@@ -164,6 +164,12 @@ LINES = [
     (f"{TRAIN} --latent vq", 1, "`--latent-dim` is for `--latent gaussian`, got 2"),
     ("train --num-codes 8", 1, "`--num-codes` is for `--latent vq` or `--latent rvq` or `--latent bsq`, got 8"),
     ("train --latent vq --levels 3,4", 1, "`--levels` is for `--latent fsq`, got (3, 4)"),
+    (
+        "train --latent fsq --beta 2",
+        1,
+        "`--beta` is for `--latent gaussian`: the KL of uniform codes is constant, got 2",
+    ),
+    ("train --latent vq --kl-warmup 9", 1, "`--kl-warmup` is for `--latent gaussian`"),
     ("train --latent bsq --num-codes 12", 1, "`--num-codes` must be a power of 2 for `--latent bsq`"),
     ("train --levels 3;4", 2, "must be numbers such as 8,5,5,5, got '3;4'"),
     ("train --preset article --condition labels", 1, "`--condition` must not be given with `--preset article`"),

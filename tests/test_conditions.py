@@ -50,6 +50,8 @@ def linear_vae(condition, prior=None):
         (np.int32(1), [1]),
         (np.array([1, 0], np.uint8), [1, 0]),
         (np.array(["dog", "cat"]), [1, 0]),
+        (np.array("owl"), [2]),
+        (np.array(2), [2]),
         (tensor(1), [1]),
         (tensor([2, 1], dtype=torch.int16), [2, 1]),
     ],
@@ -92,6 +94,7 @@ def test_vectors_may_be_written_in_many_ways(written, rows):
         (lambda: vl.Labels(3).check(np.array([0, 7])), ValueError, r"`condition` must be in \[0, 3\), .* got 7"),
         (lambda: vl.Labels(3).check("cat"), ValueError, "must be a number: the classes have no names, got 'cat'"),
         (lambda: vl.Labels(3, names=NAMES).check("cow"), ValueError, "must be one of 'cat', 'dog', 'owl', got 'cow'"),
+        (lambda: vl.Labels(3).check(np.array("cat")), ValueError, "the classes have no names, got 'cat'"),
         (lambda: vl.Labels(3).check(1.0), TypeError, "must be the number or the name of a class, got 1.0"),
         (lambda: vl.Labels(3).check(True), TypeError, "must be the number or the name of a class, got True"),
         (lambda: vl.Labels(3).check(tensor([1.0])), TypeError, "must be labels of an integer dtype, got .*float32"),
@@ -246,6 +249,31 @@ def test_dropout_is_one_decision_for_encoder_and_decoder():
     view.sample(200)  # in eval mode, whatever the model's mode
     assert not (model.decoder.inputs[1][:, 2:] == 0.5).any()
     assert view.training
+
+
+def test_embed_and_encode_drop_no_label():
+    vae = conditional(vl.Labels(3, dropout=1.0))
+    nn.init.ones_(vae.condition.null)
+    for verb in ("embed", "encode"):
+        found = [getattr(view, verb)(x) for mode in (True, False) for view in (vae.train(mode).given(1),)]
+        torch.testing.assert_close(*found)
+    assert not torch.equal(vae.embed(x, condition=1), vae.given(None).embed(x))
+
+
+def test_a_label_that_nobody_looked_at_is_no_null_embedding(monkeypatch):
+    """In a training step on a device, where reading it would wait."""
+    monkeypatch.setattr(vl.Labels, "looks_at", lambda self, values: False)
+    vae = conditional(vl.Labels(3))
+    found = vae.condition.embed(tensor([1, 3, -1]))
+    assert torch.equal(found[0], tensor([0.0, 1.0, 0.0])) and found[1:].isnan().all()
+    assert vl.Elbo()(vae.given(tensor([0, 1, 2, 3])), x).loss.isnan()
+
+
+def test_a_view_is_no_model_to_save_or_train(tmp_path):
+    view, match = conditional(vl.Labels(3)).given(1), r"`model` must be the model itself, got Given, what model.given\("
+    for call in (vl.save, vl.export_onnx, lambda view, path: vl.Trainer(vl.Elbo(), output_dir=path).fit(view, x)):
+        with pytest.raises(TypeError, match=match):
+            call(view, tmp_path)
 
 
 def test_the_null_embedding_is_learned_and_starts_at_zero():

@@ -71,6 +71,15 @@ def test_log_p_of_x_given_c_and_its_mean_over_classes_in_closed_form():
 
 
 @pytest.mark.filterwarnings("ignore:.num_samples.")
+def test_a_model_without_its_label_is_one_of_p_of_x(vae):
+    images = rand(3, *SHAPE).round()
+    for label, quantity in ((None, "log p(x)"), (1, "log p(x|c)")):
+        assert evaluation.elbo(vae.given(label), images).quantity == quantity
+        found = evaluation.log_likelihood(vae.given(label), images, num_samples=2, progress=False)
+        assert found.quantity == quantity
+
+
+@pytest.mark.filterwarnings("ignore:.num_samples.")
 def test_the_mean_over_classes_has_the_error_of_its_draws(vae):
     """By repetition: the spread of estimates is the error that each gives."""
     images = rand(8, *SHAPE).round()
@@ -170,6 +179,10 @@ def test_a_prior_that_takes_the_condition_is_asked_with_it():
     model = vl.conv_vae(SHAPE, 2, hidden_channels=(4,), condition=vl.Labels(3), prior=prior).eval()
     images, labels = rand(5, *SHAPE), tensor([0, 1, 2, 2, 1])
     report = evaluation.latents(model, labelled(images, labels))
+    for information in (0.1, 1.5):
+        used = report._replace(active_units=2, mutual_information=report.kl._replace(value=information))
+        assert "nats" in used.in_words() and "prior" not in used.in_words()
+        assert "prior" in used._replace(prior_is_conditional=False).in_words()
     view = model.given(labels)
     mu, logvar = view.encode(images)
     torch.testing.assert_close(report.kl_per_latent.float(), view.prior.kl(mu, logvar, mu).mean(0))

@@ -84,6 +84,11 @@ def test_a_bundle_of_codes(exported):
     with torch.no_grad():
         codes = vae.encode(x)
         images = vae.decode_mean(vae.latent.embed(codes)).numpy()
+    card = (directory / "README.md").read_text()
+    code = [block.split("```")[0] for block in card.split("```python\n")[1:]][1]
+    exec(code.replace('InferenceSession("', f'InferenceSession("{directory}/'), names := {})
+    assert names["images"].shape == (16, *IMAGE)
+    assert "BigInt64Array(4), [1, 4]" in card and "run({ codes })" in card
     for size in (1, 64, 70):
         assert np.array_equal(opened.encode_codes(x[:size].numpy()), codes[:size])
     np.testing.assert_allclose(opened.decode_codes(codes.numpy()), images, atol=1e-6)

@@ -11,6 +11,7 @@ from vaelib.errors import ModelFileError
 from vaelib.priors.codes import codes_at as codes_of_torch
 from vaelib.runtime import OnnxVAE, Plan
 from vaelib.runtime.codes import codes_at, uniform_codes
+from vaelib.runtime.conditions import checked_condition
 
 IMAGES = np.random.default_rng(1).random((40, 1, 2, 2), dtype=np.float32)
 Z = np.random.default_rng(2).standard_normal((40, 2), dtype=np.float32)
@@ -75,7 +76,7 @@ def test_each_image_has_its_own_condition(model):
 
 def test_samples_have_their_condition(labelled):
     noise = np.random.default_rng(3).standard_normal((6, 2), np.float32)
-    for condition, rows in ((2, [2] * 6), ([0, 1], [0, 1] * 3), (["owl", "cat", "dog"], [2, 0, 1] * 2)):
+    for condition, rows in ((2, [2] * 6), ([0, 1], [0, 1] * 3), (["owl", 0, "dog"], [2, 0, 1] * 2)):
         expected = decoded(noise, np.eye(3)[rows])
         np.testing.assert_allclose(labelled.sample(6, condition=condition, seed=3), expected, atol=1e-5)
         assert np.array_equal(
@@ -85,6 +86,12 @@ def test_samples_have_their_condition(labelled):
     walk = labelled.given(labels="dog").interpolate(Z[:2], Z[2:4], 3)
     np.testing.assert_allclose(walk[:, 0], labelled.decode(Z[:2], condition=1), atol=1e-6)
     assert labelled.given(labels=[0, 1]).traverse(Z[:2], [0], [0.0, 1.0]).shape == (2, 1, 2, 1, 2, 2)
+
+
+def test_a_vector_of_one_number_is_written_as_torch_takes_it():
+    described = {"kind": "vector", "size": 1}
+    for value in (0.5, [0.5], [[0.5]]):
+        assert checked_condition(described, value).tolist() == [[0.5]]
 
 
 def test_scores_have_their_condition(labelled):

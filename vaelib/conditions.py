@@ -122,6 +122,8 @@ class Labels(Condition):
             TypeError: If it holds anything else.
             ValueError: If a number or a name is none of the classes.
         """
+        if isinstance(condition, np.ndarray) and condition.ndim == 0:
+            condition = condition.item()
         if isinstance(condition, np.ndarray) and condition.dtype.kind in "iu":
             condition = torch.from_numpy(condition.astype(np.int64))
         if not isinstance(condition, Tensor):
@@ -138,8 +140,11 @@ class Labels(Condition):
         return labels
 
     def numbers(self, values: Tensor) -> Tensor:
-        """One-hot, float32 ``(B, num_classes)``."""
-        return (values[:, None] == torch.arange(self.num_classes, device=values.device)).float()
+        """One-hot, float32 ``(B, num_classes)``; NaN for a label out of range that :meth:`check` could not look at."""
+        found = (values[:, None] == torch.arange(self.num_classes, device=values.device)).float()
+        if torch.compiler.is_compiling():  # and exporting: the plain graph
+            return found
+        return found.masked_fill(((values < 0) | (values >= self.num_classes))[:, None], torch.nan)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -20,6 +20,7 @@ from vaelib._checks.tensors import (
     check_has_prior,
     check_like,
     check_module,
+    check_no_view,
     check_one_device,
     check_tensor,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "check_latent",
     "check_like",
     "check_module",
+    "check_no_view",
     "check_one_device",
     "check_path",
     "check_shape",

@@ -101,12 +101,23 @@ def check_draws(num_samples: object, latent_shape: Any, generator: object, devic
     return shape
 
 
+def check_no_view(name: str, value: object) -> None:
+    """Raise ``TypeError`` for a model with a condition bound."""
+    from torch import nn
+
+    if not isinstance(value, nn.Module) and isinstance(getattr(value, "model", None), nn.Module):
+        raise TypeError(
+            f"`{name}` must be the model itself, got {type(value).__name__}, what model.given(...) returns."
+        )
+
+
 def check_module(name: str, value: object, *methods: str, optional: bool = False) -> None:
     """Raise ``TypeError`` unless ``value`` is an ``nn.Module`` that has the methods, or None if that is allowed."""
     from torch import nn
 
     if optional and value is None:
         return
+    check_no_view(name, value)
     check_type(name, value, nn.Module, "an nn.Module object")
     missing = [f"`{method}`" for method in methods if not callable(getattr(value, method, None))]
     if missing:

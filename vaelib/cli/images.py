@@ -157,6 +157,7 @@ def sample(
     import torch
 
     from vaelib import plots
+    from vaelib.priors import UniformCodes
     from vaelib.vae import VAE
 
     if not (isinstance(vae, VAE) and vae.latent.has_prior):
@@ -174,6 +175,12 @@ def sample(
     labels = len(condition or ())
     plots.save_grid(torch.cat(parts), target, columns=labels if 1 < labels <= _MOST_COLUMNS else 8)
     typer.echo(f"{num} images written to {out}")
+    if isinstance(vae.prior, UniformCodes):
+        typer.echo(
+            "The codes were drawn uniformly, as no prior was fitted to them, so these images look like none of the"
+            " data. In Python: vae.prior = vl.fit_prior(vl.AutoregressiveCodes(num_codes, num_positions),"
+            " vl.evaluation.encode(vae, data)), then vl.save(vae, ...)."
+        )
 
 
 def encode(

@@ -53,6 +53,9 @@ def check_latent(options: dict[str, Any]) -> None:
         if options[name] is not None and latent not in latents:
             listed = " or ".join(f"`--latent {latent}`" for latent in latents if latent)
             raise ValueError(f"`--{name.replace('_', '-')}` is for {listed}, got {options[name]}.")
+    if latent not in (None, "gaussian") and (options["beta"] != 1 or options["kl_warmup"]):
+        name, value = ("beta", options["beta"]) if options["beta"] != 1 else ("kl-warmup", options["kl_warmup"])
+        raise ValueError(f"`--{name}` is for `--latent gaussian`: the KL of uniform codes is constant, got {value}.")
     bits = options["num_codes"] or 2
     if latent == "bsq" and (bits & (bits - 1) or bits < 2):
         raise ValueError(f"`--num-codes` must be a power of 2 for `--latent bsq`, 2 for each bit, got {bits}.")

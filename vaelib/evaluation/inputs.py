@@ -28,7 +28,8 @@ def bound(model: Any, condition: Tensor | None) -> Any:
 
 def quantity_of(model: Any) -> str:
     """What a bound or an estimate of ``model`` is of: log p(x), or log p(x|c) of a model with a condition."""
-    return "log p(x)" if model.condition is None else "log p(x|c)"
+    is_given = model.condition is not None and not (isinstance(model, Given) and model.is_null)
+    return "log p(x|c)" if is_given else "log p(x)"
 
 
 def batches_for(

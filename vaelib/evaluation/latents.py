@@ -42,6 +42,9 @@ class LatentReport(NamedTuple):
     marginal_kl: Estimate
     """KL(q(z) to p(z)) with that q(z), the rest of the KL: a better prior could save at most so much."""
     num_images: int
+    prior_is_conditional: bool = False
+    """Whether p(z|c) takes the image's condition: the marginal KL, a mean of log q(z) - log p(z|c), can then be
+    negative, and says nothing about what a better prior could save."""
 
     def in_words(self) -> str:
         """What these numbers say about posterior collapse."""
@@ -57,16 +60,20 @@ class LatentReport(NamedTuple):
         information = self.mutual_information.value
         if most - information < 1:
             said.append(
-                f"z tells {self.num_images} images apart, so it carries at least {information:.1f} nats about them; how"
-                f" much of the other {self.marginal_kl.value:.1f} nats of the KL a better prior could save, only more"
-                " images would show"
+                f"z tells {self.num_images} images apart, so it carries at least {information:.1f} nats about them"
+            )
+            rest = (
+                f"how much of the other {self.marginal_kl.value:.1f} nats of the KL a better prior could save, only"
+                " more images would show"
             )
         else:
             said.append(f"z carries at least {information:.1f} nats about the image")
-            said.append(
+            rest = (
                 f"at most {self.marginal_kl.value:.1f} nats of the KL pay for a prior that the posteriors together do"
                 " not match"
             )
+        if not self.prior_is_conditional:
+            said.append(rest)
         return "; ".join(said) + "."
 
 
@@ -133,6 +140,7 @@ def latents(
         mutual_information=Estimate.of(log_q - marginal),
         marginal_kl=Estimate.of(marginal - log_p),
         num_images=len(mu),
+        prior_is_conditional=conditions is not None and hasattr(model.prior, "given"),
     )
 
 

@@ -66,7 +66,7 @@ import numpy as np
 import onnxruntime
 
 decoder = onnxruntime.InferenceSession("decoder.onnx")
-z = np.random.default_rng(0).standard_normal((16, {latent}), dtype=np.float32)
+{numpy_z}
 (images,) = decoder.run(["mean"], {{"z": z{numpy_condition}}})  # (16, {image})
 ```
 
@@ -76,8 +76,8 @@ In a browser or Node, with onnxruntime-web or onnxruntime-node:
 import * as ort from "onnxruntime-web";
 
 const decoder = await ort.InferenceSession.create("decoder.onnx");
-const z = new ort.Tensor("float32", new Float32Array({latent_size}), [1, {latent}]); // the centre of the latent space
-{js_condition}const {{ mean }} = await decoder.run({{ z{js_input} }});
+{js_condition}{js_z}
+const {{ mean }} = await decoder.run({{ z{js_input} }});
 // mean.data: {image_size} values in the order ({axes})
 ```
 
@@ -105,7 +105,6 @@ def card(
 ) -> str:
     """README.md of a bundle, by its manifest and by what was measured."""
     model, graphs = described["model"], described["graphs"]
-    image, latent = (", ".join(map(str, model[name])) for name in ("image_shape", "latent_shape"))
     multiple = model["spatial_multiple"]
     return _CARD.format(
         kind=model["kind"],
@@ -113,10 +112,8 @@ def card(
         opset=model["opset"],
         size=" x ".join(map(str, model["image_shape"])),
         axes=", ".join(map(str, graphs["encoder"]["inputs"]["image"]["shape"][1:])),
-        image=image,
-        latent=latent,
+        image=", ".join(map(str, model["image_shape"])),
         image_size=math.prod(model["image_shape"]),
-        latent_size=math.prod(model["latent_shape"]),
         sizes=""
         if multiple is None
         else f" H and W may be any multiples of {multiple}, h and w are that much smaller.",
@@ -137,6 +134,7 @@ def card(
         speed=_speed(speeds),
         runtime=_runtime(model, graphs),
         **_with_condition(model["condition"]),
+        **_of_z(model, graphs),
         limits=_VAE_LIMITS if "distortion" in graphs["vae"]["outputs"] else _AUTOENCODER_LIMITS,
     )
 
@@ -194,6 +192,38 @@ def _with_condition(condition: Mapping[str, Any] | None) -> dict[str, str]:
         "numpy_condition": f', "condition": {array}',
         "js_condition": f"const condition = new ort.Tensor({tensor});\n",
         "js_input": ", condition",
+    }
+
+
+def _of_z(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> dict[str, str]:
+    """How the examples make z: by the prior's graph, of random codes, or of a standard normal prior."""
+    given = _with_condition(model["condition"])
+    if model["codes"] is not None:
+        (positions,), num_codes = graphs["codes"]["inputs"]["codes"]["shape"][1:], model["codes"]["num_codes"]
+        return {
+            "numpy_z": f"codes = np.random.default_rng(0).integers({num_codes}, size=(16, {positions}))"
+            '  # those of images: encoder.onnx\n(z,) = onnxruntime.InferenceSession("codes.onnx").run(["z"], {"codes": codes})',
+            "js_z": f'const codes = new ort.Tensor("int64", new BigInt64Array({positions}), [1, {positions}]);'
+            " // those of images: encoder.onnx\n"
+            'const { z } = await (await ort.InferenceSession.create("codes.onnx")).run({ codes });',
+        }
+    prior = graphs.get("prior")
+    if prior is not None and prior["file"]:
+        noise = prior["inputs"]["noise"]["shape"][1:]
+        shape, is_given = ", ".join(map(str, noise)), "condition" in prior["inputs"]
+        numpy_condition, js_input = (given["numpy_condition"], given["js_input"]) if is_given else ("", "")
+        return {
+            "numpy_z": f"noise = np.random.default_rng(0).standard_normal((16, {shape}), dtype=np.float32)\n"
+            f'(z,) = onnxruntime.InferenceSession("prior.onnx").run(["z"], {{"noise": noise{numpy_condition}}})',
+            "js_z": f'const noise = new ort.Tensor("float32", new Float32Array({math.prod(noise)}), [1, {shape}]); //'
+            " standard normal numbers\n"
+            f'const {{ z }} = await (await ort.InferenceSession.create("prior.onnx")).run({{ noise{js_input} }});',
+        }
+    latent = ", ".join(map(str, model["latent_shape"]))
+    return {
+        "numpy_z": f"z = np.random.default_rng(0).standard_normal((16, {latent}), dtype=np.float32)",
+        "js_z": f'const z = new ort.Tensor("float32", new Float32Array({math.prod(model["latent_shape"])}), [1,'
+        f" {latent}]); // the centre of the latent space",
     }
 
 

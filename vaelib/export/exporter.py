@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import ExportError, check_choice, check_float, check_int, check_type
+from vaelib._checks import ExportError, check_choice, check_float, check_int, check_no_view, check_type
 from vaelib.export import manifest
 from vaelib.export.card import card
 from vaelib.export.comparison import compare
@@ -114,6 +114,7 @@ def export_onnx(
         >>> parity["vae"]["distortion"].max_rel < 1e-4
         True
     """
+    check_no_view("model", model)
     check_type("model", model, VAE, "a VAE or an AutoEncoder")
     check_int("opset", opset, 18, 23)
     check_choice("precision", precision, ("fp32", "fp16", "int8"))

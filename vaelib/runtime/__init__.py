@@ -78,6 +78,8 @@ class OnnxVAE(Verbs):
     def given(self, *, labels: Any = None, condition: Any = None) -> OnnxVAE:
         """This model with a condition: the same methods, the same sessions.
 
+        So methods without ``condition=`` take it: ``decode_params``, ``score``, ``elbo_terms``, streams and paths.
+
         Args:
             labels: Labels by number or by name (of ``metadata["condition"]["names"]``): one for all images, or one for
                 each.

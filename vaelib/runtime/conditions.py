@@ -34,7 +34,8 @@ def checked_condition(described: Mapping[str, Any] | None, value: Any, name: str
     rows = np.asarray(value)
     if rows.dtype.kind not in "fiu":
         raise TypeError(f"`{name}` must be numbers, got {value!r:.80}.")
-    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim == 1 or (rows.ndim == 0 and described["size"] == 1):
+        rows = rows.reshape(1, -1)
     check_shape(name, rows.shape, ("B", described["size"]))
     rows = np.ascontiguousarray(rows, np.float32)
     check_finite(name, rows)
@@ -42,6 +43,8 @@ def checked_condition(described: Mapping[str, Any] | None, value: Any, name: str
 
 
 def _labels(described: Mapping[str, Any], value: Any, name: str) -> NDArray[np.int64]:
+    if isinstance(value, list | tuple):  # numpy would make names of all
+        value = [_number_of(each, described["names"], name) if isinstance(each, str) else each for each in value]
     rows = np.atleast_1d(np.asarray(value))
     if rows.dtype.kind == "U":
         rows = np.array([_number_of(text, described["names"], name) for text in rows.ravel().tolist()]).reshape(

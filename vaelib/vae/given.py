@@ -20,10 +20,11 @@ class Given(Passes):
         model: A VAE with a condition.
         embedding: The condition as numbers, ``(B, E)``; one row serves any number of images.
         dropped: The same with the rows that a training step replaces by the null embedding; none if None.
+        is_null: Whether it is the null embedding for all images: the model without a condition, of p(x).
     """
 
-    def __init__(self, model: Any, embedding: Tensor, dropped: Tensor | None = None) -> None:
-        self.model = model
+    def __init__(self, model: Any, embedding: Tensor, dropped: Tensor | None = None, *, is_null: bool = False) -> None:
+        self.model, self.is_null = model, is_null
         self._embedding, self._dropped = embedding, embedding if dropped is None else dropped
 
     @property
@@ -58,6 +59,9 @@ class Given(Passes):
         if name.startswith("__") or name == "model":
             raise AttributeError(name)
         return getattr(self.model, name)
+
+    def _undropped(self) -> Passes:
+        return self if self._dropped is self._embedding else Given(self.model, self._embedding, is_null=self.is_null)
 
     def _run(self, network: nn.Module, value: Tensor) -> Any:
         is_encoder = network is self.model.encoder

@@ -116,7 +116,8 @@ class VAE(Passes, nn.Module):
         Args:
             condition: As the model's :class:`Labels` or :class:`Vector` takes it, one for all images or one for each;
                 None for the null embedding of a condition with ``dropout``.
-            generator: Of the dropout, which acts in training mode: one decision per image, for encoder and decoder.
+            generator: Of the dropout, which acts in training mode: one decision per row of the condition, for encoder
+                and decoder; one for all images where one condition serves them, so give each image its own there.
 
         Raises:
             ValueError: If the model has no condition, or this is none of its values.
@@ -137,7 +138,11 @@ class VAE(Passes, nn.Module):
             )
         check_generator(generator)
         embedding = self.condition.embed(condition).to(next(self.parameters(), torch.empty(0)))
-        return Given(self, embedding, self.condition.dropped(embedding, generator) if self.training else None)
+        dropped = self.condition.dropped(embedding, generator) if self.training else None
+        return Given(self, embedding, dropped, is_null=condition is None)
+
+    def _undropped(self) -> VAE:
+        return self
 
     def _run(self, network: nn.Module, value: Tensor) -> Any:
         if self.condition is not None:

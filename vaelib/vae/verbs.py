@@ -44,6 +44,10 @@ class Verbs:
         """The same verbs with ``condition`` bound."""
         raise NotImplementedError
 
+    def _undropped(self) -> Passes:
+        """The same verbs, of a bound condition without dropout."""
+        raise NotImplementedError
+
     def _run(self, network: nn.Module, value: Tensor) -> Any:
         """What the encoder gives for images, the decoder for latents."""
         raise NotImplementedError
@@ -127,11 +131,15 @@ class Passes(Verbs):
         return VAEOutput(self.decode(draw), draw.mu, draw.logvar, draw.z)
 
     def embed(self, x: Tensor, *, condition: Any = None) -> Tensor:
-        """The deterministic z of images, ``(B, *latent_shape)``: what :meth:`reconstruct` decodes."""
+        """The deterministic z of images, ``(B, *latent_shape)``: what :meth:`reconstruct` decodes.
+
+        By the condition without its dropout, as :meth:`encode`.
+        """
         if condition is not None:
             return self.given(condition).embed(x)
         check_input(self, x)
-        z: Tensor = self.latent.point(self._features(x))
+        view = self._undropped()
+        z: Tensor = view.latent.point(view._features(x))
         return z
 
     def encode(self, x: Tensor, *, condition: Any = None) -> Any:
@@ -143,7 +151,8 @@ class Passes(Verbs):
         if condition is not None:
             return self.given(condition).encode(x)
         check_input(self, x)
-        return self.latent.encoded(self._features(x))
+        view = self._undropped()
+        return view.latent.encoded(view._features(x))
 
     def reconstruct(self, x: Tensor, *, condition: Any = None) -> Tensor:
         """Images from images, ``(B, C, H, W)`` both: :meth:`embed` and the likelihood's mean, clamped to [0, 1].
