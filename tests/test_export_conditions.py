@@ -163,6 +163,13 @@ def test_a_prior_with_a_condition_is_given_it(tmp_path):
     np.testing.assert_allclose(
         opened.given(labels=1).sample(40, seed=2), vae.sample(40, condition=1, seed=2), atol=1e-6
     )
+    card = (tmp_path / "README.md").read_text()
+    code = card.split("```python\n")[2].partition("```")[0]
+    exec(code.replace('InferenceSession("', f'InferenceSession("{tmp_path}/'), names := {})
+    np.testing.assert_allclose(names["images"], vae.sample(16, condition=0, seed=0), atol=1e-6)
+    script = card.split("```js\n")[1]
+    assert script.index("const condition") < script.index("prior.onnx")
+    assert "run({ noise, condition })" in script and "decoder.run({ z, condition })" in script
 
 
 @pytest.mark.slow

@@ -76,8 +76,8 @@ In a browser or Node, with onnxruntime-web or onnxruntime-node:
 import * as ort from "onnxruntime-web";
 
 const decoder = await ort.InferenceSession.create("decoder.onnx");
-{js_condition}{js_z}
-const {{ mean }} = await decoder.run({{ z{js_input} }});
+{js_z}
+{js_condition}const {{ mean }} = await decoder.run({{ z{js_input} }});
 // mean.data: {image_size} values in the order ({axes})
 ```
 
@@ -133,8 +133,7 @@ def card(
         ties=_ties(parity),
         speed=_speed(speeds),
         runtime=_runtime(model, graphs),
-        **_with_condition(model["condition"]),
-        **_of_z(model, graphs),
+        **_with_condition(model["condition"]) | _of_z(model, graphs),
         limits=_VAE_LIMITS if "distortion" in graphs["vae"]["outputs"] else _AUTOENCODER_LIMITS,
     )
 
@@ -202,7 +201,8 @@ def _of_z(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> dict[str, str]
         (positions,), num_codes = graphs["codes"]["inputs"]["codes"]["shape"][1:], model["codes"]["num_codes"]
         return {
             "numpy_z": f"codes = np.random.default_rng(0).integers({num_codes}, size=(16, {positions}))"
-            '  # those of images: encoder.onnx\n(z,) = onnxruntime.InferenceSession("codes.onnx").run(["z"], {"codes": codes})',
+            "  # those of images: encoder.onnx\n"
+            '(z,) = onnxruntime.InferenceSession("codes.onnx").run(["z"], {"codes": codes})',
             "js_z": f'const codes = new ort.Tensor("int64", new BigInt64Array({positions}), [1, {positions}]);'
             " // those of images: encoder.onnx\n"
             'const { z } = await (await ort.InferenceSession.create("codes.onnx")).run({ codes });',
@@ -212,11 +212,13 @@ def _of_z(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> dict[str, str]
         noise = prior["inputs"]["noise"]["shape"][1:]
         shape, is_given = ", ".join(map(str, noise)), "condition" in prior["inputs"]
         numpy_condition, js_input = (given["numpy_condition"], given["js_input"]) if is_given else ("", "")
+        first, second = (given["js_condition"], "") if is_given else ("", given["js_condition"])
         return {
             "numpy_z": f"noise = np.random.default_rng(0).standard_normal((16, {shape}), dtype=np.float32)\n"
             f'(z,) = onnxruntime.InferenceSession("prior.onnx").run(["z"], {{"noise": noise{numpy_condition}}})',
-            "js_z": f'const noise = new ort.Tensor("float32", new Float32Array({math.prod(noise)}), [1, {shape}]); //'
-            " standard normal numbers\n"
+            "js_condition": second,
+            "js_z": f'{first}const noise = new ort.Tensor("float32", new Float32Array({math.prod(noise)}), [1,'
+            f" {shape}]); // to fill with standard normal numbers\n"
             f'const {{ z }} = await (await ort.InferenceSession.create("prior.onnx")).run({{ noise{js_input} }});',
         }
     latent = ", ".join(map(str, model["latent_shape"]))
