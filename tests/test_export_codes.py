@@ -73,6 +73,25 @@ def test_codes_are_torchs_at_every_batch(kind):
     torch.testing.assert_close(torch.from_numpy(answers["z"]), draw.z, rtol=0, atol=1e-7)
 
 
+class Scaled(torch.nn.Module):
+    image_shape, latent_shape, num_heads = (1, 3, 5), (15,), 1
+
+    def forward(self, x):
+        return 16 * x.flatten(1) - 8
+
+
+@pytest.mark.slow
+def test_every_number_of_levels_is_the_same_in_a_graph():
+    """Channels of 2 to 16 levels in one latent, each at all of them."""
+    latent = vl.FiniteScalarQuantizer((15,), range(2, 17))
+    vae = vl.VAE(Scaled(), vl.ConvDecoder(15, (1, 3, 5), hidden_channels=(4,)), latent=latent).eval()
+    content = graphs.to_bytes(parts.graphs_of(vae)["encoder"], 18)
+    x = torch.stack([torch.linspace(0, 1, 801)[torch.randperm(801)] for _ in range(15)], dim=1).view(-1, 1, 3, 5)
+    z, codes = onnxruntime.InferenceSession(content).run(["z", "codes"], {"image": x.numpy()})
+    assert np.array_equal(z, vae.embed(x)) and np.array_equal(codes, vae.encode(x))
+    assert [len(np.unique(channel)) for channel in z.T] == [*range(2, 17)]
+
+
 def test_a_bundle_of_codes(exported):
     vae, directory, parity = exported
     manifest = json.loads((directory / "manifest.json").read_text())

@@ -213,7 +213,7 @@ class AutoEncoder(VAE):
 
 
 def _check_condition_of(prior: Any, condition: Condition | None) -> None:
-    """Raise unless a prior that can be told a condition is built for this one; warn if it is built for none."""
+    """Raise unless a prior that takes a condition is built for this one; warn if it is built for none."""
     size, wanted = getattr(prior, "condition_size", None), 0 if condition is None else condition.embedding_size
     if size is None or size == wanted:
         return
