@@ -47,6 +47,7 @@ def encode(
         >>> mu.shape, logvar.shape
         (torch.Size([600, 2]), torch.Size([600, 2]))
     """
+    check_model("model", model)
     if getattr(model.latent, "num_codes", None) is None:
         return _of_all(model, data, batch_size, generator, lambda view, x: view.encode(x))
     codes, _ = _of_all(model, data, batch_size, generator, _codes_and_sums)
@@ -81,6 +82,7 @@ def embed(
         >>> embed(vl.conv_vae((1, 8, 8), 2), torch.rand(600, 1, 8, 8)).shape
         torch.Size([600, 2])
     """
+    check_model("model", model)
     z: Tensor = _of_all(model, data, batch_size, generator, lambda view, x: view.embed(x))
     return z
 
@@ -95,7 +97,6 @@ def _of_all(
     model: VAE, data: Any, batch_size: int, generator: torch.Generator | None, verb: Callable[[Any, Tensor], Any]
 ) -> Any:
     """What a verb gives of all images, on the CPU."""
-    check_model("model", model)
     with eval_mode(model):
         found = [verb(bound(model, c), x) for x, c in batches_for(model, data, batch_size, generator)]
     codes = tree_map(lambda *parts: torch.cat(parts).cpu(), *found)
