@@ -81,7 +81,7 @@ def own_pictures_ran(names, directory):
     assert names["reconstructions"].shape == (2, 3, 32, 32)
     assert (directory / "runs/mine.png").exists()
     assert (directory / "pairs.png").exists() and (directory / "red.png").exists()
-    assert names["told"].condition.names == names["labels"].names == ("blue", "red")
+    assert names["labelled"].condition.names == names["labels"].names == ("blue", "red")
     assert len(names["train"]) == 72  # nine tenths of them, streamed
 
 
