@@ -134,8 +134,9 @@ def test_parity_of_autoencoders(likelihood, tmp_path):
 
 @pytest.mark.slow
 def test_parity_of_the_article(tmp_path):
-    vl.export_onnx(vl.presets.article_vae(), tmp_path)
-    check_files(vl.presets.article_vae(), tmp_path)
+    model = vl.presets.article_vae()
+    vl.export_onnx(model, tmp_path)
+    check_files(model, tmp_path)
 
 
 @pytest.mark.slow
