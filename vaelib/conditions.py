@@ -161,7 +161,8 @@ class Labels(Condition):
             raise TypeError(f"`condition` must be the number or the name of a class, got {shown(label)}.")
         number = int(label)
         if not 0 <= number < self.num_classes:
-            raise ValueError(f"`condition` must be in [0, {self.num_classes}), the number of a class, got {shown(number)}.")
+            rule = f"in [0, {self.num_classes}), the number of a class"
+            raise ValueError(f"`condition` must be {rule}, got {shown(number)}.")
         return number
 
 
