@@ -33,7 +33,7 @@ def of_bundle(bundle: Path, directory: Path, needs: Collection[str]) -> Subject:
     condition = metadata["condition"]
     if condition is None:
         _write_graphs(graphs, directory, "")
-    told = None if condition is None else np.asarray(first_condition(condition.get("size")))[None]
+    first = None if condition is None else np.asarray(first_condition(condition.get("size")))[None]
     in_float64 = metadata["precision"] == "fp32"
     evaluated = {name: _doubled(graph) if in_float64 else graph for name, graph in graphs.items()}
 
@@ -42,8 +42,8 @@ def of_bundle(bundle: Path, directory: Path, needs: Collection[str]) -> Subject:
         for step in ("encode", "decode") if operation == "reconstruct" else (operation,):
             graph = evaluated[step]
             inputs = {str(graph.graph.input[0].name): answer}
-            if told is not None and any(entry.name == "condition" for entry in graph.graph.input):
-                inputs["condition"] = np.repeat(told, len(values), axis=0)
+            if first is not None and any(entry.name == "condition" for entry in graph.graph.input):
+                inputs["condition"] = np.repeat(first, len(values), axis=0)
             outputs: Any = ReferenceEvaluator(graph).run(None, inputs)
             answer = outputs[0]
         return answer.astype(np.float64)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-__all__ = ["Condition", "kind_of_condition", "rows_at", "told"]
+__all__ = ["Condition", "kind_of_condition", "rows_at", "with_condition"]
 
 Condition = Annotated[
     list[str] | None,
@@ -19,7 +19,7 @@ Condition = Annotated[
 ]
 
 
-class Told(NamedTuple):
+class Conditioned(NamedTuple):
     """A model and its condition."""
 
     model: Any
@@ -42,16 +42,16 @@ def kind_of_condition(model: Any) -> str | None:
     return "labels" if isinstance(model.condition, Labels) else "factors"
 
 
-def told(model: Any, directory: Path, texts: list[str] | None, count: int) -> Told:
+def with_condition(model: Any, directory: Path, texts: list[str] | None, count: int) -> Conditioned:
     """A model with the condition of ``count`` images bound: each in turn, and again from the first."""
     part = model.condition
     if part is None:
         if texts:
             raise ValueError(f"`--condition` must not be given: the model in {directory} takes none, got {texts[0]!r}.")
-        return Told(model, None)
+        return Conditioned(model, None)
     if not texts:
         if part.null is not None:
-            return Told(model.given(None), None)
+            return Conditioned(model.given(None), None)
         names = f" ({', '.join(part.names)})" if getattr(part, "names", None) else ""
         raise ValueError(f"`--condition` must be given: the model in {directory} takes {part}{names}.")
     if len(texts) > count:
@@ -59,7 +59,7 @@ def told(model: Any, directory: Path, texts: list[str] | None, count: int) -> To
     import torch
 
     values = [_label(text, part) for text in texts] if kind_of_condition(model) == "labels" else _vectors(texts)
-    return Told(model, part.check(values)[torch.arange(count) % len(texts)])
+    return Conditioned(model, part.check(values)[torch.arange(count) % len(texts)])
 
 
 def _label(text: str, labels: Any) -> int | str:

@@ -80,9 +80,9 @@ def evaluate(
         check_model(compare)
     vae = load_model(model)
     other = None if compare is None else _other(compare, vae)
-    told = kind_of_condition(vae) or (other and kind_of_condition(other))
+    kind = kind_of_condition(vae) or (other and kind_of_condition(other))
     reading = reading_options(context.params)
-    images = load_data(model, vae, data, split, download=download, reading=reading, condition=told)
+    images = load_data(model, vae, data, split, download=download, reading=reading, condition=kind)
     others = None if against is None else load_data(model, vae, against, "test", download=download)
     if disentanglement and images.factors is None:
         raise ValueError("`--disentanglement` needs a set whose factors are known, such as shapes.")
@@ -177,10 +177,10 @@ def _likelihood(
     def by(measure: Any) -> Any:
         return measure(vae, images, num_samples=samples, generator=_seeded(seed), progress=progress)
 
-    told = kind_of_condition(vae)
-    found, name = by(log_likelihood), "log_likelihood" if told is None else "log_likelihood_given_condition"
+    kind = kind_of_condition(vae)
+    found, name = by(log_likelihood), "log_likelihood" if kind is None else "log_likelihood_given_condition"
     estimates = {name: found.log_likelihood, f"{name}_bits_per_dim": found.bits_per_dim}
-    if told == "labels":
+    if kind == "labels":
         marginal = by(marginal_log_likelihood)
         estimates |= {"log_likelihood": marginal.log_likelihood, "log_likelihood_bits_per_dim": marginal.bits_per_dim}
     names = ("num_samples", "effective_samples", "monte_carlo_error", "bias", "note")
@@ -208,8 +208,8 @@ def _comparison(
     of_first, of_second = found.quantities
     if of_first != of_second:
         note = f"The difference is that of {of_first} to {of_second} of the other model. {note}".rstrip()
-    told = "_given_condition" if samples is not None and "|c" in of_first + of_second else ""
-    estimates = {f"difference_of_{name}{told}": found.difference._asdict(), f"other_{name}": found.second._asdict()}
+    suffix = "_given_condition" if samples is not None and "|c" in of_first + of_second else ""
+    estimates = {f"difference_of_{name}{suffix}": found.difference._asdict(), f"other_{name}": found.second._asdict()}
     return estimates | {"compared": list(found.quantities), "note": note}
 
 

@@ -26,7 +26,7 @@ from vaelib.cli.common import (
     print_table,
     read_record,
 )
-from vaelib.cli.conditions import Condition, rows_at, told
+from vaelib.cli.conditions import Condition, rows_at, with_condition
 from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_of_run, reading_options
 
 __all__ = ["encode", "reconstruct", "sample"]
@@ -74,7 +74,7 @@ def reconstruct(
     from vaelib.objectives.elbo import default_objective
 
     images, skipped = _read(trained, model, files, reading_options(context.params))
-    view, rows = told(trained, model, condition, len(images))
+    view, rows = with_condition(trained, model, condition, len(images))
     images = changed(images, condition=rows)
     shown = images.batch(slice(0, max(1, LARGEST_GRID // (4 * math.prod(images.image_shape[1:])))))
     parts = zip(shown.split(_BATCH), range(0, len(shown), _BATCH), strict=True)
@@ -169,7 +169,7 @@ def sample(
             f" {LARGEST_GRID} pixels, got {num}."
         )
     generator = torch.Generator().manual_seed(seed)
-    view, rows = told(vae, model, condition, num)
+    view, rows = with_condition(vae, model, condition, num)
     counts = [(start, min(_BATCH, num - start)) for start in range(0, num, _BATCH)]
     parts = [view.sample(n, condition=rows_at(rows, start, n), generator=generator) for start, n in counts]
     labels = len(condition or ())
@@ -230,7 +230,7 @@ def encode(
     reading = reading_options(context.params)
     if files:
         images, _ = _read(trained, model, files, reading)
-        view, rows = told(trained, model, condition, len(images))
+        view, rows = with_condition(trained, model, condition, len(images))
         images = changed(images, condition=rows)
     else:
         view = trained
