@@ -90,7 +90,7 @@ step() {
         results end "$name" skipped 0 "$missing"
     else
         ran=1
-        timeout --signal=KILL "$limit" "$@" "$((limit - limit / 20 - 5))" || code=$?  # its result file is whole at every moment
+        STEP_BEGAN=$(date +%s) timeout --signal=KILL "$limit" "$@" "$((limit - limit / 20 - 5))" || code=$?  # its result file is whole at every moment
         case $code in
             0) results end "$name" passed $((SECONDS - started)) "" ;;
             137) results end "$name" "timed out" $((SECONDS - started)) "at its limit of $limit s" ;;

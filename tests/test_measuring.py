@@ -66,6 +66,8 @@ def test_a_deadline_ends_what_waits(monkeypatch):
     time.sleep(0.06)  # no alarm is left over
     with pytest.raises(ZeroDivisionError), Deadline(5):
         raise ZeroDivisionError
+    monkeypatch.setenv("STEP_BEGAN", str(time.time() - 60))  # the imports took a minute
+    assert Deadline(100).left() < 41
 
 
 class FakeLoop:
