@@ -196,7 +196,9 @@ def test_an_epoch_in_which_a_callback_ends_the_run_is_finished_after_a_stop(end,
     assert run_stopped_at(range(end, 9), tmp_path / "run", EndAfter(end)) == expected
 
 
-def test_a_second_ctrl_c_ends_at_once_and_the_run_resumes(tmp_path):
+def test_a_second_ctrl_c_ends_at_once_and_the_run_resumes(tmp_path, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what nohup starts ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     expected = small_run(tmp_path / "whole", StopAt(), vl.Checkpoints(every=3))
     with pytest.raises(KeyboardInterrupt):
         small_run(tmp_path / "run", StopAt(7), StopAt(7), vl.Checkpoints(every=3))
