@@ -8,7 +8,7 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib.cli import main
-from vaelib.cli.reading import reading_of_run, reading_options
+from vaelib.cli.common import reading_of_run, reading_options
 
 SHORT = ("--epochs", "1", "--batch-size", "16", "--latent-dim", "2")
 

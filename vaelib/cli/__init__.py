@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from vaelib._checks import VaelibError
-from vaelib.cli import benchmark, demo, evaluate, explore, images, train, use
+from vaelib.cli import evaluate, images, tour, train, use
 
 __all__ = ["app", "main"]
 
@@ -26,9 +26,9 @@ for command in (
     images.sample,
     images.encode,
     use.export,
-    explore.explore,
-    benchmark.benchmark,
-    demo.demo,
+    tour.explore,
+    use.benchmark,
+    tour.demo,
     use.info,
 ):
     app.command()(command)

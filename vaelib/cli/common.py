@@ -1,138 +1,38 @@
-"""What the commands share: their options' words, the run record, and how results are printed."""
+"""What the commands share: the run record, models and their data, and how results are printed."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
+import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vaelib._checks import LARGEST_INT, ModelFileError, shown
+from vaelib._checks import ModelFileError, shown
 from vaelib._files import committed, read_json, writable_directory, written_whole
 
 if TYPE_CHECKING:
     from vaelib.data import ImageDataset
 
-__all__ = [
-    "RECORD_NAME",
-    "RunRecord",
-    "check_bundle",
-    "check_model",
-    "is_bundle",
-    "load_data",
-    "load_model",
-    "output_file",
-    "print_json",
-    "print_table",
-    "read_record",
-    "write_record",
-]
-
 RECORD_NAME = "run.json"
-LARGEST_IMAGE = 2**24
-"""Pixels of a size that an option names, 4096 x 4096."""
 _CONFIG_NAME, _MANIFEST_NAME = "config.json", "manifest.json"
 _RECORDED = {"data": str, "binarize": str}
+_READING = ("value_range", "channels_last", "frames", "images_key")
 _WIDEST = 200
 
 
-def a_path(text: str | Path) -> Path:
-    """The path that an option names; the empty one would be the working directory."""
-    if not str(text) or "\0" in str(text):
-        raise typer.BadParameter(f"must be the path of a file or directory, got {str(text)!r}.")
-    return Path(text)
-
-
-def a_name(text: str) -> str:
-    """A name or path that is not empty."""
-    a_path(text)
-    return text
-
-
-class Size(NamedTuple):
-    """Of an image, in pixels."""
-
-    height: int
-    width: int
-
-
-def image_size(text: str) -> Size:
-    """Height and width from ``"28"`` or ``"28,36"``."""
-    sides = str(text).split(",")
-    if not 1 <= len(sides) <= 2 or not all(re.fullmatch(r"\s*[0-9]{1,6}\s*", side) for side in sides):
-        raise typer.BadParameter(f"must be a number of pixels, or height,width such as 28,36, got {text!r}.")
-    height, width = int(sides[0]), int(sides[-1])
-    if not 0 < height * width <= LARGEST_IMAGE:
-        raise typer.BadParameter(f"must be from 1 to {LARGEST_IMAGE} pixels in all (4096 x 4096), got {text!r}.")
-    return Size(height, width)
-
-
-def finite(value: float | None) -> float | None:
-    """A callback that refuses nan and inf."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"must be a finite number, got {value}.")
-    return value
-
-
-def positive(value: float | None) -> float | None:
-    """A callback that refuses what is not above 0, nan and inf too."""
-    if value is not None and not 0 < value < math.inf:
-        raise typer.BadParameter(f"must be a finite number above 0, got {value}.")
-    return value
-
-
-Model = Annotated[
-    Path,
-    typer.Argument(
-        help="Directory of a trained model: what `vaelib train --out` wrote.", parser=a_path, metavar="MODEL"
-    ),
-]
-DATA_HELP = (
-    "shapes, mnist, fashion_mnist, kmnist, cifar10, svhn, celeba (below the folder that the environment variable"
-    " VAELIB_DATA names); or a path: a folder of images, a .npy, .npz or .pt file, .tar shards."
-)
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help=f"{DATA_HELP} If not given: the data that the model was trained on.", parser=a_name, metavar="NAME_OR_PATH"
-    ),
-]
-ImageSize = Annotated[
-    Size | None,  # typer would take a plain pair for an option with two values
-    typer.Option(
-        help="Resize to this height and width, one number for a square; the data's own size if not given.",
-        parser=image_size,
-        metavar="N or H,W",
-    ),
-]
-Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Which images.")]
-Seed = Annotated[
-    int,
-    typer.Option(
-        help="Of the weights, the order and all draws: the same seed, the same result.", min=0, max=LARGEST_INT
-    ),
-]
-Download = Annotated[bool, typer.Option("--download", help="Fetch a named data set that is missing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output instead of text.")]
-
-RunRecord = dict[str, Any]
-"""How a run was made: data, image_size, binarize and the training options."""
-
-
-def write_record(directory: Path, record: RunRecord) -> None:
-    """Keep how the run was made beside its model."""
+def write_record(directory: Path, record: Mapping[str, Any]) -> None:
+    """Keep how the run was made, its data and the training options, beside its model."""
     with written_whole(directory / RECORD_NAME) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def read_record(directory: Path) -> RunRecord:
+def read_record(directory: Path) -> dict[str, Any]:
     """How the run was made; empty for a model that ``vaelib train`` did not make.
 
     Raises:
@@ -233,8 +133,6 @@ def load_data(
 
     They have the ``condition`` that is named, or the one that the model takes.
     """
-    from vaelib.cli.conditions import kind_of_condition
-    from vaelib.cli.reading import reading_of_run
     from vaelib.data import load
 
     record = read_record(directory)
@@ -263,6 +161,67 @@ def check_channels(images: ImageDataset, model: Any, directory: Path, name: str)
             f"`--data` must have images of as many channels as the model in {directory}, {wanted},"
             f" got {channels} in {name}."
         )
+
+
+def reading_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options that say how files are read, as far as they are given."""
+    return {name: options[name] for name in _READING if options.get(name) is not None}
+
+
+def reading_of_run(record: Mapping[str, Any], data: str | None) -> dict[str, Any]:
+    """How a run has read its data, if ``data`` are those."""
+    is_same = data is None or data == record.get("data") or os.path.abspath(data) == record.get("data")
+    return reading_options(record) if is_same else {}
+
+
+def rows_at(rows: Any, first: int, count: int) -> Any:
+    """The rows of some images."""
+    return None if rows is None else rows[first : first + count]
+
+
+def kind_of_condition(model: Any) -> str | None:
+    """What data are asked for: ``"labels"``, ``"factors"`` or nothing."""
+    from vaelib.conditions import Labels
+
+    if model.condition is None:
+        return None
+    return "labels" if isinstance(model.condition, Labels) else "factors"
+
+
+def with_condition(model: Any, directory: Path, texts: list[str] | None, count: int) -> tuple[Any, Any]:
+    """A model, or a view of it without a label where it may do without, and the conditions of ``count`` images.
+
+    These are taken in turn, and again from the first.
+    """
+    part = model.condition
+    if part is None:
+        if texts:
+            raise ValueError(f"`--condition` must not be given: the model in {directory} takes none, got {texts[0]!r}.")
+        return model, None
+    if not texts:
+        if part.null is not None:
+            return model.given(None), None
+        names = f" ({', '.join(part.names)})" if getattr(part, "names", None) else ""
+        raise ValueError(f"`--condition` must be given: the model in {directory} takes {part}{names}.")
+    if len(texts) > count:
+        raise ValueError(f"`--condition` must be given at most once for each of {count} images, got {len(texts)}.")
+    import torch
+
+    values = [_label(text, part) for text in texts] if kind_of_condition(model) == "labels" else _vectors(texts)
+    return model, part.check(values)[torch.arange(count) % len(texts)]
+
+
+def _label(text: str, labels: Any) -> int | str:
+    """A number unless a class has that name."""
+    is_number = text.isascii() and text.removeprefix("-").isdecimal() and text not in (labels.names or ())
+    return int(text) if is_number else text
+
+
+def _vectors(texts: list[str]) -> list[list[float]]:
+    try:
+        return [[float(number) for number in text.split(",")] for text in texts]
+    except ValueError:
+        raise ValueError(f"`--condition` must be numbers such as 0.2,1, got {', '.join(map(repr, texts))}.") from None
 
 
 def print_json(content: Mapping[str, Any]) -> None:

@@ -10,22 +10,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaelib.cli.common import (
-    Data,
-    Download,
-    Json,
-    Model,
-    Seed,
-    Split,
-    a_name,
-    a_path,
     check_model,
+    kind_of_condition,
     load_data,
     load_model,
     print_json,
     print_table,
+    reading_options,
 )
-from vaelib.cli.conditions import kind_of_condition
-from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_options
+from vaelib.cli.options import (
+    ChannelsLast,
+    Data,
+    Download,
+    Frames,
+    ImagesKey,
+    Json,
+    Model,
+    Seed,
+    Split,
+    ValueRange,
+    a_name,
+    a_path,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +85,12 @@ def evaluate(
     if compare is not None:
         check_model(compare)
     vae = load_model(model)
-    other = None if compare is None else _other(compare, vae)
+    other = None
+    if compare is not None:
+        from vaelib.evaluation.comparison import check_pair
+
+        other = load_model(compare)
+        check_pair(vae, other)
     kind = kind_of_condition(vae) or (other and kind_of_condition(other))
     reading = reading_options(context.params)
     images = load_data(model, vae, data, split, download=download, reading=reading, condition=kind)
@@ -186,15 +197,6 @@ def _likelihood(
     names = ("num_samples", "effective_samples", "monte_carlo_error", "bias", "note")
     draws = {name: getattr(found, name) for name in names}
     return estimates, draws | {"effective_quantiles": list(found.effective_quantiles)}
-
-
-def _other(directory: Path, vae: Any) -> Any:
-    """The model of a directory if it can be compared."""
-    from vaelib.evaluation.comparison import check_pair
-
-    other = load_model(directory)
-    check_pair(vae, other)
-    return other
 
 
 def _comparison(

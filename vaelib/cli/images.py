@@ -12,22 +12,31 @@ import typer
 from vaelib._checks import IMAGE_FORMATS, LARGEST_GRID
 from vaelib._files import written_whole
 from vaelib.cli.common import (
-    Data,
-    Download,
-    Json,
-    Model,
-    Seed,
-    Split,
-    a_path,
     load_data,
     load_model,
     output_file,
     print_json,
     print_table,
     read_record,
+    reading_of_run,
+    reading_options,
+    rows_at,
+    with_condition,
 )
-from vaelib.cli.conditions import Condition, rows_at, with_condition
-from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, reading_of_run, reading_options
+from vaelib.cli.options import (
+    ChannelsLast,
+    Condition,
+    Data,
+    Download,
+    Frames,
+    ImagesKey,
+    Json,
+    Model,
+    Seed,
+    Split,
+    ValueRange,
+    a_path,
+)
 
 __all__ = ["encode", "reconstruct", "sample"]
 
@@ -89,7 +98,7 @@ def reconstruct(
     columns = [getattr(terms, name).tolist() for name in names]
     rows = {file: dict(zip(names, row, strict=True)) for file, *row in zip(images.names, *columns, strict=True)}
     if json_output:
-        print_json({"out": str(out), "pictures": rows, "skipped": len(skipped), "note": values.note_on_nats})
+        print_json({"out": str(out), "images": rows, "skipped": len(skipped), "note": values.note_on_nats})
         return
     print_table(
         f"Written to {out}; nats per image",

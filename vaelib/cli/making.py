@@ -1,15 +1,13 @@
-"""The model and the trainer that the options of ``vaelib train`` ask for."""
+"""The images, the model and the trainer that the options of ``vaelib train`` ask for."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import typer
+from vaelib.cli.common import reading_options
 
-__all__ = ["Latent", "Levels", "Likelihood", "check_latent", "make_model", "make_trainer"]
+__all__ = ["check_latent", "images_of", "make_model", "make_trainer"]
 
-Likelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian", "laplace", "discretized_logistic"]
-Latent = Literal["gaussian", "vq", "rvq", "fsq", "bsq"]
 _NUM_CODES = 512
 _LEVELS = (8, 5, 5, 5)
 _CODE_SIZE = 8
@@ -18,27 +16,6 @@ _DEPTH = 4
 """Codebooks of a residual quantiser."""
 _CODE_NETWORK: dict[str, Any] = {"hidden_channels": (32, 64), "residual_blocks": 1}
 """Two stages: codes stand for 4 x 4 pixels each."""
-
-
-class _Levels(tuple[int, ...]):
-    """Typer would take a plain tuple for an option with several values."""
-
-
-def _levels(text: str) -> _Levels:
-    levels = text.split(",")
-    if not all(level.strip().isascii() and level.strip().isdecimal() for level in levels):
-        raise typer.BadParameter(f"must be numbers such as 8,5,5,5, got {text!r}.")
-    return _Levels(int(level) for level in levels)
-
-
-Levels = Annotated[
-    _Levels | None,
-    typer.Option(
-        help="Levels of each channel of a code (latent fsq); 8,5,5,5 if not given, 1000 codes.",
-        parser=_levels,
-        metavar="L,L,...",
-    ),
-]
 
 
 def check_latent(options: dict[str, Any]) -> None:
@@ -59,6 +36,21 @@ def check_latent(options: dict[str, Any]) -> None:
     bits = options["num_codes"] or 2
     if latent == "bsq" and (bits & (bits - 1) or bits < 2):
         raise ValueError(f"`--num-codes` must be a power of 2 for `--latent bsq`, 2 for each bit, got {bits}.")
+
+
+def images_of(options: dict[str, Any], split: str) -> Any:
+    """One split of the data that the options of ``train`` name, in memory or as a stream."""
+    from vaelib.data import load, stream
+
+    chosen = {name: options[name] for name in ("image_size", "binarize", "condition")} | {
+        "flip": options["flip"] and split == "train"
+    }
+    chosen |= reading_options(options)
+    if options["stream"]:
+        if {"channels_last", "images_key"} & set(chosen):
+            raise ValueError("`--channels-last` and `--images-key` are for arrays, which `--stream` does not read.")
+        return stream(options["data"], split, **chosen)
+    return load(options["data"], split, download=options["download"], **chosen)
 
 
 def make_model(options: dict[str, Any], images: Any) -> Any:

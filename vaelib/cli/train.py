@@ -11,24 +11,26 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vaelib._files import check_claimed, claim, writable_directory
-from vaelib.cli.common import (
+from vaelib.cli.common import RECORD_NAME, check_record, print_json, read_record, write_record
+from vaelib.cli.making import check_latent, images_of, make_model, make_trainer
+from vaelib.cli.options import (
     DATA_HELP,
-    RECORD_NAME,
+    ChannelsLast,
     Download,
+    Frames,
     ImageSize,
+    ImagesKey,
     Json,
+    Latent,
+    Levels,
+    Likelihood,
     Seed,
+    ValueRange,
     a_name,
     a_path,
-    check_record,
     finite,
     positive,
-    print_json,
-    read_record,
-    write_record,
 )
-from vaelib.cli.making import Latent, Levels, Likelihood, check_latent, make_model, make_trainer
-from vaelib.cli.reading import ChannelsLast, Frames, ImagesKey, ValueRange, images_of
 
 __all__ = ["train"]
 

@@ -1,4 +1,4 @@
-"""``vaelib export`` and ``vaelib info``."""
+"""``vaelib export``, ``vaelib benchmark`` and ``vaelib info``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -14,24 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from vaelib import __version__
-from vaelib.cli.common import (
-    Data,
-    Download,
-    Json,
-    Model,
-    Split,
-    a_path,
-    finite,
-    is_bundle,
-    load_data,
-    load_model,
-    print_json,
-    print_table,
-    read_record,
-)
+from vaelib.cli.common import is_bundle, load_data, load_model, print_json, print_table, read_record
 from vaelib.cli.evaluate import evaluation_of
+from vaelib.cli.options import Data, Download, Json, Model, Split, a_path, finite
 
-__all__ = ["export", "info"]
+if TYPE_CHECKING:
+    from vaelib.benchmark.matrix import Report, Row
+
+__all__ = ["benchmark", "export", "info"]
 
 
 def export(
@@ -110,6 +100,71 @@ def export(
         typer.echo(f"Not at onnxruntime's fastest: {finding}")
 
 
+def benchmark(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Directory of a trained model, or of an exported bundle, which torch cannot run.",
+            parser=a_path,
+            metavar="MODEL_OR_BUNDLE",
+        ),
+    ],
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer batches and shorter turns.")] = False,
+    backend: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of every way to run it; as many as torch takes if not given.", min=1, max=1024)
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Measure the ways to run a model on this machine, side by side, with the accuracy of each."""
+    subject = model if is_bundle(model) else load_model(model)
+    from vaelib.benchmark.backends import BACKENDS
+    from vaelib.benchmark.matrix import measure
+
+    report = measure(
+        subject,
+        backends=backend or tuple(BACKENDS),
+        batches=(1, 64) if quick else (1, 8, 64, 256, 1024),
+        threads=threads,
+        seconds=0.02 if quick else 0.1,
+        rounds=3 if quick else 7,
+        tell=lambda line: typer.echo(line, err=True),
+    )
+    if json_output:
+        print_json(report.summary())
+        return
+    _print_report(report)
+
+
+def _print_report(report: Report) -> None:
+    for operation in dict.fromkeys(row.operation for row in report.rows):
+        print_table(
+            f"{operation}: {report.hardware}, {report.threads} threads each",
+            ["batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "first s", "peak MiB", "of products", "error"],
+            [_line(row) for row in report.rows if row.operation == operation],
+        )
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in report.products.items())
+    typer.echo(f"Matrix products here: {rates}.")
+    for name, reason in report.skipped.items():
+        typer.echo(f"Not measured: {name} ({reason}).")
+    for name, reason in report.failed.items():
+        typer.echo(f"Failed: {name} ({reason}).")
+    if report.noisy:
+        typer.echo(f"Something else ran beside this (load {report.load:.1f} before): measure again on a quiet machine.")
+    typer.echo(report.recommendation())
+
+
+def _line(row: Row) -> list[str]:
+    return [
+        f"{row.batch}, {row.backend}",
+        f"{row.images_per_second:,.0f}" if row.correct else "wrong",
+        *(f"{value:.3g}" for value in (*row.percentiles, row.first_call)),
+        f"{row.peak_mib:,.0f}",
+        "" if row.of_products is None else f"{row.of_products:.0%}",
+        f"{row.error:.0e}",
+    ]
+
+
 def info(
     model: Annotated[
         Path | None,
@@ -125,7 +180,10 @@ def info(
     if model is None:
         facts = _machine()
     elif is_bundle(model):
-        facts = _bundle(model)
+        from vaelib.runtime import OnnxVAE
+
+        opened = OnnxVAE(model)
+        facts = {**opened.metadata, "graphs": {part: graph.as_json() for part, graph in opened.contract.items()}}
     else:
         facts = _model(model)
     if json_output:
@@ -164,10 +222,3 @@ def _model(directory: Path) -> dict[str, object]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "config": serialization.describe(model),
     }
-
-
-def _bundle(directory: Path) -> dict[str, object]:
-    from vaelib.runtime import OnnxVAE
-
-    model = OnnxVAE(directory)
-    return {**model.metadata, "graphs": {part: graph.as_json() for part, graph in model.contract.items()}}
