@@ -5,8 +5,8 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib.data import ImageDataset, load, read_images, shapes
-from vaelib.data.derive import binarized, concatenated, resized
-from vaelib.data.shapes import FACTOR_SIZES, render
+from vaelib.data.dataset import binarized, concatenated, resized
+from vaelib.data.named import FACTOR_SIZES, render
 from vaelib.errors import DataError, MissingExtraError
 
 

@@ -9,7 +9,7 @@ from writing import image_bytes, write_folder, write_shard
 import vaelib as vl
 from vaelib._images import Batch, as_batch, as_batches, check_condition, opened
 from vaelib.data import ImageDataset, hold_out, load, stream
-from vaelib.data.derive import binarized, concatenated, resized
+from vaelib.data.dataset import binarized, concatenated, resized
 from vaelib.errors import DataError
 
 CPU = torch.device("cpu")

@@ -26,7 +26,7 @@ import vaelib as vl
 from vaelib.data import load, splits
 from vaelib.data.decode import UnreadableImage, decode
 from vaelib.data.headers import read_headers
-from vaelib.data.split_names import canonical_split
+from vaelib.data.sources import canonical_split
 from vaelib.data.tar import members
 from vaelib.errors import DataError
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from vaelib.data import ImageDataset
 
-__all__ = ["evaluate", "evaluation_of"]
-
 
 def evaluate(
     context: typer.Context,

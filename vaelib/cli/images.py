@@ -38,8 +38,6 @@ from vaelib.cli.options import (
     a_path,
 )
 
-__all__ = ["encode", "reconstruct", "sample"]
-
 _MOST_COLUMNS = 64
 """Conditions that have a column each in a grid of samples."""
 _BATCH = 256

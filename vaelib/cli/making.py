@@ -6,8 +6,6 @@ from typing import Any
 
 from vaelib.cli.common import reading_options
 
-__all__ = ["check_latent", "images_of", "make_model", "make_trainer"]
-
 _NUM_CODES = 512
 _LEVELS = (8, 5, 5, 5)
 _CODE_SIZE = 8

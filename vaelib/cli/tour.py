@@ -19,8 +19,6 @@ from vaelib.cli.options import ChannelsLast, Frames, ImagesKey, Seed, Split, Val
 if TYPE_CHECKING:
     from vaelib.explorer import Data
 
-__all__ = ["demo", "explore"]
-
 BATCH = 64
 
 

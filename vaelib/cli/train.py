@@ -32,8 +32,6 @@ from vaelib.cli.options import (
     positive,
 )
 
-__all__ = ["train"]
-
 _VALIDATION = {
     "val": "the split `val`",
     "held out": "a fixed random tenth of the training images",

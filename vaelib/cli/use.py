@@ -21,8 +21,6 @@ from vaelib.cli.options import Data, Download, Json, Model, Split, a_path, finit
 if TYPE_CHECKING:
     from vaelib.benchmark.matrix import Report, Row
 
-__all__ = ["benchmark", "export", "info"]
-
 
 def export(
     model: Model,

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from vaelib._checks import check_bool, check_choice, check_int, check_path, check_type
-from vaelib.data.arrays import ARRAY_SUFFIXES, array_splits, load_array
-from vaelib.data.dataset import ImageDataset
-from vaelib.data.derive import binarized, concatenated, conditioned, height_and_width, holdout, resized
+import torch
+
+from vaelib._checks import DataError, check_bool, check_choice, check_float, check_int, check_path, check_type
+from vaelib.data.arrays import array_splits, load_array
+from vaelib.data.checks import condition_of
+from vaelib.data.dataset import ImageDataset, binarized, changed, height_and_width
+from vaelib.data.entries import ARRAY_SUFFIXES
 from vaelib.data.files import load_images, read_images
-from vaelib.data.named import NAMES, PROTOCOLS, load_named, load_protocol, named_splits
+from vaelib.data.named import (
+    BUILT_IN,
+    NAMES,
+    PROTOCOLS,
+    load_named,
+    load_protocol,
+    load_shapes,
+    named_splits,
+    shapes,
+)
 from vaelib.data.ranges import check_value_range
-from vaelib.data.shapes import shapes
-from vaelib.data.sources import path_splits
-from vaelib.data.split_names import SPLITS
+from vaelib.data.sources import SPLITS, path_splits
 from vaelib.data.stream import ImageStream, stream
-from vaelib.data.validation import hold_out
 
 __all__ = ["ImageDataset", "ImageStream", "hold_out", "load", "read_images", "shapes", "splits", "stream"]
 
-BUILT_IN = ("shapes", *NAMES, *PROTOCOLS)
+Images = TypeVar("Images", ImageDataset, ImageStream)
 
 
 def __getattr__(name: str) -> Any:
@@ -104,15 +112,16 @@ def load(
     check_int("seed", seed, 0)
     size = None if image_size is None else height_and_width(image_size)
     name = str(name_or_path)
-    if name in BUILT_IN and split not in (*_built_in_splits(name), "all"):
-        listed = ", ".join(_built_in_splits(name))
-        raise ValueError(f"`split` must be one of those that {name!r} has ({listed}) or 'all', got {split!r}.")
     if name in BUILT_IN:
+        found = named_splits(name)
+        if split not in (*found, "all"):
+            listed = ", ".join(found)
+            raise ValueError(f"`split` must be one of those that {name!r} has ({listed}) or 'all', got {split!r}.")
         _check_none(
             repr(name), value_range=value_range, channels_last=channels_last, frames=frames, images_key=images_key
         )
     if name == "shapes":
-        dataset = _load_shapes(split, size or (32, 32), seed)
+        dataset = load_shapes(split, size or (32, 32), seed)
     elif name in PROTOCOLS:
         if binarize is not None:
             raise ValueError(f"`binarize` must be None for {name!r}, which is binarised, got {binarize!r}.")
@@ -121,12 +130,15 @@ def load(
     elif name in NAMES:
         dataset = load_named(name, split, size, download=download)
     else:
-        value_range = check_value_range(value_range)
-        labelled = condition == "labels"
-        dataset = _load_path(Path(name_or_path), split, size, value_range, channels_last, frames, images_key, labelled)
-    dataset = conditioned(binarized(dataset, binarize, seed=seed), condition, name)
-    dataset.flip = flip
-    return dataset
+        path, levels = _existing(name_or_path), check_value_range(value_range)
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            _check_none(f"the arrays of {path}", frames=frames)
+            dataset = load_array(path, split, size, levels, channels_last=channels_last, images_key=images_key)
+        else:
+            _check_none(f"the images of {path}", channels_last=channels_last, images_key=images_key)
+            dataset = load_images(path, split, size, levels, frames=frames, labelled=condition == "labels")
+    dataset = binarized(dataset, binarize, seed=seed)
+    return changed(dataset, condition=condition_of(condition, dataset, name), flip=flip)
 
 
 def splits(name_or_path: str | Path, *, images_key: str | None = None) -> tuple[str, ...]:
@@ -152,46 +164,47 @@ def splits(name_or_path: str | Path, *, images_key: str | None = None) -> tuple[
     check_path(name_or_path, "name_or_path")
     check_type("images_key", images_key, str | None, "a str or None")
     if str(name_or_path) in BUILT_IN:
-        return _built_in_splits(str(name_or_path))
-    path = _existing(Path(name_or_path))
-    if path.suffix.lower() in ARRAY_SUFFIXES:
-        return array_splits(path, images_key)
-    return path_splits(_folder_or_shard(path))
+        return named_splits(str(name_or_path))
+    path = _existing(name_or_path)
+    return array_splits(path, images_key) if path.suffix.lower() in ARRAY_SUFFIXES else path_splits(path)
 
 
-def _built_in_splits(name: str) -> tuple[str, ...]:
-    return ("train", "test") if name == "shapes" else named_splits(name)
+def hold_out(images: Images, fraction: float = 0.1) -> tuple[Images, Images]:
+    """Split training images in two: those to train on, and a fixed random part to validate on.
 
+    Epochs and settings that are chosen by test images look better on them than they are; choose by the part that is
+    held out, and look at test images once. The part is the same each time, and its images are not flipped at random.
 
-def _load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
-    check_int("seed", seed, minimum=0)
-    train, test = (10_000, 2 * seed), (2_000, 2 * seed + 1)
-    wanted = {"train": [train], "test": [test], "all": [train, test]}[split]
-    return concatenated([shapes(count, image_size=size, seed=s) for count, s in wanted])
+    Args:
+        images: Training images, in memory or streamed, at least 2.
+        fraction: Share that is held out, in (0, 1); at least one image is, and at least one remains.
 
+    Returns:
+        The images to train on and those held out, each in their order, with their labels.
 
-def _load_path(
-    path: Path,
-    split: str,
-    size: tuple[int, int] | None,
-    value_range: tuple[float, float] | None,
-    channels_last: bool | None,
-    frames: str | None,
-    images_key: str | None,
-    labelled: bool,
-) -> ImageDataset:
-    path = _existing(path)
-    if path.suffix.lower() not in ARRAY_SUFFIXES:
-        _check_none(f"the images of {path}", channels_last=channels_last, images_key=images_key)
-        folder = _folder_or_shard(path)
-        return load_images(folder, split, size, value_range=value_range, frames=frames, labelled=labelled)
-    _check_none(f"the arrays of {path}", frames=frames)
-    dataset, is_split = load_array(
-        path, split, value_range=value_range, channels_last=channels_last, images_key=images_key
-    )
-    if not is_split and split != "all":
-        dataset = dataset.subset(holdout(len(dataset), split))
-    return dataset if size is None else resized(dataset, size)
+    Raises:
+        TypeError: If ``images`` is neither an :class:`ImageDataset` nor an :class:`ImageStream`.
+        ValueError: If ``fraction`` is out of its range.
+        DataError: A ``ValueError``: if there are fewer than 2 images.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> train, val = hold_out(vl.data.shapes(500, image_size=8))
+        >>> len(train), len(val)
+        (450, 50)
+    """
+    if not isinstance(images, ImageDataset | ImageStream):
+        raise TypeError(f"`images` must be an ImageDataset or an ImageStream, got {type(images).__name__}.")
+    if check_float("fraction", fraction, 0.0, 1.0, above=True) == 1.0:
+        raise ValueError("`fraction` must be > 0 and < 1, got 1.")
+    count = len(images)
+    if count < 2:
+        raise DataError(f"`images` must be at least 2, to train on one and validate on one, got {count}.")
+    held = min(max(1, round(fraction * count)), count - 1)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    val: Any = images.subset(order[:held].sort().values)
+    val.flip = False
+    return images.subset(order[held:].sort().values), val
 
 
 def _check_none(what: str, **arguments: object) -> None:
@@ -201,18 +214,17 @@ def _check_none(what: str, **arguments: object) -> None:
             raise ValueError(f"`{name}` must be None for {what}, got {value!r}.")
 
 
-def _existing(path: Path) -> Path:
+def _existing(name_or_path: str | Path) -> Path:
+    """A path that may hold images."""
+    path = Path(name_or_path)
     if not path.exists():
         raise FileNotFoundError(
             f"`name_or_path` must be one of {', '.join(BUILT_IN)}, or an existing path, got {str(path)!r}."
         )
+    suffix = path.suffix.lower()
+    if not (path.is_dir() or suffix in ARRAY_SUFFIXES or (suffix == ".tar" and path.is_file())):
+        raise ValueError(
+            f"`name_or_path` must be a folder, or a file ending in {', '.join(ARRAY_SUFFIXES)} or .tar,"
+            f" got {str(path)!r}."
+        )
     return path
-
-
-def _folder_or_shard(path: Path) -> Path:
-    if path.is_dir() or (path.suffix.lower() == ".tar" and path.is_file()):
-        return path
-    raise ValueError(
-        f"`name_or_path` must be a folder, or a file ending in {', '.join(ARRAY_SUFFIXES)} or .tar,"
-        f" got {os.fspath(path)!r}."
-    )

@@ -5,7 +5,7 @@ numpy reads without pickle, and ``.pt`` files go through torch's reader of weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,23 +14,22 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError
-from vaelib.data.axes import channels_first
-from vaelib.data.dataset import ImageDataset, changed
-from vaelib.data.derive import concatenated
-from vaelib.data.entries import ARRAY_SUFFIXES, open_entries
+from vaelib.data.checks import are_attributes, class_names_of, is_text
+from vaelib.data.dataset import ImageDataset, changed, concatenated, resized
+from vaelib.data.entries import open_entries
+from vaelib.data.folders import warn
 from vaelib.data.guard import check_memory
-from vaelib.data.labels import are_attributes, class_names_of, is_text
 from vaelib.data.ranges import ValueRange, as_images
-from vaelib.data.skipped import warn
-from vaelib.data.split_names import canonical_split, check_split, in_order
-
-__all__ = ["ARRAY_SUFFIXES", "array_splits", "load_array"]
+from vaelib.data.sources import canonical_split, check_split, holdout, in_order
 
 _IMAGE_KEYS = ("images", "image", "imgs", "x", "data", "arr_0", "")
 _LABEL_KEYS = ("labels", "label", "targets", "y")
 _FACTOR_KEYS = ("latents_classes",)
 _DSPRITES = ("color", "shape", "scale", "orientation", "position_x", "position_y")
 """What the columns of dSprites mean; the file has it in a pickled entry, which is not read."""
+
+_MOST_BANDS = 16
+"""Images of more channels (satellites have 13) are taken for something else, unless ``channels_last`` is given."""
 
 Entries = Mapping[str, Callable[[], Any]]
 
@@ -46,12 +45,13 @@ class _Names(NamedTuple):
 def load_array(
     path: Path,
     split: str,
+    size: tuple[int, int] | None,
+    value_range: ValueRange | None,
     *,
-    value_range: ValueRange | None = None,
-    channels_last: bool | None = None,
-    images_key: str | None = None,
-) -> tuple[ImageDataset, bool]:
-    """The images of a file, and whether the file itself was split.
+    channels_last: bool | None,
+    images_key: str | None,
+) -> ImageDataset:
+    """The images of a file; where the file itself has no splits, a tenth of them is the test split.
 
     A single array or tensor is the images. Of several, ``images`` (or ``image``, ``imgs``, ``x``, ``data``,
     ``arr_0``, or ``images_key``) are the images and ``labels`` (or ``label``, ``targets``, ``y``) the classes; with a
@@ -75,9 +75,12 @@ def load_array(
     if len({part.labels is None for part in parts}) > 1:
         warn(f"The labels of {path} were skipped, since not every split has them.")
     try:
-        return changed(concatenated(parts), factor_sizes=sizes), bool(splits)
+        dataset = changed(concatenated(parts), factor_sizes=sizes)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    if not splits and split != "all":
+        dataset = dataset.subset(holdout(len(dataset), split))
+    return dataset if size is None else resized(dataset, size)
 
 
 def array_splits(path: Path, images_key: str | None = None) -> tuple[str, ...]:
@@ -197,3 +200,68 @@ def _tensor(images: np.ndarray) -> Tensor:
             "A copy of the images in another order", images.size * np.dtype(dtype).itemsize, "give fewer images"
         )
     return torch.from_numpy(np.ascontiguousarray(images, dtype=dtype))
+
+
+def channels_first(name: str, values: np.ndarray, channels_last: bool | None) -> np.ndarray:
+    """A view ``(N, C, H, W)`` of images ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``.
+
+    Where ``channels_last`` is None, the shape decides: channels are 1, 3, or at most 16 and fewer than either of the
+    other two. A shape that fits both ways or neither is an error; more than 3 channels last are said in a warning.
+    """
+    if values.ndim == 3:
+        if channels_last:
+            raise DataError(f"`channels_last` needs 4 axes (N, H, W, C), {name} has shape {values.shape}.")
+        if channels_last is None:
+            _check_grey(name, values.shape)
+        return values[:, None]
+    if values.ndim != 4:
+        hint = " Reshape rows to images first." if values.ndim == 2 else ""
+        raise DataError(
+            f"`images` must have shape (N, H, W), (N, C, H, W) or (N, H, W, C), {name} has {values.shape}.{hint}"
+        )
+    if channels_last is None:
+        channels_last = _is_channels_last(name, values.shape)
+    return np.moveaxis(values, 3, 1) if channels_last else values
+
+
+def _check_grey(name: str, shape: Sequence[int]) -> None:
+    """Raise or warn where three axes are hardly ``(N, H, W)``."""
+    first, second, third = shape
+    if third <= 4 and third < min(first, second):
+        raise DataError(
+            f"{name} of shape {shape} looks like one image (H, W, C), not like {first} of {second}x{third} pixels;"
+            f" save it as (1, {first}, {second}, {third}), or give channels_last=False if it is (N, H, W)."
+        )
+    if first == second != third:
+        raise DataError(
+            f"{name} of shape {shape} looks like (H, W, N), the order of MATLAB; transpose it to"
+            f" ({third}, {first}, {second}), or give channels_last=False if it is (N, H, W)."
+        )
+    if first == 3 and min(second, third) >= 16:
+        warn(
+            f"{name} of shape {shape} is read as 3 grey images: give channels_last=False to confirm it, or save one"
+            f" colour image as (1, 3, {second}, {third})."
+        )
+
+
+def _is_channels_last(name: str, shape: Sequence[int]) -> bool:
+    _, second, third, last = shape
+    may_be_first = _may_be_channels(second, third, last)
+    may_be_last = _may_be_channels(last, second, third)
+    if max(second, third, last) == 1:
+        return False
+    if may_be_first == may_be_last:
+        raise DataError(
+            f"`channels_last` must be given for {name}: of its shape {shape}, {second} or {last} may be the channels."
+            " False means (N, C, H, W), True (N, H, W, C)."
+        )
+    if may_be_last and last not in (1, 3):
+        warn(
+            f"{name} of shape {shape} is read as {second}x{third} images of {last} channels, which come last."
+            " Give channels_last=True to confirm it, False for (N, C, H, W)."
+        )
+    return may_be_last
+
+
+def _may_be_channels(size: int, *others: int) -> bool:
+    return size in (1, 3) or (size <= _MOST_BANDS and size < min(others))

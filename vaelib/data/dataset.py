@@ -1,15 +1,20 @@
-"""The one container that every source fills and every consumer reads."""
+"""The one container that every source fills and every consumer reads, and those that are made from it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from vaelib._checks import DataError, check_choice, check_int_tuple
 from vaelib._images import Batch, one_pass
 from vaelib.data.checks import (
     check_factors,
@@ -17,12 +22,12 @@ from vaelib.data.checks import (
     check_not_empty,
     check_rest,
     checked_names,
+    class_labels,
+    class_names_of,
     condition_of,
 )
-from vaelib.data.labels import class_labels, class_names_of
+from vaelib.data.guard import check_memory
 from vaelib.functional.draws import bernoulli, uniform
-
-__all__ = ["ImageDataset", "changed", "paired", "prepared", "to_float"]
 
 Images = TypeVar("Images")
 
@@ -90,9 +95,7 @@ class ImageDataset(Dataset[Any]):
         self.dynamic, self.flip = dynamic, flip
         self.num_classes = 0 if self.labels is None else len(self.class_names) or int(self.labels.max()) + 1
         self.factor_sizes = () if factors is None else tuple((factors.amax(0) + 1).tolist())
-        self.condition: Tensor | None = condition_of(
-            condition, self.labels, factors, self.factor_sizes, count=len(images)
-        )
+        self.condition: Tensor | None = condition_of(condition, self)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -168,7 +171,8 @@ class ImageDataset(Dataset[Any]):
         check_not_empty(images)
         rows = {name: getattr(self, name) for name in ("labels", "factors", "condition")}
         kept = {name: None if values is None else values[indices] for name, values in rows.items()}
-        return changed(self, images=images, names=_names_at(self.names, indices), **kept)
+        names = [self.names[index] for index in torch.arange(len(self))[indices].tolist()] if self.names else ()
+        return changed(self, images=images, names=tuple(names), **kept)
 
     def replace(self, images: Tensor, *, dynamic: bool | None = None, flip: bool | None = None) -> ImageDataset:
         """The same set with other images ``(N, C', H', W')`` for its labels, factors and condition."""
@@ -191,10 +195,6 @@ def paired(x: Tensor, condition: Tensor | None) -> Tensor | Batch:
     return x if condition is None else Batch(x, condition)
 
 
-def _names_at(names: tuple[str, ...], indices: Tensor | slice) -> tuple[str, ...]:
-    return tuple(names[index] for index in torch.arange(len(names))[indices].tolist()) if names else ()
-
-
 def prepared(images: Tensor, binarize: bool, flip: bool, generator: Generator | None) -> Tensor:
     """Images ``(..., C, H, W)`` as they are used: float32 in [0, 1], binarised and flipped at random if asked."""
     values = to_float(images, binarize, generator)
@@ -208,3 +208,87 @@ def to_float(images: Tensor, binarize: bool, generator: Generator | None) -> Ten
     """8-bit or floating images to float32 in [0, 1], or to draws of zero and one with those probabilities."""
     values = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
     return bernoulli(values.clamp(0, 1), generator) if binarize else values
+
+
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """One number for a square, or both."""
+    pair = (image_size, image_size) if isinstance(image_size, Integral) else image_size
+    height, width = check_int_tuple("image_size", pair, length=2)
+    return height, width
+
+
+def fit_to_size(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crop ``(..., C, H, W)`` around the centre to the aspect ratio of ``size``, then resize bilinearly."""
+    from torchvision.transforms.v2 import functional as tv
+
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    scale = min(height / size[0], width / size[1])
+    crop = [max(1, round(size[0] * scale)), max(1, round(size[1] * scale))]
+    return tv.resize(tv.center_crop(images, crop), list(size), antialias=True)
+
+
+def resized(dataset: ImageDataset, size: tuple[int, int]) -> ImageDataset:
+    """All images cropped and resized to ``(height, width)``."""
+    if dataset.image_shape[1:] == size:
+        return dataset
+    count, channels = dataset.images.shape[:2]
+    taken = count * channels * math.prod(size) * dataset.images.element_size()
+    check_memory(f"{count} images of {size[0]} x {size[1]}", taken, "use a smaller `image_size`")
+    images = dataset.images.new_empty((count, channels, *size))
+    _fill(images, dataset.images, lambda piece: fit_to_size(piece, size))
+    return changed(dataset, images=images.clamp_(0, 1) if images.is_floating_point() else images)
+
+
+def binarized(dataset: ImageDataset, how: str | None, *, seed: int = 0) -> ImageDataset:
+    """Black and white: ``"static"``, one fixed draw of ``seed``; ``"dynamic"``, per use; None, as it is."""
+    check_choice("binarize", how, ("static", "dynamic", None))
+    if how != "static":
+        return changed(dataset, dynamic=True) if how == "dynamic" else dataset
+    images = torch.empty(dataset.images.shape, dtype=torch.uint8)
+    _fill(images, dataset.images, lambda piece: _drawn_once(piece, seed))
+    return changed(dataset, images=images)
+
+
+def _fill(result: Tensor, images: Tensor, convert: Callable[[Tensor], Tensor]) -> None:
+    """Write what ``convert`` makes of ``images``, a few at a time: what it makes in between would not fit for all."""
+    for piece, converted in zip(images.split(256), result.split(256), strict=True):
+        converted.copy_(convert(piece))
+
+
+def _drawn_once(images: Tensor, seed: int) -> Tensor:
+    """Black or white pixels, uint8, with the images' values as probabilities.
+
+    The noise of an image follows from its own values and the seed: an image has the same pixels in every split and
+    subset, and no two different images share noise.
+    """
+    grey = to_float(images, False, None).cpu().numpy()
+    noise = (hashlib.shake_128(b"%d " % seed + image.tobytes()).digest(4 * image.size) for image in grey)
+    uniform = np.frombuffer(b"".join(noise), "<u4").reshape(grey.shape)
+    return torch.from_numpy(uniform < grey.astype(np.float64) * 2**32).to(torch.uint8) * 255
+
+
+def concatenated(parts: Sequence[ImageDataset]) -> ImageDataset:
+    """Several sets of one kind and with the same class names, in order; their values were checked as each was made."""
+    if len(parts) == 1:
+        return parts[0]
+    shapes = list(dict.fromkeys(part.image_shape for part in parts))
+    if len(shapes) > 1:
+        raise DataError(f"All splits must have images of one shape (C, H, W), got {' and '.join(map(str, shapes))}.")
+    is_mixed = len({part.images.dtype for part in parts}) > 1
+
+    def joined(field: str) -> Tensor | None:
+        values = [getattr(part, field) for part in parts]
+        return None if any(value is None for value in values) else torch.cat(values)
+
+    return changed(
+        parts[0],
+        images=torch.cat([to_float(part.images, False, None) if is_mixed else part.images for part in parts]),
+        labels=joined("labels"),
+        factors=joined("factors"),
+        condition=joined("condition"),
+        num_classes=max(part.num_classes for part in parts),
+        factor_sizes=tuple(map(max, *(part.factor_sizes for part in parts))),
+        names=tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
+    )

@@ -15,31 +15,10 @@ from PIL import ExifTags, Image, ImageOps, ImageSequence, UnidentifiedImageError
 from torch import Tensor
 
 from vaelib._checks import DataError
-from vaelib.data.derive import fit_to_size
+from vaelib.data.dataset import fit_to_size
 from vaelib.data.guard import check_memory, check_pixels, regular_file
 from vaelib.data.ranges import DARK, ValueRange, levels
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "UNREADABLE",
-    "Decoded",
-    "UnreadableImage",
-    "are_dark",
-    "available_formats",
-    "bits_of",
-    "check_levels",
-    "check_range",
-    "check_tiff",
-    "decode",
-    "frames_of",
-    "unreadable",
-    "with_channels",
-]
-
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp", ".avif", ".jp2", ".j2k"),
-    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".gif"),
-)
 # Asked by name, whatever the suffix: EPS in a file named .png would start Ghostscript.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "AVIF", "JPEG2000", "TIFF", "PPM", "GIF")
 _DARK = {8: DARK, 16: 2**15 - 1}
@@ -85,14 +64,7 @@ def decode(
 
     Images are upright, transparent ones are on white, and they are cropped and resized if a size is given. Without a
     ``value_range``, 16-bit values keep their upper 8 bits; :func:`check_levels` then is to be asked about all images.
-
-    Args:
-        name: What messages call the file.
-        source: Path or open file.
-        size: Height and width; None keeps the file's own.
-        value_range: The file's values of black and white; None for the whole range of 8 or 16 bits.
-        frames: ``"first"`` or ``"all"`` of a file of several frames or pages; None refuses such a file.
-        only: Number of one of all frames, to decode this one alone.
+    Messages call the file ``name``; ``only`` is the number of one of all frames, to decode this one alone.
 
     Raises:
         UnreadableImage: If the file is damaged, too large, or no image.
@@ -171,11 +143,8 @@ def frames_of(name: str, opened: Image.Image, frames: str | None, only: int | No
 
 
 def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value_range: ValueRange | None) -> Decoded:
-    check_pixels(opened.size)  # again, since pages may differ
-    check_tiff(opened)
+    check_opened(name, opened, value_range)
     bits, stated = bits_of(opened), _stated_white(opened)
-    if value_range is None:
-        check_range(name, opened)
     turned = opened.getexif().get(ExifTags.Base.Orientation, 1) != 1
     upright = ImageOps.exif_transpose(opened) if turned else opened  # else it would copy
     is_deep = upright.mode == "F" or upright.mode.startswith("I")
@@ -196,8 +165,12 @@ def _decoded(name: str, opened: Image.Image, size: tuple[int, int] | None, value
     return Decoded(_channels_first(values, size), bits or 8, peak)
 
 
-def check_tiff(opened: Image.Image) -> None:
-    """Raise ``ValueError`` if PIL would drop bands of a TIFF, lose the sign of its values, or swap black and white."""
+def check_opened(name: str, opened: Image.Image, value_range: ValueRange | None) -> None:
+    """Raise ``ValueError`` for a frame or page that is too large, or whose black and white are not agreed.
+
+    Of a TIFF also if PIL would drop bands, lose the sign of its values, or swap black and white.
+    """
+    check_pixels(opened.size)
     tags = getattr(opened, "tag_v2", {})
     samples, known = tags.get(277, 1), len(opened.getbands())
     if samples > known:
@@ -206,11 +179,7 @@ def check_tiff(opened: Image.Image) -> None:
         raise ValueError("its 8-bit values are signed; save an array (N, H, W) instead")
     if opened.mode.startswith("I") and tags.get(262) == 0:
         raise ValueError("its white is 0 in more than 8 bits; save it with black as 0")
-
-
-def check_range(name: str, opened: Image.Image) -> None:
-    """Raise :class:`DataError` if an open image is of a mode whose black and white are not agreed."""
-    if bits_of(opened) is None:
+    if value_range is None and bits_of(opened) is None:
         kind = "floating-point" if opened.mode == "F" else "32-bit or signed"
         raise DataError(f"`value_range` must be given for {name}: {kind} images have no agreed range.")
 

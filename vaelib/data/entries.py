@@ -17,8 +17,6 @@ from torch import Tensor
 from vaelib._checks import DataError
 from vaelib.data.guard import check_expansion, check_memory, check_plain_tensor, regular_file
 
-__all__ = ["ARRAY_SUFFIXES", "open_entries"]
-
 ARRAY_SUFFIXES = (".npy", ".npz", ".pt")
 # Larger .npy files are mapped, so that only what is used is read; smaller ones are read, so that they may be replaced.
 MAPPED_FROM = 2**28

@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError, check_choice, check_path, check_type
-from vaelib.data.dataset import ImageDataset, changed
-from vaelib.data.decode import IMAGE_SUFFIXES, UNREADABLE, Decoded, check_levels, decode, with_channels
-from vaelib.data.derive import height_and_width
-from vaelib.data.folders import suffix_of, walk, without_hidden
+from vaelib.data.dataset import ImageDataset, changed, height_and_width
+from vaelib.data.decode import UNREADABLE, Decoded, check_levels, decode, with_channels
+from vaelib.data.folders import IMAGE_SUFFIXES, Skipped, suffix_of, walk, without_hidden
 from vaelib.data.guard import check_memory
 from vaelib.data.listing import list_images
 from vaelib.data.ranges import ValueRange, check_value_range
-from vaelib.data.skipped import Skipped
-
-__all__ = ["load_images", "read_files", "read_images"]
 
 
 def read_images(
@@ -80,10 +76,10 @@ def load_images(
     path: Path,
     split: str,
     size: tuple[int, int] | None,
+    value_range: ValueRange | None,
     *,
-    value_range: ValueRange | None = None,
-    frames: str | None = None,
-    labelled: bool = False,
+    frames: str | None,
+    labelled: bool,
 ) -> ImageDataset:
     """The images of a split of a folder or of shards in memory."""
     listing = list_images(path, split, value_range=value_range, frames=frames, named=True, labelled=labelled)
@@ -119,14 +115,7 @@ def read_files(
     value_range: Sequence[float] | None = None,
     frames: str | None = None,
 ) -> tuple[ImageDataset, Skipped]:
-    """Image files, and all those below folders, at one size and with 1 or 3 channels; and what was skipped.
-
-    ``value_range`` and ``frames`` are those of :func:`vaelib.data.load`.
-
-    Raises:
-        FileNotFoundError: If a path that is given does not exist.
-        DataError: A ``ValueError``: if no image can be read.
-    """
+    """Image files, and all those below folders, at one size and with 1 or 3 channels; and what was skipped."""
     skipped, levels = Skipped(), check_value_range(value_range)
     files = [file for path in paths for file in _files_at(Path(path), skipped)]
     check_memory(

@@ -1,22 +1,24 @@
-"""Which files are below a folder: links are followed, and nothing but regular files is opened."""
+"""Which files are below a folder, and what is skipped: links are followed, nothing but regular files is opened."""
 
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vaelib.data.decode import IMAGE_SUFFIXES
-from vaelib.data.skipped import Skipped
-
-__all__ = ["census", "is_hidden", "suffix_of", "walk", "without_hidden"]
-
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp", ".avif", ".jp2", ".j2k"),
+    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".gif"),
+)
 OTHER_IMAGES = (
     *(".heic", ".heif", ".jxl", ".svg", ".eps", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".exr", ".hdr"),
     *(".dcm", ".nii", ".nii.gz", ".tga", ".ico"),
 )
 """Suffixes of images that are not read; they are counted where they are found."""
+_SHOWN = 5  # names of what is skipped
 _SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 
 
@@ -91,3 +93,48 @@ def census(names: Iterable[str]) -> str:
     counts = Counter(suffix_of(name) or "without suffix" for name in names).most_common()
     listed = ", ".join(f"{count} {suffix}" for suffix, count in counts[:5])
     return (listed or "no file") + (", ..." if len(counts) > 5 else "")
+
+
+class Skipped:
+    """Counts of what is skipped, by the reason, with the first names of each."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one more; ``reason`` stands after the number, such as ``"empty"`` or ``"broken link{s}"``."""
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        names = self._names.setdefault(reason, [])
+        if len(names) < _SHOWN:
+            names.append(readable(name))
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def __str__(self) -> str:
+        parts = []
+        for reason, count in self._counts.items():
+            names = self._names[reason]
+            more = f" and {count - len(names)} more" if count > len(names) else ""
+            parts.append(f"{count} {reason.format(s='s' if count > 1 else '')} ({', '.join(names)}{more})")
+        return "; ".join(parts)
+
+    def warn(self, source: object) -> None:
+        """Report all of them in one warning, if there are any."""
+        if len(self):
+            files = "file was" if len(self) == 1 else "files were"
+            warn(f"{len(self)} {files} skipped in {source}: {self}.")
+
+
+def warn(message: str) -> None:
+    """Warn with the line of the caller's code that called vaelib, however deep in vaelib the warning arises."""
+    level, frame = 2, sys._getframe(1)  # to warnings, this function is level 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vaelib."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def readable(name: str) -> str:
+    """A name without what a terminal could take for something else than a name."""
+    return name if name.isprintable() else ascii(name)[1:-1]

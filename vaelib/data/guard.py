@@ -11,16 +11,6 @@ from torch import Tensor
 
 from vaelib._checks import DataError
 
-__all__ = [
-    "MAX_EXPANDED",
-    "MAX_PIXELS",
-    "check_expansion",
-    "check_memory",
-    "check_pixels",
-    "check_plain_tensor",
-    "regular_file",
-]
-
 # Decoding 8192 x 8192 takes 0.5 to 0.9 GiB of memory, of WebP and JPEG 2000 1.2 GiB (measured with Pillow 13); with
 # the 0.8 GiB of torch that is below 2 GiB. Images of 64 megapixels fit (9248 x 6944); PIL itself stops at 179 million.
 MAX_PIXELS = 2**26

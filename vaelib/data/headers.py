@@ -10,11 +10,8 @@ from typing import IO, Any, NamedTuple
 from PIL import ExifTags, Image
 
 from vaelib._checks import DataError
-from vaelib.data.decode import available_formats, bits_of, check_range, check_tiff, frames_of, unreadable
-from vaelib.data.guard import check_pixels
+from vaelib.data.decode import available_formats, bits_of, check_opened, frames_of, unreadable
 from vaelib.data.ranges import ValueRange
-
-__all__ = ["Header", "Part", "read_headers"]
 
 _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
@@ -91,10 +88,7 @@ def read_headers(
 
 
 def _header(name: str, image: Any, value_range: ValueRange | None) -> Header:
-    check_pixels(image.size)
-    check_tiff(image)
-    if value_range is None:
-        check_range(name, image)
+    check_opened(name, image, value_range)
     is_deep = image.mode == "F" or image.mode.startswith("I")
     is_grey = image.mode in ("1", "L") and not image.has_transparency_data
     # PIL has turned the size of a TIFF already, or not, by its version.

@@ -19,17 +19,20 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import DataError
-from vaelib.data.classes import labels_of
 from vaelib.data.decode import UNREADABLE, Decoded, are_dark, check_levels, decode, with_channels
-from vaelib.data.derive import holdout
+from vaelib.data.folders import readable, warn
 from vaelib.data.headers import Header, Part, read_headers
 from vaelib.data.ranges import ValueRange
-from vaelib.data.samples import Entry, shared_samples
-from vaelib.data.skipped import readable, warn
-from vaelib.data.sources import Source, find_images
-from vaelib.data.split_names import canonical_split, check_split, in_order, splits_in_words
-
-__all__ = ["Listing", "list_images"]
+from vaelib.data.samples import Entry, labels_of, shared_samples
+from vaelib.data.sources import (
+    Source,
+    canonical_split,
+    check_split,
+    find_images,
+    holdout,
+    in_order,
+    splits_in_words,
+)
 
 _PLACE = np.dtype([("file", np.int32), ("offset", np.int64), ("size", np.int64), ("frame", np.int32)])
 _FEW = 64

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vaelib._checks import DataError, check_float, shown
+from vaelib.data.folders import warn
 from vaelib.data.guard import check_memory
-from vaelib.data.skipped import warn
-
-__all__ = ["DARK", "ValueRange", "as_images", "check_value_range", "levels"]
 
 ValueRange = tuple[float, float]
 

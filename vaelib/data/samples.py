@@ -1,4 +1,7 @@
-"""Images and labels of WebDataset shards: entries of one key (the name up to its first dot) are one sample."""
+"""Images of shards and their labels, and the labels of folders.
+
+Entries of one key, the name up to its first dot, are one sample, as in WebDataset.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vaelib._checks import DataError
-from vaelib.data.decode import IMAGE_SUFFIXES
-from vaelib.data.folders import OTHER_IMAGES, is_hidden, suffix_of
-from vaelib.data.skipped import Skipped, readable
-from vaelib.data.tar import Member, members
+import torch
+from torch import Tensor
 
-__all__ = ["LABEL_KINDS", "Entry", "key_and_field", "shard_entries", "shared_samples", "without_fields"]
+from vaelib._checks import DataError
+from vaelib.data.folders import IMAGE_SUFFIXES, OTHER_IMAGES, Skipped, is_hidden, readable, suffix_of, warn
+from vaelib.data.tar import Member, members
 
 LABEL_KINDS = {".cls": 1 << 10, ".json": 1 << 16, ".txt": 1 << 8}
 """Entries that may hold a label, the surest first, and the bytes up to which they are read for one."""
@@ -186,3 +188,51 @@ def _class_in_json(text: str) -> str:
     if isinstance(value, dict):
         value = next((value[key] for key in _JSON_KEYS if key in value), None)
     return "" if value is None or isinstance(value, (bool, list, dict)) else str(value)
+
+
+def labels_of(
+    path: Path, entries: Sequence[Entry], folders: Sequence[str | None], wanted: Sequence[int], *, required: bool
+) -> tuple[Tensor | None, list[str], int]:
+    """One label for each wanted image, the names of all classes unless the labels are numbers, and how many classes.
+
+    The first source is taken that labels every wanted image: entries ``.cls``, ``.json``, ``.txt``, or folders.
+    ``entries`` and their ``folders`` are those of every split: a class has the same number in each. If ``required``, it
+    is an error, and not a warning, that some have none.
+    """
+    sources: dict[str, list[int | str | None]] = {"class folder": list(folders)}
+    if entries[0].labels:
+        kinds = {kind: [entry.labels[number] for entry in entries] for number, kind in enumerate(LABEL_KINDS)}
+        sources = {**kinds, **sources}
+    if _are_captions(sources.get(".txt", [])):
+        del sources[".txt"]
+    for labels in sources.values():
+        if all(labels[number] is not None for number in wanted):
+            return _numbered(labels, wanted)
+    for source, labels in sources.items():
+        missing = Skipped()
+        for number in wanted:
+            if labels[number] is None:
+                missing.add("image{s}", entries[number].name)
+        if len(missing) < len(wanted):
+            reason = f"{path} has no labels, since {missing} of {len(wanted)} have no {source}."
+            if required:
+                raise DataError(f"`condition` 'labels' needs the labels of all images: {reason}")
+            warn(reason)
+            break
+    return None, [], 0
+
+
+def _are_captions(texts: Sequence[int | str | None]) -> bool:
+    """Whether texts of several words hardly ever come twice: they describe images and name no classes."""
+    different = set(texts)
+    return 2 * len(different) > len(texts) and any(" " in str(text) for text in different)
+
+
+def _numbered(labels: Sequence[int | str | None], wanted: Sequence[int]) -> tuple[Tensor, list[str], int]:
+    chosen = [labels[number] for number in wanted]
+    if all(label is None or isinstance(label, int) for label in labels):
+        return torch.tensor(chosen), [], 1 + max(label for label in labels if isinstance(label, int))
+    names = {str(label) for label in labels if label is not None}
+    ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    number_of = {name: number for number, name in enumerate(ordered)}
+    return torch.tensor([number_of[str(label)] for label in chosen]), ordered, len(ordered)

@@ -7,11 +7,11 @@ and resuming are then those of a set in memory, and the memory needed is that of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -23,18 +23,21 @@ from vaelib._checks import (
     check_choice,
     check_int,
     check_path,
+    check_unit_range,
+    shown,
 )
 from vaelib._images import Batch, one_pass
-from vaelib.data.dataset import changed, paired, prepared
-from vaelib.data.derive import height_and_width
+from vaelib.data.dataset import changed, fit_to_size, height_and_width, paired, prepared
+from vaelib.data.decode import UNREADABLE
+from vaelib.data.folders import warn
 from vaelib.data.guard import check_memory
 from vaelib.data.listing import Listing, list_images
 from vaelib.data.ranges import check_value_range
-from vaelib.data.reading import Reader, Transform, collated, outlive_sigterm
-from vaelib.data.skipped import warn
-from vaelib.data.split_names import SPLITS
+from vaelib.data.sources import SPLITS
 
-__all__ = ["ImageStream", "stream"]
+_IN_A_ROW = 100  # unreadable images that end a training: a disk is gone, rather than a file damaged
+Transform = Callable[[Tensor], Tensor]
+Read = tuple[Tensor, int | Tensor, list[str], DataError | None]
 
 
 def stream(
@@ -137,6 +140,14 @@ class ImageStream(Dataset[Any]):
         transform: See :func:`stream`.
         labelled: Whether the labels are the condition.
         workers: See :func:`stream`.
+
+    Attributes:
+        files: Paths of the image files, or of the shards.
+        places: ``(N,)`` records: number of the file, offset in it, bytes from there or -1 for all, and frame.
+        labels: Class of each image, ``(N,)`` int64, or None.
+        class_names: Names of the classes, by their number.
+        num_classes: Number of classes in all splits.
+        condition: Given to a model in addition to each image: the labels, if they were asked for.
     """
 
     def __init__(
@@ -151,39 +162,12 @@ class ImageStream(Dataset[Any]):
         workers: int = 2,
     ) -> None:
         self.listing, self.image_shape = listing, (listing.channels, *size)
+        self.files, self.class_names, self.num_classes = listing.files, listing.class_names, listing.num_classes
+        self.places, self.labels = listing.places, listing.labels
+        self.condition = listing.labels if labelled else None
         self.dynamic, self.flip, self.transform, self.workers = dynamic, flip, transform, workers
-        self.labelled, self.device = labelled, torch.device("cpu")
+        self.device = torch.device("cpu")
         self._reported: set[str] = set()
-
-    @property
-    def files(self) -> list[str]:
-        """Paths of the image files, or of the shards."""
-        return self.listing.files
-
-    @property
-    def places(self) -> np.ndarray:
-        """``(N,)`` records: number of the file, offset in it, bytes from there or -1 for all, and frame."""
-        return self.listing.places
-
-    @property
-    def labels(self) -> Tensor | None:
-        """Class of each image, ``(N,)`` int64, or None."""
-        return self.listing.labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, by their number."""
-        return self.listing.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are in all splits."""
-        return self.listing.num_classes
-
-    @property
-    def condition(self) -> Tensor | None:
-        """Given to a model in addition to each image: the labels, if they were asked for."""
-        return self.labels if self.labelled else None
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -229,7 +213,9 @@ class ImageStream(Dataset[Any]):
         """The stream of the images at ``indices``, with their labels."""
         at = indices.cpu() if isinstance(indices, Tensor) else indices
         at = torch.arange(len(self))[at]  # by torch, since numpy takes a tensor of one index for a number
-        return self.replace(listing=self.listing.subset(at.numpy()))
+        listing = self.listing.subset(at.numpy())
+        condition = None if self.condition is None else listing.labels
+        return self.replace(listing=listing, places=listing.places, labels=listing.labels, condition=condition)
 
     def to(self, device: torch.device | str) -> ImageStream:
         """The same stream with its batches on ``device``."""
@@ -247,3 +233,66 @@ class ImageStream(Dataset[Any]):
             if image not in self._reported:
                 self._reported.add(image)
                 warn(f"An image cannot be read, and the next one takes its place: {image}.")
+
+
+class Reader(Dataset[Read]):
+    """Images by number with what could not be read, which workers cannot report themselves.
+
+    ``seed`` is that of the transform's draws.
+    """
+
+    def __init__(
+        self, listing: Listing, image_shape: tuple[int, int, int], transform: Transform | None, seed: int
+    ) -> None:
+        self._listing, self._shape, self._transform, self._seed = listing, image_shape, transform, seed
+
+    def __getitem__(self, index: int) -> Read:
+        try:
+            return *self.image_at(index), None
+        except DataError as error:  # raised in a worker, its message would be a traceback
+            return torch.empty(0), index, [], error
+
+    def image_at(self, index: int) -> tuple[Tensor, int, list[str]]:
+        """An image, its number, and what is unreadable: the next one that is readable takes its place."""
+        channels, height, width = self._shape
+        unreadable: list[str] = []
+        for candidate in range(index, index + _IN_A_ROW):
+            place = candidate % len(self._listing)
+            try:
+                image = self._listing.decode(place, None if self._transform else (height, width)).image
+                break
+            except UNREADABLE as error:
+                unreadable.append(f"{self._listing.name(place)}: {error}")
+        else:
+            raise DataError(f"{_IN_A_ROW} images in a row cannot be read: {'; '.join(unreadable[:3])}; ...")
+        if self._transform is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed + index)
+                image = _checked(self._transform(image), channels)
+        return fit_to_size(image, (height, width)), place, unreadable
+
+
+def _checked(image: Any, channels: int) -> Tensor:
+    """What a transform has returned, if it is an image."""
+    rule = f"`transform` must return images ({channels}, H, W), uint8 or floating point in [0, 1]"
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != channels:
+        raise DataError(f"{rule}, got {shown(image)}.")
+    if image.dtype != torch.uint8:
+        try:
+            check_unit_range("image", image)
+        except ValueError as error:
+            raise DataError(f"{rule}: {error}") from error
+    return image
+
+
+def outlive_sigterm(worker: int) -> None:
+    """A signal to the whole process group is the training's, which ends its workers after the checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def collated(items: Sequence[Read]) -> Read:
+    """One of several, or the first error among them."""
+    error = next((error for *_, error in items if error is not None), None)
+    images = torch.empty(0) if error else torch.stack([image for image, *_ in items])
+    places = torch.tensor([place for _, place, *_ in items])
+    return images, places, [name for _, _, unreadable, _ in items for name in unreadable], error

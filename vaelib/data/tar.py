@@ -7,15 +7,12 @@ cut or changed would lose its tail.
 from __future__ import annotations
 
 import os
-import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from vaelib._checks import DataError
-
-__all__ = ["Member", "members"]
 
 _BLOCK = 512
 _LONGEST_NAME = 1 << 20  # bytes of an extended header; a name that is longer is no name
@@ -41,8 +38,6 @@ class Member(NamedTuple):
 
 def members(shard: Path) -> Iterator[Member]:
     """Every member of a tar file in order; a ``DataError`` names file and byte where one is damaged or cut."""
-    if not stat.S_ISREG(shard.stat().st_mode):
-        raise DataError(f"{shard} must be a regular file to be read as a tar shard.")
     with shard.open("rb") as file:
         start = file.read(6)
         packed = next((name for magic, name in _PACKED.items() if start.startswith(magic)), None)
@@ -56,7 +51,7 @@ def members(shard: Path) -> Iterator[Member]:
             start_of_data = offset + _BLOCK
             size = _size(header, extended, shard, offset, end)
             if header.type in _EXTENSIONS:
-                extended |= _extension(header, _text(file, shard, offset, size), shard, offset)
+                extended |= _extension(header, file, shard, offset, size)
             elif header.type not in (tarfile.XGLTYPE, b"V"):  # comments on the archive, and its label
                 name = extended.get("path", header.name)
                 if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in extended):
@@ -99,16 +94,12 @@ def _check_end(file: IO[bytes], shard: Path, offset: int) -> None:
             raise _torn(shard, offset, "the archive ends there, but the file goes on with other bytes")
 
 
-def _text(file: IO[bytes], shard: Path, offset: int, size: int) -> bytes:
+def _extension(header: tarfile.TarInfo, file: IO[bytes], shard: Path, offset: int, size: int) -> dict[str, str]:
     if size > _LONGEST_NAME:
         raise _torn(shard, offset, f"an extended header of {size} bytes")
     file.seek(offset + _BLOCK)
-    return file.read(size)
-
-
-def _extension(header: tarfile.TarInfo, content: bytes, shard: Path, offset: int) -> dict[str, str]:
     try:
-        return _EXTENSIONS[header.type](content)
+        return _EXTENSIONS[header.type](file.read(size))
     except ValueError as error:
         raise _torn(shard, offset, str(error)) from error
 

@@ -1,10 +1,13 @@
-"""Batches from whatever holds images: arrays, sets, a ``TensorDataset``, a loader."""
+"""Images in batches, with a condition where a model takes one, from whatever holds them.
+
+Arrays, sets of images by number, a ``TensorDataset``, a loader.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,13 +15,82 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from vaelib._checks import check_int, check_shape, check_tensor, check_unit_range, shown
-from vaelib._images.batches import Batch, ImageSet, one_pass
-from vaelib._images.pairs import ConditionPart, check_condition, checked_rows, condition_in, missing
-
-__all__ = ["as_batch", "as_batches", "opened"]
+from vaelib.functional.draws import permutation
 
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x")
 """Names under which batches that are dicts may hold their images."""
+CONDITION_KEYS = ("condition", "label", "labels")
+"""Names under which batches that are dicts may hold the condition."""
+
+
+class Batch(NamedTuple):
+    """Images, and what a model is given beside them."""
+
+    x: Tensor
+    """float32 ``(B, C, H, W)`` in [0, 1]."""
+    condition: Tensor | None = None
+    """One row per image: labels, int64 ``(B,)``, or vectors, float32 ``(B, size)``."""
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+        overlaps = device.type != "cpu"  # a copy to the CPU that is not waited for may be read too early
+        condition = None if self.condition is None else self.condition.to(device, non_blocking=overlaps)
+        return Batch(self.x.to(device, non_blocking=overlaps), condition)
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """Images by number: :class:`vaelib.data.ImageDataset` and :class:`vaelib.data.ImageStream`.
+
+    A set whose batches have a condition has an attribute ``condition``, that of all images.
+    """
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """``(C, H, W)``."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        """The images at ``indices``."""
+
+    def fetch(
+        self, parts: Iterable[Tensor], device: torch.device, *, seed: int = 0, generator: Generator | None = None
+    ) -> Iterator[Batch]:
+        """One batch on ``device`` for each of the ``parts``, which are indices.
+
+        ``seed`` is that of transforms, ``generator`` that of dynamic binarisation and flips; if None, these draw from
+        the global generator of the device.
+        """
+
+
+class ConditionPart(Protocol):
+    """What a model makes of conditions: :class:`vaelib.Labels`, ``Vector``."""
+
+    def check(self, condition: Any) -> Tensor:
+        """One row per image, or an error that names the value."""
+
+
+def even_parts(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """The first and the last-but-one index of every batch, sizes at most ``batch_size`` and alike but for one."""
+    parts = -(-count // batch_size)
+    return [(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
+
+
+def one_pass(
+    images: ImageSet,
+    batch_size: int,
+    device: torch.device,
+    *,
+    shuffle: bool = False,
+    generator: Generator | None = None,
+) -> Iterator[Batch]:
+    """All images of a set once, in batches on ``device`` whose sizes differ by at most one."""
+    check_int("batch_size", batch_size)
+    order = permutation(len(images), device, generator) if shuffle else torch.arange(len(images))
+    parts = (order[first:last] for first, last in even_parts(len(images), batch_size))
+    yield from images.fetch(parts, device, generator=generator)
 
 
 def as_batches(
@@ -32,14 +104,8 @@ def as_batches(
 ) -> Iterator[Batch]:
     """One pass over ``data``, which errors call ``name``, in batches on ``device``.
 
-    Args:
-        name: What errors call the data.
-        data: Whatever holds images.
-        batch_size: Of images that come in no batches.
-        device: Where the batches go.
-        condition: The part of a model that takes one: batches without a condition are an error then. If None, what a
-            loader yields beside images is ignored.
-        generator: Of dynamic binarisation and flips.
+    ``batch_size`` is that of images that come in no batches. For a model that takes a ``condition``, batches without
+    one are an error; if None, what a loader yields beside images is ignored.
 
     Raises:
         TypeError: If something else is yielded; see :func:`as_batch`.
@@ -113,12 +179,8 @@ def as_batch(name: str, batch: Any, condition: ConditionPart | None = None) -> B
     """Floating-point images of what a loader yields: alone, first of a tuple, or under one of ``IMAGE_KEYS``.
 
     8-bit images are divided by 255; those of numpy become float32. For a model that takes a ``condition``, it is the
-    second of the tuple, or under one of ``CONDITION_KEYS``.
-
-    Raises:
-        TypeError: If there are no images, or of another dtype.
-        ValueError: If values leave [0, 1], or 8-bit values are 0 and 1 alone, which may mean either range; or if a
-            condition is missing or breaks a rule.
+    second of the tuple, or under one of ``CONDITION_KEYS``. 8-bit values of 0 and 1 alone are an error: they may mean
+    either range.
     """
     images = _images_in(name, batch)
     return Batch(images, None if condition is None else condition_in(name, batch, len(images), condition))
@@ -168,3 +230,71 @@ def _check_8_bit(name: str, images: Tensor) -> None:
         raise ValueError(
             f"`{name}` must be clear about its range, got 8-bit values of 0 and 1: give floats, or 0 and 255."
         )
+
+
+def check_condition(name: str, data: Any, condition: ConditionPart | None) -> None:
+    """Raise ``ValueError`` unless a set of images has a condition exactly where the model takes one, and a fitting one.
+
+    What yields batches is checked with each batch.
+    """
+    if not isinstance(data, ImageSet):
+        return
+    found = getattr(data, "condition", None)
+    if condition is None:
+        if found is not None:
+            raise ValueError(
+                f"`{name}` must have no condition for a model without one: build the model with"
+                " condition=vl.Labels(num_classes) or vl.Vector(size), or open the images without `condition`."
+            )
+        return
+    if found is None:
+        raise missing(name, "images alone")
+    classes, wanted = getattr(data, "class_names", ()), getattr(condition, "names", None)
+    if classes and wanted and tuple(classes) != tuple(wanted):
+        raise ValueError(
+            f"`{name}` must have the classes of the model, {', '.join(wanted)}, got {', '.join(classes)}: the number of"
+            " a class would mean another one."
+        )
+    checked_rows(name, found, condition, getattr(data, "names", ()))
+
+
+def missing(name: str, found: str) -> ValueError:
+    """The error of images without a condition for a model that takes one."""
+    return ValueError(
+        f"`{name}` must have a condition for a model that takes one, got {found}: open images by"
+        ' vl.data.load(..., condition="labels"), or give a loader of pairs (images, condition) or of dicts with one of'
+        f" the keys {', '.join(CONDITION_KEYS)}."
+    )
+
+
+def checked_rows(
+    name: str, found: Any, condition: ConditionPart, names: Sequence[str] = (), *, count: int | None = None
+) -> Tensor:
+    """One row of a condition per image; an error names the first image whose row breaks a rule."""
+    try:
+        rows = condition.check(found)
+    except (TypeError, ValueError) as error:
+        for index in range(len(found) if hasattr(found, "__len__") else 0):
+            try:
+                condition.check(found[index : index + 1])
+            except (TypeError, ValueError) as reason:
+                image = f"image {index} ({names[index]})" if names else f"image {index}"
+                raise type(reason)(f"`{name}`, {image}: {reason}") from error
+        raise
+    if count is not None and len(rows) != count:
+        raise ValueError(f"`{name}` must have one condition per image, got {len(rows)} for {count} images.")
+    return rows
+
+
+def condition_in(name: str, batch: Any, count: int, condition: ConditionPart) -> Tensor:
+    """The condition of what a loader yields: the second of a tuple, or under one of ``CONDITION_KEYS`` in a dict."""
+    if isinstance(batch, Mapping):
+        keys = [key for key in CONDITION_KEYS if key in batch]
+        if len(keys) != 1:
+            raise missing(name, f"the keys {', '.join(map(str, batch))}")
+        found = batch[keys[0]]
+    else:
+        found = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+    if found is None:
+        raise missing(name, "images alone")
+    return checked_rows(name, found, condition, count=count)
