@@ -32,7 +32,7 @@ class Task:
         self.network.load_state_dict(self.weights)
 
     def resized(self, dataset):
-        return vl.data.derive.resized(dataset, SIZE)
+        return vl.data.dataset.resized(dataset, SIZE)
 
     def model(self):
         """The network as vaelib's model."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 import vaelib as vl
 from vaelib.cli import main
+from vaelib.cli.common import reading_of_run, reading_options
 
 SHORT = ("--epochs", "2", "--batch-size", "16", "--latent-dim", "4", "--seed", "3")
 
@@ -27,6 +28,7 @@ def run(tmp_path_factory):
 
 
 def run_json(capsys, *arguments):
+    capsys.readouterr()
     assert main([*map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -67,19 +69,10 @@ def test_train_is_reproducible_and_says_what_comes_next(run, tmp_path, capsys):
     ("options", "check"),
     [
         (["--likelihood", "gaussian"], lambda m: isinstance(m.likelihood, vl.Gaussian)),
-        (
-            ["--likelihood", "continuous_bernoulli"],
-            lambda m: isinstance(m.likelihood, vl.ContinuousBernoulli),
-        ),
+        (["--likelihood", "continuous_bernoulli"], lambda m: isinstance(m.likelihood, vl.ContinuousBernoulli)),
         (["--likelihood", "laplace"], lambda m: isinstance(m.likelihood, vl.Laplace)),
-        (
-            ["--likelihood", "discretized_logistic"],
-            lambda m: isinstance(m.likelihood, vl.DiscretizedLogistic),
-        ),
-        (
-            ["--binarize", "dynamic", "--beta", "4", "--kl-warmup", "3"],
-            lambda m: m.image_shape == (1, 12, 12),
-        ),
+        (["--likelihood", "discretized_logistic"], lambda m: isinstance(m.likelihood, vl.DiscretizedLogistic)),
+        (["--binarize", "dynamic", "--beta", "4", "--kl-warmup", "3"], lambda m: m.image_shape == (1, 12, 12)),
         (["--preset", "article"], lambda m: m.image_shape == (1, 32, 32)),
         (["--image-size", "10", "--learning-rate", "1e-3"], lambda m: m.image_shape == (1, 10, 10)),
         (["--image-size", "10,14"], lambda m: m.image_shape == (1, 10, 14)),
@@ -128,12 +121,12 @@ def test_evaluate(run, capsys):
     assert "a relaxation, the cross-entropy, and no log p(x)" in printed
 
 
-def test_reconstruct_takes_ones_own_pictures(run, tmp_path, capsys):
+def test_reconstruct_takes_ones_own_images(run, tmp_path, capsys):
     Image.new("RGB", (40, 30), (200, 10, 10)).save(tmp_path / "a.jpg")
     Image.new("L", (5, 9), 90).save(tmp_path / "b.png")
     result = run_json(capsys, "reconstruct", run, tmp_path / "a.jpg", tmp_path / "b.png", "--out", tmp_path / "out.png")
-    assert set(result["pictures"]) == {str(tmp_path / "a.jpg"), str(tmp_path / "b.png")}
-    assert all(row["kl"] > 0 for row in result["pictures"].values())
+    assert set(result["images"]) == {str(tmp_path / "a.jpg"), str(tmp_path / "b.png")}
+    assert all(row["kl"] > 0 for row in result["images"].values())
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.size == (2 * 14 + 2, 2 * 14 + 2)
     assert "a relaxation" in result["note"]
@@ -160,11 +153,8 @@ def test_sample_follows_its_seed(run, tmp_path):
 def test_encode_writes_the_embedding(run, tmp_path, capsys):
     assert main(["encode", str(run), "--split", "all", "--out", str(tmp_path / "e.npz"), "--plot"]) == 0
     with np.load(tmp_path / "e.npz") as arrays:
-        assert {name: arrays[name].shape for name in arrays} == {
-            "mu": (88, 4),
-            "logvar": (88, 4),
-            "labels": (88,),
-        }
+        shapes = {name: arrays[name].shape for name in arrays}
+        assert shapes == {"mu": (88, 4), "logvar": (88, 4), "labels": (88,)}
         with torch.no_grad():
             expected = vl.load(run).encode(
                 vl.data.load(json.loads((run / "run.json").read_text())["data"], "all").batch(slice(None))
@@ -185,9 +175,7 @@ def test_autoencoders_are_welcome(tmp_path, capsys):
     Image.new("L", (5, 9), 90).save(tmp_path / "b.png")
     capsys.readouterr()
     result = run_json(capsys, "reconstruct", tmp_path / "ae", tmp_path / "b.png", "--out", tmp_path / "c.png")
-    assert "reconstruction" in result["pictures"][str(tmp_path / "b.png")]
-    assert main(["sample", str(tmp_path / "ae")]) == 1
-    assert "Only a VAE has a prior to sample from" in capsys.readouterr().err
+    assert "reconstruction" in result["images"][str(tmp_path / "b.png")]
     assert main(["info", str(tmp_path / "ae")]) == 0
 
 
@@ -277,27 +265,11 @@ def test_json_stays_json_without_a_standard_error(run, tmp_path, capsys):
     assert result["elbo"]["standard_error"] is None
 
 
-def test_models_of_other_channels_have_no_picture_files(tmp_path, capsys):
-    vl.save(vl.conv_vae((2, 8, 8), 2), tmp_path / "two")
-    Image.new("L", (5, 9), 90).save(tmp_path / "b.png")
-    assert main(["reconstruct", str(tmp_path / "two"), str(tmp_path / "b.png")]) == 1
-    assert "Image files have 1 or 3 channels, the model in" in capsys.readouterr().err
-
-
 def test_the_demo_says_at_once_what_it_lacks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 1
     assert "The demo needs an optional dependency" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
-
-
-def test_a_model_without_a_record_needs_data(tmp_path, capsys):
-    vl.save(vl.conv_vae((1, 8, 8), 2), tmp_path)
-    assert main(["evaluate", str(tmp_path)]) == 1
-    assert "`--data` must be given" in capsys.readouterr().err
-    (tmp_path / "run.json").write_text("{")
-    assert main(["evaluate", str(tmp_path)]) == 1
-    assert "run.json is no JSON" in capsys.readouterr().err
 
 
 def test_help_says_what_each_command_is_for(capsys):
@@ -313,3 +285,64 @@ def test_help_says_what_each_command_is_for(capsys):
 def test_help_does_not_wait_for_torch():
     code = "import sys, vaelib.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- how files are read, in a run and in the commands that follow it
+
+BRIEF = ("--epochs", "1", "--batch-size", "16", "--latent-dim", "2")
+
+
+@pytest.fixture(scope="module")
+def bands(tmp_path_factory):
+    """A run on 12-bit images of four bands, which come last, below a name of their own."""
+    root = tmp_path_factory.mktemp("reading")
+    images = np.random.default_rng(0).integers(0, 4096, (40, 8, 8, 4), np.uint16)
+    np.savez(root / "bands.npz", train_scenes=images[:24], val_scenes=images[24:32], test_scenes=images[32:], other=[1])
+    options = ("--value-range", "0,4095", "--channels-last", "--images-key", "scenes")
+    assert (
+        main(["train", "--data", str(root / "bands.npz"), *BRIEF, *options, "--out", str(root / "run"), "--json"]) == 0
+    )
+    return root / "run"
+
+
+def test_a_run_keeps_how_its_data_were_read(bands, capsys):
+    record = json.loads((bands / "run.json").read_text())
+    wanted = {"value_range": [0, 4095], "channels_last": True, "images_key": "scenes"}
+    assert reading_options(record) == reading_of_run(record, record["data"]) == wanted
+    assert reading_of_run(record, "others.npz") == {}
+    assert record["validation"] == "val"
+    model = vl.load(bands)
+    assert model.image_shape == (4, 8, 8)
+    assert run_json(capsys, "evaluate", bands)["num_images"] == 8
+
+
+def test_other_data_have_their_own_options(bands, tmp_path, capsys):
+    np.save(tmp_path / "deep.npy", np.full((10, 4, 8, 8), 900, np.uint16))
+    command = ["evaluate", str(bands), "--data", str(tmp_path / "deep.npy"), "--split", "all", "--json"]
+    assert main(command) != 0
+    assert "`value_range` must be given for" in capsys.readouterr().err
+    assert main([*command, "--value-range", "0,1023"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_images"] == 10
+
+
+def test_files_are_read_as_those_of_the_run(tmp_path, capsys):
+    for i in range(30):
+        deep = np.random.default_rng(i).integers(0, 4096, (8, 8)).astype(np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"{i}.png")
+    run, out = tmp_path / "run", tmp_path / "out.png"
+    assert main(["train", "--data", str(tmp_path), *BRIEF, "--value-range", "0,4095", "--out", str(run), "--json"]) == 0
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "white.png")
+    command = ["reconstruct", str(run), str(tmp_path / "white.png"), "--out", str(out)]
+    assert main(command) == 0
+    assert np.asarray(Image.open(out).convert("L")).max() == 255
+    capsys.readouterr()
+    assert main([*command, "--value-range", "0,900"]) != 0
+    assert "`value_range` must hold all values of" in capsys.readouterr().err
+    Image.new("L", (8, 8), 99).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("L", (8, 8), 200)])
+    codes = ["encode", str(run), str(tmp_path / "a.gif"), "--value-range", "0,255", "--out", str(tmp_path / "a.npz")]
+    assert main(codes) != 0
+    assert "`frames` must be" in capsys.readouterr().err
+    assert main([*codes, "--frames", "all"]) == 0
+    assert [name[-3:] for name in np.load(tmp_path / "a.npz")["names"]] == ["[0]", "[1]"]
+    assert main([*codes, "--images-key", "x"]) != 0
+    assert "are for arrays" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_reconstruct_and_encode_ones_own_images(run, folder, tmp_path, capsys):
     generator = torch.Generator().manual_seed(0)
     data = vl.data.ImageDataset(images, condition=torch.tensor([0, 1]))
     expected = vl.evaluation.elbo(vae, data, generator=generator)
-    assert sum(row["kl"] for row in result["pictures"].values()) / 2 == pytest.approx(expected.kl.value, rel=1e-4)
+    assert sum(row["kl"] for row in result["images"].values()) / 2 == pytest.approx(expected.kl.value, rel=1e-4)
     vl.plots.save_pairs(images, vae.reconstruct(images, condition=["cat", "dog"]), tmp_path / "expected.png")
     assert np.array_equal(image_of(tmp_path / "r.png"), image_of(tmp_path / "expected.png"))
     assert main(["encode", str(run), *files, *told, "--out", str(tmp_path / "e.npz")]) == 0
@@ -140,19 +140,10 @@ def test_int8_is_calibrated_with_the_labels_of_its_images(run, tmp_path, monkeyp
 
 
 def test_a_vector_of_factors(tmp_path, capsys):
-    options = (
-        "--image-size",
-        "8",
-        "--latent-dim",
-        "2",
-        "--condition",
-        "factors",
-        "--batch-size",
-        "512",
-        "--epochs",
-        "1",
+    line = (
+        "train --data shapes --image-size 8 --latent-dim 2 --condition factors --batch-size 512 --epochs 1 --no-compile"
     )
-    run_json(capsys, "train", "--data", "shapes", *options, "--no-compile", "--out", tmp_path / "run")
+    run_json(capsys, *line.split(), "--out", tmp_path / "run")
     assert vl.load(tmp_path / "run").condition.size == 5
     line = ["sample", str(tmp_path / "run"), "--num", "2", "--out", str(tmp_path / "s.png"), "--condition"]
     assert main([*line, "0,1,0.5,0.5,0.5"]) == 0
@@ -185,20 +176,8 @@ def test_codes(folder, tmp_path, capsys, latent, options, kind):
         codes = torch.from_numpy(arrays["codes"])
     test = vl.data.load(folder, "test", image_size=8, condition="labels")
     assert codes.dtype == torch.int64 and torch.equal(codes, vl.evaluation.encode(vl.load(out), test))
-    assert (
-        main(
-            [
-                "sample",
-                str(out),
-                "--num",
-                "4",
-                *(["--condition", "owl"] if told else []),
-                "--out",
-                str(tmp_path / "s.png"),
-            ]
-        )
-        == 0
-    )
+    line = ["sample", str(out), "--num", "4", "--out", str(tmp_path / "s.png")]
+    assert main([*line, *(["--condition", "owl"] if told else [])]) == 0
     assert "The codes were drawn uniformly, as no prior was fitted" in capsys.readouterr().out
     result = run_json(capsys, "evaluate", out, "--samples", "9")
     assert 1 <= result["perplexity"] <= result["num_codes"] == vae.latent.num_codes

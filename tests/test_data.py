@@ -169,13 +169,8 @@ def test_each_factor_does_what_its_name_says():
 
 
 def test_shapes_stay_inside_and_their_area_does_not_depend_on_the_resolution():
-    corners = torch.cartesian_prod(
-        torch.arange(3),
-        torch.tensor([5]),
-        torch.arange(0, 40, 3),
-        torch.tensor([0, 31]),
-        torch.tensor([0, 31]),
-    )
+    ends = torch.tensor([0, 31])
+    corners = torch.cartesian_prod(torch.arange(3), torch.tensor([5]), torch.arange(0, 40, 3), ends, ends)
     for size in ((64, 64), (32, 80), (50, 33)):
         images = render(corners, size).float()
         border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], dim=-1)
@@ -193,15 +188,10 @@ def test_edges_are_anti_aliased():
 
 
 def test_folder_of_pictures_of_any_size_and_mode(tmp_path):
-    for i, (size, mode, color) in enumerate(
-        [
-            ((12, 10), "RGB", (255, 0, 0)),
-            ((7, 30), "L", 255),
-            ((5, 5), "RGBA", (0, 255, 0, 255)),
-            ((9, 9), "1", 1),
-        ]
-    ):
-        picture(tmp_path / f"{i}.png", size, mode, color)
+    picture(tmp_path / "0.png", (12, 10), "RGB", (255, 0, 0))
+    picture(tmp_path / "1.png", (7, 30), "L", 255)
+    picture(tmp_path / "2.png", (5, 5), "RGBA", (0, 255, 0, 255))
+    picture(tmp_path / "3.png", (9, 9), "1", 1)
     dataset = load(tmp_path, "all", image_size=8)
     assert dataset.images.shape == (4, 3, 8, 8)
     assert dataset.images[1].min() == 255
@@ -209,12 +199,10 @@ def test_folder_of_pictures_of_any_size_and_mode(tmp_path):
     assert dataset.labels is None
 
 
-def test_sixteen_bit_grey_and_exif_orientation(tmp_path):
-    Image.fromarray(np.full((4, 6), 32_768, np.uint16)).save(tmp_path / "deep.png")
+def test_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_images([tmp_path / "deep.png"]).unique().tolist() == [128]
     assert read_images([tmp_path / "turned.jpg"]).shape == (1, 3, 6, 4)
 
 
@@ -223,19 +211,6 @@ def test_pictures_are_cropped_not_squeezed(tmp_path):
     wide[:, 10:20] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
     assert read_images([tmp_path / "wide.png"], image_size=(5, 5)).min() > 100
-
-
-def test_transparent_pictures_stand_on_white(tmp_path):
-    picture(tmp_path / "clear.png", mode="RGBA", color=(255, 0, 0, 0))
-    assert read_images([tmp_path / "clear.png"]).unique().tolist() == [255]
-
-
-def test_splits_of_a_folder(tmp_path):
-    for i in range(20):
-        picture(tmp_path / f"{i:02d}.png", mode="L", color=i)
-    train, test = (load(tmp_path, split).images[:, 0, 0, 0].tolist() for split in ("train", "test"))
-    assert (len(train), len(test)) == (18, 2)
-    assert sorted(train + test) == list(range(20))
 
 
 # --- named sets
@@ -338,7 +313,6 @@ WRONG = [
     (lambda at: load("dynamic_mnist", binarize="static"), ValueError, "None for 'dynamic_mnist', which is binarised"),
     (lambda at: load(at / "empty"), DataError, "no image in .*: looked for .jpg, .*, also inside .tar shards, and"),
     (lambda at: load(at / "one", "train"), DataError, "needs at least 2 images, got 1"),
-    (lambda at: load(at / "sizes"), DataError, r"one size, .*: .*a\.png is 4x4, .*b\.png is 5x4"),
     (lambda at: load("nowhere"), FileNotFoundError, "one of shapes, mnist.*or an existing path, got 'nowhere'"),
     (lambda at: load(at / "a.txt"), ValueError, r"a folder, or a file ending in \.npy, \.npz, \.pt or \.tar"),
     (lambda at: read_images([at / "missing.png"]), FileNotFoundError, "There is no image at .*missing"),

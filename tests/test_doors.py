@@ -19,16 +19,10 @@ from vaelib.errors import DataError, VaelibError
 IMAGE, LATENT = (1, 8, 8), 2
 
 
-def small_vae(encoder=None, decoder=None, **parts):
+def small(kind=vl.VAE, encoder=None, decoder=None, **parts):
     encoder = vl.ConvEncoder(IMAGE, LATENT, hidden_channels=(4,)) if encoder is None else encoder
     decoder = vl.ConvDecoder(LATENT, IMAGE, hidden_channels=(4,)) if decoder is None else decoder
-    return vl.VAE(encoder, decoder, image_shape=IMAGE, latent_shape=(LATENT,), **parts)
-
-
-def small_autoencoder(encoder=None, decoder=None, **parts):
-    encoder = vl.ConvEncoder(IMAGE, LATENT, hidden_channels=(4,)) if encoder is None else encoder
-    decoder = vl.ConvDecoder(LATENT, IMAGE, hidden_channels=(4,)) if decoder is None else decoder
-    return vl.AutoEncoder(encoder, decoder, image_shape=IMAGE, latent_shape=(LATENT,), **parts)
+    return kind(encoder, decoder, image_shape=IMAGE, latent_shape=(LATENT,), **parts)
 
 
 class Returning(nn.Module):
@@ -39,7 +33,7 @@ class Returning(nn.Module):
         self.value = value
 
     def forward(self, x):
-        return self.value(x)
+        return self.value
 
 
 class Half(nn.Module):
@@ -56,7 +50,7 @@ class Half(nn.Module):
 
 X, Z = torch.rand(2, *IMAGE), torch.zeros(2, LATENT)
 CODE = torch.zeros(2, LATENT)
-VAE, AUTOENCODER = small_vae().eval(), small_autoencoder().eval()
+VAE, AUTOENCODER = small().eval(), small(vl.AutoEncoder).eval()
 CONDITIONAL = vl.conv_vae(IMAGE, 2, hidden_channels=(2,), condition=vl.Labels(2)).eval()
 CODED = vl.conv_vae(IMAGE, hidden_channels=(2,), latent=vl.FiniteScalarQuantizer((1, 4, 4), (3,))).eval()
 MODELS = [
@@ -83,57 +77,53 @@ MODELS = [
     (lambda: AUTOENCODER.decode([0.0]), TypeError, r"`z` must be a torch.Tensor, got \[0\.0\]"),
     (lambda: AUTOENCODER.reconstruct(X.numpy()), TypeError, "`x` must be a torch.Tensor, got ndarray"),
     (
-        lambda: small_vae(Returning(lambda x: CODE))(X),
+        lambda: small(vl.VAE, Returning(CODE))(X),
         TypeError,
         r"`features` of the encoder must be two tensors, \(mu, logvar\), got Tensor of shape \(2, 2\)",
     ),
     (
-        lambda: small_vae(Returning(lambda x: (CODE,) * 3))(X),
+        lambda: small(vl.VAE, Returning((CODE,) * 3))(X),
         TypeError,
         r"`features` of the encoder must be two .* got 3 values",
     ),
+    (lambda: small(vl.VAE, Returning((CODE, 0.0)))(X), TypeError, "`the encoder's logvar` must be a torch.Tensor"),
     (
-        lambda: small_vae(Returning(lambda x: (CODE, 0.0)))(X),
-        TypeError,
-        "`the encoder's logvar` must be a torch.Tensor",
-    ),
-    (
-        lambda: small_vae(Returning(lambda x: (CODE[:1], CODE[:1])))(X),
+        lambda: small(vl.VAE, Returning((CODE[:1], CODE[:1])))(X),
         ValueError,
         r"`encoder` must return 2 rows for 2 images, got a tensor of shape \(1, 2\)",
     ),
     (
-        lambda: small_vae(Returning(lambda x: (CODE, CODE.T[:, :1])))(X),
+        lambda: small(vl.VAE, Returning((CODE, CODE.T[:, :1])))(X),
         ValueError,
         r"`the encoder's logvar` must have shape \(B, 2\), got \(2, 1\)",
     ),
     (
-        lambda: small_vae(decoder=Returning(lambda z: (X, X))).sample(2),
+        lambda: small(decoder=Returning((X, X))).sample(2),
         TypeError,
         r"`the decoder's recon_params` must be a torch.Tensor, got \(tensor",
     ),
     (
-        lambda: small_vae(decoder=Returning(lambda z: X[:, 0])).decode(Z),
+        lambda: small(decoder=Returning(X[:, 0])).decode(Z),
         ValueError,
         r"`the decoder's recon_params` must have shape \(2, 1, 8, 8\), got \(2, 8, 8\)",
     ),
     (
-        lambda: small_vae(decoder=Returning(lambda z: X), likelihood=vl.Gaussian("per_pixel")).decode(Z),
+        lambda: small(decoder=Returning(X), likelihood=vl.Gaussian("per_pixel")).decode(Z),
         ValueError,
         r"`the decoder's recon_params` must have shape \(2, 2, 8, 8\), got \(2, 1, 8, 8\)",
     ),
     (
-        lambda: small_autoencoder(Returning(lambda x: x)).encode(X),
+        lambda: small(vl.AutoEncoder, nn.Identity()).encode(X),
         ValueError,
         r"`the encoder's code` must have shape \(B, 2\), got \(2, 1, 8, 8\)",
     ),
     (
-        lambda: small_autoencoder(Returning(lambda x: None))(X),
+        lambda: small(vl.AutoEncoder, Returning(None))(X),
         TypeError,
         "`features` must be tensors .* as the encoder returns them, got None",
     ),
     (
-        lambda: small_autoencoder(decoder=Returning(lambda z: X.repeat(1, 2, 1, 1)))(X),
+        lambda: small(vl.AutoEncoder, decoder=Returning(X.repeat(1, 2, 1, 1)))(X),
         ValueError,
         r"`the decoder's recon_params` must have shape \(2, 1, 8, 8\), got \(2, 2, 8, 8\)",
     ),
@@ -161,23 +151,15 @@ MODELS = [
         ValueError,
         "`recon_params` must be finite, got values in",
     ),
-    (
-        lambda: vl.Gaussian("per_pixel").mean(X),
-        ValueError,
-        "`recon_params` must have 2 values a channel, got 1 in all",
-    ),
+    (lambda: vl.Gaussian("per_pixel").mean(X), ValueError, "`recon_params` must have 2 values a channel, got 1 in all"),
     (lambda: vl.LearnedGaussian((2,)).sample(3, (4,)), ValueError, r"`latent_shape` must be \(2,\), got \(4,\)"),
     (lambda: vl.evaluation.elbo(VAE, None), TypeError, "`data` must be images, an ImageDataset, or batches of images"),
-    (lambda: small_vae(prior=Half()), TypeError, "`prior` must have the methods `from_noise`, Half has not"),
-    (lambda: small_vae(prior=nn.ReLU()), TypeError, "`prior` must have the methods `log_prob`, `from_noise`, ReLU"),
-    (lambda: small_vae(likelihood=Half()), TypeError, "`likelihood` must have the methods `param_channels`, `mean`"),
-    (
-        lambda: small_vae(likelihood=nn.ReLU()),
-        TypeError,
-        "`likelihood` must have the methods `param_channels`, `log_prob`",
-    ),
+    (lambda: small(prior=Half()), TypeError, "`prior` must have the methods `from_noise`, Half has not"),
+    (lambda: small(prior=nn.ReLU()), TypeError, "`prior` must have the methods `log_prob`, `from_noise`, ReLU"),
+    (lambda: small(likelihood=Half()), TypeError, "`likelihood` must have the methods `param_channels`, `mean`"),
+    (lambda: small(likelihood=nn.ReLU()), TypeError, "`likelihood` must have the methods `param_channels`, `log_prob`"),
     (lambda: vl.GaussianLatent((2,), posterior=3), TypeError, "`posterior` must be an nn.Module object, got 3"),
-    (lambda: small_vae("conv"), TypeError, "`encoder` must be an nn.Module object, got 'conv'"),
+    (lambda: small(vl.VAE, "conv"), TypeError, "`encoder` must be an nn.Module object, got 'conv'"),
     (
         lambda: vl.VAE(nn.ReLU(), nn.ReLU(), image_shape=(8, 8), latent_shape=(2,)),
         ValueError,
@@ -208,7 +190,7 @@ def test_a_likelihood_says_whether_it_is_a_density():
         is_density = None
 
     with pytest.raises(TypeError, match="`likelihood` must have an `is_density`, True or False, Silent has not"):
-        small_vae(likelihood=Silent())
+        small(likelihood=Silent())
 
 
 # Every parameter of every public callable is given every odd value: either it is taken, and then it is of the annotated
@@ -217,57 +199,23 @@ REFUSALS = (ValueError, TypeError, FileNotFoundError, VaelibError)
 FLAT, FACTORS = torch.rand(24, 3), torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4))
 
 
-def odd_values():
-    meta = torch.zeros(2, *IMAGE, device="meta")
-    yield from (None, ..., True, np.bool_(False), 0, -1, 10**20, 10**5000, 1.5, -0.5, float("nan"), float("inf"), 1j)
-    yield from (
-        Fraction(1, 3),
-        Decimal("0.5"),
-        np.float32(0.5),
-        np.int64(2),
-        np.float64("nan"),
-        "",
-        "odd",
-        "\0",
-        b"abc",
-    )
-    yield from (
-        bytearray(b"ab"),
-        memoryview(b"ab"),
-        [],
-        (),
-        [1, 2],
-        ["a"],
-        [None],
-        {},
-        {1},
-        {"a": 1},
-        object(),
-        len,
-        int,
-    )
-    yield from (lambda: None, range(3), iter([]), Path("nowhere"), np.zeros(3), np.array(1.0), np.array(["a"], object))
-    yield from (torch.zeros(0), torch.ones(2, 3), torch.ones(()), torch.ones(2, *IMAGE, dtype=torch.uint8), meta)
-    yield from (
-        torch.full((2, *IMAGE), torch.nan),
-        torch.ones(2, *IMAGE, dtype=torch.complex64),
-        torch.eye(3).to_sparse(),
-    )
-    yield from (
-        torch.ones(2, *IMAGE).double(),
-        torch.ones(2, 3, dtype=torch.bool),
-        nn.ReLU(),
-        nn.ReLU,
-        vl.VAE,
-        ZeroRepr(),
-    )
-
-
 class ZeroRepr:
     """Shown by an error as it is."""
 
     def __repr__(self):
         raise RuntimeError("no repr")
+
+
+def odd_values():
+    meta = torch.zeros(2, *IMAGE, device="meta")
+    yield from (None, ..., True, np.bool_(False), 0, -1, 10**20, 10**5000, 1.5, -0.5, float("nan"), float("inf"), 1j)
+    yield from (Fraction(1, 3), Decimal("0.5"), np.float32(0.5), np.int64(2), np.float64("nan"), "", "odd", "\0")
+    yield from (b"abc", bytearray(b"ab"), memoryview(b"ab"), [], (), [1, 2], ["a"], [None], {}, {1}, {"a": 1})
+    yield from (object(), len, int)
+    yield from (lambda: None, range(3), iter([]), Path("nowhere"), np.zeros(3), np.array(1.0), np.array(["a"], object))
+    yield from (torch.zeros(0), torch.ones(2, 3), torch.ones(()), torch.ones(2, *IMAGE, dtype=torch.uint8), meta)
+    yield from (torch.full((2, *IMAGE), torch.nan), torch.ones(2, *IMAGE).cfloat(), torch.eye(3).to_sparse())
+    yield from (torch.ones(2, *IMAGE).double(), torch.ones(2, 3) > 0, nn.ReLU(), nn.ReLU, vl.VAE, ZeroRepr())
 
 
 def factor_codes():
@@ -289,10 +237,7 @@ def doors(place):
     found = {
         "VAE": (vl.VAE, {"encoder": VAE.encoder, "decoder": VAE.decoder}),
         "AutoEncoder": (vl.AutoEncoder, {"encoder": VAE.encoder, "decoder": VAE.decoder}),
-        **{
-            f"VAE.{name}": (getattr(VAE, name), {"x": X})
-            for name in ("forward", "observe", "embed", "encode", "reconstruct")
-        },
+        **{f"VAE.{name}": (getattr(VAE, name), {"x": X}) for name in OF_IMAGES},
         "VAE.decode": (VAE.decode, {"z": Z}),
         "VAE.draw": (VAE.draw, {"features": (Z, Z)}),
         "VAE.decode_mean": (VAE.decode_mean, {"z": Z}),
@@ -314,10 +259,7 @@ def doors(place):
         "LearnedGaussian": (vl.LearnedGaussian, latent),
         "MixtureOfGaussians": (vl.MixtureOfGaussians, {**latent, "num_components": 2}),
         "VampPrior": (vl.VampPrior, {**image, "num_components": 2}),
-        "fit_prior": (
-            vl.fit_prior,
-            {"prior": vl.LearnedGaussian((2,)), "z": Z, "num_steps": 1, "batch_size": 2},
-        ),
+        "fit_prior": (vl.fit_prior, {"prior": vl.LearnedGaussian((2,)), "z": Z, "num_steps": 1, "batch_size": 2}),
         **{name: (getattr(vl, name), {}) for name in ("Gaussian", "Laplace", "DiscretizedLogistic")},
         **{name: (getattr(vl, name), {}) for name in ("GaussianNoise", "SaltAndPepper", "Masking")},
         **{f"{name}()": (getattr(vl, name)(), {"x": X}) for name in ("GaussianNoise", "SaltAndPepper", "Masking")},
@@ -418,21 +360,11 @@ def doors(place):
         "export_onnx": (vl.export_onnx, {"model": VAE, "directory": bundle}),
         "OnnxVAE": (vl.runtime.OnnxVAE, {"directory": bundle}),
     }
-    for name, objective in (
-        ("Elbo", vl.Elbo()),
-        ("Iwae", vl.Iwae(2)),
-        ("DipLoss", vl.DipLoss()),
-        ("InfoLoss", vl.InfoLoss()),
-    ):
-        found[f"{name}()"] = (objective, {"model": VAE, "x": X})
-    found["BetaTcLoss()"] = (vl.BetaTcLoss(5), {"model": VAE, "x": X})
-    found["FactorLoss()"] = (vl.FactorLoss(2, hidden_features=(4,)), {"model": VAE, "x": X})
-    for name, objective in (
-        ("WaeLoss", vl.WaeLoss()),
-        ("Reconstruction", vl.Reconstruction()),
-        ("RaeLoss", vl.RaeLoss(1.0, 1.0)),
-    ):
-        found[f"{name}()"] = (objective, {"model": AUTOENCODER, "x": X})
+    factor = vl.FactorLoss(2, hidden_features=(4,))
+    for objective in (vl.Elbo(), vl.Iwae(2), vl.DipLoss(), vl.InfoLoss(), vl.BetaTcLoss(5), factor):
+        found[f"{type(objective).__name__}()"] = (objective, {"model": VAE, "x": X})
+    for objective in (vl.WaeLoss(), vl.Reconstruction(), vl.RaeLoss(1.0, 1.0)):
+        found[f"{type(objective).__name__}()"] = (objective, {"model": AUTOENCODER, "x": X})
     for likelihood in (vl.Bernoulli(), vl.ContinuousBernoulli(), vl.Gaussian(), vl.Laplace("learned")):
         name = type(likelihood).__name__
         found[f"{name}.log_prob"] = (likelihood.log_prob, recon)

@@ -145,11 +145,7 @@ WRONG = [
     (lambda at: vl.data.stream(at, flip="no"), TypeError, "`flip` must be True or False"),
     (lambda at: vl.data.stream(at, transform=3), TypeError, "`transform` must be callable, got 3"),
     (lambda at: vl.data.stream(at, transform=v2.RandomInvert), TypeError, "callable.* Give an object: RandomInvert"),
-    (
-        lambda at: vl.data.stream(at, image_size=10**6),
-        DataError,
-        "One image as float32 would take .*; use a smaller",
-    ),
+    (lambda at: vl.data.stream(at, image_size=10**6), DataError, "One image as float32 would take .*; use a smaller"),
     (lambda at: vl.data.stream(5), TypeError, "`path` must be a str or a Path, got 5"),
     (lambda at: vl.data.stream(at / "nowhere"), FileNotFoundError, "`path` must be a folder of images, or of .tar"),
     (stream_of("a.npy", b""), ValueError, r"or one shard, got .*a.npy'. Arrays are read by `load`"),

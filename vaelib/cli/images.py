@@ -74,7 +74,7 @@ def reconstruct(
 
     from vaelib import plots
     from vaelib.data.dataset import changed
-    from vaelib.data.skipped import readable
+    from vaelib.data.folders import readable
     from vaelib.evaluation import per_image_terms
     from vaelib.evaluation.inputs import batches_for
     from vaelib.evaluation.values import ImageValues, check_model_finite

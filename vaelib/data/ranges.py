@@ -56,12 +56,7 @@ def as_images(
         return _looked_up(name, values, given)
     if not is_float and given in (_EIGHT_BITS, _UNIT):
         return levels(name, values, given)
-    return _in_pieces(name, values, given, np.float32)
-
-
-def levels(name: str, values: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    """Values mapped linearly from ``value_range`` to 0 to 255, uint8; values outside of it are an error."""
-    return _in_pieces(name, values, value_range, np.uint8)
+    return levels(name, values, given, np.float32)
 
 
 def _check_inside(name: str, dtype: np.dtype, extremes: tuple[float, float], value_range: ValueRange) -> None:
@@ -144,8 +139,11 @@ def _looked_up(name: str, values: np.ndarray, value_range: ValueRange) -> np.nda
     return result
 
 
-def _in_pieces(name: str, values: np.ndarray, value_range: ValueRange, dtype: type) -> np.ndarray:
-    """Values as float32 in [0, 1] or uint8, a few images or rows at a time: a copy of all in float64 would not fit."""
+def levels(name: str, values: np.ndarray, value_range: ValueRange, dtype: type = np.uint8) -> np.ndarray:
+    """Values mapped linearly from ``value_range`` to 0 to 255, uint8, or to [0, 1], float32; others are an error.
+
+    A few images or rows at a time: a copy of all in float64 would not fit.
+    """
     low, high = value_range
     check_memory(name, math.prod(values.shape) * np.dtype(dtype).itemsize, "give fewer images")
     result: np.ndarray = np.empty(values.shape, dtype)

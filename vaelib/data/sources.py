@@ -14,16 +14,8 @@ from vaelib._checks import DataError
 from vaelib.data.folders import IMAGE_SUFFIXES, OTHER_IMAGES, Skipped, census, readable, suffix_of, walk, without_hidden
 from vaelib.data.samples import Entry, shard_entries, without_fields
 
-SPLITS = ("train", "val", "test")
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = tuple(_WORDS)
 PACKED_SHARDS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -130,7 +122,7 @@ def _divided(path: Path, files: Sequence[str], entries: list[Entry], names: Sequ
 
 def canonical_split(name: str) -> str | None:
     """``"train"``, ``"val"`` or ``"test"`` for a name that means one of them in any case; None for any other."""
-    return _SPLIT_NAMES.get(name.lower())
+    return next((split for split, words in _WORDS.items() if name.lower() in words), None)
 
 
 def splits_in_words(name: str) -> set[str]:
