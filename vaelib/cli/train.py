@@ -234,7 +234,7 @@ def _train(options: dict[str, Any], *, begins: bool, json_output: bool) -> None:
 
 def _record(options: dict[str, Any], image_shape: tuple[int, ...]) -> dict[str, Any]:
     """The options as JSON, the data by their absolute path and with the size that the images have."""
-    from vaelib.data import BUILT_IN
+    from vaelib.data.named import BUILT_IN
 
     data = options["data"] if options["data"] in BUILT_IN else os.path.abspath(options["data"])
     left_out = ("out", "resume", "json_output", "download")

@@ -25,7 +25,7 @@ from vaelib.data.named import (
     shapes,
 )
 from vaelib.data.ranges import check_value_range
-from vaelib.data.sources import SPLITS, path_splits
+from vaelib.data.sources import SPLITS, find_images, in_order
 from vaelib.data.stream import ImageStream, stream
 
 __all__ = ["ImageDataset", "ImageStream", "hold_out", "load", "read_images", "shapes", "splits", "stream"]
@@ -166,7 +166,8 @@ def splits(name_or_path: str | Path, *, images_key: str | None = None) -> tuple[
     if str(name_or_path) in BUILT_IN:
         return named_splits(str(name_or_path))
     path = _existing(name_or_path)
-    return array_splits(path, images_key) if path.suffix.lower() in ARRAY_SUFFIXES else path_splits(path)
+    is_array = path.suffix.lower() in ARRAY_SUFFIXES
+    return array_splits(path, images_key) if is_array else in_order(find_images(path).splits)
 
 
 def hold_out(images: Images, fraction: float = 0.1) -> tuple[Images, Images]:

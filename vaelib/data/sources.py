@@ -63,11 +63,6 @@ def find_images(path: Path) -> Source:
     return source
 
 
-def path_splits(path: Path) -> tuple[str, ...]:
-    """The splits of a folder, of a ``.tar`` shard, or of a folder of shards."""
-    return in_order(find_images(path).splits)
-
-
 def _in_folders(path: Path, images: list[str], skipped: Skipped) -> Source:
     entries = without_fields([Entry(image, number, 0, -1) for number, image in enumerate(images)], skipped)
     return _divided(path, images, entries, [entry.name for entry in entries], skipped)
