@@ -14,7 +14,15 @@ import vaelib
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "vaelib"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-MANY_PARAMETERS = {"ConvEncoder": 11, "ConvDecoder": 12, "ImageDataset": 9, "Trainer": 15, "VAE": 9}
+MANY_PARAMETERS = {
+    "ConvEncoder": 11,
+    "ConvDecoder": 12,
+    "ImageDataset": 9,
+    "ResidualDecoder": 11,
+    "ResidualEncoder": 11,
+    "Trainer": 15,
+    "VAE": 9,
+}
 APART = {"runtime": {"_checks"}, "explorer": {"_checks", "_files", "runtime"}}
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "accelerate", "matplotlib", "numpy", "rich", "typer")
 

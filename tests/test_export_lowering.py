@@ -8,8 +8,16 @@ from torch import nn
 import vaelib as vl
 from vaelib.errors import ExportError
 from vaelib.export import comparison, graphs, lowering, parts
+from vaelib.runtime import operators
 
 SLOW = pytest.mark.slow  # an export each, of which the others of a table have the like
+
+
+class ScaledByPixel(nn.Module):
+    """The mean of channels, which torch names "mean" in a graph, and images of that name."""
+
+    def forward(self, z):
+        return z / z.square().mean(1, keepdim=True).add(1e-6).sqrt()
 
 
 def exported(module, shape):
@@ -194,3 +202,13 @@ def test_a_fold_that_forgot_the_order_of_channels_would_be_refused(monkeypatch):
     monkeypatch.setattr(lowering.np, "repeat", lambda values, times: np.tile(values, times))
     with pytest.raises(ExportError, match="differs from torch"):
         exported(Behind(nn.Linear(6, 24), nn.Unflatten(1, (4, 3, 2)), 4), (6,))
+
+
+def test_a_mean_of_channels_is_batch_invariant_and_may_be_named_as_an_output():
+    graph = graphs.Graph("decoder", ScaledByPixel(), {"z": (4, 3, 3)}, {"mean": "raw"})
+    content = graphs.to_bytes(graph, 18)
+    comparison.compare(content, graph)
+    found = onnx.load_model_from_string(content).graph
+    assert [output.name for output in found.output] == ["mean"]
+    assert "Conv" in {node.op_type for node in found.node}
+    assert {node.op_type for node in found.node} <= operators.STEADY

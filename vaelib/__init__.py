@@ -13,8 +13,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "conditions corruptions data errors evaluation export functional latents likelihoods networks objectives plots"
-    " presets priors runtime schedules serialization training"
+    "conditions corruptions data errors evaluation export functional latents likelihoods networks objectives"
+    " plots presets priors runtime schedules serialization training"
 )
 _NAMES = {
     "conditions": "Labels Vector",
@@ -26,12 +26,12 @@ _NAMES = {
         " ResidualQuantizer VectorQuantizer"
     ),
     "likelihoods": "Bernoulli ContinuousBernoulli DiscretizedLogistic Gaussian Laplace Likelihood",
-    "networks": "ConvDecoder ConvEncoder",
+    "networks": "ConvDecoder ConvEncoder ResidualDecoder ResidualEncoder",
     "objectives": (
         "BetaTcLoss DipLoss Elbo FactorLoss InfoLoss Iwae RaeLoss Reconstruction WaeLoss dip_penalty elbo_loss"
         " iwae_bound kl_split mmd reconstruction_loss"
     ),
-    "presets": "conv_vae",
+    "presets": "autoencoder_kl conv_vae",
     "priors": (
         "AutoregressiveCodes CodePrior CodeTable ConditionalGaussian FlowPrior LearnedGaussian MixtureOfGaussians Prior"
         " StandardNormal UniformCodes VampPrior fit_prior"

@@ -50,7 +50,12 @@ from vaelib.likelihoods import (
     Laplace as Laplace,
     Likelihood as Likelihood,
 )
-from vaelib.networks import ConvDecoder as ConvDecoder, ConvEncoder as ConvEncoder
+from vaelib.networks import (
+    ConvDecoder as ConvDecoder,
+    ConvEncoder as ConvEncoder,
+    ResidualDecoder as ResidualDecoder,
+    ResidualEncoder as ResidualEncoder,
+)
 from vaelib.objectives import (
     BetaTcLoss as BetaTcLoss,
     DipLoss as DipLoss,
@@ -68,7 +73,7 @@ from vaelib.objectives import (
     mmd as mmd,
     reconstruction_loss as reconstruction_loss,
 )
-from vaelib.presets import conv_vae as conv_vae
+from vaelib.presets import autoencoder_kl as autoencoder_kl, conv_vae as conv_vae
 from vaelib.priors import (
     AutoregressiveCodes as AutoregressiveCodes,
     CodePrior as CodePrior,

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from vaelib._checks import check_int_tuple
+from vaelib._checks import check_bool, check_choice, check_int, check_int_tuple
 from vaelib._parts import agreed_shape, check_modules
 from vaelib.conditions import Condition
 from vaelib.latents import Latent
-from vaelib.likelihoods import Bernoulli, Likelihood
-from vaelib.networks import ConvDecoder, ConvEncoder
+from vaelib.likelihoods import Bernoulli, Laplace, Likelihood
+from vaelib.networks import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from vaelib.networks.article import ArticleDecoder, ArticleEncoder
 from vaelib.priors import Prior
 from vaelib.vae import VAE
 
-__all__ = ["article_vae", "conv_vae"]
+__all__ = ["article_vae", "autoencoder_kl", "conv_vae"]
+
+_FACTORS = (1, 2, 4, 8, 16, 32)
 
 
 def conv_vae(
@@ -125,6 +127,99 @@ def conv_vae(
 def _with_channels(name: str, shape: Sequence[int], more: int) -> tuple[int, ...]:
     channels = check_int_tuple(name, shape)
     return (channels[0] + more, *channels[1:]) if channels else channels
+
+
+def autoencoder_kl(
+    image_shape: Sequence[int],
+    factor: int = 8,
+    channels: int | None = None,
+    *,
+    width: int = 128,
+    residual_blocks: int = 2,
+    norm: str = "pixel",
+    groups: int = 32,
+    attention: bool = False,
+    quant_conv: bool = False,
+    latent: Latent | None = None,
+    likelihood: Likelihood | None = None,
+) -> VAE:
+    """The first stage of a latent diffusion or token model: a :class:`VAE` with a latent map of images / ``factor``.
+
+    Made of :class:`ResidualEncoder` and :class:`ResidualDecoder`. With the default norm and without attention, each
+    output depends on a bounded part of the input, so large images can be encoded and decoded in tiles, exactly. With
+    ``norm="group", attention=True, quant_conv=True`` and a Gaussian latent it is the network of Stable Diffusion's
+    AutoencoderKL, which :func:`vaelib.to_diffusers` writes; ``width=128`` is its size, 84 million parameters.
+
+    Args:
+        image_shape: ``(C, H, W)``; H and W are multiples of ``factor``.
+        factor: How much smaller the latent map is: 1, 2, 4, 8, 16 or 32.
+        channels: Channels of z; those of ``latent``, or 4, if None.
+        width: Channels at the image's resolution; the following levels have 2, 4, 4, 4 and 4 times as many.
+        residual_blocks: Residual blocks per level of the encoder; the decoder has one more.
+        norm: ``"pixel"`` or ``"group"``; see :class:`ResidualEncoder`.
+        groups: Groups of ``norm="group"``, of which ``width`` is a multiple.
+        attention: Whether there is attention at the lowest resolution.
+        quant_conv: Whether a 1x1 convolution lies before and after the latent.
+        latent: Posterior, prior and rate together, such as a :class:`VectorQuantizer`; Gaussian if None.
+        likelihood: p(x|z); ``Laplace("optimal")``, for which decoders give images, if None.
+
+    Returns:
+        The untrained model.
+
+    Raises:
+        ValueError: If an argument is out of its range, or ``latent`` has another shape.
+        TypeError: If an argument has the wrong type.
+
+    Examples:
+        >>> import torch, vaelib as vl
+        >>> vae = autoencoder_kl((3, 64, 64), width=8)
+        >>> vae.latent_shape
+        (4, 8, 8)
+        >>> latent = vl.FiniteScalarQuantizer((3, 16, 16), (8, 6, 5))
+        >>> tokenizer = autoencoder_kl((3, 64, 64), factor=4, width=8, latent=latent)
+        >>> tokenizer.encode(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 256])
+
+    References:
+        Rombach et al. (2022), High-Resolution Image Synthesis with Latent Diffusion Models.
+        https://arxiv.org/abs/2112.10752
+    """
+    check_modules(latent=latent, likelihood=likelihood)
+    check_choice("factor", factor, _FACTORS)
+    check_bool("quant_conv", quant_conv)
+    shape = check_int_tuple("image_shape", image_shape, length=3)
+    if latent is not None:
+        latent_shape = agreed_shape("latent_shape", None, latent=latent)
+        if channels is None:
+            channels = latent_shape[0]
+    channels = 4 if channels is None else check_int("channels", channels)
+    likelihood = Laplace("optimal") if likelihood is None else likelihood
+    width = check_int("width", width)
+    widths = [width * min(2**level, 4) for level in range(_FACTORS.index(factor) + 1)]
+    inner_channels = channels if quant_conv else None
+    encoder = ResidualEncoder(
+        shape,
+        channels,
+        hidden_channels=widths,
+        residual_blocks=residual_blocks,
+        norm=norm,
+        groups=groups,
+        attention=attention,
+        inner_channels=inner_channels,
+        num_heads=getattr(latent, "num_heads", 2),
+    )
+    decoder = ResidualDecoder(
+        shape,
+        channels,
+        hidden_channels=widths[::-1],
+        residual_blocks=encoder.residual_blocks + 1,
+        norm=norm,
+        groups=groups,
+        attention=attention,
+        inner_channels=inner_channels,
+        param_channels=likelihood.param_channels(shape[0]),
+    )
+    return VAE(encoder, decoder, likelihood=likelihood, latent=latent)
 
 
 def article_vae() -> VAE:

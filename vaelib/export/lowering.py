@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
+from onnx_ir.passes.common import NameFixPass
 from torch import Tensor
 
 __all__ = ["lower"]
@@ -23,6 +24,7 @@ _POINTWISE = ("Relu", "LeakyRelu", "Elu", "Sigmoid", "Tanh", "Softplus")
 
 def lower(model: ir.Model) -> None:
     """Rewrite ``model`` in place; the function it computes stays the same up to rounding."""
+    NameFixPass()(model)  # torch names the result of a mean "mean", as the decoder's output is named
     _fold_batch_norms(model.graph)
     _multiply_small_maps(model.graph)
     _drop_reshapes(model.graph)
@@ -162,7 +164,7 @@ def _steady_powers_and_sums(graph: ir.Graph) -> None:
     """In operators that compute an image alike in any company, which ``Pow`` and the sums do not."""
     node: Any
     for node in list(graph):
-        is_known = node.op_type in ("Pow", "ReduceSum", "ReduceL2") and len(node.inputs) > 1
+        is_known = node.op_type in ("Pow", "ReduceMean", "ReduceSum", "ReduceL2") and len(node.inputs) > 1
         constant = node.inputs[1].const_value if is_known else None
         value = None if constant is None else constant.numpy().tolist()
         if node.op_type == "Pow" and value == 2.0:
@@ -170,10 +172,25 @@ def _steady_powers_and_sums(graph: ir.Graph) -> None:
             square.outputs[0].shape, square.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
             graph.insert_before(node, square)
             _replace(graph, node, square.outputs[0])
+        elif node.op_type == "ReduceMean" and value == [1] and node.attributes.get_int("keepdims", 1):
+            _mean_of_channels(graph, node)
         elif node.op_type == "ReduceSum" and value == [1] and not node.attributes.get_int("keepdims", 1):
             _sum_by_products(graph, node)
         elif value in ([-1], [2]) and (node.op_type == "ReduceL2" or node.inputs[0].dtype == ir.DataType.INT64):
             _sum_of_channels(graph, node)
+
+
+def _mean_of_channels(graph: ir.Graph, node: Any) -> None:
+    """``(B, C, ...)`` over C, as pixels are normalised, by a convolution of one output."""
+    value = node.inputs[0]
+    if value.shape is None or len(value.shape) not in (3, 4) or not isinstance(value.shape[1], int):
+        return
+    channels, ones = value.shape[1], [1] * (len(value.shape) - 2)
+    weight = np.full((1, channels, *ones), 1 / channels, value.dtype.numpy())
+    mean = ir.node("Conv", [value, _initializer(graph, node, "weight", weight)])
+    mean.outputs[0].shape, mean.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+    graph.insert_before(node, mean)
+    _replace(graph, node, mean.outputs[0])
 
 
 def _sum_of_channels(graph: ir.Graph, node: Any) -> None:

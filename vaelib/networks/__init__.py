@@ -1,6 +1,7 @@
-"""The convolutional encoder and decoder, and the blocks that both are made of."""
+"""The convolutional encoder and decoder, the residual ones of latent diffusion, and the blocks they are made of."""
 
 from vaelib.networks.decoder import ConvDecoder
 from vaelib.networks.encoder import ConvEncoder
+from vaelib.networks.residual import ResidualDecoder, ResidualEncoder
 
-__all__ = ["ConvDecoder", "ConvEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "ResidualDecoder", "ResidualEncoder"]

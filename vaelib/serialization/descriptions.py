@@ -25,6 +25,8 @@ _KNOWN: dict[str, type[nn.Module]] = {
         vae.AutoEncoder,
         networks.ConvEncoder,
         networks.ConvDecoder,
+        networks.ResidualEncoder,
+        networks.ResidualDecoder,
         ArticleEncoder,
         ArticleDecoder,
         likelihoods.Bernoulli,
