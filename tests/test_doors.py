@@ -239,6 +239,8 @@ def doors(place):
         "AutoEncoder": (vl.AutoEncoder, {"encoder": VAE.encoder, "decoder": VAE.decoder}),
         **{f"VAE.{name}": (getattr(VAE, name), {"x": X}) for name in OF_IMAGES},
         "VAE.decode": (VAE.decode, {"z": Z}),
+        "LatentScaling": (vl.LatentScaling, {"shift": 0.0, "scale": 1.0}),
+        "LatentScaling()": (vl.LatentScaling(0.0, 1.0), {"z": Z}),
         "VAE.draw": (VAE.draw, {"features": (Z, Z)}),
         "VAE.decode_mean": (VAE.decode_mean, {"z": Z}),
         "GaussianLatent": (vl.GaussianLatent, latent),

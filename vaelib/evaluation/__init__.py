@@ -17,10 +17,12 @@ from vaelib.evaluation.disentanglement import (
     sap,
 )
 from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
+from vaelib.evaluation.images import TextReconstruction, high_frequency_energy, text_reconstruction
 from vaelib.evaluation.latents import LatentReport, latents
 from vaelib.evaluation.likelihood import LikelihoodEstimate, log_likelihood
 from vaelib.evaluation.marginal import marginal_log_likelihood
-from vaelib.evaluation.reconstruction import ReconstructionQuality, reconstruction_quality
+from vaelib.evaluation.reconstruction import ReconstructionQuality, reconstruction_quality, rfid
+from vaelib.evaluation.statistics import LatentStatistics, activation_ranges, latent_statistics
 from vaelib.evaluation.usage import CodeUsage, code_usage
 
 __all__ = [
@@ -34,9 +36,12 @@ __all__ = [
     "Estimate",
     "Fidelity",
     "LatentReport",
+    "LatentStatistics",
     "LikelihoodEstimate",
     "PrecisionRecall",
     "ReconstructionQuality",
+    "TextReconstruction",
+    "activation_ranges",
     "anomaly",
     "anomaly_scores",
     "auroc",
@@ -52,7 +57,9 @@ __all__ = [
     "features_of",
     "fid",
     "fidelity",
+    "high_frequency_energy",
     "kid",
+    "latent_statistics",
     "latents",
     "log_likelihood",
     "marginal_log_likelihood",
@@ -62,6 +69,8 @@ __all__ = [
     "per_image_terms",
     "precision_recall",
     "reconstruction_quality",
+    "rfid",
     "sap",
+    "text_reconstruction",
     "unit_of",
 ]

@@ -59,6 +59,8 @@ def unit_of(name: str) -> str:
         return "at most 1"
     if name in ("fid", "kid"):
         return "distance"
+    if name == "rate_bits":
+        return "bits per image"
     if name.endswith("bits_per_dim"):
         return "bits per dimension"
     return "dB" if name == "psnr" else "nats per image"
@@ -82,6 +84,11 @@ class BoundEstimate(NamedTuple):
     length. Empty if they are what their names say."""
     quantity: str = "log p(x)"
     """What is bounded: ``"log p(x|c)"`` of a model with a condition."""
+
+    @property
+    def rate_bits(self) -> Estimate:
+        """``kl`` in bits per image: what z carries beyond its prior."""
+        return Estimate(*(nats / math.log(2) for nats in self.kl))
 
 
 def per_image_terms(

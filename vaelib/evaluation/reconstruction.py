@@ -12,11 +12,12 @@ from torch import Tensor
 from vaelib._checks import MissingExtraError
 from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
+from vaelib.evaluation.fidelity import Extractor, features_of, fid
 from vaelib.evaluation.inputs import batches_for, bound, check_model
 from vaelib.evaluation.values import check_model_finite
 from vaelib.vae import VAE
 
-__all__ = ["ReconstructionQuality", "reconstruction_quality"]
+__all__ = ["ReconstructionQuality", "reconstruction_quality", "rfid"]
 
 _SSIM_SIZE = 6
 """Pixels that the border of an 11-pixel window can mirror."""
@@ -113,3 +114,50 @@ def _similarities(found: Tensor, images: Tensor, *, several_scales: bool) -> tup
         measures.append(metrics.multiscale_structural_similarity_index_measure)
     found, images = found.double(), images.double()  # SSIM's variances are small differences
     return tuple(measure(found, images, data_range=(0.0, 1.0), reduction="none") for measure in measures)
+
+
+def rfid(
+    extractor: Extractor,
+    model: VAE,
+    data: Tensor | ImageSet | Iterable[Any],
+    *,
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+) -> Estimate:
+    """The Frechet distance between images and their reconstructions in the features of a network: rFID.
+
+    Published values are of Inception's features and 50,000 images of ImageNet: features of another network, or fewer
+    images, give other numbers, which can only be compared with each other.
+
+    Args:
+        extractor: Maps images ``(B, C, H, W)`` in [0, 1] to features ``(B, F)``, as for :func:`fidelity`.
+        model: A VAE or an autoencoder.
+        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches; N >= 20.
+        batch_size: Where vaelib cuts the batches.
+        generator: For the binarisation or flips of ``data``; of any device.
+
+    Returns:
+        The distance of :func:`fid`, 0 where features come back as they were.
+
+    Raises:
+        ValueError: If there are fewer than 20 images, they do not fit the model, a reconstruction is not finite, or the
+            features are not ``(B, F)`` or not finite.
+        TypeError: If ``model`` is neither, or ``extractor`` cannot be called.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> found = rfid(lambda x: x.mean((2, 3)), vl.conv_vae((3, 8, 8), 2), torch.rand(30, 3, 8, 8))
+        >>> found.value > 0
+        True
+
+    References:
+        Heusel et al. (2017), https://arxiv.org/abs/1706.08500; of reconstructions: Esser et al. (2021), Taming
+        transformers for high-resolution image synthesis, section 4.4, https://arxiv.org/abs/2012.09841
+    """
+    check_model("model", model)
+    pairs = []
+    for images, condition in batches_for(model, data, batch_size, generator):
+        found = _reconstructed(bound(model, condition), images)
+        pairs.append([features_of(extractor, part, batch_size=batch_size) for part in (images, found)])
+    real, generated = (torch.cat(features) for features in zip(*pairs, strict=True))
+    return fid(real, generated)
