@@ -220,7 +220,7 @@ def test_high_frequency_energy_is_that_of_the_upper_band():
         return (0.5 + 0.25 * torch.cos(2 * math.pi * cycles * position / size)).expand(1, 1, size, size)
 
     slow, fast = wave(8), wave(24)
-    assert high_frequency_energy(slow) < 1e-9
+    assert high_frequency_energy(slow) < 1e-8
     assert high_frequency_energy(fast).item() == pytest.approx(0.25**2 / 2, rel=1e-3)
     assert high_frequency_energy(fast.transpose(2, 3)).item() == pytest.approx(0.25**2 / 2, rel=1e-3)
     ramp = torch.linspace(0, 1, size).expand(2, 3, size, size)
@@ -252,11 +252,11 @@ def test_text_is_read_as_long_as_it_is_there(shape):
         model = vl.AutoEncoder(Blur(size), nn.Identity(), image_shape=shape, latent_shape=shape)
         return text_reconstruction(model, num_images=40, seed=3)
 
-    perfect, blurred, gone = score(1), score(9), score(None)
+    perfect, blurred, gone = score(1), score(5), score(None)
     assert perfect.accuracy == (1.0, 0.0)
     assert perfect.num_letters == 40 * (shape[1] // 22) * (shape[2] // 12)
     assert gone.accuracy.value < 0.2 < blurred.accuracy.value < 1.0
-    assert score(9) == blurred
+    assert score(5) == blurred
 
 
 def test_drawings_of_letters_all_differ():

@@ -108,6 +108,7 @@ def text_reconstruction(
     check_model("model", model)
     check_int("num_images", num_images)
     check_int("batch_size", batch_size)
+    check_int("seed", seed, 0)
     size = tuple(extent * check_int("scale", scale, 1, 1024) for extent in _CELL)
     channels, height, width = model.image_shape
     counts = height // size[0], width // size[1]
@@ -115,7 +116,7 @@ def text_reconstruction(
         raise DataError(
             f"`scale` must leave room for a letter, {size[0]} x {size[1]} pixels, got images of {height} x {width}."
         )
-    generator = np.random.default_rng(check_int("seed", seed, 0))
+    generator = np.random.default_rng(seed)
     drawings = _drawings(scale)
     shares = []
     for start in range(0, num_images, batch_size):

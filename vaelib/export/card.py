@@ -16,6 +16,7 @@ from vaelib.export.speed import Speed
 __all__ = ["card"]
 
 _NATS = "nats per image"
+_SIZES = " H and W may be any multiples of {}, h and w are that much smaller."
 _CARD = """\
 ---
 tags: [onnx, onnxruntime, variational-autoencoder]
@@ -113,7 +114,7 @@ def card(
         axes=", ".join(map(str, graphs["encoder"]["inputs"]["image"]["shape"][1:])),
         image=", ".join(map(str, model["image_shape"])),
         image_size=math.prod(model["image_shape"]),
-        sizes=_sizes(model["spatial_multiple"]),
+        sizes="" if model["spatial_multiple"] is None else _SIZES.format(model["spatial_multiple"]),
         files=_table(("file", "inputs", "outputs"), [_graph_row(graph) for graph in graphs.values() if graph["file"]]),
         model=_table(("", ""), _model_rows(model)),
         config=_config(model["config"]),
@@ -133,10 +134,6 @@ def card(
         **_with_condition(model["condition"]) | _of_z(model, graphs),
         limits=_VAE_LIMITS if "distortion" in graphs["vae"]["outputs"] else _AUTOENCODER_LIMITS,
     )
-
-
-def _sizes(multiple: int | None) -> str:
-    return "" if multiple is None else f" H and W may be any multiples of {multiple}, h and w are that much smaller."
 
 
 def _graph_row(graph: Mapping[str, Any]) -> tuple[str, str, str]:
