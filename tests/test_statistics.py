@@ -7,13 +7,9 @@ import torch
 from torch import nn
 
 import vaelib as vl
+from vaelib import evaluation
 from vaelib.errors import DataError
-from vaelib.evaluation import (
-    activation_ranges,
-    high_frequency_energy,
-    latent_statistics,
-    text_reconstruction,
-)
+from vaelib.evaluation import activation_ranges, high_frequency_energy, latent_statistics, text_reconstruction
 from vaelib.evaluation.images import _drawings
 
 IMAGE, LATENT = (1, 8, 8), (2, 4, 4)
@@ -57,6 +53,10 @@ def test_statistics_are_those_of_all_draws_at_once():
     torch.testing.assert_close(found.noise, (z - mu).square().mean(1).sqrt(), rtol=1e-9, atol=0)
     bits = torch.cat([draw.kl.sum(1) for draw in draws]).double() / math.log(2)
     assert found.rate_bits.value == pytest.approx(bits.mean().item(), rel=1e-9)
+    bound = evaluation.elbo(model, x, generator=seeded(3))
+    assert bound.rate_bits.value == pytest.approx(bound.kl.value / math.log(2), rel=1e-12)
+    assert bound.rate_bits.value == pytest.approx(found.rate_bits.value, rel=1e-5)
+    assert evaluation.unit_of("rate_bits") == "bits per image"
     assert found.rate_bits.standard_error == pytest.approx(bits.std().item() / math.sqrt(70), rel=1e-9)
     assert (found.num_images, found.num_values) == (70, 32)
 
@@ -160,6 +160,8 @@ def constant():
             "`model` must be a VAE or an AutoEncoder, got NoneType",
         ),
         (lambda: activation_ranges(known(), images(0)), DataError, "`data` must hold at least one image"),
+        (lambda: evaluation.rfid(nn.Flatten(), known(), images(19)), ValueError, "`real` must hold at least 20 images"),
+        (lambda: evaluation.rfid(nn.Flatten(), None, images(20)), TypeError, "`model` must be a VAE or an AutoEncoder"),
         (lambda: high_frequency_energy([0.0]), TypeError, r"`images` must be a torch.Tensor, got \[0.0\]"),
         (lambda: high_frequency_energy(images(2)[0]), ValueError, r"`images` must have shape \(B, C, H, W\)"),
         (
@@ -257,6 +259,20 @@ def test_text_is_read_as_long_as_it_is_there(shape):
     assert perfect.num_letters == 40 * (shape[1] // 22) * (shape[2] // 12)
     assert gone.accuracy.value < 0.2 < blurred.accuracy.value < 1.0
     assert score(5) == blurred
+
+
+@pytest.mark.parametrize("condition", [None, vl.Labels(2)])
+def test_rfid_is_the_distance_of_features_of_images_and_reconstructions(condition):
+    model, x = vl.conv_vae(IMAGE, 2, hidden_channels=(4,), condition=condition).eval(), images(25)
+    extractor = nn.Sequential(nn.Flatten(), nn.Linear(64, 3, bias=False))
+    data = x if condition is None else vl.data.ImageDataset(x, labels=torch.arange(25) % 2, condition="labels")
+    reconstructed = model.reconstruct(x, condition=None if condition is None else torch.arange(25) % 2)
+    with torch.no_grad():
+        expected = evaluation.fid(extractor(x).double(), extractor(reconstructed).double())
+    found = evaluation.rfid(extractor, model, data, batch_size=10)
+    assert found == pytest.approx(expected, rel=1e-4)
+    same = vl.AutoEncoder(nn.Identity(), nn.Identity(), image_shape=IMAGE, latent_shape=IMAGE)
+    assert evaluation.rfid(extractor, same, x).value == pytest.approx(0, abs=1e-9)
 
 
 def test_drawings_of_letters_all_differ():

@@ -45,6 +45,10 @@ def high_frequency_energy(images: Tensor) -> Tensor:
         >>> checkerboard = (torch.arange(32) + torch.arange(32)[:, None]).remainder(2)[None, None].float()
         >>> bool(high_frequency_energy(ramp) < 1e-6), round(high_frequency_energy(checkerboard).item(), 3)
         (True, 0.25)
+
+    References:
+        The window: Harris (1978), On the use of windows for harmonic analysis with the discrete Fourier transform,
+        https://doi.org/10.1109/PROC.1978.10837
     """
     check_tensor("images", images)
     check_shape("images", images.shape, ("B", "C", "H", "W"))
@@ -104,6 +108,9 @@ def text_reconstruction(
         >>> found = text_reconstruction(vl.conv_vae((1, 24, 24), 2, hidden_channels=(4,)), num_images=2)
         >>> found.num_letters, found.accuracy.value <= 1
         (4, True)
+
+    References:
+        Matching by correlation: Lewis (1995), Fast template matching, Vision Interface 95, section 2
     """
     check_model("model", model)
     check_int("num_images", num_images)

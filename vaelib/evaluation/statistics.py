@@ -180,6 +180,10 @@ def activation_ranges(
         >>> ranges = activation_ranges(vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,)), torch.rand(5, 1, 8, 8))
         >>> max(ranges.values()) < 100
         True
+
+    References:
+        The range of float16: Micikevicius et al. (2018), Mixed precision training, section 3,
+        https://arxiv.org/abs/1710.03740
     """
     check_model("model", model)
     with eval_mode(model), watched(model) as found:
