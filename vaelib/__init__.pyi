@@ -38,7 +38,6 @@ from vaelib.latents import (
     FlowPosterior as FlowPosterior,
     GaussianLatent as GaussianLatent,
     Latent as Latent,
-    LatentScaling as LatentScaling,
     PointLatent as PointLatent,
     ResidualQuantizer as ResidualQuantizer,
     VectorQuantizer as VectorQuantizer,

@@ -45,7 +45,6 @@ _KNOWN: dict[str, type[nn.Module]] = {
         priors.AutoregressiveCodes,
         latents.FlowPosterior,
         latents.GaussianLatent,
-        latents.LatentScaling,
         latents.PointLatent,
         latents.VectorQuantizer,
         latents.ResidualQuantizer,
@@ -60,9 +59,9 @@ _KNOWN: dict[str, type[nn.Module]] = {
 }
 
 _ADDED: dict[str, dict[str, Any]] = {
-    "AutoEncoder": {"condition": None, "scaling": None},
+    "AutoEncoder": {"condition": None},
     "ConvEncoder": {"num_heads": 2},
-    "VAE": {"condition": None, "scaling": None},
+    "VAE": {"condition": None},
 }
 """Arguments that models saved before do not have, and what they then were."""
 
