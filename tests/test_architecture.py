@@ -21,7 +21,7 @@ MANY_PARAMETERS = {
     "ResidualDecoder": 11,
     "ResidualEncoder": 11,
     "Trainer": 15,
-    "VAE": 9,
+    "VAE": 10,
 }
 APART = {"runtime": {"_checks"}, "explorer": {"_checks", "_files", "runtime"}}
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "accelerate", "matplotlib", "numpy", "rich", "typer")

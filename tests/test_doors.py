@@ -52,6 +52,7 @@ X, Z = torch.rand(2, *IMAGE), torch.zeros(2, LATENT)
 CODE = torch.zeros(2, LATENT)
 VAE, AUTOENCODER = small().eval(), small(vl.AutoEncoder).eval()
 CONDITIONAL = vl.conv_vae(IMAGE, 2, hidden_channels=(2,), condition=vl.Labels(2)).eval()
+TALL = vl.AutoEncoder(nn.Identity(), nn.Identity(), image_shape=(1, 12, 8), latent_shape=(1, 12, 8))
 CODED = vl.conv_vae(IMAGE, hidden_channels=(2,), latent=vl.FiniteScalarQuantizer((1, 4, 4), (3,))).eval()
 MODELS = [
     (lambda: VAE(None), TypeError, "`x` must be a torch.Tensor, got None"),
@@ -239,6 +240,8 @@ def doors(place):
         "AutoEncoder": (vl.AutoEncoder, {"encoder": VAE.encoder, "decoder": VAE.decoder}),
         **{f"VAE.{name}": (getattr(VAE, name), {"x": X}) for name in OF_IMAGES},
         "VAE.decode": (VAE.decode, {"z": Z}),
+        "LatentScaling": (vl.LatentScaling, {"shift": 0.0, "scale": 1.0}),
+        "LatentScaling()": (vl.LatentScaling(0.0, 1.0), {"z": Z}),
         "VAE.draw": (VAE.draw, {"features": (Z, Z)}),
         "VAE.decode_mean": (VAE.decode_mean, {"z": Z}),
         "GaussianLatent": (vl.GaussianLatent, latent),
@@ -316,6 +319,19 @@ def doors(place):
                 "reconstruction_quality": {},
             }.items()
         },
+        **{
+            f"evaluation.{name}": (getattr(vl.evaluation, name), data)
+            for name in ("latent_statistics", "activation_ranges")
+        },
+        "evaluation.rfid": (
+            vl.evaluation.rfid,
+            {"extractor": nn.Flatten(), "model": VAE, "data": torch.rand(20, *IMAGE)},
+        ),
+        "evaluation.high_frequency_energy": (vl.evaluation.high_frequency_energy, {"images": X}),
+        "evaluation.text_reconstruction": (
+            vl.evaluation.text_reconstruction,
+            {"model": TALL, "num_images": 2, "scale": 1, "batch_size": 2},
+        ),
         "evaluation.code_usage": (vl.evaluation.code_usage, {"model": CODED, "data": X}),
         "evaluation.marginal_log_likelihood": (
             vl.evaluation.marginal_log_likelihood,

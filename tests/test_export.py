@@ -231,6 +231,7 @@ def test_metadata(bundle):
         "config": vl.serialization.describe(vae),
         "condition": None,
         "codes": None,
+        "scaling": None,
         "spatial_multiple": None,
     }
     assert 0 <= validation["decoder"]["mean"]["max_rel"] <= 1e-5
@@ -410,6 +411,11 @@ IMAGES = torch.rand(64, 1, 8, 8)
         ({"precision": "int4"}, ValueError, "`precision` must be one of 'fp32', 'fp16', 'int8', got 'int4'"),
         ({"max_loss": -1}, ValueError, "`max_loss` must be >= 0, got -1"),
         ({"calibration": None}, ValueError, "`calibration` must hold at least 64 images for 'int8', got none"),
+        (
+            {"calibration": IMAGES[:0], "precision": "fp16"},
+            ValueError,
+            "`calibration` must hold at least one image for 'fp16', got 0",
+        ),
         ({"calibration": IMAGES.numpy()}, TypeError, "`calibration` must be a tensor, got ndarray"),
         ({"calibration": IMAGES[:3]}, ValueError, "`calibration` must hold at least 64 images for 'int8', got 3"),
         ({"calibration": IMAGES[..., :7]}, ValueError, r"must have shape \(B, 1, 8, 8\), got \(64, 1, 8, 7\)"),

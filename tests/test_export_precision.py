@@ -6,6 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 import vaelib as vl
 from vaelib.errors import ExportError
@@ -75,6 +76,50 @@ def test_fp16(trained, tmp_path, dynamic_size):
     types = {value.name: value.type.tensor_type.elem_type for value in whole.value_info}
     nats = [node.output[0] for node in whole.node if node.op_type == "Min"]
     assert nats and all(types[name] == onnx.TensorProto.FLOAT for name in nats)
+
+
+class Loud(nn.Module):
+    """A decoder with a layer whose values are as large as ``peak``, and small again at its end."""
+
+    def __init__(self, peak):
+        super().__init__()
+        self.up, self.down, self.peak = nn.Linear(2, 64), nn.Identity(), peak
+        nn.init.zeros_(self.up.weight)
+        nn.init.constant_(self.up.bias, peak)
+
+    def forward(self, z):
+        return self.down(self.up(z) / self.peak).view(-1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("calibration", [None, torch.rand(5, 1, 8, 8)])
+def test_fp16_without_headroom_is_refused_by_the_name_of_the_layer(tmp_path, calibration):
+    vae = vl.VAE(vl.ConvEncoder((1, 8, 8), 2, hidden_channels=(4,)), Loud(16_400.0), latent_shape=(2,))
+    where = "random images" if calibration is None else "images of `calibration`"
+    with pytest.raises(ExportError, match=rf"at most 16,376, a quarter .* but `decoder.up` gives 16,400 on {where}"):
+        vl.export_onnx(vae, tmp_path, precision="fp16", calibration=calibration)
+    assert not list(tmp_path.iterdir())
+    vae.decoder.up.bias.data.fill_(float("nan"))
+    with pytest.raises(ExportError, match=r"but `decoder.down` gives nan on"):
+        vl.export_onnx(vae, tmp_path, precision="fp16", calibration=calibration)
+
+
+def test_headroom_is_judged_on_the_images_given():
+    """A bright image drives a layer that dark ones leave alone; what lies below a quarter of the range passes."""
+
+    class Bright(vl.ConvEncoder):
+        def forward(self, x):
+            return super().forward(self.loud(x.mean((1, 2, 3), keepdim=True) * 16_376.0).clamp(0, 1) * x)
+
+    encoder = Bright((1, 8, 8), 2, hidden_channels=(4,))
+    encoder.loud = nn.Identity()
+    vae = vl.VAE(encoder, vl.ConvDecoder(2, (1, 8, 8), hidden_channels=(4,))).eval()
+    whole = graphs_of(vae)["vae"]
+    for level in (0.5, 1.0):
+        precision.check_headroom(whole, {"image": torch.full((9, 1, 8, 8), level)})
+    encoder.loud = nn.Hardtanh(0, 1e9)
+    encoder.loud.register_forward_hook(lambda module, inputs, output: 1.01 * output)
+    with pytest.raises(ExportError, match="but `encoder.loud` gives 16,540 on images of `calibration`"):
+        precision.check_headroom(whole, {"image": torch.cat([torch.zeros(8, 1, 8, 8), torch.ones(1, 1, 8, 8)])})
 
 
 def quantized(monkeypatch, trained, directory, *, speed, **options):

@@ -22,7 +22,7 @@ _NAMES = {
     "export": "export_onnx",
     "functional": "bits_per_dim kl_standard_normal reparameterize",
     "latents": (
-        "BinarySphericalQuantizer FiniteScalarQuantizer FlowPosterior GaussianLatent Latent PointLatent"
+        "BinarySphericalQuantizer FiniteScalarQuantizer FlowPosterior GaussianLatent Latent LatentScaling PointLatent"
         " ResidualQuantizer VectorQuantizer"
     ),
     "likelihoods": "Bernoulli ContinuousBernoulli DiscretizedLogistic Gaussian Laplace Likelihood",

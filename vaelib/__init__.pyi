@@ -38,6 +38,7 @@ from vaelib.latents import (
     FlowPosterior as FlowPosterior,
     GaussianLatent as GaussianLatent,
     Latent as Latent,
+    LatentScaling as LatentScaling,
     PointLatent as PointLatent,
     ResidualQuantizer as ResidualQuantizer,
     VectorQuantizer as VectorQuantizer,

@@ -1,10 +1,9 @@
-"""The ELBO over a data set, and reconstructions compared with their images."""
+"""The ELBO over a data set."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,34 +20,13 @@ from vaelib._checks import (
     check_type,
 )
 from vaelib._images import Batch, ImageSet, opened
-from vaelib.evaluation.inputs import (
-    ImageValues,
-    batches_for,
-    check_model,
-    check_model_finite,
-    check_vae,
-    device_of,
-    metrics_module,
-    quantity_of,
-)
+from vaelib.evaluation.inputs import batches_for, bound, check_vae, device_of, quantity_of
+from vaelib.evaluation.values import ImageValues, check_model_finite
 from vaelib.functional import bits_per_dim
 from vaelib.objectives import Elbo, Objective
-from vaelib.vae import VAE, Given, bound, eval_mode
+from vaelib.vae import VAE, Given, eval_mode
 
-__all__ = [
-    "BoundEstimate",
-    "Estimate",
-    "ReconstructionQuality",
-    "elbo",
-    "per_image_terms",
-    "reconstruction_quality",
-    "unit_of",
-]
-
-_SSIM_SIZE = 6
-"""Pixels that the border of an 11-pixel window can mirror."""
-_MS_SSIM_SIZE = 176
-"""Pixels that leave one window after four halvings."""
+__all__ = ["BoundEstimate", "Estimate", "elbo", "per_image_terms", "unit_of"]
 
 
 class Estimate(NamedTuple):
@@ -81,6 +59,8 @@ def unit_of(name: str) -> str:
         return "at most 1"
     if name in ("fid", "kid"):
         return "distance"
+    if name == "rate_bits":
+        return "bits per image"
     if name.endswith("bits_per_dim"):
         return "bits per dimension"
     return "dB" if name == "psnr" else "nats per image"
@@ -104,6 +84,11 @@ class BoundEstimate(NamedTuple):
     length. Empty if they are what their names say."""
     quantity: str = "log p(x)"
     """What is bounded: ``"log p(x|c)"`` of a model with a condition."""
+
+    @property
+    def rate_bits(self) -> Estimate:
+        """``kl`` in bits per image: what z carries beyond its prior."""
+        return Estimate(*(nats / math.log(2) for nats in self.kl))
 
 
 def per_image_terms(
@@ -207,86 +192,3 @@ def elbo(
         note=values.note,
         quantity=quantity_of(model),
     )
-
-
-class ReconstructionQuality(NamedTuple):
-    """Reconstructions beside their images; each number is the mean of its values per image."""
-
-    psnr: Estimate
-    """Peak signal-to-noise ratio in dB, -10 log10 of the mean squared error; infinite if one came back as it was."""
-    ssim: Estimate
-    """Structural similarity with a Gaussian window of 11 pixels, at most 1."""
-    ms_ssim: Estimate | None
-    """The same over five scales; None for images below 176 pixels, which the scales don't fit in."""
-    num_images: int
-
-
-def reconstruction_quality(
-    model: VAE,
-    data: Tensor | ImageSet | Iterable[Any],
-    *,
-    batch_size: int = 256,
-    generator: torch.Generator | None = None,
-) -> ReconstructionQuality:
-    """Compare images with ``model.reconstruct`` of them: z = mu and the likelihood's mean, cut to [0, 1].
-
-    Args:
-        model: A VAE or an autoencoder.
-        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
-        batch_size: Where vaelib cuts the batches.
-        generator: For the binarisation or flips of ``data``; of any device.
-
-    Returns:
-        A :class:`ReconstructionQuality`.
-
-    Raises:
-        ValueError: If there is no image, the images do not fit the model or have a side below 6 pixels, or a
-            reconstruction is not finite.
-        TypeError: If ``model`` is neither.
-        MissingExtraError: If torchmetrics is not installed.
-
-    Examples:
-        >>> import vaelib as vl
-        >>> quality = reconstruction_quality(vl.conv_vae((1, 8, 8), 2), torch.rand(10, 1, 8, 8))
-        >>> quality.ssim.value < 1, quality.ms_ssim, quality.num_images
-        (True, None, 10)
-
-    References:
-        Wang et al. (2004), Image quality assessment, https://doi.org/10.1109/TIP.2003.819861; over scales: Wang et
-        al. (2003), https://doi.org/10.1109/ACSSC.2003.1292216
-    """
-    check_model("model", model)
-    smallest = min(model.image_shape[1:])
-    if smallest < _SSIM_SIZE:
-        raise ValueError(f"SSIM needs images of at least {_SSIM_SIZE} pixels a side, got {model.image_shape}.")
-    metrics = metrics_module("torchmetrics.functional", "Comparing images").image
-    measures: list[Callable[..., Any]] = [
-        partial(metrics.peak_signal_noise_ratio, dim=(1, 2, 3)),
-        metrics.structural_similarity_index_measure,
-    ]
-    if smallest >= _MS_SSIM_SIZE:
-        measures.append(metrics.multiscale_structural_similarity_index_measure)
-    columns = []
-    for images, condition in batches_for(model, data, batch_size, generator):
-        # SSIM's variances are small differences.
-        found, wanted = _reconstructed(bound(model, condition), images).double(), images.double()
-        columns.append([measure(found, wanted, data_range=(0.0, 1.0), reduction="none") for measure in measures])
-    psnr, ssim, *ms_ssim = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
-    return ReconstructionQuality(
-        psnr=Estimate.of(psnr),
-        ssim=Estimate.of(ssim),
-        ms_ssim=Estimate.of(ms_ssim[0]) if ms_ssim else None,
-        num_images=len(psnr),
-    )
-
-
-def _reconstructed(model: Any, images: Tensor) -> Tensor:
-    """``model.reconstruct`` of images; raw outputs are checked too, since a sigmoid makes infinite ones 0 or 1."""
-    raw: list[Tensor] = []
-    handle = model.decoder.register_forward_hook(lambda module, inputs, output: raw.append(output))
-    try:
-        found = model.reconstruct(images)
-    finally:
-        handle.remove()
-    check_model_finite("model", "the reconstruction", found, *raw)
-    return found

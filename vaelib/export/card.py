@@ -16,6 +16,7 @@ from vaelib.export.speed import Speed
 __all__ = ["card"]
 
 _NATS = "nats per image"
+_SIZES = " H and W may be any multiples of {}, h and w are that much smaller."
 _CARD = """\
 ---
 tags: [onnx, onnxruntime, variational-autoencoder]
@@ -105,7 +106,6 @@ def card(
 ) -> str:
     """README.md of a bundle, by its manifest and by what was measured."""
     model, graphs = described["model"], described["graphs"]
-    multiple = model["spatial_multiple"]
     return _CARD.format(
         kind=model["kind"],
         version=described["version"],
@@ -114,9 +114,7 @@ def card(
         axes=", ".join(map(str, graphs["encoder"]["inputs"]["image"]["shape"][1:])),
         image=", ".join(map(str, model["image_shape"])),
         image_size=math.prod(model["image_shape"]),
-        sizes=""
-        if multiple is None
-        else f" H and W may be any multiples of {multiple}, h and w are that much smaller.",
+        sizes="" if model["spatial_multiple"] is None else _SIZES.format(model["spatial_multiple"]),
         files=_table(("file", "inputs", "outputs"), [_graph_row(graph) for graph in graphs.values() if graph["file"]]),
         model=_table(("", ""), _model_rows(model)),
         config=_config(model["config"]),
@@ -146,15 +144,11 @@ def _graph_row(graph: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    latent = " x ".join(map(str, model["latent_shape"]))
-    told = [
-        (name, words(model[name]))
-        for name, words in (("condition", _condition), ("codes", _codes))
-        if model[name] is not None
-    ]
+    kinds = (("condition", _condition), ("codes", _codes), ("scaling", _scaling))
+    told = [(name, words(model[name])) for name, words in kinds if model[name] is not None]
     return [
         ("precision", model["precision"]),
-        ("latent", latent),
+        ("latent", " x ".join(map(str, model["latent_shape"]))),
         *told,
         ("parameters", f"{model['parameters']:,}"),
         ("p(x given z)", model["likelihood"]),
@@ -175,6 +169,11 @@ def _codes(codes: Mapping[str, Any]) -> str:
     places = " x ".join(map(str, codes["shape"])) or "one position"
     layers = f", in {codes['depth']} layers that add up" if codes["depth"] > 1 else ""
     return f"one of {codes['num_codes']:,} at each of {places}{layers}"
+
+
+def _scaling(scaling: Mapping[str, Any]) -> str:
+    shift, scale = (", ".join(f"{value:.6g}" for value in scaling[name]) for name in ("shift", "scale"))
+    return f"(z - shift) * scale by channel: shift {shift}; scale {scale}"
 
 
 def _with_condition(condition: Mapping[str, Any] | None) -> dict[str, str]:
@@ -232,10 +231,9 @@ def _of_z(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> dict[str, str]
 def _ties(parity: Mapping[str, Mapping[str, Parity]]) -> str:
     if "codes" not in parity["encoder"]:
         return ""
-    near = at_most(parity["encoder"]["codes"].near_ties)
     return (
-        f"\nOf codes they are how many differ, and the share of all. Codes are those of torch but for near-ties, where"
-        f" rounding decides between two: at most {near:.0f} of those compared."
+        "\nOf codes they are how many differ, and the share of all. Codes are those of torch but for near-ties, where"
+        f" rounding decides between two: at most {at_most(parity['encoder']['codes'].near_ties):.0f} of those compared."
     )
 
 
@@ -284,12 +282,14 @@ def _speed(speeds: Sequence[Speed]) -> str:
 def _runtime(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> str:
     lines = ["from vaelib.runtime import OnnxVAE", "", 'model = OnnxVAE(".")']
     if model["condition"] is not None:
-        is_label = model["condition"]["kind"] == "labels"
-        given = "labels=0" if is_label else f"condition={[0.0] * model['condition']['size']}"
+        condition = model["condition"]
+        given = "labels=0" if condition["kind"] == "labels" else f"condition={[0.0] * condition['size']}"
         lines += [f"model = model.given({given})  # of all images, or one for each"]
     if "mu" in graphs["encoder"]["outputs"]:
         lines += ["mu, logvar = model.encode(images)"]
     lines += ["z = model.embed(images)", "images = model.decode(z)"]
+    if model["scaling"] is not None:
+        lines += ["scaled = model.embed(images, scaled=True)", "images = model.decode(scaled, scaled=True)"]
     if model["codes"] is not None:
         lines += ["codes = model.encode_codes(images)", "images = model.decode_codes(codes)"]
     has_prior = "prior" in graphs or "next" in graphs

@@ -20,7 +20,7 @@ from vaelib.export.independence import check_independence
 from vaelib.export.lint import lint
 from vaelib.export.parity import Parity
 from vaelib.export.parts import graphs_of
-from vaelib.export.precision import LIMITS, check_calibration, halved, quantized
+from vaelib.export.precision import LIMITS, check_calibration, check_headroom, halved, quantized
 from vaelib.export.proof import prove
 from vaelib.export.speed import measure
 from vaelib.vae import VAE
@@ -83,10 +83,12 @@ def export_onnx(
             one export to the next.
         strict: Refuse a model for which ``vaelib.export.lint.lint`` has a finding.
         precision: ``"fp32"``; ``"fp16"``, for GPUs: networks in float16, inputs, outputs and nats in float32, within
-            5e-3 of images and 1e-2 of the rest; or ``"int8"``, for CPUs: convolutions and products in 8 bits but for
-            the last layers, refused unless it is measured to be worth it.
-        calibration: Images ``(N, C, H, W)`` in [0, 1], N >= 64, for int8: half calibrate, the others judge. Of a model
-            with a condition ``(images, condition)``.
+            5e-3 of images and 1e-2 of the rest, refused where a layer gives more than a quarter of float16's largest
+            value, 65,504; or ``"int8"``, for CPUs: convolutions and products in 8 bits but for the last layers,
+            refused unless it is measured to be worth it.
+        calibration: Images ``(N, C, H, W)`` in [0, 1]. For int8, N >= 64: half calibrate, the others judge. For fp16,
+            those on which layers are measured, random ones if None. Of a model with a condition
+            ``(images, condition)``.
         max_loss: What int8 may cost, in nats of ELBO per image; 0.5 is less than lies between two seeds of a training.
 
     Returns:
@@ -96,7 +98,8 @@ def export_onnx(
         ExportError: A ``ValueError``: if torch cannot express a graph; if an image's result depends on its batch or a
             draw; if ``vaelib.runtime`` would not run a graph; if a graph breaks its contract or differs by more than
             1e-5 of the images' scale, or 1e-4 of an other output's, unless rounding explains it; with ``strict`` also
-            if onnxruntime could run another architecture faster; if int8 loses more than ``max_loss`` or is not faster;
+            if onnxruntime could run another architecture faster; if a layer's values are too large for float16; if int8
+            loses more than ``max_loss`` or is not faster;
             if a model with codes is to be of another precision than fp32, or of any size.
         ValueError: If int8 lacks images to calibrate on, or an argument is out of its range.
         TypeError: If ``model`` is no VAE and no autoencoder.
@@ -121,11 +124,14 @@ def export_onnx(
     check_float("max_loss", max_loss, 0.0)
     _check_evaluation(evaluation or {})
     _check_codes(model, precision, dynamic_size)
-    images: Any = check_calibration(model, calibration) if precision == "int8" else None
+    is_calibrated = precision == "int8" or (precision == "fp16" and calibration is not None)
+    images: Any = check_calibration(model, calibration, precision) if is_calibrated else None
     path = manifest.bundle_directory(directory)
     exported = _copied(model)
     metadata = manifest.metadata_of(exported, opset, precision)
     graphs = graphs_of(exported, dynamic_size=dynamic_size)
+    if precision == "fp16":
+        check_headroom(graphs["vae"], images)
     for graph in graphs.values():
         check_independence(graph)
     written = {part: graph for part, graph in graphs.items() if graph.has_file}

@@ -42,6 +42,7 @@ def metadata_of(model: VAE, opset: int, precision: str) -> dict[str, Any]:
         "weights_sha256": weights.hexdigest(),
         "condition": _condition(model.condition),
         "codes": _codes(model),
+        "scaling": None if model.scaling is None else model.scaling.by_channel(model.latent_shape[0]),
         "opset": opset,
         "precision": precision,
         "config": _config(model),

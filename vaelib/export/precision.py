@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from vaelib._checks import ExportError, check_images, check_shape, check_unit_range
+from vaelib.evaluation.statistics import watched
 from vaelib.export.comparison import session
 from vaelib.export.differences import Limit, answers_of_torch, drawn_inputs
 from vaelib.export.graphs import Graph, lowest_ir_version
@@ -24,7 +26,7 @@ from vaelib.export.parts import input_of
 from vaelib.export.speed import images_per_second
 from vaelib.vae import VAE
 
-__all__ = ["LIMITS", "Judgement", "check_calibration", "halved", "quantized", "quantized_graph"]
+__all__ = ["LIMITS", "Judgement", "check_calibration", "check_headroom", "halved", "quantized", "quantized_graph"]
 
 LIMITS = {
     "fp16": {"image": Limit(5e-3, 1.0), "nats": Limit(1e-2, 1.0), "raw": Limit(1e-2, 1e-12)},
@@ -35,6 +37,8 @@ _QUANTIZED = ("Conv", "Gemm", "MatMul")
 _LAYERS = (*_QUANTIZED, "ConvTranspose")
 _LEAST_IMAGES, _MOST_IMAGES = 64, 512
 _BATCH = 64
+_LARGEST_HALF, _HEADROOM = 65_504.0, 4.0
+_FEW_IMAGES = 4
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -60,6 +64,33 @@ class _Half(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         found = self.network(*(values.half() for values in inputs))
         return tree_map_only(Tensor, lambda part: part.float(), found)
+
+
+def check_headroom(whole: Graph, calibration: Mapping[str, Tensor] | None) -> None:
+    """Run the model in float32 and look at what each layer of both networks gives, with one draw of z an image.
+
+    Args:
+        whole: The graph of the whole model.
+        calibration: Of :func:`check_calibration`; random images if None.
+
+    Raises:
+        ExportError: A ``ValueError`` that names the layer: if one gives more than a quarter of what float16 can hold.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = drawn_inputs(whole, _FEW_IMAGES if calibration is None else len(calibration["image"]), generator)
+    inputs |= calibration or {}
+    with watched(whole.module.model) as ranges:
+        for start in range(0, len(inputs["image"]), _FEW_IMAGES):
+            answers_of_torch(whole, {name: values[start : start + _FEW_IMAGES] for name, values in inputs.items()})
+    found = {name: float(value) for name, value in reversed(ranges.items()) if value is not None}  # layers within first
+    name = max(found, key=lambda layer: (math.isnan(found[layer]), found[layer]))
+    if not found[name] <= _LARGEST_HALF / _HEADROOM:
+        shown = "random images" if calibration is None else "images of `calibration`"
+        raise ExportError(
+            f"`precision` 'fp16' needs every layer's values to be at most {_LARGEST_HALF / _HEADROOM:,.0f}, a quarter"
+            f" of float16's largest, but `{name}` gives {found[name]:,.0f} on {shown}: export float32, or train with a"
+            " weight decay."
+        )
 
 
 def halved(graph: Graph) -> Graph:
@@ -108,21 +139,23 @@ def quantized(
     return result, judgement
 
 
-def check_calibration(model: VAE, calibration: Any) -> dict[str, Tensor]:
+def check_calibration(model: VAE, calibration: Any, precision: str) -> dict[str, Tensor]:
     """The images, and the condition of each, by the names of the graphs' inputs; or an error that says what is needed.
 
     Raises:
         ValueError: If there are none, too few, or they do not fit the model.
-        TypeError: If they are no tensor, or the model is no VAE: without a bound there are no nats to judge by.
+        TypeError: If they are no tensor, or int8 is for no VAE: without a bound there are no nats to judge by.
     """
     images, condition = calibration if isinstance(calibration, tuple) else (calibration, None)
-    if not model.latent.has_prior:
+    if precision == "int8" and not model.latent.has_prior:
         raise TypeError(f"`precision` 'int8' is judged by the ELBO, which a VAE has, got {type(model).__name__}.")
     if images is not None and not isinstance(images, Tensor):
         raise TypeError(f"`calibration` must be a tensor, got {type(images).__name__}.")
-    if images is None or len(images) < _LEAST_IMAGES:
+    least = _LEAST_IMAGES if precision == "int8" else 1
+    if images is None or len(images) < least:
+        wanted = "one image" if least == 1 else f"{least} images"
         got = "none" if images is None else len(images)
-        raise ValueError(f"`calibration` must hold at least {_LEAST_IMAGES} images for 'int8', got {got}.")
+        raise ValueError(f"`calibration` must hold at least {wanted} for {precision!r}, got {got}.")
     check_images("calibration", images, model.image_shape, floating=images.is_floating_point())
     check_unit_range("calibration", images)
     found = {"image": images.cpu().float()}

@@ -5,6 +5,7 @@ from vaelib.latents.flow import FlowPosterior
 from vaelib.latents.gaussian import GaussianLatent
 from vaelib.latents.point import PointLatent
 from vaelib.latents.scalar import BinarySphericalQuantizer, FiniteScalarQuantizer
+from vaelib.latents.scaling import LatentScaling
 from vaelib.latents.vector import ResidualQuantizer, VectorQuantizer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "FlowPosterior",
     "GaussianLatent",
     "Latent",
+    "LatentScaling",
     "PointLatent",
     "ResidualQuantizer",
     "VectorQuantizer",

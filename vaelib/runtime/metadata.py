@@ -13,6 +13,8 @@ from vaelib.runtime.contract import MAX_VALUES
 __all__ = ["checked_metadata", "from_json"]
 
 _MAX_EXTENT = 2**16
+_LARGEST = 1e30
+"""Of the numbers of a scaling: squares of them leave float32."""
 
 
 def from_json(text: str | bytes, where: str) -> Any:
@@ -66,6 +68,16 @@ def _are_codes(value: Any) -> bool:
     )
 
 
+def _is_scaling(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    shift, scale = value.get("shift"), value.get("scale")
+    if not (isinstance(shift, list) and isinstance(scale, list) and len(shift) == len(scale)):
+        return False
+    are_numbers = all(type(number) in (int, float) and abs(number) <= _LARGEST for number in (*shift, *scale))
+    return are_numbers and all(number >= 1 / _LARGEST for number in scale)
+
+
 _RULES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("version", "kind", "likelihood", "prior", "precision", "weights_sha256"), _is_text),
     "image_shape": lambda value: _extents(value) and len(value) == 3,
@@ -77,8 +89,9 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "validation": lambda value: isinstance(value, dict),
     "condition": _is_condition,
     "codes": _are_codes,
+    "scaling": _is_scaling,
 }
-_NONE = {"condition": None, "codes": None}
+_NONE = {"condition": None, "codes": None, "scaling": None}
 """Of bundles that were written before there were any."""
 
 
@@ -100,6 +113,9 @@ def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ModelFileError(
             f"{where} was not exported by vaelib: codes of shape {found['codes']['shape']} in a latent of {latent}."
         )
+    if found["scaling"] is not None and len(found["scaling"]["shift"]) != latent[0]:
+        count = len(found["scaling"]["shift"])
+        raise ModelFileError(f"{where} was not exported by vaelib: a `scaling` of {count} channels for {latent}.")
     if multiple is None:
         return found
     if len(latent) != 3:

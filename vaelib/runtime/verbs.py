@@ -12,37 +12,51 @@ from vaelib.runtime.codes import Codes
 from vaelib.runtime.contract import Contract
 from vaelib.runtime.draws import codes_of_noise, noise_of_prior, z_of_noise
 from vaelib.runtime.opened import Graphs
+from vaelib.runtime.scaling import scaling_if
 
 __all__ = ["Verbs"]
 
 
 class Verbs:
-    """The methods between images, latents and codes; where they have ``condition=`` it is that of ``OnnxVAE.given``."""
+    """The methods between images, latents and codes.
+
+    Where they have ``condition=`` it is that of ``OnnxVAE.given``; where they have ``scaled=``, latents are
+    ``(z - shift) * scale`` by ``metadata["scaling"]``, which must be there.
+    """
 
     contract: Mapping[str, Contract]
+    metadata: Mapping[str, Any]
     _graphs: Graphs
 
     def _given(self, condition: Any) -> Graphs:
         return self._graphs if condition is None else self._graphs.given(condition, "condition")
 
-    def encode(self, images: NDArray[Any], *, condition: Any = None) -> tuple[Array, Array] | NDArray[Any]:
+    def encode(
+        self, images: NDArray[Any], *, condition: Any = None, scaled: bool = False
+    ) -> tuple[Array, Array] | NDArray[Any]:
         """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``, codes or z, as ``VAE.encode``.
 
         Raises:
             ValueError: If the shape is wrong, a value leaves [0, 1] or is NaN, or a code is not finite.
             TypeError: If ``images`` is no array of floating point.
         """
-        outputs = self.contract["encoder"].outputs
+        outputs, scaling = self.contract["encoder"].outputs, scaling_if(scaled, self.metadata)
         names = ("mu", "logvar") if "mu" in outputs else ("codes",) if "codes" in outputs else ("z",)
+        if scaling is not None and "codes" in outputs:
+            raise ValueError("`scaled` must be False for codes, which have no scale: `embed` gives their z.")
         found = self._given(condition).ask("encoder", "image", images, "images", names)
-        return (found[0], found[1]) if len(found) == 2 else found[0]
+        if len(found) == 2:
+            return (found[0], found[1]) if scaling is None else scaling.posterior(found[0], found[1])
+        return found[0] if scaling is None else scaling.of(found[0])
 
-    def embed(self, images: NDArray[Any], *, condition: Any = None) -> Array:
+    def embed(self, images: NDArray[Any], *, condition: Any = None, scaled: bool = False) -> Array:
         """Images to the z that :meth:`reconstruct` decodes, ``(B, *latent_shape)``: mu, or an AutoEncoder's code.
 
         Deterministic; mu through the flow if the posterior has one. Raises as :meth:`encode`.
         """
-        return self._given(condition).ask("encoder", "image", images, "images", ("z",))[0]
+        scaling = scaling_if(scaled, self.metadata)
+        z = self._given(condition).ask("encoder", "image", images, "images", ("z",))[0]
+        return z if scaling is None else scaling.of(z)
 
     def encode_codes(self, images: NDArray[Any], *, condition: Any = None) -> Codes:
         """Images to the codes of a quantised latent, int64 ``(B, N)``. Raises as :meth:`encode`, and without codes."""
@@ -64,18 +78,22 @@ class Verbs:
         _ = self._graphs.num_codes
         return self._graphs.ask("codes", "codes", codes, "codes", ("z",))[0]
 
-    def decode(self, z: NDArray[Any], *, condition: Any = None) -> Array:
+    def decode(self, z: NDArray[Any], *, condition: Any = None, scaled: bool = False) -> Array:
         """Latents ``(B, *latent_shape)``, finite floats, to images ``(B, C, H, W)``: p(x|z)'s mean, clamped to [0, 1].
 
         Raises:
             ValueError: If the shape is wrong, or a value is not finite, in ``z`` or in the images.
             TypeError: If ``z`` is no array of floating point.
         """
-        return self._given(condition).ask("decoder", "z", z, "z", ("mean",))[0]
+        return self._given(condition).ask("decoder", "z", self._unscaled(z, scaled), "z", ("mean",))[0]
 
-    def decode_params(self, z: NDArray[Any]) -> Array:
+    def decode_params(self, z: NDArray[Any], *, scaled: bool = False) -> Array:
         """Latents to the raw parameters of p(x|z), ``(B, K, H, W)``, as ``VAE.decode``. Raises as :meth:`decode`."""
-        return self._graphs.ask("decoder", "z", z, "z", ("recon_params",))[0]
+        return self._graphs.ask("decoder", "z", self._unscaled(z, scaled), "z", ("recon_params",))[0]
+
+    def _unscaled(self, z: NDArray[Any], scaled: bool) -> NDArray[Any]:
+        scaling = scaling_if(scaled, self.metadata)
+        return z if scaling is None else scaling.inverse(self._graphs.checked("decoder", "z", z, "z"))
 
     def encode_stream(self, batches: Iterable[NDArray[Any]]) -> Iterator[tuple[Array, Array] | NDArray[Any]]:
         """:meth:`encode` of one batch after the other, for more images than the memory holds."""

@@ -45,6 +45,7 @@ _KNOWN: dict[str, type[nn.Module]] = {
         priors.AutoregressiveCodes,
         latents.FlowPosterior,
         latents.GaussianLatent,
+        latents.LatentScaling,
         latents.PointLatent,
         latents.VectorQuantizer,
         latents.ResidualQuantizer,
@@ -59,9 +60,9 @@ _KNOWN: dict[str, type[nn.Module]] = {
 }
 
 _ADDED: dict[str, dict[str, Any]] = {
-    "AutoEncoder": {"condition": None},
+    "AutoEncoder": {"condition": None, "scaling": None},
     "ConvEncoder": {"num_heads": 2},
-    "VAE": {"condition": None},
+    "VAE": {"condition": None, "scaling": None},
 }
 """Arguments that models saved before do not have, and what they then were."""
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_generator, moved
+from vaelib._checks import check_generator, check_type, moved
 from vaelib._parts import agreed_shape, check_heads, check_modules, check_param_channels
 from vaelib.conditions import Condition
-from vaelib.latents import GaussianLatent, Latent, PointLatent
+from vaelib.latents import GaussianLatent, Latent, LatentScaling, PointLatent
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior
 from vaelib.vae.given import Given
@@ -37,6 +37,7 @@ class VAE(Passes, nn.Module):
         latent: Posterior, prior and rate together; ``GaussianLatent(latent_shape, prior)`` if None.
         corruption: Noise on the encoder's input, in training mode only; see :mod:`vaelib.corruptions`.
         condition: Given to the model in addition to the image, :class:`Labels` or :class:`Vector`; see :meth:`given`.
+        scaling: Shift and scale of z, which act where ``scaled=True`` is asked for; ``model.scaling = ...`` later.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
 
@@ -71,6 +72,7 @@ class VAE(Passes, nn.Module):
         latent: Latent | None = None,
         corruption: nn.Module | None = None,
         condition: Condition | None = None,
+        scaling: LatentScaling | None = None,
         image_shape: Sequence[int] | None = None,
         latent_shape: Sequence[int] | None = None,
     ) -> None:
@@ -92,7 +94,7 @@ class VAE(Passes, nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.likelihood: Any = Bernoulli() if likelihood is None else likelihood
         self.latent: Any = GaussianLatent(self.latent_shape, prior) if latent is None else latent
-        self.corruption, self.condition = corruption, condition
+        self.corruption, self.condition, self.scaling = corruption, condition, scaling
         _check_condition_of(self.prior, condition)
         check_heads(encoder, self.latent)
         if hasattr(self.prior, "attach"):
@@ -159,6 +161,8 @@ class VAE(Passes, nn.Module):
                 _check_condition_of(value, self.condition)
             setattr(self.latent, name, value)
         else:
+            if name == "scaling":
+                _check_scaling(value, self.latent_shape)
             super().__setattr__(name, value)
 
 
@@ -171,6 +175,7 @@ class AutoEncoder(VAE):
         likelihood: What ``recon_params`` mean; images themselves, trained by squared error, if None.
         corruption: Noise on the encoder's input, in training mode only: a denoising autoencoder.
         condition: Given to the model in addition to the image, :class:`Labels` or :class:`Vector`.
+        scaling: Shift and scale of z, as of a :class:`VAE`.
         image_shape: ``(C, H, W)``; the parts' own if None.
         latent_shape: ``(D,)`` or ``(C, h, w)``; the parts' own if None.
 
@@ -192,6 +197,7 @@ class AutoEncoder(VAE):
         likelihood: Likelihood | None = None,
         corruption: nn.Module | None = None,
         condition: Condition | None = None,
+        scaling: LatentScaling | None = None,
         image_shape: Sequence[int] | None = None,
         latent_shape: Sequence[int] | None = None,
     ) -> None:
@@ -205,6 +211,7 @@ class AutoEncoder(VAE):
             latent=PointLatent(shape),
             corruption=corruption,
             condition=condition,
+            scaling=scaling,
             image_shape=image_shape,
         )
         if likelihood is None:
@@ -228,6 +235,16 @@ def _check_condition_of(prior: Any, condition: Condition | None) -> None:
         UserWarning,
         stacklevel=3,
     )
+
+
+def _check_scaling(scaling: object, latent_shape: Sequence[int]) -> None:
+    """Raise unless it is None, or for as many channels as the latent has."""
+    check_type("scaling", scaling, LatentScaling | None, "a LatentScaling or None")
+    channels = getattr(scaling, "num_channels", None)
+    if channels not in (None, latent_shape[0]):
+        raise ValueError(
+            f"`scaling` must have one number, or one for each channel of the latent, {latent_shape[0]}, got {channels}."
+        )
 
 
 def _of_version_0_1(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

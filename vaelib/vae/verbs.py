@@ -20,8 +20,9 @@ from vaelib._checks import (
 )
 from vaelib._parts import check_input, check_latents, check_recon_params, check_rows
 from vaelib.functional.draws import normal
-from vaelib.latents import Draw
+from vaelib.latents import Draw, LatentScaling
 from vaelib.latents.base import first_tensor, repeated
+from vaelib.latents.scaling import scaling_if
 from vaelib.vae.outputs import LatentOutput, VAEOutput, eval_mode, image_of
 
 __all__ = ["Passes", "Verbs"]
@@ -37,6 +38,7 @@ class Verbs:
     latent: Any
     likelihood: Any
     corruption: nn.Module | None
+    scaling: LatentScaling | None
     training: bool
     parameters: Any
 
@@ -92,12 +94,18 @@ class Verbs:
         draw: Draw = self.latent.draw(features, noise)
         return draw
 
-    def decode(self, z: Tensor | Draw) -> Tensor:
-        """Latents ``(B, *latent_shape)``, or a :class:`Draw`, to ``recon_params``: raw, before any squashing."""
+    def decode(self, z: Tensor | Draw, *, scaled: bool = False) -> Tensor:
+        """Latents ``(B, *latent_shape)``, or a :class:`Draw`, to ``recon_params``: raw, before any squashing.
+
+        With ``scaled``, latents in the model's ``scaling``, as ``embed(x, scaled=True)`` gives them.
+        """
+        scaling = scaling_if(scaled, self)
         if isinstance(z, Draw):
+            if scaling is not None:
+                raise ValueError("`scaled` must be False for a Draw, whose z is not scaled.")
             return self.decode_hidden(z.hidden)
         check_latents(self, z)
-        return self.decode_hidden(self.latent.hidden(z))
+        return self.decode_hidden(self.latent.hidden(z if scaling is None else scaling.inverse(z)))
 
     def decode_hidden(self, hidden: Tensor) -> Tensor:
         """What the latent gives the decoder to ``recon_params``."""
@@ -106,9 +114,9 @@ class Verbs:
             channels = self.likelihood.param_channels(channels)
         return check_recon_params(self._run(self.decoder, hidden), hidden, channels, self.image_shape).to(hidden.dtype)
 
-    def decode_mean(self, z: Tensor | Draw) -> Tensor:
+    def decode_mean(self, z: Tensor | Draw, *, scaled: bool = False) -> Tensor:
         """The same to images: the likelihood's mean, clamped to [0, 1], ``(B, C, H, W)``."""
-        return image_of(self.likelihood, self.decode(z))
+        return image_of(self.likelihood, self.decode(z, scaled=scaled))
 
     def _features(self, x: Tensor) -> Any:
         features = self._run(self.encoder, x)
@@ -130,29 +138,32 @@ class Passes(Verbs):
             return LatentOutput(self.decode(draw), draw.z, draw.kl)
         return VAEOutput(self.decode(draw), draw.mu, draw.logvar, draw.z)
 
-    def embed(self, x: Tensor, *, condition: Any = None) -> Tensor:
+    def embed(self, x: Tensor, *, condition: Any = None, scaled: bool = False) -> Tensor:
         """The deterministic z of images, ``(B, *latent_shape)``: what :meth:`reconstruct` decodes.
 
-        By the condition without its dropout, as :meth:`encode`.
+        By the condition without its dropout, as :meth:`encode`. With ``scaled``, by the model's ``scaling``.
         """
         if condition is not None:
-            return self.given(condition).embed(x)
+            return self.given(condition).embed(x, scaled=scaled)
+        scaling = scaling_if(scaled, self)
         check_input(self, x)
         view = self._undropped()
         z: Tensor = view.latent.point(view._features(x))
-        return z
+        return z if scaling is None else scaling(z)
 
-    def encode(self, x: Tensor, *, condition: Any = None) -> Any:
+    def encode(self, x: Tensor, *, condition: Any = None, scaled: bool = False) -> Any:
         """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``.
 
         Of a quantised latent to its codes, int64 ``(B, positions)``; of another without a Gaussian posterior, such as
-        one with a :class:`FlowPosterior`, to z.
+        one with a :class:`FlowPosterior`, to z. With ``scaled``, moments or z of the latent in the model's ``scaling``.
         """
         if condition is not None:
-            return self.given(condition).encode(x)
+            return self.given(condition).encode(x, scaled=scaled)
+        scaling = scaling_if(scaled, self)
         check_input(self, x)
         view = self._undropped()
-        return view.latent.encoded(view._features(x))
+        found = view.latent.encoded(view._features(x))
+        return found if scaling is None else scaling.encoded(found)
 
     def reconstruct(self, x: Tensor, *, condition: Any = None) -> Tensor:
         """Images from images, ``(B, C, H, W)`` both: :meth:`embed` and the likelihood's mean, clamped to [0, 1].
