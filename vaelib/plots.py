@@ -88,10 +88,9 @@ def save_pairs(originals: Tensor, reconstructions: Tensor, path: str | Path, *, 
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     save_pairs(x, vl.conv_vae((1, 8, 8), 2).reconstruct(x), f"{directory}/pairs.png")
     """
-    check_tensor("originals", originals)
-    check_tensor("reconstructions", reconstructions)
-    check_has_values("originals", originals)
-    check_has_values("reconstructions", reconstructions)
+    for name, images in (("originals", originals), ("reconstructions", reconstructions)):
+        check_tensor(name, images)
+        check_has_values(name, images)
     check_shape("originals", originals.shape, ("N", "C", "H", "W"))
     check_shape("reconstructions", reconstructions.shape, originals.shape)
     columns = check_int("columns", columns)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vaelib._checks import (
     DataError,
-    check_bool,
     check_choice,
     check_finite,
     check_has_values,
@@ -42,21 +41,6 @@ def check_not_empty(images: Tensor) -> None:
     """Raise ``DataError`` if there is no image."""
     if images.numel() == 0:
         raise DataError(f"`images` must hold at least one pixel, got shape {tuple(images.shape)}.")
-
-
-def check_rest(
-    labels: Any, factor_names: Sequence[str], class_names: Sequence[str], *, dynamic: bool, flip: bool
-) -> None:
-    """Types of the arguments besides the images."""
-    checked_names("factor_names", factor_names)
-    checked_names("class_names", class_names)
-    check_bool("dynamic", dynamic)
-    check_bool("flip", flip)
-    if isinstance(labels, Tensor):
-        check_tensor("labels", labels, floating=False)
-        check_has_values("labels", labels)
-    elif isinstance(labels, bytes | bytearray | memoryview):
-        raise TypeError(f"`labels` must be class numbers or names, got {type(labels).__name__}.")
 
 
 def checked_names(argument: str, names: Sequence[str], count: int | None = None) -> tuple[str, ...]:
@@ -96,12 +80,18 @@ def condition_of(condition: str | Tensor | None, images: Any, name: str = "this 
     return condition.float() if is_vector else condition.long()
 
 
-def class_labels(labels: Any, count: int, class_names: Sequence[str] = ()) -> Tensor:
-    """Class numbers, int64 ``(count,)``, on the labels' device.
+def class_labels(labels: Any, count: int, class_names: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:
+    """Class numbers, int64 ``(count,)``, on the labels' device, and the names of the classes.
 
-    Labels are whole numbers >= 0 of any dtype, ``(N,)`` or ``(N, 1)``; one-hot rows ``(N, K)``; or names, which need
-    ``class_names``. For numbers these are an upper limit.
+    Labels are whole numbers >= 0 of any dtype, ``(N,)`` or ``(N, 1)``; one-hot rows ``(N, K)``; or names.
+    ``class_names`` are those that labels may be; of numbers, an upper limit.
     """
+    if isinstance(labels, Tensor):
+        check_tensor("labels", labels, floating=False)
+        check_has_values("labels", labels)
+    elif isinstance(labels, bytes | bytearray | memoryview):
+        raise TypeError(f"`labels` must be class numbers or names, got {type(labels).__name__}.")
+    class_names = class_names or class_names_of(labels)
     values = _as_array(labels)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -118,7 +108,7 @@ def class_labels(labels: Any, count: int, class_names: Sequence[str] = ()) -> Te
         numbers = _whole_numbers(values)
     if class_names and count and numbers.max() >= len(class_names):
         raise ValueError(f"`labels` must be below {len(class_names)}, the number of class names, got {numbers.max()}.")
-    return torch.from_numpy(numbers).to(labels.device if isinstance(labels, Tensor) else "cpu")
+    return torch.from_numpy(numbers).to(labels.device if isinstance(labels, Tensor) else "cpu"), class_names
 
 
 def class_names_of(*labels: Any) -> tuple[str, ...]:

@@ -14,16 +14,14 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from vaelib._checks import DataError, check_choice, check_int_tuple
+from vaelib._checks import DataError, check_bool, check_choice, check_int_tuple
 from vaelib._images import Batch, one_pass
 from vaelib.data.checks import (
     check_factors,
     check_images,
     check_not_empty,
-    check_rest,
     checked_names,
     class_labels,
-    class_names_of,
     condition_of,
 )
 from vaelib.data.guard import check_memory
@@ -82,17 +80,17 @@ class ImageDataset(Dataset[Any]):
         condition: str | Tensor | None = None,
     ) -> None:
         check_images(images)
-        check_rest(labels, factor_names, class_names, dynamic=dynamic, flip=flip)
+        check_bool("dynamic", dynamic)
+        check_bool("flip", flip)
+        self.factor_names = checked_names("factor_names", factor_names)
+        self.class_names = checked_names("class_names", class_names)
+        self.names = checked_names("names", names, len(images))
         self.labels: Tensor | None = None
         if labels is not None:
-            class_names = class_names or class_names_of(labels)
-            self.labels = class_labels(labels, len(images), class_names)
+            self.labels, self.class_names = class_labels(labels, len(images), self.class_names)
         if factors is not None:
             check_factors(factors, (len(images), len(factor_names)))
-        self.images, self.factors = images, factors
-        self.factor_names, self.class_names = tuple(factor_names), tuple(class_names)
-        self.names = checked_names("names", names, len(images))
-        self.dynamic, self.flip = dynamic, flip
+        self.images, self.factors, self.dynamic, self.flip = images, factors, dynamic, flip
         self.num_classes = 0 if self.labels is None else len(self.class_names) or int(self.labels.max()) + 1
         self.factor_sizes = () if factors is None else tuple((factors.amax(0) + 1).tolist())
         self.condition: Tensor | None = condition_of(condition, self)

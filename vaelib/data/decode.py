@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import warnings
@@ -31,13 +32,6 @@ class UnreadableImage(DataError):
 
 UNREADABLE = (UnreadableImage, OSError)
 """What is skipped; another :class:`DataError` needs an argument and ends the reading."""
-
-
-def unreadable(error: Exception) -> UnreadableImage:
-    """What an exception of PIL says about a file, without the objects in its words."""
-    if isinstance(error, UnidentifiedImageError):
-        return UnreadableImage("not an image of a known format and kind of pixels, or its first bytes are damaged")
-    return UnreadableImage(str(error) or type(error).__name__)
 
 
 class Decoded(NamedTuple):
@@ -71,21 +65,31 @@ def decode(
         DataError: If the file is readable and needs an argument, or one does not fit it.
         FileNotFoundError: If there is no such file.
     """
+    if isinstance(source, str | Path):
+        regular_file(Path(source))
+    with opened_by_pil(source) as opened:
+        check_pixels(opened.size)
+        if frames == "all" and size is None and only is None:
+            values = getattr(opened, "n_frames", 1) * opened.width * opened.height * len(opened.getbands())
+            check_memory(f"All frames of {name}", values, "use the first alone, or a smaller `image_size`")
+        return [_decoded(name, frame, size, value_range) for frame in frames_of(name, opened, frames, only)]
+
+
+@contextlib.contextmanager
+def opened_by_pil(source: str | Path | IO[bytes]) -> Iterator[Image.Image]:
+    """An image file; whatever PIL raises about one that is damaged becomes an :class:`UnreadableImage`."""
     try:
-        if isinstance(source, str | Path):
-            regular_file(Path(source))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `check_pixels` has a lower limit
-            with Image.open(source, formats=available_formats()) as opened:
-                check_pixels(opened.size)
-                if frames == "all" and size is None and only is None:
-                    values = getattr(opened, "n_frames", 1) * opened.width * opened.height * len(opened.getbands())
-                    check_memory(f"All frames of {name}", values, "use the first alone, or a smaller `image_size`")
-                return [_decoded(name, frame, size, value_range) for frame in frames_of(name, opened, frames, only)]
+            with Image.open(source, formats=_available_formats()) as opened:
+                yield opened
     except (FileNotFoundError, DataError):
         raise
+    except UnidentifiedImageError as error:  # its words have the objects of Python in them
+        reason = "not an image of a known format and kind of pixels, or its first bytes are damaged"
+        raise UnreadableImage(reason) from error
     except Exception as error:  # damaged files raise what the decoder of their format happens to stumble over
-        raise unreadable(error) from error
+        raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
 def are_dark(images: Iterable[Decoded]) -> bool:
@@ -120,7 +124,7 @@ def with_channels(image: Tensor, channels: int) -> Tensor:
 
 
 @functools.cache
-def available_formats() -> tuple[str, ...]:
+def _available_formats() -> tuple[str, ...]:
     """Formats that are read, by PIL's names."""
     if not set(_FORMATS) <= set(Image.OPEN):
         Image.init()  # registers formats; it opens nothing

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from typing import IO, Any, NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
-from vaelib._checks import DataError
-from vaelib.data.decode import available_formats, bits_of, check_opened, frames_of, unreadable
+from vaelib.data.decode import bits_of, check_opened, frames_of, opened_by_pil
 from vaelib.data.ranges import ValueRange
 
 _TURNED = (5, 6, 7, 8)  # orientations that swap height and width
@@ -70,20 +68,13 @@ def read_headers(
 
     Pixels are decoded only of files whose end does not show that they are whole.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file, formats=available_formats()) as image:
-                headers = [_header(name, frame, value_range) for frame in frames_of(name, image, frames)]
-                whole = _strips_end(image, file) if image.format == "TIFF" else _ends(file, image.format or "")
-            if not whole:
-                file.seek(0)
-                with Image.open(file, formats=available_formats()) as image:
-                    image.load()
-    except DataError:
-        raise
-    except Exception as error:  # as in `decode`
-        raise unreadable(error) from error
+    with opened_by_pil(file) as image:
+        headers = [_header(name, frame, value_range) for frame in frames_of(name, image, frames)]
+        whole = _strips_end(image, file) if image.format == "TIFF" else _ends(file, image.format or "")
+    if not whole:
+        file.seek(0)
+        with opened_by_pil(file) as image:
+            image.load()
     return headers
 
 
