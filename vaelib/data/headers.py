@@ -26,13 +26,7 @@ class Header(NamedTuple):
 
 
 class Part(io.RawIOBase):
-    """Part of a file as a file of its own: one entry of a shard, without reading all of it.
-
-    Args:
-        file: An unbuffered file.
-        offset: Where the part begins.
-        size: Its bytes; -1 for the rest of the file.
-    """
+    """Part of an unbuffered file as a file of its own: an entry of a shard; a ``size`` of -1 is all from ``offset``."""
 
     def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
         self._file, self._offset, self._position = file, offset, 0

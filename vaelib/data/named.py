@@ -13,7 +13,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,7 +148,7 @@ def load_named(name: str, split: str, size: tuple[int, int] | None, *, download:
     parts = []
     for part in named_splits(name) if split == "all" else (split,):
         try:
-            images, labels = NAMES[name](Path(root), part, size, download)
+            images, labels = _read(name, Path(root), part, size, download)
         except (RuntimeError, FileNotFoundError) as error:
             raise FileNotFoundError(
                 f"Data set {name!r} ({part}) was not found below VAELIB_DATA={root}."
@@ -174,52 +173,38 @@ def load_protocol(split: str, size: tuple[int, int] | None, *, download: bool) -
     return images
 
 
-def _grey(set_name: str) -> Callable[[Path, str, Any, bool], tuple[Tensor, Tensor]]:
-    def read(root: Path, split: str, size: Any, download: bool) -> tuple[Tensor, Tensor]:
-        from torchvision import datasets
-
-        source = getattr(datasets, set_name)(root, train=split == "train", download=download)
-        return source.data[:, None], source.targets
-
-    return read
-
-
-def _cifar10(root: Path, split: str, size: Any, download: bool) -> tuple[Tensor, Tensor]:
-    from torchvision import datasets
-
-    source = datasets.CIFAR10(root, train=split == "train", download=download)
-    return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
-
-
-def _svhn(root: Path, split: str, size: Any, download: bool) -> tuple[Tensor, Tensor]:
-    from torchvision import datasets
-
-    if importlib.util.find_spec("scipy") is None:
-        raise MissingExtraError("The data set 'svhn'", "data")
-    source = datasets.SVHN(root, split=split, download=download)
-    return torch.from_numpy(source.data), torch.from_numpy(source.labels).long()
-
-
-def _celeba(root: Path, split: str, size: tuple[int, int] | None, download: bool) -> tuple[Tensor, Tensor | None]:
+def _read(
+    name: str, root: Path, split: str, size: tuple[int, int] | None, download: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Images and labels of an official split; those of CelebA are resized as they are read."""
     from torchvision import datasets
     from torchvision.transforms.v2 import functional as tv
 
-    source = datasets.CelebA(
-        root, split="valid" if split == "val" else split, target_type="identity", download=download
-    )
-    wanted = size or (218, 178)
-    images = torch.stack([fit_to_size(tv.pil_to_tensor(image), wanted) for image, _ in source])
-    return images, source.identity[:, 0]
+    if name == "celeba":
+        part = "valid" if split == "val" else split
+        source = datasets.CelebA(root, split=part, target_type="identity", download=download)
+        images = [fit_to_size(tv.pil_to_tensor(image), size or (218, 178)) for image, _ in source]
+        return torch.stack(images), source.identity[:, 0]
+    if name == "svhn":
+        if importlib.util.find_spec("scipy") is None:
+            raise MissingExtraError("The data set 'svhn'", "data")
+        source = datasets.SVHN(root, split=split, download=download)
+        return torch.from_numpy(source.data), torch.from_numpy(source.labels).long()
+    source = getattr(datasets, NAMES[name])(root, train=split == "train", download=download)
+    if name == "cifar10":
+        return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
+    return source.data[:, None], source.targets
 
 
-NAMES: dict[str, Callable[[Path, str, Any, bool], tuple[Tensor, Tensor | None]]] = {
-    "mnist": _grey("MNIST"),
-    "fashion_mnist": _grey("FashionMNIST"),
-    "kmnist": _grey("KMNIST"),
-    "cifar10": _cifar10,
-    "svhn": _svhn,
-    "celeba": _celeba,
+NAMES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "cifar10": "CIFAR10",
+    "svhn": "SVHN",
+    "celeba": "CelebA",
 }
+"""torchvision's names."""
 PROTOCOLS = {"dynamic_mnist": "dynamic", "static_mnist": "static"}
 """How each binarises MNIST."""
 BUILT_IN = ("shapes", *NAMES, *PROTOCOLS)
