@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
+from runs import seeded
 
 import vaelib as vl
 from vaelib.errors import DataError
 from vaelib.evaluation import Estimate, anomaly, anomaly_scores, auroc
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

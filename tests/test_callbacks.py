@@ -86,7 +86,7 @@ def test_trackers(images, tmp_path):
 
 
 def test_a_missing_tracker_is_named(images, monkeypatch):
-    monkeypatch.setattr("accelerate.tracking.filter_trackers", lambda names, directory: [])
+    monkeypatch.setattr("vaelib.training.callbacks.filter_trackers", lambda names, directory: [])
     with pytest.raises(MissingExtraError, match=r"Tracking with wandb needs .*vaelib\[track\]"):
         fit(tiny(), images, None, vl.Trackers("wandb"))
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vaelib as vl
-from vaelib.training.followers import Followers
+from vaelib.training.optimization import follow
 
 zuko = pytest.importorskip("zuko")
 pytest.importorskip("sklearn")
@@ -368,10 +368,10 @@ def test_every_part_is_trained_on_its_device(stand_in, name):
 def test_a_first_step_that_is_skipped_on_a_device_leaves_k_means_to_the_next(stand_in, decay):
     model = quantised(vl.VectorQuantizer((2, 2, 2), 4, decay=decay)).to(DEVICE)
     codebook, accelerator = model.latent.codebooks[0], SimpleNamespace(device=DEVICE, scaler=None, num_processes=1)
-    followers, before = Followers(model, accelerator, seed=0), codebook.weight.detach().cpu().clone()
+    before = codebook.weight.detach().cpu().clone()
     for step, moved in enumerate((False, True)):
         model.latent.draw(torch.randn(6, 2, 2, 2).to(DEVICE), torch.empty(6, 0).to(DEVICE))
-        followers.after_step(step, torch.tensor(moved).to(DEVICE))
+        follow([model.latent], accelerator, 0, step, torch.tensor(moved).to(DEVICE))
         assert torch.equal(codebook.weight.detach().cpu(), before) is not moved
     assert codebook.counts.cpu().sum() == 6 * 4
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from runs import seeded
 
 import vaelib as vl
 from vaelib.errors import DataError, MissingExtraError
@@ -20,8 +21,8 @@ from vaelib.evaluation import (
     modularity_chance,
     sap,
 )
-from vaelib.evaluation.disentanglement import interventions, predictors
-from vaelib.evaluation.disentanglement.factors import bootstrapped
+from vaelib.evaluation.disentanglement import _balanced_accuracies, _concentration
+from vaelib.evaluation.factors import _alike, _differences, _steadiest, bootstrapped
 
 GRID = torch.cartesian_prod(torch.arange(4), torch.arange(3)).repeat(20, 1)
 BITS = torch.cartesian_prod(torch.arange(2), torch.arange(2)).repeat(50, 1)
@@ -33,10 +34,6 @@ SCORES = {
     "factor_vae": factor_vae_score,
     "modularity": modularity,
 }
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def rotated(codes, degrees):
@@ -154,9 +151,9 @@ def test_sap_of_classes_is_balanced_and_needs_no_order():
     codes = torch.stack([torch.tensor([0.0] * 90 + [1.0] * 6 + [2.0] * 60), torch.zeros(156)], dim=1)
     other = torch.arange(156) % 2
     factors = torch.stack([factor, other], dim=1)
-    balanced = predictors._balanced_accuracies(codes.double(), factor)
+    balanced = _balanced_accuracies(codes.double(), factor)
     assert balanced.tolist() == pytest.approx([1.0, 1 / 3])
-    gap_of_other = (lambda r: (r[0] - r[1]).abs())(predictors._balanced_accuracies(codes.double(), other))
+    gap_of_other = (lambda r: (r[0] - r[1]).abs())(_balanced_accuracies(codes.double(), other))
     found = sap(codes, factors, categorical=[0, 1], num_resamples=2).value
     assert found == pytest.approx((1 - 1 / 3 + gap_of_other.item()) / 2)
 
@@ -168,7 +165,7 @@ def test_dci_by_hand():
     def entropy(p):
         return -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
 
-    found = predictors._concentration(importances)
+    found = _concentration(importances)
     assert found[0] == pytest.approx((0.75 * 1 + 1.25 * (1 - entropy(0.2))) / 2)
     assert found[1] == pytest.approx(((1 - entropy(0.75)) + 1) / 2)
 
@@ -189,29 +186,29 @@ def test_dci_of_a_factor_split_over_latents_is_disentangled_but_incomplete():
 def test_groups_share_exactly_one_factor():
     factors = torch.stack([torch.randint(3, (200,)), torch.randint(40, (200,))], dim=1)
     for factor in factors.unbind(1):
-        groups = interventions._alike(factor, 500, 8, seeded())
+        groups = _alike(factor, 500, 8, seeded())
         assert (factor[groups] == factor[groups[:, :1]]).all()
         assert len(groups.unique()) > 190
-    counts = factor[interventions._alike(factor, 20_000, 1, seeded())].flatten().bincount().double() / 20_000
+    counts = factor[_alike(factor, 20_000, 1, seeded())].flatten().bincount().double() / 20_000
     torch.testing.assert_close(counts, factor.bincount() / 200.0, rtol=0, atol=0.01, check_dtype=False)
 
 
 def test_points_of_the_interventions():
     """Codes that are the factors: a shared factor leaves no difference, the others their mean difference."""
     codes = GRID.double()
-    points, names = interventions._differences(codes, GRID, seeded())
+    points, names = _differences(codes, GRID, seeded())
     assert points.shape == (400, 2) and names.bincount().tolist() == [200, 200]
     assert (points[range(400), names] == 0).all()
     expected = torch.tensor([20 / 16, 8 / 9], dtype=torch.float64)  # mean |i - j| over 4 and over 3 values
     torch.testing.assert_close(points[range(400), 1 - names].view(2, 200).mean(1).flip(0), expected, rtol=0.05, atol=0)
-    steady, names = interventions._steadiest(codes, GRID, seeded())
+    steady, names = _steadiest(codes, GRID, seeded())
     assert (steady == names).all()
 
 
 def test_a_collapsed_latent_gets_no_vote():
     """A latent of tiny variance that follows a factor exactly would win every vote about it."""
     codes = torch.stack([GRID[:, 0] * 1e-3, GRID[:, 0] + 0.3 * torch.randn(len(GRID)), GRID[:, 1].float()], dim=1)
-    steady, _ = interventions._steadiest(codes.double(), GRID, seeded())
+    steady, _ = _steadiest(codes.double(), GRID, seeded())
     assert 0 not in steady
 
 

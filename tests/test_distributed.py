@@ -171,7 +171,7 @@ class Others:
 @pytest.mark.parametrize(("seconds", "step"), [(1e-3, 210), (0.5, 170), (9.0, 161)])
 def test_processes_agree_on_a_stop_within_50_steps_or_5_seconds(seconds, step):
     """The other one's SIGTERM comes after step 160; torchrun kills 30 seconds later."""
-    from vaelib.training.interruption import Interruption
+    from vaelib.training.processes import Interruption
 
     interruption, others, stops = Interruption(enabled=False), Others(seconds), []
     for now in range(101, 400):  # resumed after step 100

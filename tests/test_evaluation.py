@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from runs import seeded
 from torch import full, rand
 
 import vaelib as vl
@@ -15,10 +16,6 @@ from vaelib.evaluation import Estimate, compare, elbo, log_likelihood, per_image
 @pytest.fixture
 def vae():
     return vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,))
-
-
-def seeded():
-    return torch.Generator().manual_seed(0)
 
 
 def test_the_elbo_is_the_mean_over_images_whatever_the_batches(vae):

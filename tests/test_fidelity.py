@@ -6,16 +6,13 @@ import sys
 
 import pytest
 import torch
+from runs import seeded
 from torch import nn
 
 import vaelib as vl
 from vaelib.errors import DataError, MissingExtraError
 from vaelib.evaluation import Estimate, features_of, fid, fidelity, kid, precision_recall, reconstruction_quality
 from vaelib.evaluation.fidelity import _halves
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(count, size=4, seed=0):

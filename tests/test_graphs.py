@@ -7,7 +7,7 @@ import torch
 
 import vaelib as vl
 from vaelib.errors import TrainingError
-from vaelib.training import hardware, randomness
+from vaelib.training import hardware
 from vaelib.training.optimization import Optimization
 
 
@@ -66,7 +66,7 @@ def test_convolutions_on_cuda_are_deterministic_during_a_run(monkeypatch):
 
 def test_random_states_of_the_cpu_are_enough_for_a_gpu():
     """A run that began on the CPU resumes on a GPU, whose generator stays as the seed has set it."""
-    randomness.restore(randomness.capture(torch.device("cpu")), torch.device("cuda"))
+    hardware.restore_random(hardware.random_states(torch.device("cpu")), torch.device("cuda"))
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from vaelib.training import hardware, heartbeat
-from vaelib.training.heartbeat import Heartbeat
+from vaelib.training import hardware, processes
+from vaelib.training.processes import Heartbeat
 
 
 class Connection:
@@ -30,8 +30,8 @@ class Connection:
 @pytest.fixture
 def codes(monkeypatch):
     """Exit codes with which processes were ended."""
-    monkeypatch.setattr(heartbeat, "SILENCE", 0.6)
-    monkeypatch.setattr(heartbeat, "_LOOK", 0.02)
+    monkeypatch.setattr(processes, "SILENCE", 0.6)
+    monkeypatch.setattr(processes, "_LOOK", 0.02)
     codes = []
     monkeypatch.setattr("os._exit", codes.append)
     return codes
@@ -93,7 +93,7 @@ def test_a_process_that_was_stopped_itself_hears_the_others_first(pair, codes, m
     pair[1][1].answers.clear()
     now = time.monotonic
     with pair[0][0].watched():
-        monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now() + 100)
+        monkeypatch.setattr(processes.time, "monotonic", lambda: now() + 100)
         for connection in pair[1]:
             connection.answers.set()
         time.sleep(0.5)
@@ -120,7 +120,7 @@ def test_without_an_address_there_is_a_warning(monkeypatch, caplog):
     class State:
         num_processes = 2
 
-    monkeypatch.setattr(heartbeat, "PartialState", State)
+    monkeypatch.setattr(processes, "PartialState", State)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert heartbeat.heartbeat.__wrapped__() is None
+    assert processes.heartbeat.__wrapped__() is None
     assert "There is no MASTER_ADDR: a lost machine is noticed only after torch's timeout" in caplog.text

@@ -5,14 +5,11 @@ import warnings
 
 import pytest
 import torch
+from runs import seeded
 
 import vaelib as vl
 from vaelib.evaluation import compare, elbo, log_likelihood
 from vaelib.evaluation.likelihood import _jackknife
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("shift", "stretch"), [(0.0, 1.0), (0.1, 1.0), (0.0, 2.0), (0.1, 1.5)])

@@ -5,14 +5,11 @@ import math
 
 import pytest
 import torch
+from runs import seeded
 from torch import distributions as td, nn
 
 import vaelib as vl
 from vaelib.objectives import permute_latents
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def posteriors(count, latents, generator=None):

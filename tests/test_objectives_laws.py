@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
+from runs import seeded
 
 import vaelib as vl
 
 IMAGES = 40
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 OBJECTIVES = {

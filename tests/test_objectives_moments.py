@@ -5,13 +5,10 @@ import math
 
 import pytest
 import torch
+from runs import seeded
 from torch import nn, zeros
 
 import vaelib as vl
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def small_vae(**kwargs):

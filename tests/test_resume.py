@@ -26,10 +26,9 @@ from vaelib.cli import main
 from vaelib.errors import ModelFileError, TrainingError
 from vaelib.serialization import describe
 from vaelib.training import recipe
-from vaelib.training.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
-from vaelib.training.fingerprint import differences, fingerprint
-from vaelib.training.lock import locked
-from vaelib.training.version_0_1 import by_parameter
+from vaelib.training.checkpoints import by_parameter, newest_checkpoint, read_checkpoint, write_checkpoint
+from vaelib.training.processes import locked
+from vaelib.training.recipe import differences, fingerprint
 
 
 def model_of(seed=0, **kwargs):
@@ -367,7 +366,7 @@ def test_images_of_a_stream_are_known_by_their_files(tmp_path):
 
 def test_a_large_set_is_known_by_evenly_spaced_images(monkeypatch):
     x = images_of(20)
-    monkeypatch.setattr("vaelib.training.fingerprint._MOST_BYTES", 8 * 64)  # every third image
+    monkeypatch.setattr("vaelib.training.recipe._MOST_BYTES", 8 * 64)  # every third image
     marks = [fingerprint(vl.data.ImageDataset(images)) for images in (x, images_like(x), images_like(x[:19]))]
     assert marks[0] == marks[1] and marks[0]["contents"] != marks[2]["contents"]
 

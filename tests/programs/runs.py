@@ -12,6 +12,10 @@ def tiny(seed=0, **kwargs):
     return vl.conv_vae((1, 8, 8), **({"latent_dim": 2, "hidden_channels": (4, 8)} | kwargs))
 
 
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 def weights(module):
     return torch.cat([value.detach().flatten().double().cpu() for value in module.state_dict().values()])
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import vaelib as vl
-from vaelib.training import heartbeat
+from vaelib.training import processes
 
 RANK = os.environ.get("RANK", "0")
 
@@ -95,7 +95,7 @@ class Faults:
 
 def report_of(options):
     """What one run gave."""
-    heartbeat.SILENCE = options.pop("silence", heartbeat.SILENCE)
+    processes.SILENCE = options.pop("silence", processes.SILENCE)
     objective = PosteriorMean() if options.pop("posterior_mean") else None
     norm, images, shards = options.pop("norm"), options.pop("images"), options.pop("shards", None)
     resume, every = options.pop("resume", False), options.pop("every", None)

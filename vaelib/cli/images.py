@@ -76,8 +76,7 @@ def reconstruct(
     from vaelib.data.dataset import changed
     from vaelib.data.folders import readable
     from vaelib.evaluation import per_image_terms
-    from vaelib.evaluation.inputs import batches_for
-    from vaelib.evaluation.values import ImageValues, check_model_finite
+    from vaelib.evaluation.inputs import ImageValues, batches_for, check_model_finite
     from vaelib.objectives.elbo import default_objective
 
     images, skipped = _read(trained, model, files, reading_options(context.params))

@@ -180,10 +180,10 @@ def train(
 def _train(options: dict[str, Any], *, begins: bool, json_output: bool) -> None:
     import torch
 
-    from vaelib.evaluation.values import ImageValues
+    from vaelib.evaluation.inputs import ImageValues
     from vaelib.training import TrainingInterrupted
     from vaelib.training.hardware import is_main_process
-    from vaelib.training.lock import locked
+    from vaelib.training.processes import locked
     from vaelib.training.recipe import OUTPUTS
 
     main, out = is_main_process(), options["out"]

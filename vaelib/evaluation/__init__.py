@@ -2,28 +2,16 @@
 
 from vaelib.evaluation.anomaly import AnomalyReport, AnomalyScores, anomaly, anomaly_scores, auroc
 from vaelib.evaluation.bound import BoundEstimate, Estimate, elbo, per_image_terms, unit_of
-from vaelib.evaluation.codes import embed, encode
-from vaelib.evaluation.comparison import Comparison, compare
-from vaelib.evaluation.disentanglement import (
-    DciScores,
-    DisentanglementReport,
-    beta_vae_score,
-    dci,
-    disentanglement,
-    factor_vae_score,
-    mig,
-    modularity,
-    modularity_chance,
-    sap,
-)
+from vaelib.evaluation.codes import CodeUsage, code_usage, embed, encode
+from vaelib.evaluation.comparison import Comparison, compare, marginal_log_likelihood
+from vaelib.evaluation.disentanglement import DciScores, DisentanglementReport, dci, disentanglement, sap
+from vaelib.evaluation.factors import beta_vae_score, factor_vae_score, mig, modularity, modularity_chance
 from vaelib.evaluation.fidelity import Fidelity, PrecisionRecall, features_of, fid, fidelity, kid, precision_recall
 from vaelib.evaluation.images import TextReconstruction, high_frequency_energy, text_reconstruction
 from vaelib.evaluation.latents import LatentReport, latents
 from vaelib.evaluation.likelihood import LikelihoodEstimate, log_likelihood
-from vaelib.evaluation.marginal import marginal_log_likelihood
 from vaelib.evaluation.reconstruction import ReconstructionQuality, reconstruction_quality, rfid
 from vaelib.evaluation.statistics import LatentStatistics, activation_ranges, latent_statistics
-from vaelib.evaluation.usage import CodeUsage, code_usage
 
 __all__ = [
     "AnomalyReport",

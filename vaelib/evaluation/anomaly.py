@@ -12,8 +12,7 @@ from torch import Tensor
 from vaelib._checks import check_finite, check_one_device, check_shape, check_tensor
 from vaelib._images import ImageSet, opened
 from vaelib.evaluation.bound import Estimate, per_image_terms
-from vaelib.evaluation.inputs import batches_for, check_vae, wanted_by
-from vaelib.evaluation.values import ImageValues, check_model_finite
+from vaelib.evaluation.inputs import ImageValues, batches_for, check_model_finite, check_vae, wanted_by
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
 

@@ -20,13 +20,25 @@ from vaelib._checks import (
     check_type,
 )
 from vaelib._images import Batch, ImageSet, opened
-from vaelib.evaluation.inputs import batches_for, bound, check_vae, device_of, quantity_of
-from vaelib.evaluation.values import ImageValues, check_model_finite
+from vaelib.evaluation.inputs import (
+    ImageValues,
+    batches_for,
+    check_model_finite,
+    check_vae,
+    device_of,
+    quantity_of,
+)
 from vaelib.functional import bits_per_dim
 from vaelib.objectives import Elbo, Objective
-from vaelib.vae import VAE, Given, eval_mode
+from vaelib.vae import VAE, Given, bound, eval_mode
 
-__all__ = ["BoundEstimate", "Estimate", "elbo", "per_image_terms", "unit_of"]
+__all__ = [
+    "BoundEstimate",
+    "Estimate",
+    "elbo",
+    "per_image_terms",
+    "unit_of",
+]
 
 
 class Estimate(NamedTuple):

@@ -1,20 +1,26 @@
-"""The codes of a whole data set."""
+"""The codes of a whole data set, and which of a quantised latent's are used."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from vaelib._images import ImageSet
-from vaelib.evaluation.inputs import batches_for, bound, check_model
-from vaelib.evaluation.values import check_model_finite
-from vaelib.vae import VAE, eval_mode
+from vaelib.evaluation.inputs import batches_for, check_model, check_model_finite
+from vaelib.vae import VAE, bound, eval_mode
 
-__all__ = ["embed", "encode"]
+__all__ = ["CodeUsage", "code_usage", "embed", "encode"]
+
+_LARGEST_HISTOGRAM = 2**20
+_MANY_SEEN = 16
+"""Codes from which on it says something that all are alike."""
+_MANY_DEAD = 0.1
+"""Share of codes never used from which on the report says what to do."""
 
 
 def encode(
@@ -102,3 +108,102 @@ def _of_all(
     codes = tree_map(lambda *parts: torch.cat(parts).cpu(), *found)
     check_model_finite("model", "the posterior" if model.latent.has_prior else "the code", *tree_leaves(codes))
     return codes
+
+
+class CodeUsage(NamedTuple):
+    """The codes of a model over a data set."""
+
+    perplexity: float
+    """exp of the entropy of the codes, between 1 and ``num_codes``: as many codes used alike would have it. Of several
+    codebooks the geometric mean."""
+    dead: int
+    """Codes that no position of any image has, over all codebooks."""
+    histogram: Tensor | None
+    """How often each code occurs, int64 ``(depth, num_codes)``, depth 1 but for a residual quantiser; None where a
+    codebook has more than 2^20 codes."""
+    num_codes: int
+    """K, of one codebook."""
+    num_seen: int
+    """Codes that were counted in each codebook: images times positions. No more codes than these can occur."""
+    depth: int
+    """How many codebooks there are."""
+    is_learned: bool = True
+    """Whether codes are vectors that are learned, which restarts and commitment act on."""
+
+    def in_words(self) -> str:
+        """What these numbers say about codebook collapse."""
+        codes = self.num_codes * self.depth
+        share = self.dead / codes
+        said = f"Codebook: perplexity {self.perplexity:.1f} of {self.num_codes}"
+        if self.depth > 1:
+            said += f" in {self.depth} codebooks"
+        said += f", {self.dead} of {codes} codes ({100 * share:.0f}%) are never used"
+        if self.perplexity < 1.5 and self.num_seen >= _MANY_SEEN:
+            said, advice = (
+                f"Collapsed: nearly all positions have the same code. {said}",
+                " Give the quantiser restarts (`restart=0.1`), a larger `commitment`, or take a FiniteScalarQuantizer.",
+            )
+        elif self.num_seen < self.num_codes:
+            return f"{said}; only {self.num_seen} were seen, so more images would show more."
+        elif share > _MANY_DEAD:
+            advice = " Restarts (`restart=0.1`), fewer codes, or a FiniteScalarQuantizer would use more of them."
+        else:
+            return f"{said}."
+        return f"{said}." + (advice if self.is_learned else "")
+
+
+def code_usage(
+    model: VAE,
+    data: Tensor | ImageSet | Iterable[Any],
+    *,
+    batch_size: int = 256,
+    generator: torch.Generator | None = None,
+) -> CodeUsage:
+    """Count the codes of a whole data set; the perplexity of single batches would depend on their size.
+
+    Args:
+        model: A VAE with a quantised latent.
+        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
+        batch_size: Where vaelib cuts the batches.
+        generator: Of a set that draws its images, as ``dynamic_mnist`` does; of any device.
+
+    Returns:
+        A :class:`CodeUsage`.
+
+    Raises:
+        DataError: A ``ValueError``: if there is no image.
+        TypeError: If ``model`` has no codes.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> latent = vl.FiniteScalarQuantizer((2, 2, 2), (5, 3))
+        >>> vae = vl.conv_vae((1, 8, 8), latent=latent, hidden_channels=(8, 16))
+        >>> usage = code_usage(vae, torch.rand(100, 1, 8, 8))
+        >>> usage.num_codes, usage.num_seen, int(usage.histogram.sum())
+        (15, 400, 400)
+
+    References:
+        van den Oord et al. (2017), Neural discrete representation learning. https://arxiv.org/abs/1711.00937
+    """
+    check_model("model", model)
+    num_codes = getattr(model.latent, "num_codes", None)
+    if num_codes is None:
+        raise TypeError(
+            f"`model` must have a latent of codes, such as VectorQuantizer, got {type(model.latent).__name__}."
+        )
+    depth = model.latent.num_positions // math.prod(model.latent_shape[1:])
+    books = encode(model, data, batch_size=batch_size, generator=generator).chunk(depth, dim=1)
+    used = [book.unique(return_counts=True) for book in books]
+    entropies = [torch.special.entr(counts.double() / counts.sum()).sum().item() for _, counts in used]
+    histogram = None
+    if num_codes <= _LARGEST_HISTOGRAM:
+        histogram = torch.stack([book.flatten().bincount(minlength=num_codes) for book in books])
+    return CodeUsage(
+        perplexity=math.exp(sum(entropies) / depth),
+        dead=depth * num_codes - sum(len(counts) for _, counts in used),
+        histogram=histogram,
+        num_codes=num_codes,
+        num_seen=books[0].numel(),
+        depth=depth,
+        is_learned=hasattr(model.latent, "restart"),
+    )

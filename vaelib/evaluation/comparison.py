@@ -1,4 +1,4 @@
-"""The difference between two models on the same images, with its paired standard error."""
+"""Comparing models: paired differences on the same images, and log p(x) of a model with labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,30 @@ from torch import Tensor
 
 from vaelib._checks import check_int
 from vaelib._images import Batch, ImageSet
+from vaelib.conditions import Labels
 from vaelib.evaluation.bound import Estimate, per_image_terms
-from vaelib.evaluation.inputs import batches_for, check_vae, device_of, quantity_of, wanted_by
-from vaelib.evaluation.likelihood import draws_of, log_likelihoods, note_of, tracked, warn_of_few
-from vaelib.evaluation.values import ImageValues, check_model_finite
+from vaelib.evaluation.inputs import (
+    ImageValues,
+    batches_for,
+    check_model_finite,
+    check_vae,
+    device_of,
+    quantity_of,
+    wanted_by,
+)
+from vaelib.evaluation.likelihood import (
+    LikelihoodEstimate,
+    draws_of,
+    estimated,
+    log_likelihoods,
+    note_of,
+    tracked,
+    warn_of_few,
+)
 from vaelib.objectives import Elbo
 from vaelib.vae import VAE
 
-__all__ = ["Comparison", "check_pair", "compare"]
+__all__ = ["Comparison", "check_pair", "compare", "marginal_log_likelihood"]
 
 
 class Comparison(NamedTuple):
@@ -143,3 +159,53 @@ def _of_batch(
         for few in log_likelihoods(model, batch, num_samples, batch_size, generator)
     ]
     return torch.cat(parts, dim=1).cpu()
+
+
+def marginal_log_likelihood(
+    model: VAE,
+    data: Tensor | ImageSet | Iterable[Any],
+    *,
+    num_samples: int = 1000,
+    batch_size: int = 512,
+    generator: torch.Generator | None = None,
+    progress: bool = True,
+) -> LikelihoodEstimate:
+    r"""Log p(x) of a VAE with :class:`Labels`, each class with the same probability; labels of ``data`` do not count.
+
+    .. math:: \log p(x) = \log \frac{1}{C} \sum_c p(x \mid c)
+
+    So a model with labels and one without can be compared. Costs C times what :func:`log_likelihood` does.
+
+    Args:
+        model: A VAE with labels.
+        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
+        num_samples: K draws an image and class.
+        batch_size: Latents that are decoded at a time, over images and draws: the memory's budget.
+        generator: Of the draws; of any device.
+        progress: Show a bar on standard error.
+
+    Returns:
+        A :class:`LikelihoodEstimate` in nats per image, with ``quantity`` log p(x); its effective draws are of all K C.
+
+    Raises:
+        ValueError: If there is no image, the images do not fit the model or its likelihood, or log p(x) of an image is
+            not finite.
+        TypeError: If ``model`` is no VAE with labels.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> vae = vl.conv_vae((1, 8, 8), 2, condition=vl.Labels(3))
+        >>> result = marginal_log_likelihood(vae, torch.rand(10, 1, 8, 8).round(), num_samples=64, progress=False)
+        >>> result.quantity, result.num_images
+        ('log p(x)', 10)
+
+    References:
+        As for :func:`log_likelihood`.
+    """
+    check_vae("model", model)
+    if not (isinstance(model, VAE) and isinstance(model.condition, Labels)):
+        raise TypeError(
+            f"`model` must be a VAE with `condition=vl.Labels(...)`, none bound, got {type(model).__name__}."
+        )
+    views = [model.given(label) for label in range(model.condition.num_classes)]
+    return estimated(model, views, data, num_samples, batch_size, generator, progress, "log p(x)")

@@ -1,29 +1,45 @@
-"""What every measure is given: a model, and images from whatever holds them."""
+"""What every measure is given: a model, and images from whatever holds them; and what their values mean."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vaelib._checks import DataError, check_generator
+from vaelib._checks import DataError, MissingExtraError, check_generator
 from vaelib._images import Batch, ImageSet, as_batches
-from vaelib.vae import VAE, Given
+from vaelib.functional import at_levels, check_levels
+from vaelib.likelihoods import Bernoulli, DiscretizedLogistic
+from vaelib.vae import VAE, Given, condition_of
 
-__all__ = ["batches_for", "bound", "check_model", "check_vae", "device_of", "quantity_of", "wanted_by"]
+__all__ = [
+    "ImageValues",
+    "batches_for",
+    "check_model",
+    "check_model_finite",
+    "check_vae",
+    "device_of",
+    "metrics_module",
+    "quantity_of",
+    "wanted_by",
+]
+
+_RELAXATION = (
+    "Bernoulli on grey values: these nats are a relaxation, the cross-entropy, and no log p(x); their best value is the"
+    " entropy of the data, not 0."
+)
+_NO_CODE_LENGTH = (
+    "A density at 8-bit levels k / 255: bits_per_dim is no code length. It bounds one for dequantised images,"
+    " (255 * x + u) / 256 with u uniform in [0, 1)."
+)
 
 
 def wanted_by(*models: Any) -> Any:
     """The condition that a pass has to have for each image: of the first model that has one and has none bound."""
-    parts = (model.condition for model in models if isinstance(model, VAE))
-    return next((part for part in parts if part is not None), None)
-
-
-def bound(model: Any, condition: Tensor | None) -> Any:
-    """The model with the condition of a batch; one without a condition, or with one bound, as it is."""
-    return model if condition is None or wanted_by(model) is None else model.given(condition)
+    return next((part for part in map(condition_of, models) if part is not None), None)
 
 
 def quantity_of(model: Any) -> str:
@@ -44,12 +60,7 @@ def batches_for(
 
     What a set draws itself, such as dynamic binarisation, comes from a generator of its own that ``generator``'s state
     seeds, so the same state gives the same images whatever the model draws between them. Where the model has a
-    condition, or one is given, batches have it too.
-
-    Raises:
-        DataError: A ``ValueError``: if there is no image.
-        ValueError: If a condition is missing, or breaks a rule.
-        TypeError: If ``data`` are no images.
+    condition, or one is given, batches have it too. ``DataError`` if there is no image.
     """
     empty = True
     check_generator(generator)
@@ -70,6 +81,14 @@ def device_of(model: Any) -> torch.device:
     return next(model.parameters(), torch.empty(0)).device
 
 
+def metrics_module(name: str, what: str) -> Any:
+    """A module of the extra ``metrics``, which ``what`` needs."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError(what, "metrics") from error
+
+
 def check_vae(name: str, model: object) -> None:
     """Raise ``TypeError`` unless ``model`` is a VAE, or a view of one, whose latent has a prior."""
     if not (isinstance(model, VAE | Given) and model.latent.has_prior):
@@ -80,3 +99,46 @@ def check_model(name: str, model: object) -> None:
     """Raise ``TypeError`` unless ``model`` is a VAE or an autoencoder, or a view of one."""
     if not isinstance(model, VAE | Given):
         raise TypeError(f"`{name}` must be a VAE or an AutoEncoder, got {type(model).__name__}.")
+
+
+class ImageValues:
+    """Which values the images of one pass have under a likelihood: all 0 or 1, all levels k / 255."""
+
+    def __init__(self, likelihood: Any) -> None:
+        self.likelihood = likelihood
+        self.binary, self.eight_bit = True, True
+
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, each taken into account; ``ValueError`` if the likelihood has no probability for it."""
+        for batch in batches:
+            self.watch(batch.x)
+            yield batch
+
+    def watch(self, images: Tensor) -> None:
+        """Take one batch into account."""
+        if isinstance(self.likelihood, DiscretizedLogistic):
+            check_levels("x", images)
+        self.binary = self.binary and bool(((images == 0) | (images == 1)).all())
+        self.eight_bit = self.eight_bit and at_levels(images)
+
+    @property
+    def note(self) -> str:
+        """What the nats and bits are not, in a sentence; empty if they are what their names say."""
+        is_density = getattr(self.likelihood, "is_density", False)  # an autoencoder may have no likelihood
+        return self.note_on_nats or (_NO_CODE_LENGTH if is_density and self.eight_bit else "")
+
+    @property
+    def note_on_nats(self) -> str:
+        """The same where no bits are shown."""
+        return _RELAXATION if isinstance(self.likelihood, Bernoulli) and not self.binary else ""
+
+
+def check_model_finite(name: str, what: str, *values: Tensor) -> None:
+    """Raise ``ValueError`` if ``what`` a model gave for some image, each ``(N, ...)``, is not finite."""
+    good = torch.stack([part.reshape(len(part), -1).isfinite().all(1) for part in values]).all(0)
+    bad = int((~good).sum())
+    if bad:
+        raise ValueError(
+            f"`{name}` must give finite numbers, but {what} is not finite for {bad} of {len(good)} images: its weights"
+            " are too large or not finite, as after a training that diverged."
+        )

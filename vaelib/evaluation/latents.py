@@ -12,10 +12,9 @@ from torch import Tensor
 from vaelib._checks import DataError
 from vaelib._images import Batch, ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import batches_for, bound, check_vae
-from vaelib.evaluation.values import check_model_finite
+from vaelib.evaluation.inputs import batches_for, check_model_finite, check_vae
 from vaelib.functional import gaussian_log_prob, kl_standard_normal, reparameterize
-from vaelib.vae import VAE, eval_mode
+from vaelib.vae import VAE, bound, eval_mode
 
 __all__ = ["LatentReport", "latents"]
 
@@ -128,7 +127,10 @@ def latents(
             rows = slice(start, start + _AT_A_TIME)
             prior = bound(model, None if conditions is None else conditions[rows]).prior
             moments = [values[rows].to(dtype) for values in (mu, logvar, z)]
-            parts.append((prior.log_prob(moments[2]), _kl_per_latent(prior, *moments)))
+            kl = prior.kl(*moments) if hasattr(prior, "kl") else None
+            if kl is None or kl.shape[1] != mu[0].numel():  # it does not split over latents
+                kl = kl_standard_normal(*moments[:2], per_latent=True)
+            parts.append((prior.log_prob(moments[2]), kl))
     log_p, per_latent = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     check_model_finite("model", "the KL", log_q, marginal, log_p, per_latent)
     variance = mu.flatten(1).var(0).cpu()
@@ -160,12 +162,6 @@ def _posteriors(model: VAE, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, T
     if len(mu) < 2:
         raise DataError("`data` must hold at least two images.")
     return mu, logvar, None if conditions[0] is None else torch.cat(conditions)
-
-
-def _kl_per_latent(prior: Any, mu: Tensor, logvar: Tensor, z: Tensor) -> Tensor:
-    """KL to the prior where it splits over latents, else to N(0, 1), ``(N, D)``."""
-    kl = prior.kl(mu, logvar, z) if hasattr(prior, "kl") else None
-    return kl if kl is not None and kl.shape[1] == mu[0].numel() else kl_standard_normal(mu, logvar, per_latent=True)
 
 
 def _log_aggregate(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from operator import length_hint
 from typing import Any, NamedTuple
 
@@ -16,17 +16,15 @@ from torch import Tensor
 from vaelib._checks import check_bool, check_int
 from vaelib._images import Batch, ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import batches_for, bound, check_vae, quantity_of
-from vaelib.evaluation.values import ImageValues, check_model_finite
+from vaelib.evaluation.inputs import ImageValues, batches_for, check_model_finite, check_vae, quantity_of
 from vaelib.functional import bits_per_dim
 from vaelib.objectives.importance import nats_of
-from vaelib.vae import VAE, eval_mode
+from vaelib.vae import VAE, bound, eval_mode
 
 __all__ = [
     "LikelihoodEstimate",
-    "OfImages",
     "draws_of",
-    "estimate",
+    "estimated",
     "log_likelihood",
     "log_likelihoods",
     "note_of",
@@ -137,19 +135,7 @@ def log_likelihood(
         https://arxiv.org/abs/1401.4082
     """
     check_vae("model", model)
-    check_bool("progress", progress)
-    num_samples = check_int("num_samples", num_samples)
-    batch_size = check_int("batch_size", batch_size)
-    columns: tuple[list[float], ...] = tuple([] for _ in OfImages._fields)  # tensors among large ones would
-    at_a_time = max(1, batch_size // draws_of(model, num_samples))  # fragment the memory
-    seen = ImageValues(model.likelihood)
-    for batch in tracked(batches_for(model, data, at_a_time, generator), data, at_a_time, progress):
-        seen.watch(batch.x)
-        for few in log_likelihoods(model, batch, num_samples, batch_size, generator):
-            for column, values in zip(columns, few, strict=True):
-                column += values.tolist()
-    found = OfImages(*(torch.tensor(column, dtype=torch.float64) for column in columns))
-    return estimate(model, found, num_samples, seen.note, quantity_of(model))
+    return estimated(model, [model], data, num_samples, batch_size, generator, progress, quantity_of(model))
 
 
 def draws_of(model: Any, num_samples: int) -> int:
@@ -171,8 +157,29 @@ def tracked(batches: Iterator[Batch], data: Any, at_a_time: int, progress: bool)
     return track(batches, "log p(x)", total=total, console=Console(stderr=True), disable=not progress)
 
 
-def estimate(model: VAE, found: OfImages, num_samples: int, note: str, quantity: str) -> LikelihoodEstimate:
-    """What was found of all images as one result; warns where draws are too few."""
+def estimated(
+    model: Any,
+    views: Sequence[Any],
+    data: Any,
+    num_samples: int,
+    batch_size: int,
+    generator: torch.Generator | None,
+    progress: bool,
+    quantity: str,
+) -> LikelihoodEstimate:
+    """The ``quantity`` of a model from ``views`` of it that weigh alike; warns where draws are too few."""
+    check_bool("progress", progress)
+    num_samples, batch_size = check_int("num_samples", num_samples), check_int("batch_size", batch_size)
+    at_a_time = max(1, batch_size // draws_of(model, num_samples))
+    seen = ImageValues(model.likelihood)
+    columns: tuple[list[float], ...] = tuple([] for _ in OfImages._fields)  # small tensors would fragment the memory
+    for batch in tracked(batches_for(views[0], data, at_a_time, generator), data, at_a_time, progress):
+        seen.watch(batch.x)
+        by_view = [list(log_likelihoods(view, batch, num_samples, batch_size, generator)) for view in views]
+        for few in zip(*by_view, strict=True):
+            for column, values in zip(columns, few[0] if len(few) == 1 else _over(few), strict=True):
+                column += values.tolist()
+    found, note = OfImages(*(torch.tensor(column, dtype=torch.float64) for column in columns)), seen.note
     check_model_finite("model", quantity, found.values)
     if model.latent.noise_size:
         warn_of_few(found.effective, num_samples, quantity, stacklevel=4)
@@ -194,6 +201,23 @@ def estimate(model: VAE, found: OfImages, num_samples: int, note: str, quantity:
         bias=found.biases.mean().item(),
         note=note,
         quantity=quantity,
+    )
+
+
+def _over(views: Sequence[OfImages]) -> OfImages:
+    """Of each image, from what was found under each view; one weighs as it explains the image."""
+    values, elbos, effective, errors, biases = (torch.stack(column) for column in zip(*views, strict=True))
+    shares, count = values.softmax(0), math.log(len(values))
+
+    def weighted(of_view: Tensor) -> Tensor:
+        return torch.where(shares > 0, shares.square() * of_view, 0.0).sum(0)  # of one draw the error is infinite
+
+    return OfImages(
+        values.logsumexp(0) - count,
+        elbos.logsumexp(0) - count,
+        1 / weighted(1 / effective),
+        weighted(errors.square()).sqrt(),
+        weighted(biases),
     )
 
 
@@ -223,14 +247,13 @@ def log_likelihoods(
 
 
 def _of_few(model: Any, x: Tensor, num_samples: int, batch_size: int, generator: torch.Generator | None) -> OfImages:
-    features = model.observe(x)
+    features, parts = model.observe(x), []  # of log p(x|z) + log p(z) - log q(z|x), ``(draws, B)``
     at_a_time = max(1, batch_size // len(x))
-    log_weights = torch.cat(
-        [
-            _log_weights(model, x, features, min(at_a_time, num_samples - start), generator)
-            for start in range(0, num_samples, at_a_time)
-        ]
-    ).double()
+    for start in range(0, num_samples, at_a_time):
+        draws = min(at_a_time, num_samples - start)
+        reconstruction, kl = nats_of(model, x, model.draw(features, num_samples=draws, generator=generator))
+        parts.append(-(reconstruction + kl).view(draws, -1))
+    log_weights = torch.cat(parts).double()
     values = log_weights.logsumexp(0) - math.log(num_samples)
     effective = torch.exp(2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0))
     errors, biases = _jackknife(log_weights)
@@ -257,9 +280,3 @@ def _jackknife(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     changes = changes + math.log(count / (count - 1))  # of the estimate, by leaving each draw out
     mean = changes.mean(0)
     return ((count - 1) / count * (changes - mean).square().sum(0)).sqrt(), (count - 1) * mean
-
-
-def _log_weights(model: Any, x: Tensor, features: Any, draws: int, generator: torch.Generator | None) -> Tensor:
-    """Log p(x|z) + log p(z) - log q(z|x), ``(draws, B)``."""
-    reconstruction, kl = nats_of(model, x, model.draw(features, num_samples=draws, generator=generator))
-    return -(reconstruction + kl).view(draws, -1)

@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import MissingExtraError
 from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.fidelity import Extractor, features_of, fid
-from vaelib.evaluation.inputs import batches_for, bound, check_model
-from vaelib.evaluation.values import check_model_finite
-from vaelib.vae import VAE
+from vaelib.evaluation.inputs import batches_for, check_model, check_model_finite, metrics_module
+from vaelib.vae import VAE, bound
 
 __all__ = ["ReconstructionQuality", "reconstruction_quality", "rfid"]
 
@@ -75,10 +73,18 @@ def reconstruction_quality(
     smallest = min(model.image_shape[1:])
     if smallest < _SSIM_SIZE:
         raise ValueError(f"SSIM needs images of at least {_SSIM_SIZE} pixels a side, got {model.image_shape}.")
+    metrics = metrics_module("torchmetrics.functional", "Comparing images").image
+    measures: list[Callable[..., Any]] = [
+        partial(metrics.peak_signal_noise_ratio, dim=(1, 2, 3)),
+        metrics.structural_similarity_index_measure,
+    ]
+    if smallest >= _MS_SSIM_SIZE:
+        measures.append(metrics.multiscale_structural_similarity_index_measure)
     columns = []
     for images, condition in batches_for(model, data, batch_size, generator):
-        found = _reconstructed(bound(model, condition), images)
-        columns.append(_similarities(found, images, several_scales=smallest >= _MS_SSIM_SIZE))
+        # SSIM's variances are small differences.
+        found, wanted = _reconstructed(bound(model, condition), images).double(), images.double()
+        columns.append([measure(found, wanted, data_range=(0.0, 1.0), reduction="none") for measure in measures])
     psnr, ssim, *ms_ssim = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
     return ReconstructionQuality(
         psnr=Estimate.of(psnr),
@@ -98,22 +104,6 @@ def _reconstructed(model: Any, images: Tensor) -> Tensor:
         handle.remove()
     check_model_finite("model", "the reconstruction", found, *raw)
     return found
-
-
-def _similarities(found: Tensor, images: Tensor, *, several_scales: bool) -> tuple[Tensor, ...]:
-    """PSNR, SSIM and, if asked, MS-SSIM of each image, ``(B,)``."""
-    try:
-        from torchmetrics.functional import image as metrics
-    except ImportError as error:
-        raise MissingExtraError("Comparing images", "metrics") from error
-    measures: list[Callable[..., Any]] = [
-        partial(metrics.peak_signal_noise_ratio, dim=(1, 2, 3)),
-        metrics.structural_similarity_index_measure,
-    ]
-    if several_scales:
-        measures.append(metrics.multiscale_structural_similarity_index_measure)
-    found, images = found.double(), images.double()  # SSIM's variances are small differences
-    return tuple(measure(found, images, data_range=(0.0, 1.0), reduction="none") for measure in measures)
 
 
 def rfid(

@@ -14,10 +14,9 @@ from torch.utils._pytree import tree_leaves
 from vaelib._checks import DataError
 from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.inputs import batches_for, bound, check_model
-from vaelib.evaluation.values import check_model_finite
+from vaelib.evaluation.inputs import batches_for, check_model, check_model_finite
 from vaelib.latents import LatentScaling
-from vaelib.vae import VAE, eval_mode
+from vaelib.vae import VAE, bound, eval_mode
 
 __all__ = ["LatentStatistics", "activation_ranges", "latent_statistics", "watched"]
 

@@ -11,14 +11,19 @@ cut into pieces or over processes, each piece is their batch.
 from typing import Any
 
 from vaelib.objectives.bound import ElboTerms, bound_loss, elbo_loss
-from vaelib.objectives.dip import DipLoss, DipTerms, dip_penalty
-from vaelib.objectives.discrepancy import InfoLoss, InfoTerms, WaeLoss, WaeTerms, mmd
 from vaelib.objectives.elbo import Elbo, ExtraTerms, Objective
-from vaelib.objectives.factor import FactorLoss, FactorTerms, permute_latents
 from vaelib.objectives.importance import Iwae, IwaeTerms, iwae_bound
-from vaelib.objectives.reconstruction import Reconstruction, ReconstructionTerms, reconstruction_loss
-from vaelib.objectives.regularised import RaeLoss, RaeTerms
-from vaelib.objectives.total_correlation import BetaTcLoss, BetaTcTerms, KlSplit, kl_split
+from vaelib.objectives.moments import DipLoss, DipTerms, InfoLoss, InfoTerms, WaeLoss, WaeTerms, dip_penalty, mmd
+from vaelib.objectives.reconstruction import RaeLoss, RaeTerms, Reconstruction, ReconstructionTerms, reconstruction_loss
+from vaelib.objectives.total_correlation import (
+    BetaTcLoss,
+    BetaTcTerms,
+    FactorLoss,
+    FactorTerms,
+    KlSplit,
+    kl_split,
+    permute_latents,
+)
 
 RENAMED = {
     f"{name}{old}": f"{name}Loss"

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vaelib._checks import check_batch, check_float, check_module, check_shape, check_tensor
+from vaelib._checks import (
+    check_batch,
+    check_float,
+    check_module,
+    check_shape,
+    check_tensor,
+)
 from vaelib.functional import gaussian_log_prob
 from vaelib.latents import Draw
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal
 from vaelib.priors.base import check_moments
 
-__all__ = ["ElboTerms", "bound_loss", "elbo_loss", "gaussian_of", "may_have_penalty", "one_draw", "penalised"]
+__all__ = [
+    "ElboTerms",
+    "bound_loss",
+    "elbo_loss",
+    "frozen",
+    "gaussian_of",
+    "may_have_penalty",
+    "one_draw",
+    "penalised",
+]
 
 T = TypeVar("T")
-_WITH_PENALTY: dict[Any, Any] = {}
-"""Terms to the same with one column more."""
+_WITH_PENALTY: dict[Any, Any] = {}  # terms to the same with one column more
 
 
 def may_have_penalty(kind: type[T]) -> type[T]:
@@ -103,8 +119,6 @@ def elbo_loss(
         ``free_bits``: Kingma et al. (2016), section C.8, https://arxiv.org/abs/1606.04934; ``capacity``: Burgess et al.
         (2018), where ``beta`` is called gamma, https://arxiv.org/abs/1804.03599
     """
-    beta = check_float("beta", beta, 0.0)
-    free_bits = check_float("free_bits", free_bits, 0.0)
     check_module("likelihood", likelihood, "log_prob", optional=True)
     check_module("prior", prior, "log_prob", optional=True)
     check_batch("x", x)
@@ -114,21 +128,16 @@ def elbo_loss(
         check_tensor("log_q", log_q)
         check_shape("log_q", log_q.shape, x.shape[:1])
     reconstruction = -(likelihood or Bernoulli()).log_prob(x, recon_params)
-    kl = _kl(mu, logvar, z, log_q, prior or StandardNormal())
-    return bound_loss(reconstruction, kl, num_latents=mu[0].numel(), beta=beta, free_bits=free_bits, capacity=capacity)
-
-
-def _kl(mu: Tensor, logvar: Tensor, z: Tensor | None, log_q: Tensor | None, prior: Any) -> Tensor:
-    """In closed form, ``(B, D)``, or the estimate from the draw, ``(B, 1)``."""
-    if log_q is None and hasattr(prior, "kl"):
-        closed: Tensor = prior.kl(mu, logvar, z)
-        return closed
-    if z is None:
-        what = f"the KL to {type(prior).__name__} has no closed form" if log_q is None else "`log_q` is its density"
+    target: Any = prior or StandardNormal()
+    if log_q is None and hasattr(target, "kl"):
+        kl = target.kl(mu, logvar, z)
+    elif z is None:
+        what = f"the KL to {type(target).__name__} has no closed form" if log_q is None else "`log_q` is its density"
         raise ValueError(f"`z` must be given: {what}.")
-    log_q = gaussian_log_prob(z, mu, 0.5 * logvar) if log_q is None else log_q
-    estimate: Tensor = (log_q - prior.log_prob(z))[:, None]
-    return estimate
+    else:
+        log_q = gaussian_log_prob(z, mu, 0.5 * logvar) if log_q is None else log_q
+        kl = (log_q - target.log_prob(z))[:, None]
+    return bound_loss(reconstruction, kl, num_latents=mu[0].numel(), beta=beta, free_bits=free_bits, capacity=capacity)
 
 
 def bound_loss(
@@ -190,3 +199,16 @@ def gaussian_of(name: str, draw: Draw) -> tuple[Tensor, Tensor]:
         has = "no" if draw.codes is None else "codes, no"
         raise ValueError(f"`{name}` needs a Gaussian posterior: the model's latent has {has} mu and logvar.")
     return draw.mu, draw.logvar
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside the ``with``, what ``module`` computes has no gradient for its weights."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

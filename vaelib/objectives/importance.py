@@ -11,8 +11,7 @@ from torch import Tensor
 from vaelib._checks import check_batch, check_bool, check_choice, check_float, check_has_prior, check_int
 from vaelib.functional import gaussian_log_prob
 from vaelib.latents import Draw
-from vaelib.objectives.bound import gaussian_of, may_have_penalty, penalised
-from vaelib.objectives.frozen import frozen
+from vaelib.objectives.bound import frozen, gaussian_of, may_have_penalty, penalised
 
 __all__ = ["Iwae", "IwaeTerms", "iwae_bound", "nats_of"]
 

@@ -11,7 +11,7 @@ from vaelib.training.callbacks import EMA, EarlyStopping, Trackers
 from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.history import EpochRecord
 from vaelib.training.images import CollapseWarning, Pictures
-from vaelib.training.interruption import TrainingInterrupted
+from vaelib.training.processes import TrainingInterrupted
 from vaelib.training.run import Run
 from vaelib.training.trainer import Trainer
 

@@ -17,9 +17,10 @@ from torch.utils.data import DistributedSampler
 
 from vaelib._images import Batch, ImageSet, as_batch, as_batches, check_condition, even_parts, opened
 from vaelib.data import ImageDataset
-from vaelib.training import randomness
+from vaelib.training.hardware import isolated, random_states, restore_random
+from vaelib.vae import condition_of
 
-__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "bound", "condition_of", "first_batch", "on_device"]
+__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "first_batch", "on_device"]
 
 _EXAMPLES = 256  # images to draw and for the count of dead latents
 
@@ -119,16 +120,16 @@ class LoaderBatches:
         for _ in range(start):
             next(batches)
         if start:
-            randomness.restore(now["random"], self._device)
+            restore_random(now["random"], self._device)
         for batch in batches:
             yield [Piece(as_batch("train", batch, self._condition).to(self._device), 1.0)]
 
     def _capture(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"random": randomness.capture(self._device)}
+        state: dict[str, Any] = {"random": random_states(self._device)}
         return state if self._generator is None else state | {"generator": self._generator.get_state()}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        randomness.restore(state["random"], self._device)
+        restore_random(state["random"], self._device)
         if self._generator is not None:
             self._generator.set_state(state["generator"])
 
@@ -164,7 +165,7 @@ def on_device(name: str, data: Any, model: nn.Module, device: torch.device) -> A
 
 def first_batch(name: str, data: Any, device: torch.device, condition: Any = None) -> Batch:
     """The first 256 images, with fixed draws of their own; ``condition`` is the model's part, or None."""
-    with randomness.isolated(device):
+    with isolated(device):
         set_seed(0)
         if isinstance(data, ImageSet):
             return next(data.fetch([torch.arange(min(_EXAMPLES, len(data)))], device))
@@ -174,14 +175,3 @@ def first_batch(name: str, data: Any, device: torch.device, condition: Any = Non
         if generator is not None:
             generator.set_state(state)
         return Batch(x[:_EXAMPLES], None if rows is None else rows[:_EXAMPLES])
-
-
-def condition_of(model: Any) -> Any:
-    """The part of a model that takes a condition, or None."""
-    part = getattr(model, "condition", None)
-    return part if hasattr(part, "check") else None
-
-
-def bound(model: Any, condition: Tensor | None) -> Any:
-    """The model, or the view of it with a batch's condition."""
-    return model if condition is None else model.given(condition)

@@ -1,18 +1,28 @@
-"""Callbacks: EMA, early stopping, experiment trackers."""
+"""Callbacks: EMA, early stopping, experiment trackers; checks of the callbacks and objective of a Trainer."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from accelerate.tracking import filter_trackers
+from accelerate.utils import LoggerType
 from torch import nn
 
-from vaelib._checks import MissingExtraError, check_float, check_int
+from vaelib._checks import MissingExtraError, check_callable, check_float, check_int, shown
+from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.history import criterion_terms, flatten
+from vaelib.training.run import schedules_of
+from vaelib.vae import VAE
 
-__all__ = ["EMA", "EarlyStopping", "Trackers"]
+__all__ = ["EMA", "HOOKS", "EarlyStopping", "Trackers", "check_callbacks", "check_objective"]
+
+HOOKS = ("on_start", "on_step", "on_epoch", "on_end")
+_CALL = "objective(model, x, step=...)"
 
 
 class EMA:
@@ -95,8 +105,8 @@ class EarlyStopping:
 
     def on_start(self, run: Any) -> None:
         """Find the step from which the schedules of ``beta`` and ``capacity`` no longer change."""
-        schedules = [getattr(run.objective, name, None) for name in ("beta", "capacity")]
-        self._from_step = max(steps_until_constant(s, run.total_steps) if callable(s) else 0 for s in schedules)
+        schedules = schedules_of(run.objective).values()
+        self._from_step = max((steps_until_constant(schedule, run.total_steps) for schedule in schedules), default=0)
 
     def on_epoch(self, run: Any) -> None:
         """Compare the last epoch with the best one."""
@@ -139,8 +149,6 @@ class Trackers:
     """
 
     def __init__(self, *names: str, project: str = "vaelib") -> None:
-        from accelerate.utils import LoggerType
-
         if not names:
             raise ValueError(f"`names` must hold at least one of {', '.join(LoggerType.list())}, got none.")
         for name in names:
@@ -150,8 +158,6 @@ class Trackers:
 
     def on_start(self, run: Any) -> None:
         """Open the trackers, with the run's recipe as their configuration."""
-        from accelerate.tracking import filter_trackers
-
         directory = run.output_dir or "."
         accelerator = run.accelerator
         opened = filter_trackers(list(self.names), directory)
@@ -176,3 +182,50 @@ def steps_until_constant(schedule: Any, total_steps: int) -> int:
     """The first step from which ``schedule`` keeps the value of the last step."""
     final = schedule(total_steps - 1)
     return next((step + 1 for step in range(total_steps - 1, -1, -1) if schedule(step) != final), 0)
+
+
+def check_objective(objective: Any) -> None:
+    """Raise ``TypeError`` unless it is None or can be called as the Trainer calls it."""
+    if objective is None:
+        return
+    if isinstance(objective, VAE):
+        raise TypeError(
+            "`objective` must be an objective such as Elbo(), got a model, which belongs in fit(model, ...)."
+        )
+    check_callable("objective", objective, f"an objective such as Elbo(), called as {_CALL}")
+    try:
+        inspect.signature(objective.forward if isinstance(objective, nn.Module) else objective).bind(None, None, step=0)
+    except ValueError:  # some builtin functions have no signature
+        return
+    except TypeError as error:
+        raise TypeError(f"`objective` must be callable as {_CALL}, got {shown(objective)}: {error}.") from None
+
+
+def check_callbacks(callbacks: Any) -> tuple[Any, ...]:
+    """Return them as a tuple; ``TypeError`` or ``ValueError`` unless each has hooks, all of them known."""
+    is_scalar = getattr(callbacks, "ndim", 1) == 0  # an array without axes has an iterator that raises
+    if is_scalar or not isinstance(callbacks, Iterable) or isinstance(callbacks, str | bytes | Mapping):
+        raise TypeError(f"`callbacks` must be a list of callbacks, got {shown(callbacks)}.")
+    callbacks = tuple(callbacks)
+    hooks = f"{', '.join(HOOKS[:-1])} and {HOOKS[-1]}"
+    for name, callback in ((f"callbacks[{index}]", callback) for index, callback in enumerate(callbacks)):
+        if isinstance(callback, type):
+            raise TypeError(
+                f"`{name}` must be an object, got the class {callback.__name__}: give {callback.__name__}(...)."
+            )
+        given = [method for method in dir(callback) if method.startswith("on_") and callable(getattr(callback, method))]
+        unknown = [method for method in given if method not in HOOKS]
+        if unknown:
+            raise TypeError(
+                f"`{name}` must have no hooks but {hooks}, got {type(callback).__name__} with {', '.join(unknown)},"
+                " which would never be called."
+            )
+        # Asked for by name, since an object that makes its methods on demand, such as a mock, does not list them.
+        has_hook = any(callable(getattr(callback, hook, None)) for hook in HOOKS)
+        if not has_hook and not isinstance(callback, Checkpoints):
+            raise TypeError(f"`{name}` must have some of the methods {hooks}, got {shown(callback)}, which has none.")
+    for kind in (Checkpoints, EMA):
+        count = sum(isinstance(callback, kind) for callback in callbacks)
+        if count > 1:
+            raise ValueError(f"`callbacks` must hold at most one {kind.__name__}, got {count}.")
+    return callbacks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vaelib._checks import ModelFileError, check_int
-from vaelib._files import Listed, committed, files_replaced
+from vaelib._files import committed, files_replaced
 from vaelib._weights import is_sealed, read_object, read_tensors, sealed, write_tensors
 
 __all__ = [
     "Checkpoints",
+    "by_parameter",
     "checkpoint_path",
     "checkpoints_in",
     "newest_checkpoint",
@@ -66,7 +69,8 @@ class Checkpoints:
         write_checkpoint(path, state)
         written = [other for other in checkpoints_in(output_dir) if other.name <= path.name]
         for old in written[: -self.keep_last]:
-            _remove(old)
+            if all(name in (_STATE, _TENSORS) or name.startswith(".vaelib-") for name in os.listdir(old)):
+                shutil.rmtree(old)  # a directory that holds other files stays
         return path
 
 
@@ -85,7 +89,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = _without_tensors(state, "", tensors)
     try:
-        with files_replaced(path, _STATE, _listed) as staging:
+        # The two files whatever is in them: of a torn checkpoint too, once a resumed run comes to its step again.
+        with files_replaced(path, _STATE, lambda state: {_STATE: None, _TENSORS: None}) as staging:
             sha256 = write_tensors(staging / _TENSORS, tensors)
             content = {"format": FORMAT, "tensors_sha256": sha256, "state": tree}
             (staging / _STATE).write_text(sealed(content))
@@ -127,11 +132,6 @@ def _read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def _listed(state: Path) -> Listed:
-    """The two files whatever is in them: of a torn checkpoint too, once a resumed run comes to its step again."""
-    return {_STATE: None, _TENSORS: None}
-
-
 def newest_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be read; those that cannot are named in a warning."""
     paths = checkpoints_in(output_dir)
@@ -148,12 +148,6 @@ def checkpoints_in(output_dir: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, whether they can be read or not."""
     found = (output_dir / FOLDER).glob("step_*")
     return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
-
-
-def _remove(checkpoint: Path) -> None:
-    """Remove what :func:`write_checkpoint` wrote; a directory that holds other files stays."""
-    if all(name in (_STATE, _TENSORS) or name.startswith(".vaelib-") for name in os.listdir(checkpoint)):
-        shutil.rmtree(checkpoint)
 
 
 def _without_tensors(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -178,3 +172,38 @@ def _with_tensors(tree: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(tree, list):
         return [_with_tensors(value, tensors) for value in tree]
     return tree
+
+
+def by_parameter(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimiser by parameter: in version 0.1 the weights of one dtype were one tensor.
+
+    They lay in it as they lie in memory, one after the other, each from a multiple of 16 numbers on.
+    """
+    numbers = itertools.count()
+    groups = [[(next(numbers), weight) for weight in group["params"]] for group in optimizer.param_groups]
+    if _is_by_parameter(state, groups):
+        return state
+    moments: dict[int, Any] = {}
+    for kept, group in zip(state["param_groups"], groups, strict=True):
+        trained = sorted((pair for pair in group if pair[1].requires_grad), key=lambda pair: str(pair[1].dtype))
+        alike = itertools.groupby(trained, key=lambda pair: pair[1].dtype)
+        for whole, (_, pairs) in zip(kept["params"], alike, strict=True):
+            start = 0
+            for number, weight in pairs:
+                moments[number] = {
+                    name: value.as_strided(weight.shape, weight.stride(), start) if value.ndim else value.clone()
+                    for name, value in state["state"].get(whole, {}).items()
+                }
+                start += -(-weight.numel() // 16) * 16
+    numbered = ([number for number, _ in group] for group in groups)
+    return {
+        "state": moments,
+        "param_groups": [kept | {"params": own} for kept, own in zip(state["param_groups"], numbered, strict=True)],
+    }
+
+
+def _is_by_parameter(state: dict[str, Any], groups: list[list[tuple[int, nn.Parameter]]]) -> bool:
+    if [len(kept["params"]) for kept in state["param_groups"]] != [len(group) for group in groups]:
+        return False
+    averages = [(weight, state["state"].get(number, {}).get("exp_avg")) for group in groups for number, weight in group]
+    return all(kept is None or kept.ndim != 1 or kept.shape == weight.shape for weight, kept in averages)

@@ -1,4 +1,4 @@
-"""Where and how a step is computed: device, precision, processes, compilation."""
+"""Where and how a step is computed: device, precision, processes, compilation, random generators."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import functools
 import gc
 import logging
 import os
+import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -20,12 +22,61 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
 from vaelib.training.cpu_convolutions import fast_convolutions
-from vaelib.training.heartbeat import heartbeat
+from vaelib.training.processes import heartbeat
 
-__all__ = ["PRECISIONS", "compiled", "compiles", "is_main_process", "make_accelerator", "tuned"]
+__all__ = [
+    "PRECISIONS",
+    "compiled",
+    "compiles",
+    "is_main_process",
+    "isolated",
+    "make_accelerator",
+    "random_states",
+    "restore_random",
+    "tuned",
+]
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _STEPS_THAT_PAY = 20_000  # compilation costs up to a minute, and gains a few milliseconds a step
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's, numpy's and Python's global generators, and of the training device's."""
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002  # what old transforms draw from
+    _, keys, position, has_gauss, gauss = numpy_state
+    _, words, next_gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*keys.tolist(), position, has_gauss]),
+        "numpy_gauss": torch.tensor([gauss], dtype=torch.float64),
+        "python": torch.tensor(words),
+        "python_gauss": torch.tensor([float("nan") if next_gauss is None else next_gauss], dtype=torch.float64),
+    }
+    return state | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def restore_random(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put the generators where they were at :func:`random_states`."""
+    torch.set_rng_state(state["torch"].clone())  # torch 2.15 reads a view of another tensor from the wrong place
+    *keys, position, has_gauss = state["numpy"].tolist()
+    gauss = state["numpy_gauss"].item()
+    np.random.set_state(  # noqa: NPY002
+        ("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss)
+    )
+    next_gauss = state["python_gauss"].item()
+    random.setstate((3, tuple(state["python"].tolist()), None if next_gauss != next_gauss else next_gauss))
+    if device.type == "cuda" and "cuda" in state:  # not in the checkpoint of a run on the CPU
+        torch.cuda.set_rng_state(state["cuda"].clone(), device)
+
+
+@contextmanager
+def isolated(device: torch.device) -> Iterator[Any]:
+    """Restores all random generators on exit."""
+    state = random_states(device)
+    try:
+        yield
+    finally:
+        restore_random(state, device)
 
 
 def make_accelerator(precision: str | None) -> Accelerator:
@@ -111,25 +162,16 @@ def tuned(model: nn.Module, device: torch.device, precision: str | None) -> Iter
     with ExitStack() as stack:
         if device.type == "cpu":
             stack.enter_context(fast_convolutions(model))
-        if device.type == "cuda":
-            stack.enter_context(_deterministic_convolutions())
         if device.type == "cuda" and precision in ("fp32", "tf32"):
             stack.enter_context(float32_products(tf32=precision == "tf32"))
+        before = torch.backends.cudnn.deterministic
         try:
+            torch.backends.cudnn.deterministic = before or device.type == "cuda"
             yield
         finally:
+            torch.backends.cudnn.deterministic = before
             model.zero_grad()
             model.to(memory_format=torch.contiguous_format)
-
-
-@contextmanager
-def _deterministic_convolutions() -> Iterator[None]:
-    before = torch.backends.cudnn.deterministic
-    try:
-        torch.backends.cudnn.deterministic = True
-        yield
-    finally:
-        torch.backends.cudnn.deterministic = before
 
 
 @contextmanager
@@ -137,7 +179,11 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
     """Whether CUDA may round factors to TF32, by both of torch's interfaces: where they disagree, inductor raises."""
     new: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     new += [getattr(torch.backends.cudnn, part) for part in ("conv", "rnn")]
-    before, old = [place.fp32_precision for place in new], _old_interface()
+    before = [place.fp32_precision for place in new]
+    try:
+        old = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # where the new interface alone was used, the old one raises
+        old = None
     try:
         if old is not None:
             _set_old_interface("high" if tf32 else "highest", tf32)
@@ -149,14 +195,6 @@ def float32_products(*, tf32: bool) -> Iterator[None]:
             _set_old_interface(*old)
         for place, value in zip(new, before, strict=True):
             place.fp32_precision = value
-
-
-def _old_interface() -> tuple[str, bool] | None:
-    """TF32 in products and in convolutions; None where the new interface alone was used, of which torch then raises."""
-    try:
-        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    except RuntimeError:
-        return None
 
 
 def _set_old_interface(products: str, convolutions: bool) -> None:

@@ -1,20 +1,35 @@
-"""What a training run was: one record per epoch, and the means that go into it."""
+"""What a training run was: one record per epoch, the means in it, the progress bar."""
 
 from __future__ import annotations
 
 import collections
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from vaelib._checks import TrainingError
 from vaelib._files import written_whole
 
-__all__ = ["EpochRecord", "Means", "criterion_terms", "curves", "flatten", "write_csv"]
+__all__ = [
+    "EpochRecord",
+    "Means",
+    "ProgressReport",
+    "check_terms",
+    "criterion_terms",
+    "curves",
+    "flatten",
+    "reported",
+    "write_csv",
+]
 
 
 class EpochRecord(NamedTuple):
@@ -79,6 +94,14 @@ def totals_of(terms: Any, num_images: int) -> Tensor:
     return torch.stack([*sums, terms.loss.new_full((), num_images)]).detach()
 
 
+def check_terms(terms: Any, where: str) -> Any:
+    """The terms, floats; a :class:`TrainingError` that names the first that is not finite."""
+    for name, value in terms._asdict().items():
+        if not math.isfinite(value):
+            raise TrainingError(f"the {name} became {value} {where}.")
+    return terms
+
+
 class Means:
     """Running means of an objective's terms over images; nothing waits for the device until they are read."""
 
@@ -88,10 +111,10 @@ class Means:
         self._pending: list[Tensor] = []
         self._sums: list[float] = []
 
-    def add(self, names: tuple[str, ...], totals: Tensor, counts: Tensor) -> None:
+    def add(self, names: tuple[str, ...], totals: Tensor, counts: Tensor | None = None) -> None:
         """Count what :func:`totals_of` gave for one batch unless ``counts``, a boolean scalar, is false."""
         self.names = names
-        self._pending.append(torch.where(counts, totals, 0.0))
+        self._pending.append(totals if counts is None else torch.where(counts, totals, 0.0))
 
     def totals(self) -> list[float]:
         """The sums so far, the images last; waits for the device."""
@@ -160,3 +183,58 @@ def curves(history: Sequence[EpochRecord]) -> dict[str, list[float]]:
         if getattr(history[0], split) is not None
         for name in getattr(history[0], split)._fields
     }
+
+
+@contextmanager
+def reported(enabled: bool, total_steps: int, max_epochs: int) -> Iterator[ProgressReport]:
+    """Inside the ``with``, a bar; nothing is shown if not ``enabled``."""
+    bar = Progress(
+        TextColumn("training"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=Console(stderr=True),
+        disable=not enabled,
+    )
+    report = ProgressReport(bar, total_steps, max_epochs)
+    with bar if enabled else nullcontext():  # rich 14.0 ends a bar that it never drew with an empty line
+        yield report
+
+
+class ProgressReport:
+    """Shows how far a run is."""
+
+    def __init__(self, bar: Progress, total_steps: int, max_epochs: int) -> None:
+        self._bar, self._max_epochs = bar, max_epochs
+        self._task = bar.add_task("training", total=total_steps, text="")
+
+    def steps(self, step: int, terms: Any, images_per_second: float) -> None:
+        """``step`` steps are done; the means over the epoch's images so far, in nats, and their speed."""
+        self._bar.update(self._task, completed=step, text=f"{_terms(terms)} nats  {images_per_second:,.0f} images/s")
+
+    def epoch(self, record: EpochRecord) -> None:
+        """One line for a finished epoch."""
+        text = f"epoch {record.epoch}/{self._max_epochs}  train {_terms(record.train)}"
+        if record.val is not None:
+            text += f"  val {_terms(record.val)}"
+            compared = " + ".join(criterion_terms(record.val))
+            if record.epoch == 1:
+                self.line(f"epochs are compared by {compared} on `val`, in nats")
+            if abs(record.criterion - record.val.loss) >= 0.005:
+                text += f"  {compared} {record.criterion:.2f}"
+        if record.skipped:
+            text += f"  {record.skipped} steps skipped"
+        self.line(f"{text}  {record.images_per_second:,.0f} images/s")
+
+    def line(self, text: str) -> None:
+        """A line above the bar."""
+        if not self._bar.disable:
+            self._bar.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _terms(terms: Any) -> str:
+    """``180.20 (reconstruction 155.10, kl 25.10)``."""
+    loss, *parts = terms._asdict().items()
+    listed = ", ".join(f"{name} {value:.2f}" for name, value in parts)
+    return f"{loss[1]:.2f} ({listed})"

@@ -14,9 +14,8 @@ from vaelib import plots
 from vaelib._checks import check_float, check_int
 from vaelib.conditions import Labels
 from vaelib.latents import Draw
-from vaelib.training.batches import bound
 from vaelib.training.history import curves
-from vaelib.vae import VAE, eval_mode
+from vaelib.vae import VAE, bound, eval_mode
 
 __all__ = ["CollapseWarning", "Pictures"]
 
@@ -52,7 +51,16 @@ class Pictures:
         if record.epoch % self.every and record.epoch != run.max_epochs:
             return
         with eval_mode(model):  # in training mode a condition may be dropped, which is a draw
-            _draw(model, run.examples[:50], run.condition, out, f"epoch_{record.epoch:03d}.png")
+            x, name = run.examples[:50], f"epoch_{record.epoch:03d}.png"
+            condition = None if run.condition is None else run.condition[: len(x)]
+            plots.save_pairs(x, bound(model, condition).reconstruct(x), _file(out, "reconstructions", name))
+            if not model.latent.has_prior:
+                return
+            samples, captions = _samples(model, condition)
+            plots.save_grid(samples, _file(out, "samples", name), captions=captions)
+            film = traversals(bound(model, None if condition is None else condition[:1]), x[:1])
+            if film is not None:
+                plots.save_grid(film, _file(out, "traversals", name), columns=len(_STEPS))
 
     def on_end(self, run: Any) -> None:
         """Draw the curves."""
@@ -97,7 +105,15 @@ class CollapseWarning:
         dead = int((kl < self.threshold).sum())
         if len(kl) > 1 and dead / len(kl) > self._warned:
             self._warned = max(dead / len(kl), 1 - 1 / len(kl))
-            _logger.warning("%s", collapse_message(dead, len(kl), run.history[-1].epoch, self.threshold))
+            _logger.warning(
+                "%s of %s latents carry less than %g nats after epoch %s. %s To try, one at a time: a KL that rises"
+                " from 0, Elbo(beta=linear_warmup(...)) or cyclical(...); Elbo(free_bits=0.1); a smaller beta; a lower"
+                " learning rate; a smaller `latent_dim` or a weaker decoder.",
+                *(dead, len(kl), self.threshold, run.history[-1].epoch),
+                "The posterior has collapsed: the decoder ignores z."
+                if dead == len(kl)
+                else "Either `latent_dim` is larger than these images need, or the posterior is collapsing.",
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The share of dead latents that was reported."""
@@ -106,20 +122,6 @@ class CollapseWarning:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state``."""
         self._warned = state["warned"]
-
-
-def collapse_message(dead: int, latents: int, epoch: int, threshold: float) -> str:
-    """What it means, and what to try."""
-    what = (
-        "The posterior has collapsed: the decoder ignores z."
-        if dead == latents
-        else "Either `latent_dim` is larger than these images need, or the posterior is collapsing."
-    )
-    return (
-        f"{dead} of {latents} latents carry less than {threshold:g} nats after epoch {epoch}. {what} To try, one at a"
-        " time: a KL that rises from 0, Elbo(beta=linear_warmup(...)) or cyclical(...); Elbo(free_bits=0.1);"
-        " a smaller beta; a lower learning rate; a smaller `latent_dim` or a weaker decoder."
-    )
 
 
 def traversals(model: Any, x: Tensor, rows: int = 10) -> Tensor | None:
@@ -144,19 +146,6 @@ def at_the_mean(model: Any, x: Tensor) -> Draw:
     features = model.observe(x)
     draw: Draw = model.draw(features, noise=x.new_zeros(len(x), model.latent.noise_size))
     return draw
-
-
-def _draw(model: Any, x: Tensor, condition: Tensor | None, out: Path, name: str) -> None:
-    """Reconstructions, samples and traversals of an epoch."""
-    condition = None if condition is None else condition[: len(x)]
-    plots.save_pairs(x, bound(model, condition).reconstruct(x), _file(out, "reconstructions", name))
-    if not model.latent.has_prior:
-        return
-    samples, captions = _samples(model, condition)
-    plots.save_grid(samples, _file(out, "samples", name), captions=captions)
-    film = traversals(bound(model, None if condition is None else condition[:1]), x[:1])
-    if film is not None:
-        plots.save_grid(film, _file(out, "traversals", name), columns=len(_STEPS))
 
 
 def _samples(model: Any, condition: Tensor | None) -> tuple[Tensor, list[str]]:

@@ -6,16 +6,16 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vaelib._checks import TrainingError, check_float, shown
 from vaelib.schedules import Schedule, constant, one_cycle, warmup_cosine
-from vaelib.training.followers import Followers
-from vaelib.training.version_0_1 import by_parameter
+from vaelib.training.checkpoints import by_parameter
 
-__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "Optimization", "make_optimizer", "make_schedule"]
+__all__ = ["LR_SCHEDULES", "OPTIMIZERS", "Optimization", "follow", "followers", "make_optimizer", "make_schedule"]
 
 _BETAS = (0.9, 0.99)  # a shorter memory of squares than torch's lets short runs use a high learning rate
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -49,18 +49,9 @@ def make_schedule(named: str | Schedule, learning_rate: float, total_steps: int)
 class Optimization:
     """Optimiser, learning rate and loss scale; skips a step if its gradients are not finite or too large.
 
-    Submodules with a method ``after_step``, such as latents with a codebook, are called after each step.
-
-    Args:
-        model: What is trained: the model in its objective.
-        optimizer: Of its weights.
-        learning_rate: Step to learning rate.
-        accelerator: Brings the loss scale of fp16.
-        clip_norm: Total gradient norm to which larger ones are scaled down, or None.
-        skip_norm: Total gradient norm above which a step is skipped, or None.
-        keep_gradients: Keep the memory of gradients from step to step, as CUDA graphs write theirs into memory of
-            their own, which the next pass would write over.
-        seed: Of what ``after_step`` draws, the same on all processes.
+    Submodules with a method ``after_step``, such as latents with a codebook, are called after each step; ``seed`` is
+    that of what they draw. ``keep_gradients`` keeps the memory of gradients from step to step, as CUDA graphs write
+    theirs into memory of their own, which the next pass would write over.
     """
 
     def __init__(
@@ -82,7 +73,7 @@ class Optimization:
         if keep_gradients:
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-        self._followers, self._step = Followers(model, accelerator, seed), 0
+        self._followers, self._seed, self._step = followers(model), seed, 0
         self._buffers = list(model.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
         self._moved: list[Tensor] = []  # whether each step since the last look moved the weights
@@ -114,8 +105,10 @@ class Optimization:
             self.optimizer.step()
         elif ok:
             self.optimizer.step()
-        self._followers.after_step(self._step, ok)
-        self._restore_buffers_unless(ok)
+        follow(self._followers, self._accelerator, self._seed, self._step, ok)
+        if ok.device.type != "cpu" or not ok:  # undo what a skipped step has done to running statistics
+            for buffer, kept in zip(self._buffers, self._kept, strict=True):
+                buffer.copy_(torch.where(ok, buffer, kept))
         self._moved.append(ok)
         return ok
 
@@ -126,7 +119,9 @@ class Optimization:
             TrainingError: If too many were in a row, naming what in ``terms`` and which gradients are not finite.
         """
         self._count()
-        if self._in_a_row >= _most_in_a_row(self._accelerator.scaler, steps_per_epoch):
+        # A loss scale comes down by skipping, however short the epochs are.
+        most = MAX_SKIPPED if self._accelerator.scaler is not None else min(MAX_SKIPPED, steps_per_epoch)
+        if self._in_a_row >= most:
             raise TrainingError(f"{self._in_a_row} steps in a row were skipped: {_blame(self._model, terms)}.")
         return self._skipped
 
@@ -173,18 +168,6 @@ class Optimization:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
         return ok
 
-    def _restore_buffers_unless(self, ok: Tensor) -> None:
-        """Undo what a skipped step has done to running statistics."""
-        if ok.device.type == "cpu" and ok:
-            return
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(torch.where(ok, buffer, kept))
-
-
-def _most_in_a_row(scaler: Any, steps_per_epoch: int) -> int:
-    """Skipped steps that end a run; a loss scale comes down by skipping, however short the epochs are."""
-    return MAX_SKIPPED if scaler is not None else min(MAX_SKIPPED, steps_per_epoch)
-
 
 def _blame(model: nn.Module, terms: Any) -> str:
     bad = [name for name, value in terms._asdict().items() if not value.isfinite().all()]
@@ -202,20 +185,19 @@ def _blame(model: nn.Module, terms: Any) -> str:
 
 
 def _parameter_groups(module: Any) -> list[dict[str, Any]]:
-    """The groups that the objective of ``module`` asks for, after one of all weights that are in none of them.
-
-    Args:
-        module: The model in its objective.
-
-    Raises:
-        TypeError: If a group is no dict with ``params``.
-        ValueError: If a weight is in two groups or is not trained here, or an ``lr_scale`` is negative.
-    """
+    """The groups that the objective of ``module`` asks for, after one of all weights that are in none of them."""
     asked = getattr(getattr(module, "objective", None), "parameter_groups", None)
-    groups = [] if asked is None else [_checked(group) for group in asked(module.model)]
-    known, taken = {id(weight) for weight in module.parameters()}, set[int]()
-    for group in groups:
-        own = [id(weight) for weight in group["params"]]
+    groups, known, taken = [], {id(weight) for weight in module.parameters()}, set[int]()
+    for group in () if asked is None else asked(module.model):
+        if not isinstance(group, dict) or "params" not in group:
+            raise TypeError(f"`parameter_groups` must give dicts with `params`, got {shown(group)}.")
+        weights = list(group["params"])
+        for weight in weights:
+            if not isinstance(weight, nn.Parameter):
+                raise TypeError(f"`parameter_groups` must give parameters, got {shown(weight)}.")
+        check_float("lr_scale", group.get("lr_scale", 1.0), 0.0)
+        groups.append({**group, "params": weights})
+        own = [id(weight) for weight in weights]
         if len({*own}) < len(own) or taken & {*own} or not known >= {*own}:
             raise ValueError("`parameter_groups` must give each weight of the model or the objective at most once.")
         taken |= {*own}
@@ -223,12 +205,25 @@ def _parameter_groups(module: Any) -> list[dict[str, Any]]:
     return [group for group in ({"params": rest}, *groups) if any(weight.requires_grad for weight in group["params"])]
 
 
-def _checked(group: Any) -> dict[str, Any]:
-    if not isinstance(group, dict) or "params" not in group:
-        raise TypeError(f"`parameter_groups` must give dicts with `params`, got {shown(group)}.")
-    weights = list(group["params"])
-    for weight in weights:
-        if not isinstance(weight, nn.Parameter):
-            raise TypeError(f"`parameter_groups` must give parameters, got {shown(weight)}.")
-    check_float("lr_scale", group.get("lr_scale", 1.0), 0.0)
-    return {**group, "params": weights}
+def follow(modules: list[Any], accelerator: Accelerator, seed: int, step: int, moved: Tensor) -> None:
+    """Let ``modules`` follow a step whose codes have been decoded; ``moved`` is false, on the device, of a skipped one.
+
+    Where only the device knows that a step is skipped, they get the tensor. They may wait for it, or follow it:
+    whoever calls this then restores their buffers. What they draw is the same on all processes.
+    """
+    if not modules:
+        return
+    is_known = accelerator.device.type == "cpu" or accelerator.scaler is not None
+    reduce = None if accelerator.num_processes == 1 else functools.partial(accelerator.reduce, reduction="sum")
+    seed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint32)[0])
+    generator = torch.Generator(accelerator.device).manual_seed(seed)
+    for module in modules:
+        module.after_step(reduce=reduce, generator=generator, moved=bool(moved) if is_known else moved)
+
+
+def followers(model: nn.Module) -> list[Any]:
+    """The outermost submodules with a method ``after_step(reduce, generator, moved)``; each calls its own parts."""
+    found: list[Any] = []
+    for part in model.children():
+        found += [part] if hasattr(part, "after_step") else followers(part)
+    return found

@@ -1,32 +1,51 @@
-"""What a run was asked for, and whether a checkpoint is of the same run."""
+"""What a run was asked for and which images it had, and whether a checkpoint is of the same run."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
 
 from vaelib._checks import ModelFileError, shown
 from vaelib._files import check_claimed, claim
+from vaelib._images import ImageSet
+from vaelib.data import ImageStream
 from vaelib.objectives import RENAMED
 from vaelib.serialization import describe
 from vaelib.serialization.descriptions import of_today
-from vaelib.training.batches import condition_of
+from vaelib.training.batches import first_batch
 from vaelib.training.checkpoints import checkpoint_path, checkpoints_in, newest_checkpoint, read_checkpoint
-from vaelib.training.fingerprint import FIRST_BATCH, differences, marks_of
 from vaelib.training.run import Run, scheduled
+from vaelib.vae import condition_of
 
-__all__ = ["OUTPUTS", "check_recipe", "checkpoint_to_resume", "recipe_of"]
+__all__ = [
+    "FIRST_BATCH",
+    "OUTPUTS",
+    "check_recipe",
+    "checkpoint_to_resume",
+    "differences",
+    "fingerprint",
+    "marks_of",
+    "recipe_of",
+]
 
 OUTPUTS = ("best", "checkpoints", "curves.png", "history.csv", "last", "reconstructions", "samples", "traversals")
 """What a run writes into its ``output_dir``."""
 
 _logger = logging.getLogger("vaelib.training")
+FIRST_BATCH = "first batch"
+_MOST_BYTES = 2**28  # of images that are hashed: a quarter of a second
+_MOST_FILES = 1000  # whose size is asked for, since a network file system answers slowly
 
 
 def checkpoint_to_resume(
@@ -192,3 +211,73 @@ def _given(described: Any) -> Any:
     if isinstance(described, dict):
         return {name: _given(value) for name, value in described.items() if value is not None}
     return described
+
+
+def marks_of(name: str, data: Any, condition: Any = None) -> dict[str, Any] | None:
+    """What a checkpoint keeps of ``train`` or ``val``, to refuse others; ``condition`` is the model's part, or None.
+
+    The first batch of somebody else's loader need not be the same each time. Its images are hashed where its set is a
+    ``TensorDataset`` or a ``Subset`` of one.
+    """
+    if data is None or isinstance(data, ImageSet):
+        return None if data is None else fingerprint(data)
+    first = first_batch(name, data, torch.device("cpu"), condition)
+    dataset: Any = getattr(data, "dataset", None)
+    marks = {"batches": len(data), "image_shape": list(first.x.shape[1:]), "dtype": str(first.x.dtype)}
+    if hasattr(dataset, "__len__"):
+        marks["images"] = len(dataset)
+    contents = _contents_of(dataset)
+    marks |= {} if contents is None else {"contents": contents}
+    return marks | {FIRST_BATCH: "".join(_hash_of(part) for part in first if part is not None)}
+
+
+def fingerprint(data: Any) -> dict[str, Any]:
+    """Of images that can be had by number: how many, of what shape, and a hash.
+
+    In memory the hash is of all bytes up to 256 MiB, of larger sets of evenly spaced images. Of a stream it is of the
+    names of its files, the places of images in shards, and the sizes of up to 1,000 evenly spaced files.
+    """
+    marks: dict[str, Any] = {"images": len(data), "image_shape": list(data.image_shape)}
+    marks |= {"dynamic": data.dynamic, "flip": data.flip}
+    condition = getattr(data, "condition", None)
+    marks |= {} if condition is None else {"condition": _hash_of(condition)}
+    if isinstance(data, ImageStream):
+        return marks | {"files": _hash_of_files(data)}
+    return marks | {"dtype": str(data.images.dtype), "contents": _hash_of(data.images)}
+
+
+def differences(kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Names of the marks that both have and that differ, with their values."""
+    return [
+        f"{name} {kept[name]} there, {value} here"
+        for name, value in found.items()
+        if name in kept and kept[name] != value
+    ]
+
+
+def _contents_of(dataset: Any) -> str | None:
+    """The hash of the images of a ``TensorDataset``, or of a ``Subset`` of it; None of all else."""
+    if isinstance(dataset, TensorDataset):
+        return _hash_of(dataset.tensors[0])
+    whole = _contents_of(dataset.dataset) if isinstance(dataset, Subset) else None
+    return None if whole is None else _hash_of(torch.as_tensor(dataset.indices)) + whole
+
+
+def _hash_of(rows: Tensor) -> str:
+    digest = hashlib.sha256()
+    stride = -(-rows.nbytes // _MOST_BYTES) or 1
+    for piece in rows[::stride].split(1024):
+        digest.update(piece.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _hash_of_files(data: ImageStream) -> str:
+    places = data.listing.places
+    digest = hashlib.sha256(places.tobytes())
+    files = [data.listing.files[number] for number in np.unique(places["file"])]
+    root = os.path.commonpath([os.path.dirname(file) for file in files])
+    for file in files:
+        digest.update(os.path.relpath(file, root).encode(errors="surrogateescape") + b"\0")
+    for file in files[:: -(-len(files) // _MOST_FILES)]:
+        digest.update(b"%d\0" % os.path.getsize(file))
+    return digest.hexdigest()[:16]

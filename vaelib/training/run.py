@@ -1,27 +1,42 @@
-"""A run: everything that changes while training, and the step that changes it."""
+"""A run: everything that changes while training, the step that changes it, and its terms on `val`."""
 
 from __future__ import annotations
 
 import contextlib
-import math
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 
 from vaelib._checks import TrainingError, check_shape, check_type, shown
+from vaelib._images import ImageSet, as_batches, even_parts
 from vaelib.objectives import Objective
+from vaelib.schedules import Schedule
 from vaelib.serialization import save
-from vaelib.training import randomness
-from vaelib.training.batches import IndexedBatches, LoaderBatches, Piece, bound
+from vaelib.training.batches import IndexedBatches, LoaderBatches, Piece
 from vaelib.training.checkpoints import Checkpoints
-from vaelib.training.history import EpochRecord, Means, totals_of, write_csv
+from vaelib.training.hardware import isolated, random_states, restore_random
+from vaelib.training.history import EpochRecord, Means, check_terms, totals_of, write_csv
 from vaelib.training.optimization import Optimization
-from vaelib.vae import eval_mode
+from vaelib.vae import bound, condition_of, eval_mode
 
-__all__ = ["ObjectiveModule", "Run", "check_terms", "resume", "scheduled", "write_models"]
+__all__ = [
+    "ObjectiveModule",
+    "Run",
+    "resume",
+    "scheduled",
+    "schedules_of",
+    "validate",
+    "warn_of_moving_schedules",
+    "write_models",
+]
+
+_logger = logging.getLogger("vaelib.training")
 
 
 class ObjectiveModule(nn.Module):
@@ -34,7 +49,12 @@ class ObjectiveModule(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None, step: int) -> tuple[Any, Tensor]:
         """The objective's terms of a batch, of which only the loss has a gradient, and their totals."""
         terms = self.objective(bound(self.model, condition), x, step=step)
-        check_result(terms, len(x))
+        names = getattr(terms, "_fields", ("",)) if isinstance(terms, tuple) else ("",)
+        if names[0] != "loss":
+            raise TypeError(f"`objective` must return a named tuple whose first term is `loss`, got {shown(terms)}.")
+        for name, value in zip(names, terms, strict=True):
+            check_type(f"objective(...).{name}", value, Tensor, "a tensor")
+            check_shape(f"objective(...).{name}", value.shape, () if name == "loss" else (len(x),))
         return type(terms)(terms.loss, *(values.detach() for values in terms[1:])), totals_of(terms, len(x))
 
 
@@ -184,7 +204,7 @@ def _state_of(run: Run) -> dict[str, Any]:
         "model": run.model.state_dict(),
         "objective": run.objective.state_dict() if hasattr(run.objective, "state_dict") else {},
         "optimization": run.optimization.state_dict(),
-        "random": _of_all_processes(run.accelerator, randomness.capture(run.accelerator.device)),
+        "random": _of_all_processes(run.accelerator, random_states(run.accelerator.device)),
     }
 
 
@@ -208,7 +228,7 @@ def resume(run: Run, path: Path, state: dict[str, Any]) -> None:
     )
     run.means.load_state_dict(means)
     run.means.names = tuple(state["terms"]) if "terms" in state else _names_of_terms(run)
-    randomness.restore(random, run.accelerator.device)
+    restore_random(random, run.accelerator.device)
 
 
 def write_models(run: Run, output: Path) -> None:
@@ -220,17 +240,22 @@ def write_models(run: Run, output: Path) -> None:
     write_csv(run.history, output / "history.csv")
 
 
+def schedules_of(objective: Any) -> dict[str, Schedule]:
+    """The schedules of an objective, by its attributes."""
+    found = {name: getattr(objective, name, None) for name in ("beta", "capacity")}
+    return {name: schedule for name, schedule in found.items() if callable(schedule)}
+
+
 def scheduled(objective: Any, step: int) -> dict[str, float]:
-    """Values of the objective's schedules in the last of ``step`` steps, or in the first."""
-    schedules = {name: getattr(objective, name, None) for name in ("beta", "capacity")}
-    return {name: float(schedule(max(step - 1, 0))) for name, schedule in schedules.items() if callable(schedule)}
+    """Their values in the last of ``step`` steps, or in the first."""
+    return {name: float(schedule(max(step - 1, 0))) for name, schedule in schedules_of(objective).items()}
 
 
 def _names_of_terms(run: Run) -> tuple[str, ...]:
     """Names of the objective's terms, which checkpoints of version 0.1 do not hold."""
     if run.history:
         return tuple(run.history[-1].train._fields)
-    with randomness.isolated(run.accelerator.device), eval_mode(run.model):
+    with isolated(run.accelerator.device), eval_mode(run.model):
         return tuple(run.objective(bound(run.model, run.condition), run.examples, step=run.step)._fields)
 
 
@@ -241,19 +266,33 @@ def _of_all_processes(accelerator: Accelerator, tensors: dict[str, Tensor]) -> d
     return {name: accelerator.gather(value[None].to(accelerator.device)) for name, value in tensors.items()}
 
 
-def check_result(terms: Any, num_images: int) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless an objective returned what :class:`Objective` says."""
-    names = getattr(terms, "_fields", ("",))
-    if not isinstance(terms, tuple) or names[0] != "loss":
-        raise TypeError(f"`objective` must return a named tuple whose first term is `loss`, got {shown(terms)}.")
-    for name, value in zip(names, terms, strict=True):
-        check_type(f"objective(...).{name}", value, Tensor, "a tensor")
-        check_shape(f"objective(...).{name}", value.shape, () if name == "loss" else (num_images,))
+def validate(run: Run, data: Any, batch_size: int, seed: int) -> Any:
+    """Means over all images of ``data``, with the same draws and the schedules' last values each time."""
+    accelerator = run.accelerator
+    if accelerator.num_processes > 1:  # of running statistics each process has its own, and the first's are saved
+        broadcast(list(run.evaluated.buffers()))
+    means, device = Means(), accelerator.device
+    with isolated(device), eval_mode(run.evaluated), accelerator.autocast():
+        set_seed(seed, device_specific=True)
+        if isinstance(data, ImageSet):
+            mine = torch.arange(len(data)).tensor_split(accelerator.num_processes)[accelerator.process_index]
+            parts = (mine[first:last] for first, last in even_parts(len(mine), batch_size))
+            batches = data.fetch(parts, device)
+        else:
+            batches = as_batches("val", data, batch_size, device, condition=condition_of(run.model))
+        for x, condition in batches:
+            terms = run.objective(bound(run.evaluated, condition), x, step=run.total_steps - 1)
+            means.add(terms._fields, totals_of(terms, len(x)))
+    return check_terms(means.over_processes(accelerator)[0], f"on `val` after step {run.step}")
 
 
-def check_terms(terms: Any, where: str) -> Any:
-    """The terms, floats; a :class:`TrainingError` that names the first that is not finite."""
-    for name, value in terms._asdict().items():
-        if not math.isfinite(value):
-            raise TrainingError(f"the {name} became {value} {where}.")
-    return terms
+def warn_of_moving_schedules(run: Run) -> None:
+    """Warn if ``beta`` or ``capacity`` still change at the last step, whose value validation uses."""
+    last = run.total_steps - 1
+    for name, schedule in schedules_of(run.objective).items():
+        if last > 0 and schedule(last) != schedule(last - 1):
+            _logger.warning(
+                "`%s` still changes at the last of %s steps, where it is %.4g: the loss on `val` is of this value."
+                " best/ and EarlyStopping compare the bound itself, which does not depend on it.",
+                *(name, run.total_steps, schedule(last)),
+            )

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from vaelib._checks import check_bool, check_choice, check_float, check_int, check_module, check_type
+from vaelib._checks import check_bool, check_choice, check_float, check_int, check_module, check_path, check_type
 from vaelib._files import writable_directory
 from vaelib._images import ImageSet
 from vaelib.data import ImageDataset
@@ -23,21 +23,24 @@ from vaelib.objectives import Objective
 from vaelib.objectives.elbo import default_objective
 from vaelib.schedules import Schedule, as_schedule
 from vaelib.serialization import describe
-from vaelib.training import randomness
-from vaelib.training.arguments import check_callbacks, check_objective, check_output_dir
-from vaelib.training.batches import IndexedBatches, LoaderBatches, Share, condition_of, first_batch, on_device
+from vaelib.training.batches import IndexedBatches, LoaderBatches, Share, first_batch, on_device
+from vaelib.training.callbacks import check_callbacks, check_objective
 from vaelib.training.checkpoints import Checkpoints
-from vaelib.training.hardware import PRECISIONS, compiled, compiles, make_accelerator, tuned
-from vaelib.training.heartbeat import watched
-from vaelib.training.history import EpochRecord
+from vaelib.training.hardware import (
+    PRECISIONS,
+    compiled,
+    compiles,
+    isolated,
+    make_accelerator,
+    tuned,
+)
+from vaelib.training.history import EpochRecord, ProgressReport, reported
 from vaelib.training.images import CollapseWarning, Pictures
-from vaelib.training.interruption import Interruption, TrainingInterrupted, agreed_stop
-from vaelib.training.lock import locked
 from vaelib.training.optimization import LR_SCHEDULES, OPTIMIZERS, Optimization, make_optimizer, make_schedule
-from vaelib.training.progress import ProgressReport, reported
+from vaelib.training.processes import Interruption, TrainingInterrupted, agreed_stop, locked, watched
 from vaelib.training.recipe import check_recipe, checkpoint_to_resume, recipe_of
-from vaelib.training.run import ObjectiveModule, Run, resume, write_models
-from vaelib.training.validation import validate, warn_of_moving_schedules
+from vaelib.training.run import ObjectiveModule, Run, resume, validate, warn_of_moving_schedules, write_models
+from vaelib.vae import condition_of
 
 __all__ = ["Trainer"]
 
@@ -129,7 +132,8 @@ class Trainer:
         check_type("compile", compile, bool | None, "True, False or None")
         check_bool("sync_batch_norm", sync_batch_norm)
         self.seed = check_int("seed", seed, minimum=0, maximum=2**32 - 1)  # what numpy's generator takes
-        check_output_dir(output_dir)
+        if output_dir is not None:
+            check_path(output_dir, "output_dir")
         self.output_dir, self.callbacks = output_dir, check_callbacks(callbacks)
 
     def fit(
@@ -196,7 +200,7 @@ class Trainer:
                 writable_directory("output_dir", output_dir)
         with watched(), locked(output_dir) if main and output_dir is not None else nullcontext():
             found = checkpoint_to_resume(output_dir, resume, accelerator)
-            with randomness.isolated(device), tuned(module, device, self.precision):
+            with isolated(device), tuned(module, device, self.precision):
                 set_seed(self.seed, device_specific=True)  # dropout and draws are of the global generators
                 run = _started(self, module, accelerator, batches, images, found)
                 _loop(self, run, images["val"], found, progress and main)
@@ -233,7 +237,10 @@ def _started(
         keep_gradients=compile and device.type == "cuda",
         seed=trainer.seed,
     )
-    run = Run(module, optimization, accelerator, batches, trainer.max_epochs, _callbacks(trainer), trainer.output_dir)
+    kinds = {type(callback) for callback in trainer.callbacks}
+    own = () if trainer.output_dir is None else (CollapseWarning, Pictures, Checkpoints)  # of every run that is written
+    callbacks = [*trainer.callbacks, *(part() for part in own if part not in kinds)]
+    run = Run(module, optimization, accelerator, batches, trainer.max_epochs, callbacks, trainer.output_dir)
     shown = "train" if images["val"] is None else "val"
     run.examples, run.condition = first_batch(shown, images[shown], device, condition_of(module.model))
     if isinstance(getattr(module.model, "likelihood", None), DiscretizedLogistic):  # a step waits for no device to look
@@ -242,13 +249,6 @@ def _started(
     if found is not None:
         check_recipe(run, *found)
     return run
-
-
-def _callbacks(trainer: Trainer) -> list[Any]:
-    """Those given, and those that belong to every run that is written."""
-    kinds = {type(callback) for callback in trainer.callbacks}
-    own = () if trainer.output_dir is None else (CollapseWarning, Pictures, Checkpoints)
-    return [*trainer.callbacks, *(part() for part in own if part not in kinds)]
 
 
 def _loop(trainer: Trainer, run: Run, val: Any, found: tuple[Path, dict[str, Any]] | None, progress: bool) -> None:

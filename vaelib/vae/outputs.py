@@ -1,4 +1,4 @@
-"""What one pass gives, the image that a person sees, and eval mode."""
+"""What one pass gives, the image that a person sees, eval mode, and a model with the condition of a batch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaelib.likelihoods import Bernoulli, ContinuousBernoulli, Likelihood
 
-__all__ = ["LatentOutput", "VAEOutput", "eval_mode", "image_of"]
+__all__ = ["LatentOutput", "VAEOutput", "bound", "condition_of", "eval_mode", "image_of"]
 
 
 class VAEOutput(NamedTuple):
@@ -60,3 +60,14 @@ def eval_mode(model: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def condition_of(model: Any) -> Any:
+    """The part of a model that takes a condition; None of one without, or with one bound."""
+    part = getattr(model, "condition", None) if isinstance(model, nn.Module) else None
+    return part if hasattr(part, "check") else None
+
+
+def bound(model: Any, condition: Tensor | None) -> Any:
+    """The model with the condition of a batch; one without a condition, or with one bound, as it is."""
+    return model if condition is None or condition_of(model) is None else model.given(condition)

@@ -1,19 +1,109 @@
-"""Scores of disentanglement by predicting each factor from the codes."""
+"""Whether each latent stands for one factor of the images, and each factor has one latent.
+
+Six published scores of codes ``(N, D)`` and the factors ``(N, F)`` that made the images. They agree on what is
+best, 1, and on little else (Locatello et al. 2019, https://arxiv.org/abs/1811.12359). The standard error of each is the
+standard deviation over bootstrap resamples of the images. Those without training are in ``factors.py``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Set
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Set
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vaelib._checks import check_int_tuple, check_tensor
+from vaelib._images import ImageSet
 from vaelib.evaluation.bound import Estimate
-from vaelib.evaluation.disentanglement.factors import bootstrapped, checked, halves, scikit_learn
+from vaelib.evaluation.codes import embed
+from vaelib.evaluation.factors import (
+    PREDICTORS,
+    beta_vae_score,
+    bootstrapped,
+    checked,
+    factor_vae_score,
+    mig,
+    modularity,
+    modularity_chance,
+)
+from vaelib.evaluation.inputs import metrics_module
+from vaelib.vae import VAE
 
-__all__ = ["DciScores", "dci", "sap"]
+__all__ = ["DciScores", "DisentanglementReport", "dci", "disentanglement", "sap"]
+
+
+class DisentanglementReport(NamedTuple):
+    """All scores; 1 is best."""
+
+    mig: Estimate
+    sap: Estimate
+    disentanglement: Estimate
+    """DCI's first: one factor a latent."""
+    completeness: Estimate
+    """DCI's second: one latent a factor."""
+    informativeness: Estimate
+    """DCI's third: how well the factors can be told from the codes."""
+    beta_vae: Estimate
+    factor_vae: Estimate
+    modularity: Estimate
+    """Not 0 for codes of pure noise; see ``modularity_chance``."""
+    modularity_chance: Estimate
+    """Modularity of the same codes, paired with the factors at random: what says nothing scores so much."""
+    num_images: int
+
+
+def disentanglement(
+    model: VAE,
+    data: Tensor | ImageSet | Iterable[Any],
+    factors: Tensor,
+    *,
+    categorical: Collection[int] = (),
+    batch_size: int = 256,
+    num_resamples: int = 20,
+    generator: torch.Generator | None = None,
+) -> DisentanglementReport:
+    """Every score of a model's codes, the posterior means.
+
+    Args:
+        model: A VAE or an autoencoder; a latent map is flattened.
+        data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
+        factors: Integers ``(N, F)`` in the images' order, as ``dataset.factors`` of the set ``shapes``.
+        categorical: Indices of factors whose values have no order; of ``shapes``, ``[0]``.
+        batch_size: Of the encoder.
+        num_resamples: For the standard error, >= 2.
+        generator: Of splits and resamples, on the CPU.
+
+    Returns:
+        A :class:`DisentanglementReport`.
+
+    Raises:
+        ValueError: If there are fewer than two latents or factors, a factor is constant, or numbers of images differ.
+        TypeError: If ``model`` is neither, or ``factors`` are no integers.
+        MissingExtraError: If scikit-learn is not installed.
+
+    Examples:
+        >>> import vaelib as vl
+        >>> vae, data = vl.conv_vae((1, 8, 8), 2), vl.data.shapes(60, image_size=8)
+        >>> report = disentanglement(vae, data, data.factors, categorical=[0], num_resamples=2)
+        >>> 0 <= report.mig.value <= 1, report.num_images
+        (True, 60)
+    """
+    codes = embed(model, data, batch_size=batch_size).flatten(1)
+    if not model.latent.has_prior:  # the scale of its codes is free
+        codes = codes / codes.var(0).max().sqrt().clamp(min=1e-30)
+    options: dict[str, Any] = {"num_resamples": num_resamples, "generator": generator}
+    return DisentanglementReport(
+        mig(codes, factors, **options),
+        sap(codes, factors, categorical=categorical, **options),
+        *dci(codes, factors, categorical=categorical, **options),
+        beta_vae_score(codes, factors, **options),
+        factor_vae_score(codes, factors, **options),
+        modularity(codes, factors, **options),
+        modularity_chance(codes, factors, generator=generator),
+        num_images=len(codes),
+    )
 
 
 class DciScores(NamedTuple):
@@ -121,27 +211,23 @@ def dci(
 
 def _concentration(importances: Tensor) -> tuple[float, float]:
     """Disentanglement and completeness of importances ``(D, F)``."""
-    of_latents = 1 - _entropy(importances) / math.log(importances.shape[1])
-    of_factors = 1 - _entropy(importances.T) / math.log(importances.shape[0])
+    shares = importances + 1e-12  # of a row of zeros the entropy is the largest
+    entropy = torch.special.entr(shares / shares.sum(1, keepdim=True)).sum(1)
+    of_latents = 1 - entropy / math.log(importances.shape[1])
+    of_factors = 1 - torch.special.entr(shares / shares.sum(0)).sum(0) / math.log(importances.shape[0])
     weights = importances.sum(1) / importances.sum().clamp(min=1e-300)
     return (weights * of_latents).sum().item(), of_factors.mean().item()
 
 
-def _entropy(rows: Tensor) -> Tensor:
-    """Of each row's shares, in nats; that of a row of zeros is the largest."""
-    shares = (rows + 1e-12) / (rows + 1e-12).sum(1, keepdim=True)
-    return -(shares * shares.log()).sum(1)
-
-
 def _boosted(codes: Tensor, factor: Tensor, is_class: bool) -> tuple[Tensor, float]:
     """The importance of each latent, ``(D,)``, and how well the second half is predicted by the first."""
-    ensemble = scikit_learn("ensemble")
+    ensemble = metrics_module("sklearn.ensemble", PREDICTORS)
     kind = ensemble.GradientBoostingClassifier if is_class else ensemble.GradientBoostingRegressor
-    learn, ask = halves(len(codes))
-    if is_class and len(factor[learn].unique()) == 1:  # of a rare value, a half or a resample may hold none
-        return codes.new_zeros(codes.shape[1]), (factor[ask] == factor[learn][0]).double().mean().item()
-    trees = kind(random_state=0).fit(codes[learn].numpy(), factor[learn].numpy())
-    return torch.from_numpy(trees.feature_importances_), max(0.0, trees.score(codes[ask].numpy(), factor[ask].numpy()))
+    (learned, asked), (known, right) = (values.tensor_split([len(codes) // 2]) for values in (codes, factor))
+    if is_class and len(known.unique()) == 1:  # of a rare value, a half or a resample may hold none
+        return codes.new_zeros(codes.shape[1]), (right == known[0]).double().mean().item()
+    trees = kind(random_state=0).fit(learned.numpy(), known.numpy())
+    return torch.from_numpy(trees.feature_importances_), max(0.0, trees.score(asked.numpy(), right.numpy()))
 
 
 def _r_squared(codes: Tensor, factor: Tensor) -> Tensor:
@@ -153,7 +239,7 @@ def _r_squared(codes: Tensor, factor: Tensor) -> Tensor:
 
 def _balanced_accuracies(codes: Tensor, factor: Tensor) -> Tensor:
     """Of a categorical factor told by thresholds on each latent, ``(D,)``."""
-    tree = scikit_learn("tree").DecisionTreeClassifier(
+    tree = metrics_module("sklearn.tree", PREDICTORS).DecisionTreeClassifier(
         max_leaf_nodes=max(2, len(factor.unique())), class_weight="balanced", random_state=0
     )
     found = []
