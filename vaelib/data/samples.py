@@ -55,8 +55,7 @@ def without_fields(entries: Sequence[Entry], skipped: Skipped) -> list[Entry]:
 
     A name is one of a field if any image of that name stands beside the image that it belongs to.
     """
-    dotted = {number: key_and_field(entry.name) for number, entry in enumerate(entries) if _has_dots(entry.name)}
-    parts = {number: (key, field) for number, (key, field) in dotted.items() if field}
+    parts = _parts(entries)
     if not parts:
         return list(entries)
     others = (key_and_field(entry.name)[0] for number, entry in enumerate(entries) if number not in parts)
@@ -74,18 +73,17 @@ def without_fields(entries: Sequence[Entry], skipped: Skipped) -> list[Entry]:
 def shared_samples(entries: Sequence[Entry]) -> list[str]:
     """Names such as ``1.image.png`` and ``1.mask.png``, without a ``1.png``, if other samples have these fields."""
     samples: dict[str, dict[str, str]] = {}
-    for entry in entries:
-        if _has_dots(entry.name):
-            key, field = key_and_field(entry.name)
-            if field:
-                samples.setdefault(key, {})[field] = entry.name
+    for number, (key, field) in _parts(entries).items():
+        samples.setdefault(key, {})[field] = entries[number].name
     shared = [fields for fields in samples.values() if len(fields) > 1]
     counts = Counter(field for fields in shared for field in fields)
     return [name for fields in shared for field, name in fields.items() if counts[field] > 1]
 
 
-def _has_dots(name: str) -> bool:
-    return name.count(".", name.rfind("/") + 1) > 1
+def _parts(entries: Sequence[Entry]) -> dict[int, tuple[str, str]]:
+    """Key and field, by number, of the images whose names have a field."""
+    dotted = {i: key_and_field(e.name) for i, e in enumerate(entries) if e.name.count(".", e.name.rfind("/") + 1) > 1}
+    return {i: (key, field) for i, (key, field) in dotted.items() if field}
 
 
 def shard_entries(root: Path, shards: Sequence[str], skipped: Skipped) -> list[Entry]:
