@@ -106,7 +106,26 @@ def onnx_python_ran(names, directory):
     assert names["elbo"].shape == (100,)
 
 
+def autoencoder(directory):
+    """A directory as diffusers writes one."""
+    torch.manual_seed(0)
+    vae = vl.autoencoder_kl((3, 64, 64), 2, width=8, norm="group", groups=4, residual_blocks=1)
+    vae.scaling = vl.LatentScaling(0.1, 0.18215)
+    vl.to_diffusers(vae, directory / "vae")
+
+
+def diffusers_ran(names, directory):
+    assert names["wide"].shape == (1, 3, 64, 96)
+    assert vl.from_diffusers(directory / "trained").scaling.scale == 0.18215
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(vl.from_diffusers(directory / "trained").reconstruct(x), names["vae"].reconstruct(x))
+    assert torch.equal(vl.from_diffusers(directory / "own").embed(x), names["own"].embed(x))
+    bundle = OnnxVAE(directory / "bundle").reconstruct(x.numpy())
+    np.testing.assert_allclose(bundle, vl.from_diffusers(directory / "vae").reconstruct(x), rtol=0, atol=1e-5)
+
+
 RAN = {
+    "diffusers": diffusers_ran,
     "own_pictures": own_pictures_ran,
     "image_size": image_size_ran,
     "resume": resume_ran,
@@ -130,8 +149,8 @@ def run_page(name, directory, monkeypatch, commands=True):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RAN)
 def test_how_to_pages_run(name, tmp_path, monkeypatch):
-    if name == "own_pictures":
-        photos(tmp_path)
+    if name in ("own_pictures", "diffusers"):
+        {"own_pictures": photos, "diffusers": autoencoder}[name](tmp_path)
     RAN[name](run_page(name, tmp_path, monkeypatch, commands=name != "many_gpus"), tmp_path)
 
 

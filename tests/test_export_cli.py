@@ -61,3 +61,45 @@ def test_refusals_are_told_and_write_nothing(places, tmp_path, capsys, options, 
     assert main(["export", str(places / "model"), "--out", str(tmp_path / "b"), *options]) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def brought(tmp_path):
+    """A small model as diffusers would have written it."""
+    torch.manual_seed(0)
+    vl.to_diffusers(
+        vl.autoencoder_kl((3, 8, 8), 2, width=4, norm="group", groups=2, residual_blocks=1), tmp_path / "vae"
+    )
+    return tmp_path / "vae"
+
+
+@pytest.mark.slow
+def test_a_model_of_diffusers_is_exported(brought, tmp_path, capsys):
+    bundle = tmp_path / "bundle"
+    assert main(["export", "--from-diffusers", str(brought), "--image-size", "16", "--out", str(bundle)]) == 0
+    assert "decoder.onnx mean" in capsys.readouterr().out
+    x = torch.rand(2, 3, 16, 16)
+    expected = vl.from_diffusers(brought, image_size=16).reconstruct(x)
+    found = torch.from_numpy(vl.runtime.OnnxVAE(bundle).reconstruct(x.numpy()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "`MODEL` must be given, or `--from-diffusers`"),
+        (["MODEL", "--from-diffusers", "VAE"], "`MODEL` must not be given with `--from-diffusers`, got"),
+        (["MODEL", "--image-size", "16"], "`--image-size` is for `--from-diffusers`"),
+        (
+            ["--from-diffusers", "MODEL"],
+            "`_class_name` must be one of AutoencoderKL, VQModel, AutoencoderTiny, got None",
+        ),
+        (["--from-diffusers", "VAE", "--image-size", "7"], "`image_size` must be multiples of 2"),
+        (["--from-diffusers", "VAE", "--evaluate"], "`--data` must be given"),
+    ],
+)
+def test_one_model_is_named(places, brought, tmp_path, capsys, arguments, message):
+    paths = {"MODEL": str(places / "model"), "VAE": str(brought)}
+    assert main(["export", *(paths.get(word, word) for word in arguments), "--out", str(tmp_path / "b")]) != 0
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "b").exists()

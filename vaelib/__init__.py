@@ -13,7 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "conditions corruptions data errors evaluation export functional latents likelihoods networks objectives"
+    "conditions corruptions data errors evaluation export functional interop latents likelihoods networks objectives"
     " plots presets priors runtime schedules serialization training"
 )
 _NAMES = {
@@ -21,6 +21,7 @@ _NAMES = {
     "corruptions": "GaussianNoise Masking SaltAndPepper",
     "export": "export_onnx",
     "functional": "bits_per_dim kl_standard_normal reparameterize",
+    "interop": "from_diffusers to_diffusers",
     "latents": (
         "BinarySphericalQuantizer FiniteScalarQuantizer FlowPosterior GaussianLatent Latent LatentScaling PointLatent"
         " ResidualQuantizer VectorQuantizer"

@@ -8,6 +8,7 @@ from vaelib import (
     evaluation as evaluation,
     export as export,
     functional as functional,
+    interop as interop,
     latents as latents,
     likelihoods as likelihoods,
     networks as networks,
@@ -32,6 +33,7 @@ from vaelib.functional import (
     kl_standard_normal as kl_standard_normal,
     reparameterize as reparameterize,
 )
+from vaelib.interop import from_diffusers as from_diffusers, to_diffusers as to_diffusers
 from vaelib.latents import (
     BinarySphericalQuantizer as BinarySphericalQuantizer,
     FiniteScalarQuantizer as FiniteScalarQuantizer,

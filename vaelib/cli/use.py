@@ -6,7 +6,7 @@ import json
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,14 +16,31 @@ from rich.text import Text
 from vaelib import __version__
 from vaelib.cli.common import is_bundle, load_data, load_model, print_json, print_table, read_record
 from vaelib.cli.evaluate import evaluation_of
-from vaelib.cli.options import Data, Download, Json, Model, Split, a_path, finite
+from vaelib.cli.options import Data, Download, Json, Split, a_path, finite
 
 if TYPE_CHECKING:
     from vaelib.benchmark.matrix import Report, Row
 
 
 def export(
-    model: Model,
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Directory of a trained model; none with --from-diffusers.", parser=a_path, metavar="MODEL"
+        ),
+    ] = None,
+    from_diffusers: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-diffusers",
+            help="Directory of an AutoencoderKL, VQModel or AutoencoderTiny of diffusers, in the place of MODEL.",
+            parser=a_path,
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the images of a model from diffusers; its sample_size if not given.", min=1),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Directory of the bundle: three graphs, a model card, a manifest.", parser=a_path)
     ] = Path("bundle"),
@@ -53,16 +70,16 @@ def export(
     json_output: Json = False,
 ) -> None:
     """Export a model to ONNX, prove that onnxruntime agrees with torch, and keep the files only if it does."""
-    trained = load_model(model)
+    directory, trained = _to_export(model, from_diffusers, image_size)
     from vaelib.export import export_onnx
     from vaelib.export.lint import lint
 
     evaluation = calibration = None
     if precision == "int8":
-        calibration = load_data(model, trained, data, "train", download=download)[slice(1024)]
+        calibration = load_data(directory, trained, data, "train", download=download)[slice(1024)]
     if evaluate_too:
-        images = load_data(model, trained, data, split, download=download)
-        name = data or read_record(model)["data"]
+        images = load_data(directory, trained, data, split, download=download)
+        name = data or read_record(directory)["data"]
         found = {
             name: entry for name, entry in evaluation_of(trained, images, seed=0).items() if entry not in (None, "")
         }
@@ -96,6 +113,21 @@ def export(
     )
     for finding in findings:
         typer.echo(f"Not at onnxruntime's fastest: {finding}")
+
+
+def _to_export(model: Path | None, from_diffusers: Path | None, image_size: int | None) -> tuple[Path, Any]:
+    """The directory that was named, and its model."""
+    if from_diffusers is None:
+        if model is None:
+            raise ValueError("`MODEL` must be given, or `--from-diffusers`.")
+        if image_size is not None:
+            raise ValueError("`--image-size` is for `--from-diffusers`: a model of vaelib's has its own.")
+        return model, load_model(model)
+    if model is not None:
+        raise ValueError(f"`MODEL` must not be given with `--from-diffusers`, got {str(model)!r}.")
+    from vaelib.interop import from_diffusers as bring
+
+    return from_diffusers, bring(from_diffusers, image_size=image_size)
 
 
 def benchmark(
