@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import vaelib as vl
 
@@ -84,6 +85,23 @@ def test_the_plain_networks_are_parts_of_a_vae(standalone, pair, x):
     vae = vl.VAE(Encoder(), theirs.decoder, image_shape=(1, 28, 28), latent_shape=(5,))
     terms = seeded(vl.Elbo(), vae, x)
     close(terms.reconstruction + terms.kl, seeded(standalone.negative_elbo, theirs, x))
+
+
+def test_the_networks_of_pretrained_weights_are_those_of_the_files(tmp_path):
+    """As many numbers as the files of TAEF2 hold, keys by the index of a layer, an eighth of the size and back."""
+    names = runpy.run_path(str(EXAMPLES / "pretrained_weights.py"))
+    networks = {name: names[f"Taef2{name.title()}"]() for name in ("encoder", "decoder")}
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    assert counts == {"encoder": 1_338_528, "decoder": 1_338_499}
+    assert {"13.pool.3.weight", "14.bias"} < networks["encoder"].state_dict().keys()
+    assert {"1.bias", "3.pool.1.weight", "17.weight", "19.bias"} < networks["decoder"].state_dict().keys()
+    for name, network in networks.items():
+        save_file(network.half().state_dict(), tmp_path / f"{name}.safetensors")
+    model = names["taef2"](tmp_path, 32)
+    assert model.embed(torch.rand(2, 3, 32, 32)).shape == (2, 32, 4, 4)
+    assert model.reconstruct(torch.rand(2, 3, 32, 32)).shape == (2, 3, 32, 32)
+    vl.save(model, tmp_path / "model")
+    assert type(vl.load(tmp_path / "model").encoder) is type(model.encoder)
 
 
 @pytest.mark.filterwarnings("ignore:`num_samples` 50 is too small")
