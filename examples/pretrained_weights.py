@@ -47,7 +47,6 @@ class Clamp(nn.Module):
         return 3 * torch.tanh(z / 3)
 
 
-@vl.register
 class Taef2Encoder(nn.Sequential):
     """Images in [0, 1] to latents an eighth their size."""
 
@@ -59,7 +58,6 @@ class Taef2Encoder(nn.Sequential):
         super().__init__(*stages, nn.Conv2d(WIDTH, CHANNELS, 3, padding=1))
 
 
-@vl.register
 class Taef2Decoder(nn.Sequential):
     """Latents to images."""
 
