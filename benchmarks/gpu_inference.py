@@ -16,8 +16,7 @@ import torch
 from gpu_records import Deadline, Records
 from networks import NETWORKS, used
 
-from vaelib.benchmark.backends import BACKENDS
-from vaelib.benchmark.cuda import CUDA_BACKENDS
+from vaelib.benchmark.backends import BACKENDS, CUDA_BACKENDS
 from vaelib.benchmark.matrix import Matrix, why_missing
 from vaelib.benchmark.roofline import rates
 

@@ -19,8 +19,8 @@ from gpu_records import Deadline, Records
 from loop_process import Job, Loop, training_flops, write_files
 
 import vaelib as vl
-from vaelib.benchmark.process import ProcessError
 from vaelib.benchmark.roofline import rates
+from vaelib.benchmark.worker import ProcessError
 
 CONFIGURATIONS = (("article", 64), ("default", 64), ("article", 512), ("default", 512))
 """Networks and batch sizes, in order of worth."""

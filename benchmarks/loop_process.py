@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import vaelib as vl
-from vaelib.benchmark.process import Process
+from vaelib.benchmark.worker import Process
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LOOPS = Path(__file__).parent / "loops.py"

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import vaelib as vl
-from vaelib.benchmark.backends import Backend, Opened
+from vaelib.benchmark.backend import Backend, Opened
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

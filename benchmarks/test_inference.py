@@ -1,6 +1,7 @@
 """The matrix: networks, operations, batches and ways to run them, a process each, in turn, accuracy in the same row."""
 
-from vaelib.benchmark.backends import BACKENDS, OPERATIONS
+from vaelib.benchmark.backend import OPERATIONS
+from vaelib.benchmark.backends import BACKENDS
 
 BATCHES = {
     "article": (1, 8, 64, 256, 1024),

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vaelib as vl
 from vaelib._timing import timed
-from vaelib.benchmark.backends import OPERATIONS
+from vaelib.benchmark.backend import OPERATIONS
 
 PEERS = Path(__file__).parent / "peers.py"
 BESIDE = ("the article's code", "pythae", "torch", "OnnxVAE")

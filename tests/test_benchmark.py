@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import vaelib as vl
-from vaelib.benchmark import backend, cuda, files, matrix, roofline, worker
-from vaelib.benchmark.backends import BACKENDS, OPERATIONS
-from vaelib.benchmark.process import ProcessError
-from vaelib.benchmark.worker import Worker
+from vaelib.benchmark import backend, backends, files, matrix, roofline, worker
+from vaelib.benchmark.backend import OPERATIONS
+from vaelib.benchmark.backends import BACKENDS
+from vaelib.benchmark.worker import ProcessError, Worker
 from vaelib.cli import main
 from vaelib.errors import MissingExtraError, ModelFileError
 from vaelib.runtime import OnnxVAE
@@ -211,9 +211,9 @@ def test_a_directory_with_model_and_bundle_is_the_model(model, bundle, tmp_path,
 @pytest.mark.slow
 def test_what_is_missing_here_is_told(bundle):
     found = matrix.measure(bundle, operations=["decode"], batches=[1], **BRIEF)
-    assert len(cuda.CUDA_BACKENDS) == 14
+    assert len(backends.CUDA_BACKENDS) == 14
     if not torch.cuda.is_available():
-        assert all(found.skipped[name] for name in cuda.CUDA_BACKENDS)
+        assert all(found.skipped[name] for name in backends.CUDA_BACKENDS)
     assert {*found.skipped, *(row.backend for row in found.rows)} == set(BACKENDS)
 
 
@@ -236,7 +236,7 @@ def test_more_backends_from_a_file(model, tmp_path):
     table = tmp_path / "table.py"
     table.write_text(
         "import numpy as np\n"
-        "from vaelib.benchmark.backends import Backend, Opened\n"
+        "from vaelib.benchmark.backend import Backend, Opened\n"
         "def opened(directory, threads):\n"
         "    return Opened(lambda operation, values: values + threads)\n"
         "BACKENDS = {'plus': Backend(opened)}\n"
@@ -257,7 +257,7 @@ def test_products_have_a_rate():
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_the_code_for_cuda_gives_right_numbers_on_the_cpu(model, tmp_path, how, where):
     subject = files.write_files(model, tmp_path, {"model"})
-    opened = cuda.torch_on("cpu", tmp_path, 1, how=how, where=where)
+    opened = backends._torch("cpu", tmp_path, 1, how=how, where=where)
     for operation in OPERATIONS:
         for batch in (3, 2):
             values = files.draw(subject, operation, batch)[0]

@@ -181,7 +181,7 @@ def test_autoencoders_are_welcome(tmp_path, capsys):
 
 def test_export_and_info(run, tiny_bundle, tmp_path, capsys, monkeypatch):
     """What `export` passes on and prints; that it writes what it should is of test_export_cli.py."""
-    from vaelib.export.parity import Parity
+    from vaelib.export import Parity
 
     given = {}
 

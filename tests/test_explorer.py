@@ -519,7 +519,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "tor
 
 
 def test_a_taken_port_is_told(bundle, capsys, monkeypatch):
-    monkeypatch.setattr("vaelib.runtime.plans._SECONDS", 0.0)
+    monkeypatch.setattr("vaelib.runtime.engine._SECONDS", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["explore", str(bundle), "--no-browser", "--port", str(port)]) == 1

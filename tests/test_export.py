@@ -12,7 +12,7 @@ from torch import nn
 
 import vaelib as vl
 from vaelib.errors import ExportError, MissingExtraError
-from vaelib.export import comparison, differences, exporter, graphs, parts
+from vaelib.export import conversion, differences, exporter, graphs, parts, proof
 from vaelib.export.manifest import write_bundle
 from vaelib.networks.blocks import ACTIVATIONS, NORMS, UPSAMPLES
 
@@ -60,8 +60,8 @@ def run(directory, part, **inputs):
 def whole_graph(model, opset=18):
     """The graph that has encoder, decoder and bound in it, once it is proved against torch."""
     graph = parts.graphs_of(model.eval())["vae"]
-    content = graphs.to_bytes(graph, opset)
-    comparison.compare(content, graph)
+    content = conversion.to_bytes(graph, opset)
+    proof.compare(content, graph)
     return onnx.load_model_from_string(content)
 
 
@@ -150,7 +150,7 @@ def test_the_file_format_is_the_oldest_that_has_the_operators():
     """Of the table in ONNX's versioning document; onnxruntime 1.17 reads IR 9 at most, 1.16 and 1.15 IR 8 and 9."""
     for opset, ir_version in {18: 8, **IR_VERSIONS}.items():
         proto = onnx.ModelProto(opset_import=[onnx.helper.make_opsetid("", opset)])
-        assert graphs.lowest_ir_version(proto) == ir_version
+        assert conversion.lowest_ir_version(proto) == ir_version
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_a_graph_that_differs_is_refused_and_leaves_no_file(tmp_path, monkeypatc
     """An exporter that gets a batch norm wrong: refused, and the files of before are still there."""
     vae = build("batch", "relu", "transpose", "vector")
     write_bundle(tmp_path, {"schema": "3"}, {"encoder.onnx": b"before"})
-    to_bytes = graphs.to_bytes
+    to_bytes = conversion.to_bytes
 
     def faulty(graph, opset):
         content = to_bytes(graph, opset)
@@ -287,7 +287,7 @@ def test_what_a_model_makes_of_rounding_is_no_fault_of_its_graph(tmp_path, monke
         layer.weight.data *= 20
     parity = vl.export_onnx(vae, tmp_path / "right")["vae"]["reconstruction"].max_rel
     assert 1e-5 < parity < 1e-2
-    to_bytes = graphs.to_bytes
+    to_bytes = conversion.to_bytes
 
     def faulty(graph, opset):
         if graph.part != "vae":
@@ -305,7 +305,7 @@ def test_what_a_model_makes_of_rounding_is_no_fault_of_its_graph(tmp_path, monke
 def test_fresh_statistics_do_not_hide_a_faulty_fold(tmp_path, monkeypatch):
     """A fold that ignores the statistics is right on a model that has seen no data. It must be refused all the same."""
     vae = vl.conv_vae(IMAGE, 3, hidden_channels=(8,))
-    to_bytes = graphs.to_bytes
+    to_bytes = conversion.to_bytes
 
     def ignoring_statistics(graph, opset):
         ignoring = graph._replace(module=copy.deepcopy(graph.module))
@@ -386,7 +386,7 @@ def identity(inputs=("image",), outputs=("mu",), batch="batch", op="Identity", e
 )
 def test_the_contract(content, match):
     with pytest.raises(ExportError, match=match):
-        comparison.check_contract(content, contract_graph())
+        proof.check_contract(content, contract_graph())
 
 
 def test_nan_counts_as_a_difference():

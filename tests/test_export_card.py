@@ -7,7 +7,8 @@ import onnxruntime
 import pytest
 
 import vaelib as vl
-from vaelib.export import hardware, speed
+from vaelib import _timing
+from vaelib.export import proof
 
 EVALUATION = {
     "elbo": {"value": -99.125, "standard_error": 0.25},
@@ -89,12 +90,12 @@ def test_speeds_are_measured_side_by_side():
         def run(self, outputs, inputs):
             turns.append(self.name)
 
-    found = speed.images_per_second({"a": Session("a"), "b": Session("b")}, {"x": [0] * 8})
+    found = proof.images_per_second({"a": Session("a"), "b": Session("b")}, {"x": [0] * 8})
     assert found.keys() == {"a", "b"}
     assert turns[:6] == ["a", "b"] * 3
     assert len(turns) >= 16
 
 
 def test_the_processor_is_named_where_there_is_no_cpuinfo(monkeypatch):
-    monkeypatch.setattr(hardware, "Path", lambda path: type("Nowhere", (), {"is_file": lambda self: False})())
-    assert hardware.hardware().endswith(f"onnxruntime {onnxruntime.__version__}")
+    monkeypatch.setattr(_timing, "Path", lambda path: type("Nowhere", (), {"is_file": lambda self: False})())
+    assert _timing.hardware().endswith(f"onnxruntime {onnxruntime.__version__}")

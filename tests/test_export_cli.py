@@ -6,7 +6,7 @@ import torch
 
 import vaelib as vl
 from vaelib.cli import main
-from vaelib.export import precision, speed
+from vaelib.export import precision, proof
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def places(tmp_path_factory):
 
 
 def test_options_reach_the_card_and_findings_are_printed(places, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(speed, "_SECONDS", 0.0)
+    monkeypatch.setattr(proof, "_SECONDS_OF_A_SESSION", 0.0)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "prior.onnx").write_bytes(b"mine")  # neither looked at nor removed
     options = ["--data", str(places / "pictures.npy"), "--split", "all", "--evaluate", "--speed", "--opset", "20"]

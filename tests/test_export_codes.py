@@ -9,9 +9,10 @@ import torch
 
 import vaelib as vl
 from vaelib.errors import ExportError
-from vaelib.export import differences, exporter, graphs, parts, ties
-from vaelib.export.comparison import compare
-from vaelib.export.thresholds import Thresholds
+from vaelib.export import conversion, differences, exporter, parts
+from vaelib.export.graphs import Graph
+from vaelib.export.parts import Thresholds
+from vaelib.export.proof import compare
 from vaelib.priors.codes import codes_at
 from vaelib.runtime import OnnxVAE
 
@@ -50,7 +51,7 @@ def test_codes_are_torchs_at_every_batch(kind):
     vae = build(LATENTS[kind]())
     for part in ("encoder", "vae"):
         graph = parts.graphs_of(vae)[part]
-        content = graphs.to_bytes(graph, 18)
+        content = conversion.to_bytes(graph, 18)
         parity = compare(content, graph)
         if part == "encoder":
             assert parity["codes"].max_abs == 0 and parity["codes"].near_ties == 0
@@ -85,7 +86,7 @@ def test_every_number_of_levels_is_the_same_in_a_graph():
     """Channels of 2 to 16 levels in one latent, each at all of them."""
     latent = vl.FiniteScalarQuantizer((15,), range(2, 17))
     vae = vl.VAE(Scaled(), vl.ConvDecoder(15, (1, 3, 5), hidden_channels=(4,)), latent=latent).eval()
-    content = graphs.to_bytes(parts.graphs_of(vae)["encoder"], 18)
+    content = conversion.to_bytes(parts.graphs_of(vae)["encoder"], 18)
     x = torch.stack([torch.linspace(0, 1, 801)[torch.randperm(801)] for _ in range(15)], dim=1).view(-1, 1, 3, 5)
     z, codes = onnxruntime.InferenceSession(content).run(["z", "codes"], {"image": x.numpy()})
     assert np.array_equal(z, vae.embed(x)) and np.array_equal(codes, vae.encode(x))
@@ -122,7 +123,7 @@ def test_a_bundle_of_codes(exported):
 def test_a_graph_with_another_code_is_refused(monkeypatch, tmp_path):
     """One code of the embedding of many, as a faulty translation of ``argmin`` might give."""
     vae = build(LATENTS["fsq"]())
-    to_bytes = graphs.to_bytes
+    to_bytes = conversion.to_bytes
 
     def faulty(graph, opset):
         content = to_bytes(graph, opset)
@@ -136,7 +137,7 @@ def test_a_graph_with_another_code_is_refused(monkeypatch, tmp_path):
 
 
 def test_only_near_ties_may_differ():
-    graph = graphs.Graph("encoder", torch.nn.Identity(), {"image": (1,)}, {"z": "raw", "codes": "codes"})
+    graph = Graph("encoder", torch.nn.Identity(), {"image": (1,)}, {"z": "raw", "codes": "codes"})
     judge = differences.Judge(graph)
     wanted = {"z": torch.tensor([[0.0], [1.0], [2.0]]), "codes": torch.tensor([[0], [1], [2]])}
     other = {"z": torch.tensor([[0.0], [5.0], [2.0]]), "codes": torch.tensor([[0], [5], [2]])}
@@ -167,10 +168,10 @@ def test_near_ties_are_found_and_too_many_are_refused():
     book.copy_(torch.tensor([[0.0], [1.0]]))
     graph = parts.graphs_of(vae)["encoder"]
     images = torch.tensor([0.1, 0.5, 0.5 + 1e-7, 0.5 - 1e-7, 0.51]).view(5, 1, 1, 1)
-    assert ties.near_ties(graph, {"image": images}).flatten().tolist() == [False, True, True, True, False]
+    assert differences.near_ties(graph, {"image": images}).flatten().tolist() == [False, True, True, True, False]
     book.copy_(torch.tensor([[0.5], [0.5 + 1e-7]]))
     with pytest.raises(ExportError, match=r"must tell its codes apart, but of 29 codes of random images \d+ are"):
-        compare(graphs.to_bytes(graph, 18), graph)
+        compare(conversion.to_bytes(graph, 18), graph)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_of_250_000_codes_none_differs_outside_near_ties(kind):
     torch.manual_seed(0)
     vae = vl.conv_vae((1, 28, 28), latent=latents[kind](), hidden_channels=(16, 16)).eval()
     graph = parts.graphs_of(vae)["encoder"]
-    session = onnxruntime.InferenceSession(graphs.to_bytes(graph, 18))
+    session = onnxruntime.InferenceSession(conversion.to_bytes(graph, 18))
     images = vl.data.shapes(250_000 // vae.latent.num_positions + 1, image_size=28)
     total = near = others = beyond = 0
     for start in range(0, len(images), 512):
@@ -220,7 +221,7 @@ def test_of_250_000_codes_none_differs_outside_near_ties(kind):
         with torch.no_grad():
             codes = vae.encode(x)
         found = torch.from_numpy(session.run(["codes"], {"image": x.numpy()})[0])
-        tied = ties.near_ties(graph, {"image": x})
+        tied = differences.near_ties(graph, {"image": x})
         total, near = total + codes.numel(), near + int(tied.sum())
         others, beyond = others + int((found != codes).sum()), beyond + int(((found != codes) & ~tied).sum())
     print(f"{kind}: of {total} codes {others} differ, {beyond} of them outside the {near} near-ties")

@@ -9,9 +9,9 @@ import torch
 
 import vaelib as vl
 from vaelib.errors import ExportError
-from vaelib.export import graphs, parts, precision
-from vaelib.export.comparison import compare
+from vaelib.export import conversion, parts, precision
 from vaelib.export.independence import check_independence
+from vaelib.export.proof import compare
 from vaelib.runtime import OnnxVAE
 
 IMAGE = (1, 4, 4)
@@ -105,7 +105,7 @@ def test_the_code_on_the_card_runs(labelled, monkeypatch):
 def whole(vae, part="vae", **options):
     graph = parts.graphs_of(vae, **options)[part]
     check_independence(graph)
-    compare(graphs.to_bytes(graph, 18), graph)
+    compare(conversion.to_bytes(graph, 18), graph)
     return graph
 
 

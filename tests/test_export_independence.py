@@ -8,8 +8,7 @@ from torch import nn
 
 import vaelib as vl
 from vaelib.errors import ExportError
-from vaelib.export import comparison, exporter, graphs
-from vaelib.export.proof import prove
+from vaelib.export import exporter, graphs, proof
 from vaelib.runtime import OnnxVAE, metadata as runtime_metadata
 from vaelib.runtime.engine import Engine
 
@@ -107,11 +106,11 @@ def test_onnxruntime_is_given_the_items_one_by_one_too(monkeypatch):
             sizes.append(len(inputs["image"]))
             return [inputs["image"] + (len(sizes) > 1 and sizes[-2] == 1 and sizes[-1] == 1)]
 
-    monkeypatch.setattr(comparison, "session", Session)
-    monkeypatch.setattr(comparison, "check_contract", lambda *_: None)
+    monkeypatch.setattr(proof, "session", Session)
+    monkeypatch.setattr(proof, "check_contract", lambda *_: None)
     graph = graphs.Graph("encoder", nn.Identity(), {"image": (4,)}, {"mu": "raw"})
     with pytest.raises(ExportError, match="largest of 3 differences in `mu`, by .*; optimisations off, one by one; "):
-        comparison.compare(b"", graph, third_opinion=False)
+        proof.compare(b"", graph, third_opinion=False)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def proved(tmp_path_factory):
 @pytest.mark.parametrize("part", ["encoder", "decoder", "vae"])
 def test_the_proof_runs_through_the_runtime(part, proved, monkeypatch):
     """A runtime that is wrong for cut batches only."""
-    prove(*proved)
+    proof.prove(*proved)
     run = Engine._run_cut
 
     def faulty(self, inputs, results, check, plan):
@@ -144,7 +143,7 @@ def test_the_proof_runs_through_the_runtime(part, proved, monkeypatch):
 
     monkeypatch.setattr(Engine, "_run_cut", faulty)
     with pytest.raises(ExportError, match=rf"vaelib.runtime gives another `.*` .* batch of 40 .*{part}.onnx is off"):
-        prove(*proved)
+        proof.prove(*proved)
 
 
 def test_a_graph_that_the_runtime_refuses_is_not_run_and_not_written(tmp_path):
@@ -162,7 +161,7 @@ def test_a_bundle_that_the_runtime_refuses_is_no_proof(proved, monkeypatch):
     with pytest.raises(
         ExportError, match=r"vaelib.runtime refuses the bundle: manifest.json was not .* no surprise in"
     ):
-        prove(*proved)
+        proof.prove(*proved)
 
 
 class ManyOperators(nn.Module):

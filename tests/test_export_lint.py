@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vaelib as vl
-from vaelib.export import graphs, parts
+from vaelib.export import conversion, parts
 from vaelib.export.lint import lint, optimised
 
 FAST = {"activation": "relu", "upsample": "nearest", "norm": "batch", "hidden_channels": (16, 32)}
@@ -15,7 +15,7 @@ FAST = {"activation": "relu", "upsample": "nearest", "norm": "batch", "hidden_ch
 def files_of(image_shape=(1, 16, 16), **options):
     torch.manual_seed(0)
     vae = vl.conv_vae(image_shape, 8, **FAST | options).eval()
-    return {f"{graph.part}.onnx": graphs.to_bytes(graph, 18) for graph in list(parts.graphs_of(vae).values())[:2]}
+    return {f"{graph.part}.onnx": conversion.to_bytes(graph, 18) for graph in list(parts.graphs_of(vae).values())[:2]}
 
 
 @pytest.mark.parametrize(

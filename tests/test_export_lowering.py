@@ -7,7 +7,7 @@ from torch import nn
 
 import vaelib as vl
 from vaelib.errors import ExportError
-from vaelib.export import comparison, graphs, lowering, parts
+from vaelib.export import conversion, graphs, lowering, parts, proof
 from vaelib.runtime import operators
 
 SLOW = pytest.mark.slow  # an export each, of which the others of a table have the like
@@ -30,9 +30,9 @@ def exported(module, shape):
             nn.init.normal_(part.weight)
             nn.init.normal_(part.bias)
     graph = graphs.Graph("encoder", module.eval(), {"image": shape}, {"mu": "raw"})
-    content = graphs.to_bytes(graph, 18)
-    comparison.check_contract(content, graph)
-    comparison.compare(content, graph)
+    content = conversion.to_bytes(graph, 18)
+    proof.check_contract(content, graph)
+    proof.compare(content, graph)
     return [node.op_type for node in onnx.load_model_from_string(content).graph.node]
 
 
@@ -73,8 +73,8 @@ def test_maps_that_a_convolution_does_faster_are_left(layer, shape):
 def test_lowering_is_not_done_where_a_size_is_free():
     vae = vl.conv_vae((1, 4, 4), latent_shape=(2, 1, 1), hidden_channels=(8, 8)).eval()
     for graph in list(parts.graphs_of(vae, dynamic_size=True).values())[:3]:
-        content = graphs.to_bytes(graph, 18)
-        comparison.compare(content, graph)
+        content = conversion.to_bytes(graph, 18)
+        proof.compare(content, graph)
         assert "Gemm" not in [node.op_type for node in onnx.load_model_from_string(content).graph.node]
 
 
@@ -206,9 +206,9 @@ def test_a_fold_that_forgot_the_order_of_channels_would_be_refused(monkeypatch):
 
 def test_a_mean_of_channels_is_batch_invariant_and_may_be_named_as_an_output():
     graph = graphs.Graph("decoder", ScaledByPixel(), {"z": (4, 3, 3)}, {"mean": "raw"})
-    content = graphs.to_bytes(graph, 18)
-    comparison.compare(content, graph)
+    content = conversion.to_bytes(graph, 18)
+    proof.compare(content, graph)
     found = onnx.load_model_from_string(content).graph
     assert [output.name for output in found.output] == ["mean"]
     assert "Conv" in {node.op_type for node in found.node}
-    assert {node.op_type for node in found.node} <= operators.STEADY
+    assert {node.op_type for node in found.node} <= operators.BATCH_INVARIANT

@@ -6,7 +6,7 @@ from torch import nn
 
 import vaelib as vl
 from vaelib.errors import ExportError
-from vaelib.export import comparison, graphs, parts
+from vaelib.export import conversion, parts, proof
 
 IMAGE, LATENT = (1, 4, 4), (32,)
 
@@ -91,7 +91,7 @@ def test_every_likelihood_and_a_prior_without_a_closed_form_have_torchs_images_a
     cancelling = {name for name in outputs if name.endswith("reconstruction") or name.startswith("a mixture: kl")}
     first = next(iter(wholes.values()))
     together = first._replace(module=SideBySide(graph.module for graph in wholes.values()), outputs=outputs)
-    session = comparison.session(graphs.to_bytes(together, 18))
+    session = proof.session(conversion.to_bytes(together, 18))
     for spread in (1e-3, 1, 30, 1000):
         x, noise = torch.rand(4, *IMAGE).mul(255).round() / 255, spread * torch.randn(4, *LATENT)
         with torch.no_grad():
@@ -123,4 +123,4 @@ class Branching(vl.Bernoulli):
 
 def test_a_likelihood_that_cannot_be_exported_is_named():
     with pytest.raises(ExportError, match=r"torch could not export Branching.log_prob or StandardNormal.kl"):
-        graphs.to_bytes(whole(Branching()), 18)
+        conversion.to_bytes(whole(Branching()), 18)

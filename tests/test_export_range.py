@@ -195,7 +195,7 @@ def one_for_all(proto):
     proto.graph.node.insert(0, node)
 
 
-def unsteady(change):
+def one_by_one(change):
     def both(proto):
         change(proto)
         for node in [node for node in proto.graph.node if node.op_type == "Clip"]:
@@ -204,7 +204,7 @@ def unsteady(change):
     return both
 
 
-@pytest.mark.parametrize("change", [repeated, one_for_all, unsteady(repeated)], ids=["twice", "once", "one by one"])
+@pytest.mark.parametrize("change", [repeated, one_for_all, one_by_one(repeated)], ids=["twice", "once", "one by one"])
 @pytest.mark.parametrize("size", [2, 20, 200])
 def test_outputs_have_their_shape_on_every_path(changed, change, size):
     with pytest.raises(ModelFileError, match=r"decoder\.onnx must give `mean` of shape|cannot run decoder\.onnx"):

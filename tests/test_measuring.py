@@ -12,7 +12,7 @@ from gpu_records import Deadline, Records
 from loop_process import Job, Loop
 
 from vaelib.benchmark.matrix import Row
-from vaelib.benchmark.process import ProcessError
+from vaelib.benchmark.worker import ProcessError
 
 KEYS = ("network", "batch")
 

@@ -1,4 +1,4 @@
-"""An image's bits do not depend on its company: the claim, the operators that it rests on, and many threads at once."""
+"""An image's bits do not depend on its batch: the claim, the operators that it rests on, and many threads at once."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -13,22 +13,22 @@ from onnx import helper
 
 import vaelib as vl
 from vaelib.runtime import OnnxVAE
-from vaelib.runtime.operators import STEADY
-from vaelib.runtime.plans import SIZE_CLASSES, Plan, candidates, size_class_of
-from vaelib.runtime.rules import is_steady
+from vaelib.runtime.engine import SIZE_CLASSES, Plan, candidates, size_class_of
+from vaelib.runtime.operators import BATCH_INVARIANT
+from vaelib.runtime.rules import is_batch_invariant
 
 SIZE = 70
 NETWORKS = {
     "article": vl.presets.article_vae,
     "odd": None,  # those of the fixture
-    "unsteady": None,
+    "batch-dependent": None,
     "map": lambda: vl.conv_vae((3, 10, 10), latent_shape=(2, 5, 5), hidden_channels=(8,), upsample="nearest"),
     "elu": lambda: vl.conv_vae((1, 9, 7), 3, hidden_channels=(8,), activation="elu"),
     "softplus": lambda: vl.conv_vae((3, 5, 5), 3, hidden_channels=(8,), likelihood=vl.DiscretizedLogistic()),
 }
 
 
-_IN_SHORT = ("odd", "unsteady")
+_IN_SHORT = ("odd", "batch-dependent")
 
 
 @pytest.fixture(
@@ -39,8 +39,8 @@ def model(request, tmp_path_factory):
     if request.param == "odd":
         return OnnxVAE(request.getfixturevalue("odd_bundle")[1], threads=2)
     directory = tmp_path_factory.mktemp("bits") / "bundle"
-    if request.param == "unsteady":
-        return OnnxVAE(hand_made.unsteady(directory), threads=2)
+    if request.param == "batch-dependent":
+        return OnnxVAE(hand_made.batch_dependent(directory), threads=2)
     vl.export_onnx(NETWORKS[request.param](), directory)
     return OnnxVAE(directory, threads=2)
 
@@ -84,9 +84,11 @@ def test_no_score_depends_on_threads_or_plans(model, one_by_one):
         assert np.array_equal(model.score(x), expected)
 
 
-def test_nats_of_bernoulli_are_steady(model):
+def test_nats_of_bernoulli_are_batch_invariant(model):
     is_bernoulli = model.metadata["likelihood"] == "Bernoulli"
-    assert model._graphs.engine("vae")._steady == (is_bernoulli and model._graphs.engine("encoder")._steady)
+    assert model._graphs.engine("vae")._batch_invariant == (
+        is_bernoulli and model._graphs.engine("encoder")._batch_invariant
+    )
 
 
 def test_eight_threads_get_what_one_gets(model, one_by_one):
@@ -119,11 +121,13 @@ def test_errors_in_workers_come_back_and_leave_no_harm(model, one_by_one):
 
 
 def test_tuning_measures_every_size_class_that_matters(model, monkeypatch):
-    monkeypatch.setattr("vaelib.runtime.plans._SECONDS", 0.0)
-    steady = model._graphs.engine("decoder")._steady
-    assert steady == ("Elu" not in operators(model, "decoder") and "Softplus" not in operators(model, "decoder"))
+    monkeypatch.setattr("vaelib.runtime.engine._SECONDS", 0.0)
+    batch_invariant = model._graphs.engine("decoder")._batch_invariant
+    assert batch_invariant == (
+        "Elu" not in operators(model, "decoder") and "Softplus" not in operators(model, "decoder")
+    )
     measured = OnnxVAE(model._graphs.directory, threads=2).tune()["decoder"]
-    assert set(measured) == (set(SIZE_CLASSES) if steady else set())
+    assert set(measured) == (set(SIZE_CLASSES) if batch_invariant else set())
     assert all(plan in candidates(size_class, 2) for size_class, plan in measured.items())
 
 
@@ -224,9 +228,9 @@ def model_of(operator, attributes, shape, constants):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_steady_operators_are_steady(operator, threads):
+def test_batch_invariant_operators_are(operator, threads):
     attributes, shape, constants = OPERATORS[operator]
-    assert is_steady({"graph": {"node": [{"op_type": operator}]}})
+    assert is_batch_invariant({"graph": {"node": [{"op_type": operator}]}})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
@@ -239,10 +243,10 @@ def test_steady_operators_are_steady(operator, threads):
         assert np.array_equal(np.concatenate(parts), whole), chunk
 
 
-def test_every_steady_operator_is_tested():
-    assert set(OPERATORS) | _OTHERWISE == STEADY
+def test_every_batch_invariant_operator_is_tested():
+    assert set(OPERATORS) | _OTHERWISE == BATCH_INVARIANT
 
 
-def test_others_are_not_called_steady():
+def test_others_are_not_called_batch_invariant():
     for operator in ("Elu", "Selu", "Softplus", "Mish", "Log", "ReduceSum"):
-        assert not is_steady({"graph": {"node": [{"op_type": operator}]}})
+        assert not is_batch_invariant({"graph": {"node": [{"op_type": operator}]}})

@@ -11,7 +11,7 @@ from vaelib.errors import ModelFileError
 from vaelib.priors.codes import codes_at as codes_of_torch
 from vaelib.runtime import OnnxVAE, Plan
 from vaelib.runtime.codes import codes_at, uniform_codes
-from vaelib.runtime.conditions import checked_condition
+from vaelib.runtime.inputs import checked_condition
 
 IMAGES = np.random.default_rng(1).random((40, 1, 2, 2), dtype=np.float32)
 Z = np.random.default_rng(2).standard_normal((40, 2), dtype=np.float32)

@@ -1,9 +1,12 @@
-"""The one loop that times calls: of exported graphs, of a benchmark's backends, of matrix products."""
+"""The one loop that times calls (exported graphs, a benchmark's backends, matrix products), and the hardware's name."""
 
+import importlib.util
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-__all__ = ["timed"]
+__all__ = ["hardware", "timed"]
 
 
 def timed(*calls: Callable[[], object], seconds: float = 0.0, least: int = 1) -> list[list[float]]:
@@ -22,3 +25,20 @@ def timed(*calls: Callable[[], object], seconds: float = 0.0, least: int = 1) ->
             call()
             found.append(time.perf_counter() - before)
     return times
+
+
+def hardware() -> str:
+    """The processor, the threads and the version of onnxruntime, where it is installed."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    threads = torch.get_num_threads()
+    found = f"{processor}, {threads} thread{'s' if threads > 1 else ''}"
+    if importlib.util.find_spec("onnxruntime") is None:
+        return found
+    import onnxruntime
+
+    return f"{found}, onnxruntime {onnxruntime.__version__}"

@@ -111,7 +111,7 @@ QUANTISED = {
         {**IMAGE, "ones": np.ones((4, 1), np.float32), "all": np.int64([-1])},
     ),
 }
-UNSTEADY_WEIGHTS = {
+BATCH_DEPENDENT_WEIGHTS = {
     name: WEIGHTS.standard_normal(shape, dtype=np.float32) / 8
     for name, shape in {
         "a": (63, 33),
@@ -121,7 +121,11 @@ UNSTEADY_WEIGHTS = {
         "c": (33, 63),
     }.items()
 }
-UNSTEADY_SHAPES = {"flat_shape": np.int64([-1, 63]), "image_shape": np.int64([-1, 1, 9, 7]), "all": np.int64([-1])}
+BATCH_DEPENDENT_SHAPES = {
+    "flat_shape": np.int64([-1, 63]),
+    "image_shape": np.int64([-1, 1, 9, 7]),
+    "all": np.int64([-1]),
+}
 ENCODE_UNSTEADILY = """
     flat = Reshape (image, flat_shape)
     hidden = MatMul (flat, a)
@@ -135,7 +139,7 @@ DECODE_UNSTEADILY = """
     pixels = MatMul (bent, c)
     recon_params = Reshape (pixels, image_shape)
 """
-UNSTEADY = {
+BATCH_DEPENDENT = {
     "encoder": (
         "float[B,1,9,7] image",
         "float[B,3] z, float[B,3] mu, float[B,3] logvar",
@@ -302,10 +306,10 @@ def autoencoder(directory):
     return write(directory, AUTOENCODER, {"latent_shape": [1, 2, 2], "kind": "AutoEncoder", "prior": "none"})
 
 
-def unsteady(directory):
+def batch_dependent(directory):
     """With operators that compute an image by the batch around it: graphs that are run image by image."""
-    constants = UNSTEADY_WEIGHTS | UNSTEADY_SHAPES | {"axis": np.int64([1])}
-    graphs = {part: (*graph, constants) for part, graph in UNSTEADY.items()}
+    constants = BATCH_DEPENDENT_WEIGHTS | BATCH_DEPENDENT_SHAPES | {"axis": np.int64([1])}
+    graphs = {part: (*graph, constants) for part, graph in BATCH_DEPENDENT.items()}
     return write(directory, graphs, {"image_shape": [1, 9, 7], "latent_shape": [3]}, {"prior": without_a_graph(3, 3)})
 
 

@@ -1,10 +1,10 @@
-"""What a backend is, and what several share."""
+"""What a backend is, what several share, and the batches that they are given."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ __all__ = [
     "Array",
     "Backend",
     "Opened",
+    "Subject",
+    "draw",
     "first_condition",
     "functions_of",
     "needs_packages",
@@ -32,6 +34,8 @@ EXPORTING = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 """Packages of the extra ``onnx``."""
 OPERATIONS = ("encode", "decode", "reconstruct")
 """Images to z without noise; latents to images; images to images by that z."""
+_ROTATED = 4
+_MOST_BYTES = 2**28
 
 
 class Opened(NamedTuple):
@@ -121,3 +125,29 @@ def needs_packages(*names: str) -> str | None:
     """Why something cannot run without these packages, or None if they are installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(missing)}" if missing else None
+
+
+class Subject(NamedTuple):
+    """What is measured."""
+
+    directory: Path
+    """Holds the files of all backends."""
+    image_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]
+    exact: Callable[[str, Array], NDArray[np.float64]]
+    """The answer to a batch in float64: torch's, or of a bundle the reference evaluator's."""
+    checked: Callable[[int], Sequence[int]]
+    """Which images of a batch are compared with it: all, or of a bundle the first and the last."""
+    flops: dict[str, int]
+    """Of an operation on one image; of a bundle unknown."""
+    tolerance: float
+    """What its own precision adds to a backend's."""
+
+
+def draw(subject: Subject, operation: str, batch: int) -> Array:
+    """Batches in a stack: images uniform in [0, 1], latents normal. Their turns keep answers out of the caches."""
+    shape = subject.latent_shape if operation == "decode" else subject.image_shape
+    number = max(2, min(_ROTATED, _MOST_BYTES // (4 * batch * int(np.prod(shape)))))
+    generator = np.random.default_rng(0)
+    sampler = generator.standard_normal if operation == "decode" else generator.random
+    return sampler((number, batch, *shape), dtype=np.float32)

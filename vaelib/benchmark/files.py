@@ -15,8 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vaelib._checks import MissingExtraError
-from vaelib.benchmark.backend import EXPORTING, OPERATIONS, Array, functions_of, needs_packages
-from vaelib.benchmark.subject import Subject, draw
+from vaelib.benchmark.backend import EXPORTING, OPERATIONS, Array, Subject, draw, functions_of, needs_packages
 from vaelib.export import export_onnx
 from vaelib.serialization import save
 from vaelib.vae import VAE

@@ -12,8 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from vaelib.benchmark.backend import Array, first_condition
-from vaelib.benchmark.subject import Subject, draw
+from vaelib.benchmark.backend import Array, Subject, draw, first_condition
 from vaelib.export.precision import quantized_graph
 from vaelib.runtime.bundle import Bundle
 

@@ -13,14 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from vaelib.benchmark.backend import EXPORTING, Backend, needs_packages
-from vaelib.benchmark.backends import BACKENDS, OPERATIONS, Array
+from vaelib._timing import hardware
+from vaelib.benchmark.backend import EXPORTING, OPERATIONS, Array, Backend, draw, needs_packages
+from vaelib.benchmark.backends import BACKENDS
 from vaelib.benchmark.files import Source, write_files
-from vaelib.benchmark.process import ProcessError
 from vaelib.benchmark.roofline import rates
-from vaelib.benchmark.subject import draw
-from vaelib.benchmark.worker import Worker, table_of
-from vaelib.export.hardware import hardware
+from vaelib.benchmark.worker import ProcessError, Worker, table_of
 from vaelib.runtime.bundle import Bundle
 
 __all__ = ["Matrix", "Report", "Row", "measure", "why_missing"]
@@ -230,7 +228,7 @@ class Report(NamedTuple):
         return bool(self.load > _NOISY_LOAD or (spreads and np.median(spreads) > _NOISY_SPREAD))
 
     def recommendation(self) -> str:
-        """One sentence: the fastest right way for one picture, and for many."""
+        """One sentence: the fastest right way for one image, and for many."""
         parts = []
         for operation in OPERATIONS:
             rows = [row for row in self.rows if row.correct and row.operation == operation]

@@ -1,25 +1,90 @@
-"""One backend in a process of its own: commands in, the seconds of each call out."""
+"""Programs in processes of their own, that answer each line of JSON with one; and one backend in such a process."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import runpy
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vaelib._timing import timed
-from vaelib.benchmark.backends import BACKENDS, Backend, Opened
-from vaelib.benchmark.process import Process, serve
+from vaelib.benchmark.backend import Backend, Opened
+from vaelib.benchmark.backends import BACKENDS
 
-__all__ = ["Peaks", "Worker", "table_of"]
+__all__ = ["Peaks", "Process", "ProcessError", "Worker", "table_of"]
 
 _PAUSE = 0.1  # until a process on the CPU is quiet: the threads of a plain onnxruntime session spin for some 60 ms
 _WARM_UP = 4  # calls, of which CUDA graphs are captured in the last; fewer of those that take long
 _WARM_UP_SECONDS = 1.0
+
+
+class ProcessError(RuntimeError):
+    """A process ended; the message is the last line of its log."""
+
+
+class Process:
+    """A Python program, seen from outside; use it in a ``with``.
+
+    Args:
+        arguments: What follows ``python`` on its command line.
+        log: File of its standard error.
+        environment: Variables beside those of this process.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self._log = log.open("w+")
+        self._process: Any = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=os.environ | dict(environment or {}),
+        )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        if kind is not None:  # nobody waits for its answer, which may take long
+            self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+    def tell(self, **command: Any) -> None:
+        """Send a command."""
+        with contextlib.suppress(BrokenPipeError):  # `answer` raises the reason
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait for the answer.
+
+        Raises:
+            ProcessError: If the process has ended.
+        """
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            said = self._log.read().strip() or "it ended without a message"
+            raise ProcessError(said.splitlines()[-1])
+        return json.loads(line)
+
+    def ask(self, **command: Any) -> Any:
+        """Send a command and wait for the answer."""
+        self.tell(**command)
+        return self.answer()
 
 
 def table_of(path: Path | None) -> dict[str, Backend]:
@@ -148,7 +213,15 @@ def _torch_on_cuda() -> Any:
     return torch if torch is not None and torch.cuda.is_initialized() else None
 
 
+def _serve(opened: Callable[[], Callable[[dict[str, Any]], dict[str, Any]]]) -> None:
+    """Open what answers, then answer commands until there are no more; what it prints goes to the standard error."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    answer = opened()
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+
+
 if __name__ == "__main__":
     _name, _directory, _threads, _table = sys.argv[1:]
     _backend = table_of(Path(_table) if _table else None)[_name]
-    serve(lambda: _Answers(_backend.opened(Path(_directory), int(_threads))))
+    _serve(lambda: _Answers(_backend.opened(Path(_directory), int(_threads))))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from importlib import resources
 from types import FrameType
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from vaelib._checks import MissingExtraError
-from vaelib.explorer.guard import Guard
 from vaelib.explorer.scene import MAX_CODES, Array, Scene, encoded, has_code_prior, terms
 from vaelib.runtime import OnnxVAE
 from vaelib.runtime.contract import item_shape
@@ -29,9 +28,20 @@ try:
 except ImportError as error:
     raise MissingExtraError("The explorer", "explore") from error
 
-__all__ = ["HOST", "application", "largest_batch", "page_files", "serve"]
+__all__ = ["HOST", "POLICY", "application", "largest_batch", "page_files", "serve"]
 
 HOST = "127.0.0.1"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", f"{POLICY}; frame-ancestors 'none'".encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]
 _MAX_VALUES = 2**22
 """Numbers that one call takes or gives; an image with more is one call."""
 _TYPES = {
@@ -43,6 +53,8 @@ _TYPES = {
 }
 _BINARY = "application/octet-stream"
 _Answer = Callable[[OnnxVAE, Array], Array]
+_Message = MutableMapping[str, Any]
+_Send = Callable[[_Message], Awaitable[None]]
 
 
 def page_files() -> dict[str, bytes]:
@@ -72,7 +84,7 @@ def application(model: OnnxVAE, scene: Scene, port: int) -> Any:
     if "noise" in scene.arrays:
         calls["terms"] = (model.image_shape, lambda given, images: terms(given, images, scene.arrays["noise"]))
     answering = [_call(model, name, *call, largest) for name, call in calls.items()]
-    return Guard(Starlette(routes=[*_files(content), *answering]), port)
+    return _Guard(Starlette(routes=[*_files(content), *answering]), port)
 
 
 def serve(model: OnnxVAE, scene: Scene, *, port: int = 8321, ready: Callable[[str], Any] = print) -> None:
@@ -166,3 +178,37 @@ def _call(model: OnnxVAE, name: str, shape: tuple[int, ...], function: _Answer, 
         return Response(answer.astype("<f4").tobytes(), media_type=_BINARY)
 
     return Route(f"/{name}", endpoint, methods=["POST"])
+
+
+class _Guard:
+    """ASGI middleware: rejects requests from other hosts (DNS rebinding) and origins (CSRF), and adds headers."""
+
+    def __init__(self, app: Any, port: int) -> None:
+        self._app = app
+        self._hosts = tuple(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
+
+    async def __call__(self, scope: _Message, receive: Any, send: _Send) -> None:
+        if scope["type"] != "http":  # start and end of the application; it has no websocket
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: _Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        reason = self._refusal(dict(scope["headers"]))
+        if reason is None:
+            await self._app(scope, receive, send_with_headers)
+            return
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        await send_with_headers({"type": "http.response.start", "status": 403, "headers": headers})
+        await send_with_headers({"type": "http.response.body", "body": reason.encode()})
+
+    def _refusal(self, headers: dict[bytes, bytes]) -> str | None:
+        host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
+        if host not in self._hosts:
+            return f"The page is at {self._hosts[0]} on its own machine only; the Host asked for is another."
+        if origin and origin != f"http://{host}":
+            return "Only the explorer's own page may ask; the Origin is another site."
+        return None

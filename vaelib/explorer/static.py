@@ -8,9 +8,8 @@ import json
 from pathlib import Path
 
 from vaelib._files import Listed, check_replaceable, files_replaced, listed_in, target_directory
-from vaelib.explorer.guard import POLICY
 from vaelib.explorer.scene import Scene
-from vaelib.explorer.server import largest_batch, page_files
+from vaelib.explorer.server import POLICY, largest_batch, page_files
 from vaelib.runtime import OnnxVAE
 from vaelib.runtime.bundle import Bundle
 

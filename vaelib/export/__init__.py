@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 from vaelib._checks import MissingExtraError
-from vaelib.export.parity import Parity
+from vaelib.export.differences import Parity
 
 __all__ = ["Parity", "export_onnx"]
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+
+from vaelib._timing import hardware
 from vaelib.evaluation import unit_of
-from vaelib.export.hardware import hardware
-from vaelib.export.parity import Parity, at_most
+from vaelib.export.differences import Parity, at_most, drawn_inputs
+from vaelib.export.graphs import Graph
 from vaelib.export.precision import Judgement
-from vaelib.export.speed import Speed
+from vaelib.export.proof import images_per_second, session
+from vaelib.runtime.contract import axes_of
 
-__all__ = ["card"]
+__all__ = ["Speed", "card", "measure"]
 
-_NATS = "nats per image"
-_SIZES = " H and W may be any multiples of {}, h and w are that much smaller."
 _CARD = """\
 ---
 tags: [onnx, onnxruntime, variational-autoencoder]
@@ -67,8 +69,7 @@ import numpy as np
 import onnxruntime
 
 decoder = onnxruntime.InferenceSession("decoder.onnx")
-{numpy_z}
-(images,) = decoder.run(["mean"], {{"z": z{numpy_condition}}})  # (16, {image})
+{python}  # (16, {image})
 ```
 
 In a browser or Node, with onnxruntime-web or onnxruntime-node:
@@ -77,8 +78,7 @@ In a browser or Node, with onnxruntime-web or onnxruntime-node:
 import * as ort from "onnxruntime-web";
 
 const decoder = await ort.InferenceSession.create("decoder.onnx");
-{js_z}
-{js_condition}const {{ mean }} = await decoder.run({{ z{js_input} }});
+{script}
 // mean.data: {image_size} values in the order ({axes})
 ```
 
@@ -95,6 +95,40 @@ Drawn images are means of p(x|z), clamped to [0, 1], and look smoother than data
 _AUTOENCODER_LIMITS = """\
 For images like those it was trained on: to compress, compare and reconstruct them. It has no prior: random codes need
 not give images, and it has no bound to rank images by."""
+_TIES = """
+Of codes they are how many differ, and the share of all. Codes are those of torch but for near-ties, where rounding\
+ decides between two: at most {:.0f} of those compared."""
+_SPEED = "\n## Speed\n\n{}; medians.\n\n{}\n"
+_NORMAL = "np.random.default_rng(0).standard_normal({shape}, dtype=np.float32)"
+_ARRAYS = {
+    "codes": "np.random.default_rng(0).integers({choices}, size={shape})  # those of images: encoder.onnx",
+    "condition": "np.zeros({shape}, np.{dtype})",
+}
+_REMARKS = {
+    "codes": " // those of images: encoder.onnx",
+    "noise": " // to fill with standard normal numbers",
+    "z": " // the centre of the latent space",
+}
+
+
+class Speed(NamedTuple):
+    """Of one graph at one batch size."""
+
+    part: str
+    batch: int
+    images_per_second: float
+
+
+def measure(graphs: Mapping[str, Graph], files: Mapping[str, bytes]) -> list[Speed]:
+    """Encoder and decoder at batches of 1 and 64, with as many threads as torch has."""
+    rows = []
+    for part in ("encoder", "decoder"):
+        opened = {part: session(files[f"{part}.onnx"], threads=torch.get_num_threads())}
+        for batch in (1, 64):
+            drawn = drawn_inputs(graphs[part], batch, torch.Generator().manual_seed(0))
+            inputs = {name: values.numpy() for name, values in drawn.items()}
+            rows.append(Speed(part, batch, images_per_second(opened, inputs)[part]))
+    return rows
 
 
 def card(
@@ -106,50 +140,63 @@ def card(
 ) -> str:
     """README.md of a bundle, by its manifest and by what was measured."""
     model, graphs = described["model"], described["graphs"]
+    multiple, image, config = model["spatial_multiple"], model["image_shape"], model["config"]
+    python, script = _example(model, graphs)
+    lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in (config or {}).items()]
+    rows = [(s.part, str(s.batch), f"{s.images_per_second:,.0f}") for s in speeds]
+    agreement = [
+        (part, name, f"{at_most(p.max_abs):.0e}", f"{at_most(p.max_rel):.0e}")
+        for part, outputs in parity.items()
+        for name, p in outputs.items()
+    ]
     return _CARD.format(
         kind=model["kind"],
         version=described["version"],
         opset=model["opset"],
-        size=" x ".join(map(str, model["image_shape"])),
+        size=" x ".join(map(str, image)),
         axes=", ".join(map(str, graphs["encoder"]["inputs"]["image"]["shape"][1:])),
-        image=", ".join(map(str, model["image_shape"])),
-        image_size=math.prod(model["image_shape"]),
-        sizes="" if model["spatial_multiple"] is None else _SIZES.format(model["spatial_multiple"]),
+        image=", ".join(map(str, image)),
+        image_size=math.prod(image),
+        sizes=f" H and W may be any multiples of {multiple}, h and w are that much smaller." if multiple else "",
         files=_table(("file", "inputs", "outputs"), [_graph_row(graph) for graph in graphs.values() if graph["file"]]),
         model=_table(("", ""), _model_rows(model)),
-        config=_config(model["config"]),
+        config="null" if config is None else "{\n" + ",\n".join(lines) + "\n}",
         reference="" if model["precision"] == "int8" else " and by `onnx.reference`",
-        quality=_quality(evaluation, model["precision"]) + _cost(judgement),
-        parity=_table(
-            ("graph", "output", "absolute", "relative"),
-            [
-                (part, name, f"{at_most(p.max_abs):.0e}", f"{at_most(p.max_rel):.0e}")
-                for part, outputs in parity.items()
-                for name, p in outputs.items()
-            ],
-        ),
-        ties=_ties(parity),
-        speed=_speed(speeds),
+        quality=_quality(evaluation, model["precision"], judgement),
+        parity=_table(("graph", "output", "absolute", "relative"), agreement),
+        ties=_TIES.format(at_most(parity["encoder"]["codes"].near_ties)) if "codes" in parity["encoder"] else "",
+        speed=_SPEED.format(hardware(), _table(("graph", "batch", "images per second"), rows)) if rows else "",
         runtime=_runtime(model, graphs),
-        **_with_condition(model["condition"]) | _of_z(model, graphs),
+        python=python,
+        script=script,
         limits=_VAE_LIMITS if "distortion" in graphs["vae"]["outputs"] else _AUTOENCODER_LIMITS,
     )
 
 
 def _graph_row(graph: Mapping[str, Any]) -> tuple[str, str, str]:
-    def of(specs: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name} ({', '.join(map(str, spec['shape']))})" for name, spec in specs.items())
-
-    return graph["file"], of(graph["inputs"]), of(graph["outputs"])
+    inputs, outputs = (
+        ", ".join(f"{name} ({', '.join(map(str, spec['shape']))})" for name, spec in graph[specs].items())
+        for specs in ("inputs", "outputs")
+    )
+    return graph["file"], inputs, outputs
 
 
 def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    kinds = (("condition", _condition), ("codes", _codes), ("scaling", _scaling))
-    told = [(name, words(model[name])) for name, words in kinds if model[name] is not None]
+    rows = [("precision", model["precision"]), ("latent", " x ".join(map(str, model["latent_shape"])))]
+    if (condition := model["condition"]) is not None:
+        names = ", ".join(f"{number} {name}" for number, name in enumerate(condition.get("names") or ()))
+        vector = f"{condition.get('size')} numbers for each image"
+        labels = f"one of {condition.get('num_classes')} labels{names and ': '}{names}"
+        rows.append(("condition", vector if condition["kind"] == "vector" else labels))
+    if (codes := model["codes"]) is not None:
+        places = " x ".join(map(str, codes["shape"])) or "one position"
+        layers = f", in {codes['depth']} layers that add up" if codes["depth"] > 1 else ""
+        rows.append(("codes", f"one of {codes['num_codes']:,} at each of {places}{layers}"))
+    if (scaling := model["scaling"]) is not None:
+        shift, scale = (", ".join(f"{value:.6g}" for value in scaling[name]) for name in ("shift", "scale"))
+        rows.append(("scaling", f"(z - shift) * scale by channel: shift {shift}; scale {scale}"))
     return [
-        ("precision", model["precision"]),
-        ("latent", " x ".join(map(str, model["latent_shape"]))),
-        *told,
+        *rows,
         ("parameters", f"{model['parameters']:,}"),
         ("p(x given z)", model["likelihood"]),
         ("p(z)", model["prior"]),
@@ -157,126 +204,51 @@ def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _condition(condition: Mapping[str, Any]) -> str:
-    if condition["kind"] == "vector":
-        return f"{condition['size']} numbers for each image"
-    names = condition["names"]
-    listed = ": " + ", ".join(f"{number} {name}" for number, name in enumerate(names)) if names else ""
-    return f"one of {condition['num_classes']} labels{listed}"
+def _example(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> tuple[str, str]:
+    """Code that makes z, by the graph of codes or of the prior if there is one, and decodes it: Python, JavaScript."""
+    first = [part for part in ("codes", "prior") if part in graphs and graphs[part]["file"]][:1]
+    axes, known = axes_of(model), {"z"} if first else set()
+    python, script = [], []
+    for part in (*first, "decoder"):
+        inputs, (output, result) = graphs[part]["inputs"], ("mean", "images") if part == "decoder" else ("z", "z")
+        for name in [name for name in inputs if name not in known]:
+            known.add(name)
+            dtype, shape = inputs[name]["dtype"], [axes.get(axis, axis) for axis in inputs[name]["shape"][1:]]
+            choices = model["codes"] and model["codes"]["num_codes"]
+            values = _ARRAYS.get(name, _NORMAL).format(shape=(16, *shape), dtype=dtype, choices=choices)
+            python.append(f"{name} = {values}")
+            array = f"new {'BigInt64' if dtype == 'int64' else 'Float32'}Array({math.prod(shape)})"
+            script.append(f'const {name} = new ort.Tensor("{dtype}", {array}, {[1, *shape]});{_REMARKS.get(name, "")}')
+        opened = f'onnxruntime.InferenceSession("{part}.onnx")', f'(await ort.InferenceSession.create("{part}.onnx"))'
+        in_python, in_script = ("decoder", "decoder") if part == "decoder" else opened
+        given = ", ".join(f'"{name}": {name}' for name in inputs)
+        python.append(f'({result},) = {in_python}.run(["{output}"], {{{given}}})')
+        script.append(f"const {{ {output} }} = await {in_script}.run({{ {', '.join(inputs)} }});")
+    return "\n".join(python), "\n".join(script)
 
 
-def _codes(codes: Mapping[str, Any]) -> str:
-    places = " x ".join(map(str, codes["shape"])) or "one position"
-    layers = f", in {codes['depth']} layers that add up" if codes["depth"] > 1 else ""
-    return f"one of {codes['num_codes']:,} at each of {places}{layers}"
-
-
-def _scaling(scaling: Mapping[str, Any]) -> str:
-    shift, scale = (", ".join(f"{value:.6g}" for value in scaling[name]) for name in ("shift", "scale"))
-    return f"(z - shift) * scale by channel: shift {shift}; scale {scale}"
-
-
-def _with_condition(condition: Mapping[str, Any] | None) -> dict[str, str]:
-    """What the examples say of the condition."""
-    if condition is None:
-        return {"numpy_condition": "", "js_condition": "", "js_input": ""}
-    if condition["kind"] == "labels":
-        array, tensor = "np.zeros(16, np.int64)", '"int64", new BigInt64Array(1), [1]'
-    else:
-        size = condition["size"]
-        array = f"np.zeros((16, {size}), np.float32)"
-        tensor = f'"float32", new Float32Array({size}), [1, {size}]'
-    return {
-        "numpy_condition": f', "condition": {array}',
-        "js_condition": f"const condition = new ort.Tensor({tensor});\n",
-        "js_input": ", condition",
-    }
-
-
-def _of_z(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> dict[str, str]:
-    """How the examples make z: by the prior's graph, of random codes, or of a standard normal prior."""
-    given = _with_condition(model["condition"])
-    if model["codes"] is not None:
-        (positions,), num_codes = graphs["codes"]["inputs"]["codes"]["shape"][1:], model["codes"]["num_codes"]
-        return {
-            "numpy_z": f"codes = np.random.default_rng(0).integers({num_codes}, size=(16, {positions}))"
-            "  # those of images: encoder.onnx\n"
-            '(z,) = onnxruntime.InferenceSession("codes.onnx").run(["z"], {"codes": codes})',
-            "js_z": f'const codes = new ort.Tensor("int64", new BigInt64Array({positions}), [1, {positions}]);'
-            " // those of images: encoder.onnx\n"
-            'const { z } = await (await ort.InferenceSession.create("codes.onnx")).run({ codes });',
-        }
-    prior = graphs.get("prior")
-    if prior is not None and prior["file"]:
-        noise = prior["inputs"]["noise"]["shape"][1:]
-        shape, is_given = ", ".join(map(str, noise)), "condition" in prior["inputs"]
-        numpy_condition, js_input = (given["numpy_condition"], given["js_input"]) if is_given else ("", "")
-        first, second = (given["js_condition"], "") if is_given else ("", given["js_condition"])
-        return {
-            "numpy_z": f"noise = np.random.default_rng(0).standard_normal((16, {shape}), dtype=np.float32)\n"
-            f'(z,) = onnxruntime.InferenceSession("prior.onnx").run(["z"], {{"noise": noise{numpy_condition}}})',
-            "js_condition": second,
-            "js_z": f'{first}const noise = new ort.Tensor("float32", new Float32Array({math.prod(noise)}), [1,'
-            f" {shape}]); // to fill with standard normal numbers\n"
-            f'const {{ z }} = await (await ort.InferenceSession.create("prior.onnx")).run({{ noise{js_input} }});',
-        }
-    latent = ", ".join(map(str, model["latent_shape"]))
-    return {
-        "numpy_z": f"z = np.random.default_rng(0).standard_normal((16, {latent}), dtype=np.float32)",
-        "js_z": f'const z = new ort.Tensor("float32", new Float32Array({math.prod(model["latent_shape"])}), [1,'
-        f" {latent}]); // the centre of the latent space",
-    }
-
-
-def _ties(parity: Mapping[str, Mapping[str, Parity]]) -> str:
-    if "codes" not in parity["encoder"]:
-        return ""
-    return (
-        "\nOf codes they are how many differ, and the share of all. Codes are those of torch but for near-ties, where"
-        f" rounding decides between two: at most {at_most(parity['encoder']['codes'].near_ties):.0f} of those compared."
-    )
-
-
-def _config(config: Mapping[str, Any] | None) -> str:
-    if config is None:
-        return "null"
-    lines = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in config.items()]
-    return "{\n" + ",\n".join(lines) + "\n}"
-
-
-def _quality(evaluation: Mapping[str, Any] | None, precision: str) -> str:
-    if evaluation is None:
-        return "Not given at export."
-    rows = [
-        (
-            name,
-            f"{entry['value']:.{2 if unit_of(name) == _NATS else 4}f}",
-            "-" if entry["standard_error"] is None else f"{entry['standard_error']:.2g}",
-            unit_of(name),
+def _quality(evaluation: Mapping[str, Any] | None, precision: str, judgement: Judgement | None) -> str:
+    parts = ["Not given at export."] if evaluation is None else []
+    if evaluation is not None:
+        rows = [
+            (
+                name,
+                f"{entry['value']:.{2 if unit_of(name) == 'nats per image' else 4}f}",
+                "-" if entry["standard_error"] is None else f"{entry['standard_error']:.2g}",
+                unit_of(name),
+            )
+            for name, entry in evaluation.items()
+            if isinstance(entry, Mapping)
+        ]
+        facts = [f"{n.replace('_', ' ')}: {entry}" for n, entry in evaluation.items() if not isinstance(entry, Mapping)]
+        parts += [_table(("", "mean", "standard error", "unit"), rows), "; ".join(facts)]
+        parts += [] if precision == "fp32" else ["These figures are the float32 model's."]
+    if judgement is not None:
+        parts.append(
+            f"int8 costs {judgement.nats_lost:.3g} nats of ELBO per image; its images have a PSNR of"
+            f" {judgement.psnr:.1f} dB against float32's. Both on other images than it was calibrated on."
         )
-        for name, entry in evaluation.items()
-        if isinstance(entry, Mapping)
-    ]
-    facts = [f"{n.replace('_', ' ')}: {entry}" for n, entry in evaluation.items() if not isinstance(entry, Mapping)]
-    whose = [] if precision == "fp32" else ["These figures are the float32 model's."]
-    return "\n\n".join([_table(("", "mean", "standard error", "unit"), rows), "; ".join(facts), *whose])
-
-
-def _cost(judgement: Judgement | None) -> str:
-    if judgement is None:
-        return ""
-    return (
-        f"\n\nint8 costs {judgement.nats_lost:.3g} nats of ELBO per image; its"
-        f" images have a PSNR of {judgement.psnr:.1f} dB against float32's. Both on other"
-        " images than it was calibrated on."
-    )
-
-
-def _speed(speeds: Sequence[Speed]) -> str:
-    if not speeds:
-        return ""
-    rows = [(s.part, str(s.batch), f"{s.images_per_second:,.0f}") for s in speeds]
-    return f"\n## Speed\n\n{hardware()}; medians.\n\n{_table(('graph', 'batch', 'images per second'), rows)}\n"
+    return "\n\n".join(parts)
 
 
 def _runtime(model: Mapping[str, Any], graphs: Mapping[str, Any]) -> str:

@@ -14,10 +14,32 @@ from torch import Tensor
 
 from vaelib._checks import ExportError
 from vaelib.export.graphs import Graph, culprit
-from vaelib.export.parity import Parity
-from vaelib.export.ties import ROUNDINGS, in_double, near_ties
 
-__all__ = ["EXACT", "Judge", "Limit", "answers_of_torch", "at_levels", "difference", "drawn_inputs"]
+__all__ = ["EXACT", "Judge", "Limit", "Parity", "answers_of_torch", "at_levels", "at_most", "difference"]
+__all__ += ["drawn_inputs", "near_ties"]
+
+_ROUNDINGS = 8.0
+"""How many times torch's own distance from float64 a graph may be away."""
+_LEAST_MARGIN = 1e-6
+"""Of the largest margin of a batch: what is less is a near-tie however well torch rounds."""
+
+
+class Parity(NamedTuple):
+    """How far a graph is from torch on one output, over all batches, optimisation levels and evaluators."""
+
+    max_abs: float
+    """Largest absolute difference; of codes, how many differ."""
+    max_rel: float
+    """The same, divided by the largest absolute value that torch gave; of images and nats, by 1 at least; of codes by
+    their number."""
+    near_ties: int = 0
+    """Of codes: how many of those compared are so close to another code that rounding may decide; no other may differ
+    from torch's."""
+
+
+def at_most(difference: float) -> float:
+    """The next power of ten, for files: digits of rounding errors differ between machines, bytes must not."""
+    return float(f"1e{math.ceil(math.log10(difference))}") if difference else 0.0
 
 
 class Limit(NamedTuple):
@@ -79,12 +101,12 @@ class Judge:
         inputs = drawn_inputs(graph, 64, torch.Generator().manual_seed(0))
         double = graph._replace(module=copy.deepcopy(graph.module).double())
         try:
-            exact = answers_of_torch(double, in_double(inputs))
+            exact = answers_of_torch(double, _in_double(inputs))
         except (RuntimeError, TypeError):
             return allowed
         ties = near_ties(graph, inputs)
         for name, parity in self.apart(exact, answers_of_torch(graph, inputs), ties).items():
-            allowed[name] = max(allowed[name], ROUNDINGS * parity.max_rel if math.isfinite(parity.max_rel) else 0.0)
+            allowed[name] = max(allowed[name], _ROUNDINGS * parity.max_rel if math.isfinite(parity.max_rel) else 0.0)
         return allowed
 
 
@@ -148,3 +170,35 @@ def difference(reference: Tensor, values: Tensor, *, least_scale: float) -> Pari
         return Parity(0.0, 0.0)
     max_abs = (reference - values).abs().max().item()
     return Parity(max_abs, max_abs / max(reference.abs().max().item(), least_scale))
+
+
+def near_ties(graph: Graph, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Where another rounding may give another code, ``(B, N)``; None of a graph that makes none of images.
+
+    A code is nearly tied if it is closer to being another than 8 times what torch in float32 is from float64, measured
+    on these inputs where both give the same codes: in squared distance, or to the edge at which a channel is rounded.
+    """
+    module: Any = graph.module
+    if "image" not in graph.inputs or "z" not in graph.outputs or not hasattr(module.model.latent, "margins"):
+        return None
+    single, double = (
+        _margins(each, given)
+        for each, given in ((module, inputs), (copy.deepcopy(module).double(), _in_double(inputs)))
+    )
+    (margins, codes), (exact, exact_codes) = single, double
+    same = (codes == exact_codes).all(1)
+    rounding = (margins - exact)[same].abs().max().item() if same.any() else 0.0
+    return margins <= max(_ROUNDINGS * rounding, _LEAST_MARGIN * margins.max().item())
+
+
+def _margins(module: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """By image and code, how far it is from being another; and the codes."""
+    view = module.view(inputs.get("condition"))
+    with torch.no_grad():
+        features = view._run(view.encoder, inputs["image"])
+        return view.latent.margins(features), view.latent.encoded(features)
+
+
+def _in_double(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs in float64; whole numbers stay."""
+    return {name: values.double() if values.is_floating_point() else values for name, values in inputs.items()}

@@ -12,17 +12,14 @@ from torch import Tensor, nn
 
 from vaelib._checks import ExportError, check_choice, check_float, check_int, check_no_view, check_type
 from vaelib.export import manifest
-from vaelib.export.card import card
-from vaelib.export.comparison import compare
-from vaelib.export.differences import EXACT
-from vaelib.export.graphs import to_bytes, with_metadata
+from vaelib.export.card import card, measure
+from vaelib.export.conversion import to_bytes, with_metadata
+from vaelib.export.differences import EXACT, Parity
 from vaelib.export.independence import check_independence
 from vaelib.export.lint import lint
-from vaelib.export.parity import Parity
 from vaelib.export.parts import graphs_of
 from vaelib.export.precision import LIMITS, check_calibration, check_headroom, halved, quantized
-from vaelib.export.proof import prove
-from vaelib.export.speed import measure
+from vaelib.export.proof import compare, prove
 from vaelib.vae import VAE
 
 __all__ = ["export_onnx"]

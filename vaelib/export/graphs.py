@@ -1,22 +1,26 @@
-"""A graph of a bundle, from torch to ONNX bytes, and what it takes and gives."""
+"""A graph of a bundle: its torch module, what it takes and gives, at one size or at any."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import onnx
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
-from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError
-from vaelib.export.lowering import lower
-from vaelib.export.quiet import quiet, reason_of
 from vaelib.runtime.contract import Contract, Spec
+from vaelib.vae import VAE
+from vaelib.vae.given import Given
 
-__all__ = ["Graph", "contract_of", "culprit", "lowest_ir_version", "to_bytes", "with_metadata"]
+__all__ = ["Graph", "contract_of", "culprit", "free_sizes", "reason_of"]
+
+_MOST_CHARACTERS = 200
+_HINTS = {
+    "data-dependent": " The code branches on a tensor's values; torch.where does not.",
+    "No ONNX function": " ONNX has no such operator; take other ones.",
+}
 
 
 class Graph(NamedTuple):
@@ -62,33 +66,6 @@ class Graph(NamedTuple):
         return tuple(axes.get(name, latent) for name in self.inputs)
 
 
-def _log_sigmoid(x: Any) -> Any:
-    """min(x, 0) - log(1 + u), u = exp(-|x|), the logarithm as 2 artanh(u / (2 + u)).
-
-    Its series ends where float32 does, and is made of operators that compute an image alike in any company.
-    """
-    u = op.Exp(op.Neg(op.Abs(x)))
-    t = op.Div(u, op.Add(u, _like(x, 2.0)))
-    square, series = op.Mul(t, t), _like(x, 2.0 / 13.0)
-    for odd in (11.0, 9.0, 7.0, 5.0, 3.0, 1.0):
-        series = op.Add(op.Mul(series, square), _like(x, 2.0 / odd))
-    return op.Sub(op.Min(x, _like(x, 0.0)), op.Mul(t, series))
-
-
-def _expm1(x: Any) -> Any:
-    return op.Mul(op.Tanh(op.Mul(x, _like(x, 0.5))), op.Add(op.Exp(x), _like(x, 1.0)))
-
-
-def _like(x: Any, value: float) -> Any:
-    """A constant of the dtype of ``x``."""
-    constant: Any = op.Constant(value_float=value)
-    return op.CastLike(constant, x)
-
-
-# torch writes Log(Sigmoid(x)), infinite for the logits of any sure decoder, and Exp(x) - 1, which cancels near zero.
-_TRANSLATIONS: dict[Any, Any] = {torch.ops.aten.log_sigmoid.default: _log_sigmoid, torch.ops.aten.expm1.default: _expm1}
-
-
 def contract_of(graph: Graph) -> Contract:
     """What the graph takes and gives: the inputs' shapes, and those of what the module makes of them.
 
@@ -129,46 +106,6 @@ def _axes(graph: Graph, kind: str, extents: list[tuple[int, ...]]) -> list[int |
     return [sizes[0] if len({*sizes}) == 1 else "G" for sizes in extents]
 
 
-@torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away
-def to_bytes(graph: Graph, opset: int) -> bytes:
-    """One ONNX file with a free batch axis and no trace of this machine.
-
-    Raises:
-        ExportError: A ``ValueError``: if torch cannot express the graph.
-    """
-    # torch takes a free axis whose example is 1 for a fixed one, and the model's own latent map may be one pixel.
-    example = (graph if graph.multiple is None else graph.larger()).constant_inputs(0.5)
-    try:
-        with quiet():
-            program: Any = torch.onnx.export(
-                graph.module.eval(),
-                example,
-                input_names=list(graph.inputs),
-                output_names=list(graph.outputs),
-                dynamic_shapes=graph.free_axes(),
-                opset_version=opset,
-                dynamo=True,
-                custom_translation_table=_TRANSLATIONS,
-                verbose=False,
-            )
-            lower(program.model)
-    except Exception as error:  # torch wraps whatever went wrong in exporter errors of many kinds
-        raise ExportError(f"torch could not export {culprit(graph)}: {reason_of(error)}") from error
-    RemoveUnusedNodesPass()(program.model)
-    ClearMetadataAndDocStringPass()(program.model)
-    proto = program.model_proto
-    for value in (*proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
-    proto.producer_name, proto.producer_version = "vaelib", ""
-    proto.ir_version = lowest_ir_version(proto)
-    return bytes(proto.SerializeToString(deterministic=True))
-
-
-def lowest_ir_version(proto: onnx.ModelProto) -> int:
-    """The oldest version of the file format that has the model's operator sets, for the sake of older runtimes."""
-    return int(onnx.helper.find_min_ir_version_for(proto.opset_import))
-
-
 def culprit(graph: Graph) -> str:
     """What to look at: the graph of the whole comes after the networks', and adds only the bound to them."""
     if "kl" not in graph.outputs:
@@ -180,8 +117,60 @@ def culprit(graph: Graph) -> str:
     return f"{type(model.likelihood).__name__}.log_prob or {rate}"
 
 
-def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The same model with ``metadata_props``."""
-    proto = onnx.load_model_from_string(content)
-    onnx.helper.set_model_props(proto, dict(metadata))
-    return bytes(proto.SerializeToString(deterministic=True))
+def reason_of(error: BaseException) -> str:
+    """The first line of the error at the root, cut to 200 characters, for an error that keeps the rest as its cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    line = next(filter(None, lines), type(error).__name__)
+    short = line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
+    hint = next((hint for words, hint in _HINTS.items() if words in line), "")
+    return f"{short.rstrip('.')}.{hint}"
+
+
+def free_sizes(model: VAE) -> int:
+    """Let ``model``, a copy that is about to be exported, take other sizes than its own.
+
+    Returns:
+        The spatial multiple: H and W must be multiples of it, and the latent map is that much smaller.
+
+    Raises:
+        ExportError: A ``ValueError``: if the latent is a vector, or the model is not the same at every size.
+    """
+    if len(model.latent_shape) != 3:
+        raise ExportError(
+            "`dynamic_size` needs a fully convolutional model with a latent map, latent_shape=(C, h, w); "
+            f"got the vector {tuple(model.latent_shape)}."
+        )
+    (_, height, width), (_, rows, columns) = model.image_shape, model.latent_shape
+    multiple = height // rows
+    if (multiple * rows, multiple * columns) != (height, width):
+        raise ExportError(
+            "`dynamic_size` needs images whose height and width are the same multiple of the latent map's, got"
+            f" {height} x {width} and {rows} x {columns}: train with sides that every stride divides."
+        )
+    for module in model.modules():
+        for name in ("image_shape", "latent_shape"):
+            if hasattr(module, name):
+                setattr(module, name, (getattr(module, name)[0], "H", "W"))  # a string is a free axis to the checks
+    _check_at(model, multiple, rows + 1, columns + 2)
+    return multiple
+
+
+def _check_at(model: VAE, multiple: int, rows: int, columns: int) -> None:
+    size = (multiple * rows, multiple * columns)
+    view: Any = model if model.condition is None else Given(model, torch.zeros(1, model.condition.embedding_size))
+    try:
+        with torch.no_grad():
+            z = view.embed(torch.full((1, model.image_shape[0], *size), 0.5))
+            image = view.decode(z)
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(
+            f"`dynamic_size` needs a model for every size, this one fails at {size}: {reason_of(error)}"
+        ) from error
+    if z.shape[2:] != (rows, columns) or image.shape[2:] != size:
+        raise ExportError(
+            f"`dynamic_size` needs a model for every size, but images of {size} give a latent map of"
+            f" {tuple(z.shape[2:])} and images of {tuple(image.shape[2:])}:"
+            " train with sides that every stride divides."
+        )

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import ExportError
-from vaelib.export.differences import Judge, answers_of_torch, at_levels, difference, drawn_inputs
+from vaelib.export.differences import Judge, answers_of_torch, at_levels, difference, drawn_inputs, near_ties
 from vaelib.export.graphs import Graph, culprit
-from vaelib.export.ties import near_ties
 
 __all__ = ["check_independence"]
 

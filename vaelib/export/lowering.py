@@ -29,7 +29,7 @@ def lower(model: ir.Model) -> None:
     _multiply_small_maps(model.graph)
     _drop_reshapes(model.graph)
     _merge_products(model.graph)
-    _steady_powers_and_sums(model.graph)
+    _batch_invariant_powers_and_sums(model.graph)
 
 
 def _fold_batch_norms(graph: ir.Graph) -> None:
@@ -160,8 +160,8 @@ def _matrix(product: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return weight.T if product.attributes.get_int("transB", 0) else weight, bias
 
 
-def _steady_powers_and_sums(graph: ir.Graph) -> None:
-    """In operators that compute an image alike in any company, which ``Pow`` and the sums do not."""
+def _batch_invariant_powers_and_sums(graph: ir.Graph) -> None:
+    """In operators that give an image the same bits in any batch, which ``Pow`` and the sums do not."""
     node: Any
     for node in list(graph):
         is_known = node.op_type in ("Pow", "ReduceMean", "ReduceSum", "ReduceL2") and len(node.inputs) > 1
@@ -211,7 +211,7 @@ def _sum_of_channels(graph: ir.Graph, node: Any) -> None:
 
 
 def _sum_by_products(graph: ir.Graph, node: Any) -> None:
-    """``(B, n)`` to ``(B,)``, first in rows, then their sums: as many roundings as the edge of a picture has pixels."""
+    """``(B, n)`` to ``(B,)``, first in rows, then their sums: as many roundings as the edge of an image has pixels."""
     shape = node.inputs[0].shape
     if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] == 0:
         return

@@ -13,8 +13,8 @@ from vaelib import __version__
 from vaelib._checks import check_path
 from vaelib._files import Listed, check_replaceable, files_replaced, listed_in, target_directory
 from vaelib.conditions import Labels
+from vaelib.export.differences import Parity, at_most
 from vaelib.export.graphs import Graph, contract_of
-from vaelib.export.parity import Parity, at_most
 from vaelib.runtime.bundle import SCHEMA
 from vaelib.serialization import describe
 from vaelib.vae import VAE

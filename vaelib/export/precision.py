@@ -19,11 +19,11 @@ from torch.utils._pytree import tree_map_only
 
 from vaelib._checks import ExportError, check_images, check_shape, check_unit_range
 from vaelib.evaluation.statistics import watched
-from vaelib.export.comparison import session
+from vaelib.export.conversion import lowest_ir_version
 from vaelib.export.differences import Limit, answers_of_torch, drawn_inputs
-from vaelib.export.graphs import Graph, lowest_ir_version
+from vaelib.export.graphs import Graph
 from vaelib.export.parts import input_of
-from vaelib.export.speed import images_per_second
+from vaelib.export.proof import images_per_second, session
 from vaelib.vae import VAE
 
 __all__ = ["LIMITS", "Judgement", "check_calibration", "check_headroom", "halved", "quantized", "quantized_graph"]

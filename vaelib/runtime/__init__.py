@@ -15,13 +15,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from vaelib._checks import check_int
-from vaelib.runtime.arrays import Array
-from vaelib.runtime.draws import elbo_terms, score
+from vaelib.runtime.draws import elbo_terms, interpolated, score, traversed
+from vaelib.runtime.engine import Plan
+from vaelib.runtime.inputs import Array
 from vaelib.runtime.machine import Machine, Provider
 from vaelib.runtime.opened import Graphs
-from vaelib.runtime.plans import Plan
 from vaelib.runtime.verbs import Verbs
-from vaelib.runtime.walks import interpolated, traversed
 
 __all__ = ["OnnxVAE", "Plan"]
 

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from vaelib._checks import ModelFileError, check_path
 from vaelib.runtime.contract import Contract, checked_contract
-from vaelib.runtime.metadata import checked_metadata, from_json
+from vaelib.runtime.metadata import checked_metadata, described, from_json
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
-from vaelib.runtime.rules import GraphError, check_graph, is_steady
-from vaelib.runtime.version_0_1 import described
+from vaelib.runtime.rules import GraphError, check_graph, is_batch_invariant
 
 __all__ = ["MAX_FILE_BYTES", "SCHEMA", "Bundle", "Part"]
 
@@ -30,7 +29,7 @@ class Part(NamedTuple):
     """One graph that was found to be what the manifest and the rules want."""
 
     content: bytes
-    steady: bool
+    batch_invariant: bool
     """Whether an image's bits cannot depend on the batch that it is computed in."""
 
 
@@ -92,7 +91,7 @@ class Bundle:
             raise ModelFileError(f"{path} must be the {part} of a model, but is the {props.get('vaelib.part')!r:.40}.")
         if props.get("vaelib.weights_sha256") != self.metadata["weights_sha256"]:
             raise ModelFileError(f"{path} belongs to another model than the one that the bundle describes.")
-        return Part(content, is_steady(model))
+        return Part(content, is_batch_invariant(model))
 
     def _of_version_0_1(self) -> tuple[dict[str, Any], dict[str, Contract]]:
         path = self._existing("decoder.onnx")

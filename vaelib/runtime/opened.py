@@ -9,12 +9,11 @@ from threading import Lock
 from typing import Any
 
 from vaelib._checks import check_shape
-from vaelib.runtime.arrays import finite, finite_check, floats, range_check, shown
 from vaelib.runtime.bundle import Bundle
 from vaelib.runtime.codes import code_check, uniform_codes, whole_numbers
-from vaelib.runtime.conditions import checked_condition, rows_for
 from vaelib.runtime.contract import Spec, axes_of, bound_axes, item_shape
 from vaelib.runtime.engine import Array, Check, Engine
+from vaelib.runtime.inputs import checked_condition, finite, finite_check, floats, range_check, rows_for, shown
 from vaelib.runtime.machine import Machine
 
 __all__ = ["Graphs"]

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vaelib.runtime.attributes import TENSOR, VALUE_OF, allowed
 from vaelib.runtime.contract import Contract, Spec
-from vaelib.runtime.operators import OTHERS, REFUSED, SIZES, STEADY
+from vaelib.runtime.operators import BATCH_INVARIANT, OTHERS, REFUSED, SIZES, TENSOR, VALUE_OF, allowed
 
-__all__ = ["GraphError", "check_graph", "check_rules", "is_steady"]
+__all__ = ["GraphError", "check_graph", "check_rules", "is_batch_invariant"]
 
 Message = Mapping[str, Any]
 
@@ -41,9 +40,9 @@ class GraphError(ValueError):
     """A graph breaks a rule; the message says which."""
 
 
-def is_steady(model: Message) -> bool:
+def is_batch_invariant(model: Message) -> bool:
     """Whether an image's bits cannot depend on the batch that it is computed in."""
-    return all(node["op_type"] in STEADY for node in model["graph"]["node"])
+    return all(node["op_type"] in BATCH_INVARIANT for node in model["graph"]["node"])
 
 
 def check_graph(model: Message, contract: Contract) -> None:
@@ -195,7 +194,7 @@ def _check_node(node: Message) -> None:
     operator = node["op_type"]
     if operator in REFUSED:
         raise GraphError(f"its operator {operator!r} is not run by vaelib: {REFUSED[operator]}")
-    if operator not in STEADY and operator not in OTHERS:
+    if operator not in BATCH_INVARIANT and operator not in OTHERS:
         raise GraphError(f"its operator {operator!r} is none of ONNX's standard domain that vaelib knows")
     for attribute in node["attribute"]:
         name, kind = attribute["name"], attribute["type"]

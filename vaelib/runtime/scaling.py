@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vaelib._checks import check_bool
-from vaelib.runtime.arrays import Array
+from vaelib.runtime.inputs import Array
 
 __all__ = ["Scaling", "scaling_if"]
 

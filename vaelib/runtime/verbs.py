@@ -7,10 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from vaelib.runtime.arrays import Array
 from vaelib.runtime.codes import Codes
 from vaelib.runtime.contract import Contract
 from vaelib.runtime.draws import codes_of_noise, noise_of_prior, z_of_noise
+from vaelib.runtime.inputs import Array
 from vaelib.runtime.opened import Graphs
 from vaelib.runtime.scaling import scaling_if
 
