@@ -27,24 +27,14 @@ Source = VAE | Path
 
 
 def write_files(source: Source, directory: Path, needs: Collection[str]) -> Subject:
-    """Fill ``directory`` with what backends need: ``model``, ``bundle``, ``graphs`` of each operation, in ``int8``.
-
-    Raises:
-        ExportError: A ``ValueError``: if the model cannot be exported.
-        ModelFileError: A ``ValueError``: if the bundle is torn.
-        MissingExtraError: If the source is a bundle and the extra ``onnx`` is not installed.
-    """
+    """Fill ``directory`` with what backends need: ``model``, ``bundle``, ``graphs`` of each operation, in ``int8``."""
     if isinstance(source, Path):
         if needs_packages(*EXPORTING):
             raise MissingExtraError("a benchmark of a bundle", "onnx")
         from vaelib.benchmark.graphs import of_bundle
 
         return of_bundle(source, directory, needs)
-    return _of_model(source, directory, needs)
-
-
-def _of_model(model: VAE, directory: Path, needs: Collection[str]) -> Subject:
-    model = copy.deepcopy(model).cpu().float().eval()
+    model = copy.deepcopy(source).cpu().float().eval()
     if "model" in needs:
         save(model, directory / "model")
     if {"bundle", "int8"} & set(needs):

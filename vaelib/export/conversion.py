@@ -52,11 +52,7 @@ _TRANSLATIONS: dict[Any, Any] = {torch.ops.aten.log_sigmoid.default: _log_sigmoi
 
 @torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away
 def to_bytes(graph: Graph, opset: int) -> bytes:
-    """One ONNX file with a free batch axis and no trace of this machine.
-
-    Raises:
-        ExportError: A ``ValueError``: if torch cannot express the graph.
-    """
+    """One ONNX file with a free batch axis and no trace of this machine."""
     # torch takes a free axis whose example is 1 for a fixed one, and the model's own latent map may be one pixel.
     example = (graph if graph.multiple is None else graph.larger()).constant_inputs(0.5)
     try:

@@ -66,13 +66,10 @@ class Judge:
         self.graph, self.limits = graph, limits
 
     def apart(self, expected: Mapping[str, Tensor], got: Mapping[str, Any], ties: Tensor | None) -> dict[str, Parity]:
-        """The difference of each output that there is in ``got``.
+        """The difference of each output in ``got`` from torch's.
 
-        Args:
-            expected: What torch gives.
-            got: What is judged.
-            ties: Near-ties, ``(B, N)``: where ``got`` may have another code. Of an image with such a code whose z is
-                another, nothing else is compared.
+        ``ties`` are near-ties, ``(B, N)``: where ``got`` may have another code. Of an image with such a code whose z is
+        another, nothing else is compared.
         """
         given = {name: torch.as_tensor(np.ascontiguousarray(values)) for name, values in got.items()}
         kept = torch.ones(len(next(iter(expected.values()))), dtype=torch.bool)
@@ -111,11 +108,7 @@ class Judge:
 
 
 def answers_of_torch(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs of the graph's module, computed by one thread too.
-
-    Raises:
-        ExportError: A ``ValueError``: if it gives others than the graph has.
-    """
+    """The outputs of the graph's module, computed by one thread too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -136,7 +136,7 @@ def export_onnx(
     for part, graph in written.items():
         contents[part] = to_bytes(graph, opset)
         parity[part] = compare(contents[part], graph)
-    if _has_initial_statistics(exported):
+    if any(norm.num_batches_tracked == 0 for norm in _batch_norms(exported)):
         whole = graphs["vae"]  # it has every fold in it
         changed = whole._replace(module=_with_random_statistics(whole.module))
         compare(to_bytes(changed, opset), changed)
@@ -170,11 +170,7 @@ def export_onnx(
 
 
 def _check_codes(model: VAE, precision: str, dynamic_size: bool) -> None:
-    """Refuse what a latent of codes cannot have.
-
-    Raises:
-        ExportError: If it is asked for.
-    """
+    """Refuse what a latent of codes cannot have."""
     if not hasattr(model.latent, "num_codes"):
         return
     kind = type(model.latent).__name__
@@ -202,11 +198,7 @@ def _check_evaluation(evaluation: Mapping[str, Any]) -> None:
 
 
 def _copied(model: VAE) -> Any:
-    """The copy that is exported: on the CPU, in float32 and eval mode, its prior fixed.
-
-    Raises:
-        ExportError: If it cannot be copied or moved, or does not hold dense numbers.
-    """
+    """The copy that is exported: on the CPU, in float32 and eval mode, its prior fixed."""
     try:
         exported: Any = copy.deepcopy(model).cpu().float().eval()
     except Exception as error:  # a part of a user's own may raise anything
@@ -229,10 +221,6 @@ def _copied(model: VAE) -> Any:
 
 def _batch_norms(model: nn.Module) -> list[Any]:
     return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-
-
-def _has_initial_statistics(model: nn.Module) -> bool:
-    return any(norm.num_batches_tracked == 0 for norm in _batch_norms(model))
 
 
 def _with_random_statistics(model: nn.Module) -> nn.Module:

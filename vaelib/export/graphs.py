@@ -133,9 +133,6 @@ def free_sizes(model: VAE) -> int:
 
     Returns:
         The spatial multiple: H and W must be multiples of it, and the latent map is that much smaller.
-
-    Raises:
-        ExportError: A ``ValueError``: if the latent is a vector, or the model is not the same at every size.
     """
     if len(model.latent_shape) != 3:
         raise ExportError(

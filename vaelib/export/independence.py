@@ -61,13 +61,13 @@ def _items(inputs: Inputs) -> list[dict[str, Tensor]]:
 def _answers(graph: Graph, inputs: Inputs) -> dict[str, Tensor]:
     """What torch gives, of as many outputs as the graph has and of the batch's length."""
     batch = len(next(iter(inputs.values())))
-    with _recorded(graph.module) as calls:
+    with _recorded(graph.module) as (entered, _):
         try:
             answers = answers_of_torch(graph, inputs)
         except ExportError:
             raise
         except Exception as error:  # a model may raise anything
-            place = f", in {_described(calls.entered[-1], graph)}" if calls.entered else ""
+            place = f", in {_described(entered[-1], graph)}" if entered else ""
             reason = str(error).strip().partition("\n")[0]
             raise ExportError(
                 f"`model` must take images of its `image_shape` in batches of any length, but {culprit(graph)} fails at"
@@ -101,29 +101,23 @@ class _Call(NamedTuple):
     outputs: list[Tensor]
 
 
-class _Calls:
-    """The calls of submodules in the order in which they ended, and those that have not ended."""
-
-    def __init__(self) -> None:
-        self.entered: list[nn.Module] = []
-        self.ended: list[_Call] = []
-
-    def enter(self, module: nn.Module, _: Any) -> None:
-        self.entered.append(module)
-
-    def end(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        self.entered.pop()
-        self.ended.append(_Call(module, _tensors(inputs), _tensors(outputs)))
-
-
 @contextmanager
-def _recorded(root: nn.Module) -> Iterator[_Calls]:
-    calls, handles = _Calls(), []
+def _recorded(root: nn.Module) -> Iterator[tuple[list[nn.Module], list[_Call]]]:
+    """Submodules whose calls have not ended, and the calls of all others in the order in which they ended."""
+    entered: list[nn.Module] = []
+    ended: list[_Call] = []
+
+    def end(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        entered.pop()
+        ended.append(_Call(module, _tensors(inputs), _tensors(outputs)))
+
+    handles: list[Any] = []
     for module in root.modules():
         if module is not root and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-            handles += [module.register_forward_pre_hook(calls.enter), module.register_forward_hook(calls.end)]
+            enter = module.register_forward_pre_hook(lambda module, _: entered.append(module))
+            handles += [enter, module.register_forward_hook(end)]
     try:
-        yield calls
+        yield entered, ended
     finally:
         for handle in handles:
             handle.remove()
@@ -139,9 +133,9 @@ def _first_dependent(graph: Graph, inputs: Inputs) -> nn.Module | None:
     """The first module to end that gives an item another output than alone, though its input is the same."""
     runs = []
     for given in (inputs, *_items(inputs)):
-        with _recorded(graph.module) as calls:
+        with _recorded(graph.module) as (_, ended):
             answers_of_torch(graph, given)
-        runs.append(calls.ended)
+        runs.append(ended)
     whole, *single = runs
     if any(len(calls) != len(whole) for calls in single):
         return None
@@ -169,7 +163,6 @@ def _described(module: nn.Module, graph: Graph) -> str:
     names = {id(part): name for name, part in graph.module.named_modules()}
     name = names[id(module)].removeprefix("model.")
     is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm | nn.InstanceNorm2d)
-    note = ""
-    if is_norm and getattr(module, "running_mean", None) is None:
-        note = ", which has no running statistics and takes those of the batch"
+    is_fresh = is_norm and getattr(module, "running_mean", None) is None
+    note = ", which has no running statistics and takes those of the batch" if is_fresh else ""
     return f"`{name}` ({type(module).__name__}{note})"

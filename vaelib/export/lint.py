@@ -66,7 +66,6 @@ def _findings(graph: Any) -> Iterator[tuple[str, str]]:
     nodes = list(graph.node)
     producers = {output: node for node in nodes for output in node.output}
     names = Counter(node.op_type for node in nodes)
-    copies = [node for node in nodes if node.op_type == "ReorderInput" and _passed(node, producers, "ReorderOutput")]
     if names["ConvTranspose"]:
         yield (
             f"{names['ConvTranspose']} ConvTranspose in plain order, each with its activation as a pass of its own.",
@@ -86,7 +85,7 @@ def _findings(graph: Any) -> Iterator[tuple[str, str]]:
     if apart:
         yield (
             f"{len(apart)} activations ({', '.join(sorted({_ACTIVATIONS[name] for name in apart}))}) as passes of their"
-            " own behind a convolution.",
+            " own after a convolution.",
             'activation="relu", "leaky_relu" or "tanh" is computed inside it.',
         )
     if any(node.op_type == "Slice" and _passed(node, producers, "Upsample") for node in nodes):
@@ -97,6 +96,7 @@ def _findings(graph: Any) -> Iterator[tuple[str, str]]:
             f"{len(narrow)} convolutions read plain order, since the channels before them do not fill a block.",
             "hidden_channels in multiples of 16 fill the blocks of any CPU.",
         )
+    copies = [node for node in nodes if node.op_type == "ReorderInput" and _passed(node, producers, "ReorderOutput")]
     if copies:
         yield (
             f"{len(copies)} copies of a map out of the blocks and in again.",

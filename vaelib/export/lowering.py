@@ -92,12 +92,10 @@ def _multiply_small_maps(graph: ir.Graph) -> None:
         constants = [_initializer(graph, node, name, values) for name, values in (("weight", weight), ("bias", bias))]
         gemm = ir.node("Gemm", [flat.outputs[0], *constants])
         image = ir.node("Reshape", [gemm.outputs[0], _initializer(graph, node, "shape", np.array(shape))])
-        batch, sizes = node.outputs[0].shape[0], (len(weight), len(bias))
-        shapes = [*(ir.Shape([batch, size]) for size in sizes), node.outputs[0].shape]
-        for new, known in zip((flat, gemm, image), shapes, strict=True):
-            new.outputs[0].shape, new.outputs[0].type = known, node.outputs[0].type
-        graph.insert_before(node, [flat, gemm, image])
-        _replace(graph, node, image.outputs[0])
+        for new, size in ((flat, len(weight)), (gemm, len(bias))):
+            new.outputs[0].shape = ir.Shape([node.outputs[0].shape[0], size])
+            new.outputs[0].type = node.outputs[0].type
+        _replace_by(graph, node, [flat, gemm, image])
 
 
 def _drop_reshapes(graph: ir.Graph) -> None:
@@ -168,10 +166,7 @@ def _batch_invariant_powers_and_sums(graph: ir.Graph) -> None:
         constant = node.inputs[1].const_value if is_known else None
         value = None if constant is None else constant.numpy().tolist()
         if node.op_type == "Pow" and value == 2.0:
-            square = ir.node("Mul", [node.inputs[0]] * 2)
-            square.outputs[0].shape, square.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-            graph.insert_before(node, square)
-            _replace(graph, node, square.outputs[0])
+            _replace_by(graph, node, [ir.node("Mul", [node.inputs[0]] * 2)])
         elif node.op_type == "ReduceMean" and value == [1] and node.attributes.get_int("keepdims", 1):
             _mean_of_channels(graph, node)
         elif node.op_type == "ReduceSum" and value == [1] and not node.attributes.get_int("keepdims", 1):
@@ -187,10 +182,7 @@ def _mean_of_channels(graph: ir.Graph, node: Any) -> None:
         return
     channels, ones = value.shape[1], [1] * (len(value.shape) - 2)
     weight = np.full((1, channels, *ones), 1 / channels, value.dtype.numpy())
-    mean = ir.node("Conv", [value, _initializer(graph, node, "weight", weight)])
-    mean.outputs[0].shape, mean.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-    graph.insert_before(node, mean)
-    _replace(graph, node, mean.outputs[0])
+    _replace_by(graph, node, [ir.node("Conv", [value, _initializer(graph, node, "weight", weight)])])
 
 
 def _sum_of_channels(graph: ir.Graph, node: Any) -> None:
@@ -205,9 +197,7 @@ def _sum_of_channels(graph: ir.Graph, node: Any) -> None:
         new.append(ir.node("Sqrt", [new[-1].outputs[0]]))
     if not node.attributes.get_int("keepdims", 1):
         new.append(ir.node("Squeeze", [new[-1].outputs[0], _initializer(graph, node, "axis", np.array([-1]))]))
-    new[-1].outputs[0].shape, new[-1].outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-    graph.insert_before(node, new)
-    _replace(graph, node, new[-1].outputs[0])
+    _replace_by(graph, node, new)
 
 
 def _sum_by_products(graph: ir.Graph, node: Any) -> None:
@@ -216,17 +206,21 @@ def _sum_by_products(graph: ir.Graph, node: Any) -> None:
     if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] == 0:
         return
     rows = next(rows for rows in range(math.isqrt(shape[1]), 0, -1) if shape[1] % rows == 0)
-    value, dtype = node.inputs[0], node.inputs[0].dtype.numpy()
+    value, dtype, new = node.inputs[0], node.inputs[0].dtype.numpy(), []
     for name, cut in (("pixels", [-1, rows, shape[1] // rows]), ("rows", [-1, rows])):
-        parts = ir.node("Reshape", [value, _initializer(graph, node, f"{name}_shape", np.array(cut))])
+        new.append(ir.node("Reshape", [value, _initializer(graph, node, f"{name}_shape", np.array(cut))]))
         ones = _initializer(graph, node, f"{name}_ones", np.ones((cut[-1], 1), dtype))
-        total = ir.node("MatMul", [parts.outputs[0], ones])
-        graph.insert_before(node, [parts, total])
-        value = total.outputs[0]
-    flat = ir.node("Reshape", [value, _initializer(graph, node, "shape", np.array([-1]))])
-    flat.outputs[0].shape, flat.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
-    graph.insert_before(node, flat)
-    _replace(graph, node, flat.outputs[0])
+        new.append(ir.node("MatMul", [new[-1].outputs[0], ones]))
+        value = new[-1].outputs[0]
+    new.append(ir.node("Reshape", [value, _initializer(graph, node, "shape", np.array([-1]))]))
+    _replace_by(graph, node, new)
+
+
+def _replace_by(graph: ir.Graph, node: Any, new: list[ir.Node]) -> None:
+    """Let the last of ``new`` give what ``node`` gave, of the same shape and type."""
+    new[-1].outputs[0].shape, new[-1].outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+    graph.insert_before(node, new)
+    _replace(graph, node, new[-1].outputs[0])
 
 
 def _replace(graph: ir.Graph, node: Any, value: Any) -> None:

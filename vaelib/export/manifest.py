@@ -37,7 +37,7 @@ def metadata_of(model: VAE, opset: int, precision: str) -> dict[str, Any]:
         "image_range": [0.0, 1.0],
         "latent_shape": list(model.latent_shape),
         "likelihood": _class_name(model.likelihood),
-        "prior": _class_name(model.prior, "none" if not model.latent.has_prior else type(model.latent).__name__),
+        "prior": _class_name(model.latent if model.prior is None and model.latent.has_prior else model.prior),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": weights.hexdigest(),
         "condition": _condition(model.condition),
@@ -49,8 +49,8 @@ def metadata_of(model: VAE, opset: int, precision: str) -> dict[str, Any]:
     }
 
 
-def _class_name(part: object | None, otherwise: str = "none") -> str:
-    return otherwise if part is None else type(part).__name__
+def _class_name(part: object | None) -> str:
+    return "none" if part is None else type(part).__name__
 
 
 def _condition(part: Any) -> dict[str, Any] | None:
@@ -104,15 +104,7 @@ def props_of(part: str, described: Mapping[str, Any]) -> dict[str, str]:
 
 
 def bundle_directory(directory: str | Path) -> Path:
-    """The path, once it is known that a bundle can be written there.
-
-    Raises:
-        TypeError: If it is no path.
-        ValueError: If it is the path of nothing.
-        OSError: If the directory, or its parent if it is new, cannot be written.
-        FileExistsError: An ``OSError``: if it holds files of names that every bundle has and that the manifest in it
-            does not list as they are; :func:`write_bundle` looks at all names.
-    """
+    """The path, once it is known that a bundle can be written there; :func:`write_bundle` looks at all names again."""
     check_path(directory, "directory")
     path = target_directory("directory", directory)
     check_replaceable(path, (*_ALWAYS, CARD_NAME, MANIFEST_NAME), _listed(path / MANIFEST_NAME))
@@ -120,12 +112,7 @@ def bundle_directory(directory: str | Path) -> Path:
 
 
 def write_bundle(path: Path, described: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """All files and their manifest, in the place of those that the manifest in ``path`` lists.
-
-    Raises:
-        FileExistsError: An ``OSError``: if there is a file in the place of one of them that the manifest does not list,
-            or that was changed since, such as a model card that somebody has edited.
-    """
+    """All files and their manifest, in the place of those that the manifest in ``path`` lists and nobody changed."""
     listed = {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
     }

@@ -32,7 +32,7 @@ LIMITS = {
     "fp16": {"image": Limit(5e-3, 1.0), "nats": Limit(1e-2, 1.0), "raw": Limit(1e-2, 1e-12)},
     "int8": {"image": Limit(1.0, 1.0), "nats": Limit(1.0, 1.0), "raw": Limit(1.0, 1e-12)},
 }
-"""By how much such graphs may differ from torch on random inputs; int8 is judged on pictures instead."""
+"""By how much such graphs may differ from torch on random inputs; int8 is judged on images instead."""
 _QUANTIZED = ("Conv", "Gemm", "MatMul")
 _LAYERS = (*_QUANTIZED, "ConvTranspose")
 _LEAST_IMAGES, _MOST_IMAGES = 64, 512
@@ -44,12 +44,12 @@ Arrays = dict[str, NDArray[np.float32]]
 
 
 class Judgement(NamedTuple):
-    """What int8 costs and gains on pictures that it was not calibrated on."""
+    """What int8 costs and gains on images that it was not calibrated on."""
 
     nats_lost: float
     """By how much the ELBO falls, in nats per image."""
     psnr: float
-    """Of the decoder's pictures against those of float32, in decibels."""
+    """Of the decoder's images against those of float32, in decibels."""
     speedup: dict[str, float]
     """Of encoder and decoder at a batch of 64, over float32."""
 
@@ -140,12 +140,7 @@ def quantized(
 
 
 def check_calibration(model: VAE, calibration: Any, precision: str) -> dict[str, Tensor]:
-    """The images, and the condition of each, by the names of the graphs' inputs; or an error that says what is needed.
-
-    Raises:
-        ValueError: If there are none, too few, or they do not fit the model.
-        TypeError: If they are no tensor, or int8 is for no VAE: without a bound there are no nats to judge by.
-    """
+    """The images and the condition of each, by the names of the graphs' inputs; or an error with what is needed."""
     images, condition = calibration if isinstance(calibration, tuple) else (calibration, None)
     if precision == "int8" and not model.latent.has_prior:
         raise TypeError(f"`precision` 'int8' is judged by the ELBO, which a VAE has, got {type(model).__name__}.")
@@ -250,21 +245,17 @@ def _sums(graph: Any) -> set[str]:
 
 
 def _judge(exact: Mapping[str, bytes], small: Mapping[str, bytes], inputs: Mapping[str, Arrays]) -> Judgement:
-    nats, pictures = {}, {}
-    for name, files in (("exact", exact), ("small", small)):
-        nats[name] = _mean_nats(files["vae"], inputs["vae"])
-        pictures[name] = session(files["decoder"]).run(["mean"], inputs["decoder"])[0]
-    error = float(np.square(pictures["exact"] - pictures["small"]).mean())
+    both = {"exact": exact, "small": small}
+    nats, images = {}, {}
+    for name, files in both.items():
+        distortion, kl = session(files["vae"]).run(["distortion", "kl"], inputs["vae"])
+        nats[name] = float((distortion.astype(np.float64) + kl).mean())  # minus the ELBO per image
+        images[name] = session(files["decoder"]).run(["mean"], inputs["decoder"])[0]
+    error = float(np.square(images["exact"] - images["small"]).mean())
     threads = torch.get_num_threads()
     speedup = {}
     for part in ("encoder", "decoder"):
-        sessions = {name: session(files[part], threads=threads) for name, files in (("exact", exact), ("small", small))}
+        sessions = {name: session(files[part], threads=threads) for name, files in both.items()}
         speeds = images_per_second(sessions, next(_split(inputs[part])))
         speedup[part] = speeds["small"] / speeds["exact"]
     return Judgement(nats["small"] - nats["exact"], -10 * float(np.log10(max(error, 1e-12))), speedup)
-
-
-def _mean_nats(content: bytes, inputs: Arrays) -> float:
-    """Minus the ELBO per image."""
-    distortion, kl = session(content).run(["distortion", "kl"], inputs)
-    return float((distortion.astype(np.float64) + kl).mean())

@@ -53,8 +53,8 @@ def compare(
     The latter does not know the operators of int8 at opset 18.
 
     Raises:
-        ExportError: A ``ValueError`` that says which rule of :func:`check_contract` is broken, or names the output,
-            batch and evaluator that are most beyond tolerance.
+        ExportError: With the rule of :func:`check_contract` that is broken, or the output, batch and evaluator that are
+            most beyond tolerance.
     """
     check_contract(content, graph)
     generator = torch.Generator().manual_seed(0)
@@ -138,9 +138,6 @@ def check_contract(content: bytes, graph: Graph) -> None:
     """Refuse a file with a fixed batch, another contract than the module's, or what the runtime refuses.
 
     That comes before anything is run: a division of whole numbers by zero would end the process.
-
-    Raises:
-        ExportError: A ``ValueError`` that says which rule is broken.
     """
     try:
         onnx.checker.check_model(content, full_check=True)
@@ -212,9 +209,6 @@ def prove(
         files: The bundle's files but its manifest, by name.
         graphs: By part.
         limits: By part and kind of output, what may differ; ``EXACT`` where there is no file.
-
-    Raises:
-        ExportError: A ``ValueError``: if the runtime refuses a file, or gives other values than torch.
     """
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place) / "bundle"

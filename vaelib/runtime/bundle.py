@@ -104,12 +104,7 @@ class Bundle:
         return described(_props(model), axes[1]["dim_value"] if len(axes) > 1 else 0, str(path))
 
     def card(self) -> str:
-        """The model card, ``README.md``; the ends of its lines may be others, as git makes them on Windows.
-
-        Raises:
-            FileNotFoundError: If the file is missing.
-            ModelFileError: If it is a link, too large, not the file of the manifest, or no text in UTF-8.
-        """
+        """The model card, ``README.md``; the ends of its lines may be others, as git makes them on Windows."""
         path = self._existing(CARD_NAME)
         if path.is_symlink():
             raise ModelFileError(f"{path} must be a file of the bundle's own, got a link to {path.resolve()}.")

@@ -75,11 +75,7 @@ def named_items(
 def wanted_items(
     contract: Contract, outputs: tuple[str, ...], axes: Mapping[str, int]
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """The same of the outputs that somebody asks for.
-
-    Raises:
-        ModelFileError: If the graph has not all of them, or they have axes that are not known.
-    """
+    """The same of the outputs that somebody asks for; an error if the graph lacks one, or an axis is not known."""
     specs = {name: contract.outputs[name] for name in outputs if name in contract.outputs}
     found = named_items(specs, axes, contract.names)
     if len(found) != len(outputs):

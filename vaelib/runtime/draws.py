@@ -17,11 +17,7 @@ __all__ = ["codes_of_noise", "elbo_terms", "interpolated", "noise_of_prior", "sc
 
 
 def noise_of_prior(graphs: Graphs, num_samples: int, seed: int | None) -> Array:
-    """Standard normal numbers for so many draws, ``(num_samples, N)``, those of torch's side for the same seed.
-
-    Raises:
-        ValueError: If there is no prior to draw from, or an argument is negative.
-    """
+    """Standard normal numbers for so many draws, ``(num_samples, N)``, those of torch's side for the same seed."""
     check_int("num_samples", num_samples, minimum=0)
     if seed is not None:
         check_int("seed", seed, minimum=0)
@@ -31,19 +27,14 @@ def noise_of_prior(graphs: Graphs, num_samples: int, seed: int | None) -> Array:
 
 
 def z_of_noise(graphs: Graphs, noise: Any) -> Array:
-    """Draws of the prior from standard normal noise.
-
-    Raises:
-        ValueError: If there is no prior to draw from, the shape is wrong or a value not finite.
-        TypeError: If it is no array of floating point.
-    """
+    """Draws of the prior from standard normal noise."""
     if "next" not in graphs.contract and "codes" not in graphs.outputs_of("prior"):
         return graphs.ask("prior", "noise", noise, "noise", ("z",))[0]
     return graphs.ask("codes", "codes", codes_of_noise(graphs, noise), "codes", ("z",))[0]
 
 
 def codes_of_noise(graphs: Graphs, noise: Any) -> Codes:
-    """Draws of a prior over codes: by its graph, or one code after the other. Raises as :func:`z_of_noise`."""
+    """Draws of a prior over codes: by its graph, or one code after the other."""
     if "next" not in graphs.contract:
         return graphs.ask("prior", "noise", noise, "noise", ("codes",))[0]
     noise = floats("noise", noise)
@@ -57,12 +48,7 @@ def codes_of_noise(graphs: Graphs, noise: Any) -> Codes:
 
 
 def elbo_terms(graphs: Graphs, images: Any, noise: Any) -> tuple[Array, Array]:
-    """Distortion and KL of each image at the z that ``noise`` makes, or at its codes where a draw needs no noise.
-
-    Raises:
-        ValueError: If the model has no bound, a shape is wrong or a value not allowed.
-        TypeError: If one is no array of floating point.
-    """
+    """Distortion and KL of each image at the z that ``noise`` makes, or at its codes where a draw needs no noise."""
     images, shape = _images_and_noise(graphs, images)
     given = {"image": images}
     if shape is None:
@@ -77,7 +63,7 @@ def elbo_terms(graphs: Graphs, images: Any, noise: Any) -> tuple[Array, Array]:
 
 
 def score(graphs: Graphs, images: Any, num_samples: int, seed: int) -> Array:
-    """The ELBO of each image, the mean over draws. Raises as :func:`elbo_terms`."""
+    """The ELBO of each image, the mean over draws."""
     check_int("num_samples", num_samples)
     images, shape = _images_and_noise(graphs, images)
     generator = np.random.default_rng(seed)

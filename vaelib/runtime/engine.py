@@ -63,13 +63,7 @@ class Plan(NamedTuple):
 
 
 class Engine:
-    """One part of a bundle, ready to run.
-
-    Args:
-        bundle: The bundle.
-        part: Name of the graph.
-        machine: Where to run it.
-    """
+    """The graph ``part`` of a bundle, ready to run."""
 
     def __init__(self, bundle: Bundle, part: str, machine: Machine) -> None:
         self._part, self._machine = part, machine

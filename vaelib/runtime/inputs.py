@@ -23,11 +23,7 @@ _FEW = 8192
 
 
 def floats(name: str, values: Any) -> Array:
-    """A floating-point array as contiguous float32.
-
-    Raises:
-        TypeError: If it is no array of floating point.
-    """
+    """A floating-point array as contiguous float32."""
     if type(values) is np.ndarray and values.dtype is _FLOAT32 and values.flags.c_contiguous:
         return values  # what almost every call brings, a microsecond sooner
     if not isinstance(values, np.ndarray):
@@ -53,18 +49,18 @@ def finite_check(name: str, whole: Array) -> Any:
     """A function that raises unless the part of ``whole`` that it is given is finite."""
 
     def check(part: Array) -> None:
-        if not (part.size <= _FEW and math.isfinite(np.vdot(part, part))) and not np.isfinite(part).all():
+        if not _all_finite(part):
             check_finite(name, whole)
 
     return check
 
 
-def shown(part: str, images: Array) -> Array:
-    """The images, clamped to [0, 1]: graphs of vaelib 0.1 give the mean of a Gaussian as it is.
+def _all_finite(values: Array) -> bool:
+    return (values.size <= _FEW and math.isfinite(np.vdot(values, values))) or bool(np.isfinite(values).all())
 
-    Raises:
-        ValueError: If a value is not finite.
-    """
+
+def shown(part: str, images: Array) -> Array:
+    """The images, clamped to [0, 1]: graphs of vaelib 0.1 give the mean of a Gaussian as it is."""
     bits = images.view(np.uint32)
     if images.size and bits.item(bits.argmax()) > _BITS_OF_ONE:  # outside of [0, 1], not finite, or -0.0
         np.clip(finite(part, images), 0.0, 1.0, out=images)
@@ -72,12 +68,8 @@ def shown(part: str, images: Array) -> Array:
 
 
 def finite(part: str, values: Array) -> Array:
-    """The values.
-
-    Raises:
-        ValueError: If one is not finite.
-    """
-    if not (values.size <= _FEW and math.isfinite(np.vdot(values, values))) and not np.isfinite(values).all():
+    """The values, or an error."""
+    if not _all_finite(values):
         raise ValueError(
             f"{part}.onnx gives values that are not finite (NaN or infinite) for this input: its weights are broken, or"
             " the input is too large for it."
@@ -91,11 +83,7 @@ def checked_condition(described: Mapping[str, Any] | None, value: Any, name: str
     Args:
         described: What the bundle says of the model's condition; None if it takes none.
         value: A label by number or by name, one vector, or many of them.
-        name: The caller's word for it, for the errors.
-
-    Raises:
-        ValueError: If the model takes no condition, a label is unknown, or a shape or value is wrong.
-        TypeError: If it is neither numbers nor names.
+        name: The caller's name of it, for the errors.
     """
     if described is None:
         raise ValueError(f"`{name}` must be None: the model takes no condition, got {value!r:.80}.")
@@ -143,11 +131,7 @@ def _number_of(text: str, names: Sequence[str] | None, name: str) -> int:
 
 
 def rows_for(rows: NDArray[Any] | None, count: int, *, draws: bool) -> NDArray[Any]:
-    """The rows for ``count`` items: one serves all; B serve K * B ``draws``, the B rows again for each of K.
-
-    Raises:
-        ValueError: If there are none, or another number of rows.
-    """
+    """The rows for ``count`` items: one serves all; B serve K * B ``draws``, the B rows again for each of K."""
     if rows is None:
         raise ValueError("The model takes a condition: pass `condition=`, or call `model.given(...)`.")
     if len(rows) == count:

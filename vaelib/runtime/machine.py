@@ -59,12 +59,7 @@ class Machine:
             worker.result()
 
     def session(self, part: str, content: bytes, threads: int, *, free_size: bool) -> Session:
-        """The graph in ``content``, ready to run; ``free_size`` says that height and width are free.
-
-        Raises:
-            ModelFileError: If onnxruntime refuses the graph.
-            ValueError: If a provider that was asked for did not load.
-        """
+        """The graph in ``content``, ready to run; ``free_size`` says that height and width are free."""
         options = _onnxruntime().SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
@@ -82,23 +77,13 @@ class Machine:
 
 
 class Session:
-    """An onnxruntime session whose failures are errors of vaelib's.
-
-    Args:
-        part: Name of the graph.
-        session: The session.
-    """
+    """An onnxruntime session of the graph ``part``, whose failures are errors of vaelib's."""
 
     def __init__(self, part: str, session: Any) -> None:
         self._part, self._session = part, session
 
     def call(self, inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, Item]) -> list[NDArray[Any]]:
-        """The outputs, in memory of onnxruntime's.
-
-        Raises:
-            ModelFileError: If the graph cannot be run, or an output has another shape than ``outputs`` says of one
-                item.
-        """
+        """The outputs, in memory of onnxruntime's; each must have the shape that ``outputs`` says of one item."""
         try:
             results: list[NDArray[Any]] = self._session.run(list(outputs), inputs)
         except Exception as error:  # as above
@@ -113,11 +98,7 @@ class Session:
         return results
 
     def fill(self, inputs: Mapping[str, NDArray[Any]], results: Mapping[str, NDArray[Any]]) -> None:
-        """Write the outputs into ``results``, without a copy between; all are C-contiguous and of the graph's shapes.
-
-        Raises:
-            ModelFileError: If the graph cannot be run.
-        """
+        """Write the outputs into ``results`` without a copy; all are C-contiguous and of the graph's shapes."""
         binding = self._session.io_binding()
         for name, values in inputs.items():
             binding.bind_input(name, "cpu", 0, values.dtype, values.shape, values.ctypes.data)

@@ -25,11 +25,7 @@ _MAX_EXTRA_NOISE = 1024
 
 
 def from_json(text: str | bytes, where: str) -> Any:
-    """The value.
-
-    Raises:
-        ModelFileError: If it is no JSON.
-    """
+    """The value of what may be no JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -103,11 +99,7 @@ _NONE = {"condition": None, "codes": None, "scaling": None}
 
 
 def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The metadata.
-
-    Raises:
-        ModelFileError: If one is missing, or not what vaelib writes.
-    """
+    """The metadata, or an error if one is missing or not what vaelib writes."""
     found = {**_NONE, **found}
     missing = [name for name in _RULES if name not in found]
     if missing:
@@ -123,11 +115,9 @@ def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
     if found["scaling"] is not None and len(found["scaling"]["shift"]) != latent[0]:
         count = len(found["scaling"]["shift"])
         raise ModelFileError(f"{where} was not exported by vaelib: a `scaling` of {count} channels for {latent}.")
-    if multiple is None:
-        return found
-    if len(latent) != 3:
+    if multiple is not None and len(latent) != 3:
         raise ModelFileError(f"{where} was not exported by vaelib: only a latent map can have a `spatial_multiple`.")
-    if image[1:] != [multiple * extent for extent in latent[1:]]:
+    if multiple is not None and image[1:] != [multiple * extent for extent in latent[1:]]:
         raise ModelFileError(
             f"{where} was not exported by vaelib: images of {image} are not {multiple} times a latent map of {latent}."
         )
@@ -135,16 +125,7 @@ def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def described(props: Mapping[str, str], channels: Any, path: str) -> tuple[dict[str, Any], dict[str, Contract]]:
-    """Metadata and contracts by what the decoder's file at ``path`` says of itself.
-
-    Args:
-        props: Its metadata.
-        channels: Of its ``recon_params``.
-        path: For the errors.
-
-    Raises:
-        ModelFileError: If something is missing, is no JSON, or does not fit the rest.
-    """
+    """Metadata and contracts by the ``props`` of the decoder's file at ``path`` and the channels of its parameters."""
     found: dict[str, Any] = {}
     for name in (*_TEXTS, *_VALUES):
         text = props.get(f"vaelib.{name}")

@@ -20,17 +20,10 @@ __all__ = ["Graphs"]
 
 
 class Graphs:
-    """The decoder, opened at once, and the others, on first use.
-
-    Args:
-        directory: The bundle.
-        machine: Where to run them.
-
-    Attributes:
-        condition: Rows of a condition that every graph is given which takes one; None if there are none.
-    """
+    """The decoder, opened at once, and the others, on first use."""
 
     condition: Array | None = None
+    """Rows of a condition that every graph is given which takes one."""
 
     def __init__(self, directory: str | Path, machine: Machine) -> None:
         self._bundle, self._machine = Bundle(directory), machine
@@ -61,7 +54,7 @@ class Graphs:
         return self._engines[part]
 
     def given(self, condition: Any, called: str) -> Graphs:
-        """The same graphs with a condition. Raises as :func:`checked_condition`, whose words these are."""
+        """The same graphs with a condition."""
         view = copy.copy(self)
         view.condition = checked_condition(self.metadata["condition"], condition, called)
         return view
@@ -69,11 +62,7 @@ class Graphs:
     def checked(self, part: str, name: str, values: Any, called: str) -> Array:
         """The input ``name`` of ``part`` as the graph takes it; the values are not read.
 
-        Args:
-            part: Name of the graph.
-            name: Of its input.
-            values: What a caller gave.
-            called: The caller's word for it, for the errors.
+        ``called`` is the caller's name of it, for the errors.
 
         Raises:
             ValueError: If the shape is wrong.
@@ -105,11 +94,7 @@ class Graphs:
 
     @property
     def num_codes(self) -> int:
-        """K of a quantised latent.
-
-        Raises:
-            ValueError: If the model has none.
-        """
+        """K of a quantised latent; of others an error."""
         if self.metadata["codes"] is None:
             raise ValueError("The model has no codes: its latent is not quantised.")
         return int(self.metadata["codes"]["num_codes"])

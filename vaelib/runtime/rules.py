@@ -64,11 +64,7 @@ def check_graph(model: Message, contract: Contract) -> None:
 
 
 def check_rules(model: Message) -> None:
-    """The rules for whatever is between inputs and outputs.
-
-    Raises:
-        GraphError: If one is broken.
-    """
+    """The rules for whatever is between inputs and outputs."""
     for domain in {entry["domain"] for entry in (*model["opset_import"], *model["graph"]["node"])}:
         if domain not in ("", "ai.onnx"):
             raise GraphError(f"it needs operators of the domain {domain!r}")
