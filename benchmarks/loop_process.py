@@ -45,7 +45,7 @@ class Loop:
 
     def ask(self):
         """Begin a round of training."""
-        self._process.tell()
+        self._process.send()
 
     def read(self):
         """Wait for the end of a round: seconds, held-out loss, peak GPU memory; at first for the loss before any."""

@@ -518,7 +518,7 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "tor
     assert result.returncode == 0, result.stderr
 
 
-def test_a_taken_port_is_told(bundle, capsys, monkeypatch):
+def test_a_taken_port_is_reported(bundle, capsys, monkeypatch):
     monkeypatch.setattr("vaelib.runtime.engine._SECONDS", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -605,19 +605,19 @@ def test_only_the_files_of_a_page_are_replaced(bundle, model, scene, tmp_path, m
 
 
 def test_the_command_writes_a_page_of_named_data(bundle, tmp_path, capsys):
-    pictures = np.random.default_rng(0).integers(0, 256, (30, 8, 6), np.uint8)
-    np.savez(tmp_path / "pictures.npz", images=pictures, labels=[f"class{i:02d}" for i in range(30)])
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 6), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=[f"class{i:02d}" for i in range(30)])
     page = tmp_path / "page"
-    options = ["--data", str(tmp_path / "pictures.npz"), "--split", "all", "--num", "20", "--static", str(page)]
+    options = ["--data", str(tmp_path / "images.npz"), "--split", "all", "--num", "20", "--static", str(page)]
     assert main(["explore", str(bundle), *options]) == 0
     assert f"Written to {page}" in capsys.readouterr().out
     facts = json.loads((page / "scene.json").read_text())
-    assert facts["data"] == {"name": "pictures.npz, all", "count": 20, "given": True}
+    assert facts["data"] == {"name": "images.npz, all", "count": 20, "given": True}
     mu = np.frombuffer((page / "scene.bin").read_bytes(), "<f4")[: 20 * 4].reshape(20, 4)
     labels = facts["labels"]
     assert facts["class_names"][12] == "class12"
     assert len(set(labels)) == 20 and labels != sorted(labels)  # a random choice, each with its own label
-    expected = OnnxVAE(bundle).encode(pictures[labels][:, None].astype(np.float32) / 255)[0]
+    expected = OnnxVAE(bundle).encode(images[labels][:, None].astype(np.float32) / 255)[0]
     np.testing.assert_allclose(mu, expected, atol=1e-6)
 
 

@@ -142,7 +142,7 @@ def shared(request, browser):
 
 @pytest.fixture
 def page(shared):
-    """Whatever a test does: no complaint in the console, no request to anybody else, nothing told as trouble."""
+    """Whatever a test does: no complaint in the console, no request to anybody else, nothing reported as trouble."""
     yield shared
     assert not shared.complaints
     foreign = [url for url in shared.asked if not url.startswith((shared.address, "blob:", "data:"))]
@@ -172,9 +172,9 @@ def pixels(page, selector):
     return rgba[..., 0]
 
 
-def assert_shows(page, selector, picture):
+def assert_shows(page, selector, image):
     """The page follows within a moment; a browser's numbers may round to the next grey value."""
-    expected = np.rint(255 * picture[0])
+    expected = np.rint(255 * image[0])
     deadline = time.monotonic() + 10
     while np.abs(pixels(page, selector) - expected).max() > 1 and time.monotonic() < deadline:
         page.wait_for_timeout(20)
@@ -207,7 +207,7 @@ def test_dragging_over_the_map_decodes_where_the_pointer_is(page, model, scene):
     origin, basis = scene.arrays["origins"][0], scene.arrays["bases"][0]
     u, v = (z[0] - origin) @ basis.T
     np.testing.assert_allclose(origin + u * basis[0] + v * basis[1], z[0], atol=1e-5)  # on the plane
-    assert_shows(page, "#point-picture", model.decode(z)[0])
+    assert_shows(page, "#point-image", model.decode(z)[0])
     assert f"PC 1 = {u:.2f}".replace("-", MINUS) in page.inner_text("#map-readout")
     drag(page, "#map-canvas", [(0.6, 0.7), (0.9, 0.7)])
     right = (z_of(page)[0] - origin) @ basis.T
@@ -219,12 +219,12 @@ def test_dragging_over_the_map_decodes_where_the_pointer_is(page, model, scene):
 def test_the_map_says_what_it_shows_and_moves_by_keys(page, scene):
     page.click("#tab-map")
     explained = 100 * scene.facts["planes"][0]["explained"]
-    told = page.inner_text("#map-told")
-    assert "200 images of checks, test" in told
-    assert f"principal components, with {explained:.0f}% of the variance" in told
+    note = page.inner_text("#map-note")
+    assert "200 images of checks, test" in note
+    assert f"principal components, with {explained:.0f}% of the variance" in note
     page.select_option("#map-plane", index=1)
     first, second = scene.facts["planes"][1]["axes"]
-    assert f"the latents {first} and {second}" in page.inner_text("#map-told")
+    assert f"the latents {first} and {second}" in page.inner_text("#map-note")
     before = z_of(page)[0]
     page.focus("#map-canvas")
     page.keyboard.press("ArrowUp")
@@ -242,7 +242,7 @@ def test_a_slider_moves_one_latent(page, model, scene):
     assert shown == [latent["index"] for latent in scene.facts["latents"] if latent["active"]]
     dead = [int(name[1:]) for name in page.locator("#point-dead .name").all_text_contents()]
     assert sorted(shown + dead) == list(range(20)) and 3 in dead
-    assert page.inner_text("#point-dead-told").startswith(f"{len(dead)} dead latent")
+    assert page.inner_text("#point-dead-note").startswith(f"{len(dead)} dead latent")
     page.click("#point-centre")
     assert not z_of(page).any()
     page.locator("#point-latents input").nth(1).focus()
@@ -251,7 +251,7 @@ def test_a_slider_moves_one_latent(page, model, scene):
     z = z_of(page)
     assert np.flatnonzero(z[0]).tolist() == [shown[1]]
     assert z[0, shown[1]] == pytest.approx(0.5)
-    assert_shows(page, "#point-picture", model.decode(z)[0])
+    assert_shows(page, "#point-image", model.decode(z)[0])
 
 
 def test_film_strips_change_one_latent_each(page, model, scene):
@@ -269,7 +269,7 @@ def test_film_strips_change_one_latent_each(page, model, scene):
 
 
 def check_judgement(page, model, scene, image):
-    """Every number that the page tells of a picture is Python's."""
+    """Every number that the page tells of a image is Python's."""
     repeated = np.repeat(image[None], len(scene.arrays["noise"]), axis=0)
     distortion, kl = (part.mean() for part in model.elbo_terms(repeated, scene.arrays["noise"]))
     assert number(page, "#own-elbo") == pytest.approx(-(distortion + kl), abs=0.11)
@@ -285,7 +285,7 @@ def check_judgement(page, model, scene, image):
     assert_shows(page, "#own-reconstruction", model.decode(mu)[0])
 
 
-def test_a_drawn_picture_is_judged(page, model, scene):
+def test_a_drawn_image_is_judged(page, model, scene):
     page.click("#tab-own")
     page.click("#own-clear")
     drag(page, "#own-pad", [(0.2, 0.2), (0.8, 0.2), (0.4, 0.9)])
@@ -299,13 +299,13 @@ def test_a_drawn_picture_is_judged(page, model, scene):
     assert page.is_visible("#map-canvas")
 
 
-def picture_file(image):
+def image_file(image):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def test_a_dropped_picture_is_judged_pixel_by_pixel(page, model, scene):
+def test_a_dropped_image_is_judged_pixel_by_pixel(page, model, scene):
     page.click("#tab-own")
     image = np.random.default_rng(5).integers(0, 256, (32, 32), np.uint8)
     page.evaluate(
@@ -315,18 +315,18 @@ def test_a_dropped_picture_is_judged_pixel_by_pixel(page, model, scene):
             document.querySelector("#own-pad").dispatchEvent(
                 new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
         }""",
-        list(picture_file(image)),
+        list(image_file(image)),
     )
     page.wait_for_timeout(1000)
     np.testing.assert_array_equal(pixels(page, "#own-input"), image)
     check_judgement(page, model, scene, image[None].astype(np.float32) / 255)
 
 
-def test_files_that_are_no_fit_picture_are_refused_in_a_sentence(page, tmp_path):
+def test_files_that_are_no_fit_image_are_refused_in_a_sentence(page, tmp_path):
     page.click("#tab-own")
     before = z_of(page)
     Image.new("1", (10_000, 10_001)).save(tmp_path / "huge.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "large.png").write_bytes(bytes(32 * 2**20 + 1))
     for name, sentence in [
         ("huge.png", "An image may have 50 megapixels, huge.png has 100."),
@@ -348,15 +348,15 @@ def test_a_wall_is_the_seeds_and_can_be_saved(page, model):
     z = z_of(page)
     with page.expect_download() as download:
         page.click("#samples-save")
-    with Image.open(download.value.path()) as picture:
-        wall = np.asarray(picture)[..., 0]
+    with Image.open(download.value.path()) as image:
+        wall = np.asarray(image)[..., 0]
     assert download.value.suggested_filename == "vaelib-samples-7.png"
     assert wall.shape == (8 * 32, 8 * 32)
     np.testing.assert_allclose(wall[32:64, 32:64], np.rint(255 * model.decode(z)[0, 0]), atol=1)
     draws = noise_of(page, 7, 20_000)
     np.testing.assert_allclose(draws[9 * 20 : 10 * 20], z[0], rtol=1e-6)
     assert abs(draws.mean()) < 0.03 and abs(draws.std() - 1) < 0.02 and abs((draws**4).mean() - 3) < 0.2
-    assert "the standard normal" in page.inner_text("#samples-told")
+    assert "the standard normal" in page.inner_text("#samples-note")
     page.focus("#samples-temperature")
     page.keyboard.press("Home")  # no temperature: every sample is the centre's
     assert page.inner_text("#samples-value") == "0.00"
@@ -403,7 +403,7 @@ def test_a_class_is_chosen_by_its_name(page_of, tmp_path):
     assert page.locator("#point-label option").all_inner_texts() == hand_made.NAMES
     for label in (2, 0):
         page.select_option("#point-label", label=hand_made.NAMES[label])
-        assert_shows(page, "#point-picture", model.decode(z, condition=label)[0])
+        assert_shows(page, "#point-image", model.decode(z, condition=label)[0])
         np.testing.assert_array_equal(z_of(page), z)
     page.select_option("#point-label", label="owl")
     page.click("#tab-samples")
@@ -444,15 +444,15 @@ def test_codes_are_changed_by_a_click(page_of, tmp_path, is_uniform):
         page.fill("#point-code", str(code))
         changed = before.copy()
         changed[0, 2] = code
-        assert_shows(page, "#point-picture", model.decode_codes(changed)[0])
+        assert_shows(page, "#point-image", model.decode_codes(changed)[0])
         assert np.array_equal(codes(), changed)
         assert page.get_attribute("#point-codes button:nth-child(3)", "title").endswith(f": {code}")
     page.fill("#point-code", "99")  # beyond the codebook: its last
     changed[0, 2] = 4
-    assert_shows(page, "#point-picture", model.decode_codes(changed)[0])
+    assert_shows(page, "#point-image", model.decode_codes(changed)[0])
     assert np.array_equal(codes(), changed)
     page.click("#tab-samples")
-    assert "Codes are drawn from the prior" in page.inner_text("#samples-told")
+    assert "Codes are drawn from the prior" in page.inner_text("#samples-note")
     page.wait_for_selector("#samples-wall button:nth-child(16)")
     count = 64 if is_uniform else 16
     expected = model.codes_from_noise(noise_of(page, 0, count, 4))
@@ -469,7 +469,7 @@ def test_codes_are_changed_by_a_click(page_of, tmp_path, is_uniform):
     assert page.inner_text("#own-draws").startswith("The codes are exact: no noise is drawn.")
     page.click("#tab-map")
     drag(page, "#map-canvas", [(0.3, 0.3), (0.6, 0.7)])
-    assert "lies between the codes" in page.inner_text("#point-codes-told")
+    assert "lies between the codes" in page.inner_text("#point-codes-note")
     assert page.locator("#point-codes button").first.is_disabled()
 
 
@@ -482,7 +482,7 @@ def test_the_pages_normal_distribution(page):
 def test_samples_are_of_the_models_own_prior(page_of):
     page, model = page_of(Path(__file__).parent / "version_0_1" / "with_checksums" / "bundle")
     page.click("#tab-samples")
-    assert "drawn from the prior, MixtureOfGaussians" in page.inner_text("#samples-told")
+    assert "drawn from the prior, MixtureOfGaussians" in page.inner_text("#samples-note")
     noise = noise_of(page, 0, 64, 3)
     page.fill("#samples-seed", "0")
     for temperature in (1.0, 0.5):
@@ -579,11 +579,11 @@ def test_light_and_dark(page):
     page.select_option("#theme", "light dark")
 
 
-def test_the_picture_follows_the_pointer_at_30_a_second(page):
+def test_the_image_follows_the_pointer_at_30_a_second(page):
     """With the article's network; the best of five seconds, for other work may share the machine."""
     page.click("#tab-map")
     page.evaluate(
-        "vaelib.times = []; vaelib.point.addEventListener('picture', () => vaelib.times.push(performance.now()))"
+        "vaelib.times = []; vaelib.point.addEventListener('image', () => vaelib.times.push(performance.now()))"
     )
     at = place(page, "#map-canvas")
     page.mouse.move(*at(0.5, 0.5))
@@ -595,14 +595,14 @@ def test_the_picture_follows_the_pointer_at_30_a_second(page):
     page.mouse.up()
     times = np.array(page.evaluate("vaelib.times"))
     best = max(((times >= start) & (times < start + 1000)).sum() for start in times)
-    print(f"{best} decoded pictures in the best second of 5, {len(times) / 5:.0f} a second on average")
+    print(f"{best} decoded images in the best second of 5, {len(times) / 5:.0f} a second on average")
     load, cores = os.getloadavg()[0], os.cpu_count()
     if best < 30 and load > cores:
-        pytest.skip(f"{best} pictures a second, but at a load of {load:.1f} on {cores} cores that tells nothing")
+        pytest.skip(f"{best} images a second, but at a load of {load:.1f} on {cores} cores that tells nothing")
     assert best >= 30
 
 
-def test_a_server_that_is_gone_is_told(browser, served):
+def test_a_server_that_is_gone_is_reported(browser, served):
     page = opened(browser, served)
     page.route("**/decode", lambda route: route.abort())
     page.click("#point-draw")
@@ -610,7 +610,7 @@ def test_a_server_that_is_gone_is_told(browser, served):
     assert "The explorer's server does not answer" in page.inner_text("#trouble")
     page.unroute("**/decode")
     page.click("#point-draw")  # and it goes on where it was
-    assert page.evaluate("vaelib.point.picture !== undefined")
+    assert page.evaluate("vaelib.point.image !== undefined")
     page.close()
 
 
@@ -635,7 +635,7 @@ def test_a_cdn_is_believed_only_if_its_hashes_are_right(
     page.wait_for_selector("#trouble:not([hidden])" if tampered else "html[data-ready]", timeout=60_000)
     assert set(asked) == {"ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}
     if not tampered:
-        assert_shows(page, "#point-picture", model.decode(z_of(page))[0])
+        assert_shows(page, "#point-image", model.decode(z_of(page))[0])
     context.close()
     server.shutdown()
     server.server_close()

@@ -62,7 +62,7 @@ class Process:
         self._process.stdout.close()
         self._log.close()
 
-    def tell(self, **command: Any) -> None:
+    def send(self, **command: Any) -> None:
         """Send a command."""
         with contextlib.suppress(BrokenPipeError):  # `answer` raises the reason
             self._process.stdin.write(json.dumps(command) + "\n")
@@ -83,7 +83,7 @@ class Process:
 
     def ask(self, **command: Any) -> Any:
         """Send a command and wait for the answer."""
-        self.tell(**command)
+        self.send(**command)
         return self.answer()
 
 

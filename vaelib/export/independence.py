@@ -26,7 +26,7 @@ def check_independence(graph: Graph) -> None:
     The items of the batch differ in scale too, so that a normalisation by the batch's maximum is seen.
 
     Raises:
-        ExportError: A ``ValueError`` that names the part, and the submodule if one can be told: if an item's result
+        ExportError: A ``ValueError`` that names the part, and the submodule if it can be found: if an item's result
             depends on the batch around it or on a draw, is not finite, or torch cannot compute it.
     """
     inputs = drawn_inputs(graph, _BATCH, torch.Generator().manual_seed(0))

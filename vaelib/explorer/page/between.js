@@ -2,21 +2,20 @@
 import { apng } from "./apng.js";
 import { gallery } from "./gallery.js";
 import { draw, number, path } from "./maths.js";
-import { enlarged, save, sheet } from "./pictures.js";
+import { enlarged, save, sheet } from "./images.js";
 import { latest } from "./point.js";
 
 const FRAMES = 32;
 const STRIP = 9;
 const PER_SECOND = 20;
+const few = Array.from({ length: STRIP }, (_, i) => Math.round((i * (FRAMES - 1)) / (STRIP - 1)));
 
 export function mountBetween(scene, model, point, own, tabs) {
   const $ = (id) => document.getElementById(`between-${id}`);
   const ends = [...document.querySelectorAll("#between .end")];
   const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
-  const ofData = () => {
-    const n = random() % scene.data.count;
-    return scene.z.slice(n * scene.size, (n + 1) * scene.size);
-  };
+  const latent = (from, n) => from.slice(n * scene.size, (n + 1) * scene.size);
+  const ofData = () => latent(scene.z, random() % scene.data.count);
   const sources = [
     ["an image of the data", ofData],
     ["a sample", async () => (await draw(scene, model, random(), 1)).z],
@@ -24,36 +23,29 @@ export function mountBetween(scene, model, point, own, tabs) {
     ["your image", () => own.z()],
   ];
   const chosen = [ofData(), ofData()];
-  let pictures, z;
-  let fresh = false;
+  let images, z;
 
-  const strip = gallery($("strip"), {
-    columns: STRIP,
-    shape: scene.image_shape,
-    pick: (k) => seek(Math.round((k * (FRAMES - 1)) / (STRIP - 1))),
-  });
-  const frame = (k) => pictures.subarray(k * scene.pixels, (k + 1) * scene.pixels);
+  const strip = gallery($("strip"), { columns: STRIP, shape: scene.image_shape, pick: (i) => seek(few[i]) });
+  const frame = (k) => images.subarray(k * scene.pixels, (k + 1) * scene.pixels);
 
   function seek(k, alsoPoint = true) {
     $("time").value = k;
     sheet(frame(k), scene.image_shape, 1, $("player"));
-    if (alsoPoint) point.move(z.slice(k * scene.size, (k + 1) * scene.size));
+    if (alsoPoint) point.move(latent(z, k));
   }
 
   const show = latest(async () => {
     const spherical = document.querySelector("#between [name=path]:checked").value === "spherical";
-    const way = path(...chosen, FRAMES, spherical);
-    pictures = await model.decode(way);
-    z = way;
-    fresh = true;
-    const few = Array.from({ length: STRIP }, (_, k) => Math.round((k * (FRAMES - 1)) / (STRIP - 1)));
+    const along = path(...chosen, FRAMES, spherical);
+    images = await model.decode(along);
+    z = along;
     const shown = new Float32Array(STRIP * scene.pixels);
     few.forEach((k, i) => shown.set(frame(k), i * scene.pixels));
     strip.show(shown, few.map((_, i) => `${Math.round((100 * i) / (STRIP - 1))}% of the way`));
     ends.forEach((end, i) => sheet(frame(i * (FRAMES - 1)), scene.image_shape, 1, end.querySelector("canvas")));
     seek(Number($("time").value), false);
-    const far = (k) => number(Math.hypot(...z.subarray(k * scene.size, (k + 1) * scene.size)));
-    $("told").textContent =
+    const far = (k) => number(Math.hypot(...latent(z, k)));
+    $("note").textContent =
       (spherical ? "The arc between both directions, which stays where a normal prior has its mass." : "The chord: all latents change evenly.") +
       ` Distance from the centre: ${far(0)}, half-way ${far(FRAMES / 2)}, ${far(FRAMES - 1)}.`;
   });
@@ -65,8 +57,7 @@ export function mountBetween(scene, model, point, own, tabs) {
     select.addEventListener("change", async () => {
       const source = sources.find(([name]) => name === select.value)?.[1];
       select.value = "";
-      const z = await source?.();
-      if (z) chosen[i] = z.slice();
+      chosen[i] = (await source?.())?.slice() ?? chosen[i];
       show();
     });
   });
@@ -87,9 +78,5 @@ export function mountBetween(scene, model, point, own, tabs) {
     const there = Array.from({ length: FRAMES }, (_, k) => enlarged(sheet(frame(k), scene.image_shape)));
     save(await apng([...there, ...there.slice(1, -1).reverse()], PER_SECOND), "vaelib-interpolation.png");
   });
-  tabs.whenOpen("between", () => fresh || show());
-  point.addEventListener("label", () => {
-    fresh = false;
-    if (tabs.isOpen("between")) show();
-  });
+  tabs.keep("between", show, point, "label");
 }

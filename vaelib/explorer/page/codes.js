@@ -1,4 +1,5 @@
 // The panel of a quantised model: its codes as a grid of buttons, of which the chosen one is changed by number.
+import { element } from "./element.js";
 
 const hue = (code) => `hsl(${(code * 137.508) % 360} 55% ${45 + ((code * 31) % 30)}%)`;
 
@@ -16,9 +17,10 @@ export function mountCodes(scene, model, point) {
     return place.length ? `Code at ${place.join(", ")}` : "The code";
   };
   const cells = Array.from({ length: scene.positions }, (_, at) => {
-    const cell = Object.assign(document.createElement("button"), { type: "button" });
+    const cell = element("button", { type: "button" });
     cell.addEventListener("click", () => {
-      choose(at);
+      chosen = at;
+      show();
       $("code").focus();
     });
     return cell;
@@ -34,11 +36,6 @@ export function mountCodes(scene, model, point) {
   });
   $("code").max = num_codes - 1;
 
-  function choose(at) {
-    chosen = at;
-    show();
-  }
-
   function show() {
     const { codes } = point;
     cells.forEach((cell, at) => {
@@ -53,7 +50,7 @@ export function mountCodes(scene, model, point) {
     for (const id of ["code", "any"]) $(id).disabled = !codes;
     $("place").textContent = name(chosen);
     if (codes && document.activeElement !== $("code")) $("code").value = codes[chosen];
-    $("codes-told").textContent = codes
+    $("codes-note").textContent = codes
       ? `${new Set(codes).size} different codes of ${num_codes.toLocaleString("en")}.`
       : "This point lies between the codes: draw one, or choose a sample or an image.";
   }

@@ -1,5 +1,6 @@
 // Images in a row or a wall, each a button: one stop of the Tab key, arrow keys within.
-import { sheet } from "./pictures.js";
+import { element } from "./element.js";
+import { sheet } from "./images.js";
 
 export function gallery(root, { columns, shape, pick }) {
   root.classList.add("gallery");
@@ -27,21 +28,16 @@ export function gallery(root, { columns, shape, pick }) {
 
   return {
     /** n images, one after the other, with a name for each. */
-    show(pictures, names) {
-      const pixels = pictures.length / names.length;
+    show(images, names) {
+      const pixels = images.length / names.length;
       while (root.children.length > names.length) root.lastChild.remove();
-      while (root.children.length < names.length) {
-        const button = document.createElement("button");
-        button.type = "button";
-        button.append(document.createElement("canvas"));
-        root.append(button);
-      }
+      while (root.children.length < names.length) root.append(element("button", { type: "button" }, element("canvas")));
       names.forEach((name, i) => {
         const button = root.children[i];
         button.setAttribute("aria-label", name);
         button.title = name;
         button.tabIndex = i === focused ? 0 : -1;
-        sheet(pictures.subarray(i * pixels, (i + 1) * pixels), shape, 1, button.firstChild);
+        sheet(images.subarray(i * pixels, (i + 1) * pixels), shape, 1, button.firstChild);
       });
     },
     mark(index) {

@@ -2,8 +2,8 @@
 import { mountBetween } from "./between.js";
 import { mountCard } from "./card.js";
 import { mountCodes } from "./codes.js";
-import { mountLabel } from "./label.js";
-import { mountLatents } from "./latents.js";
+import { element } from "./element.js";
+import { mountLabel, mountLatents } from "./latents.js";
 import { mountMap } from "./map.js";
 import { openModel } from "./model.js";
 import { mountOwn } from "./own.js";
@@ -15,34 +15,30 @@ import { mountTraverse } from "./traverse.js";
 
 const $ = (id) => document.getElementById(id);
 
-function tell(message) {
-  $("trouble").hidden = false;
-  $("trouble").firstElementChild.textContent = message;
-}
 $("trouble").lastElementChild.addEventListener("click", () => ($("trouble").hidden = true));
 addEventListener("unhandledrejection", (event) => {
-  event.preventDefault(); // it is told on the page
+  event.preventDefault(); // it is reported on the page
   $("loading").hidden = true;
-  tell(event.reason?.message ?? String(event.reason));
+  $("trouble").hidden = false;
+  $("trouble").firstElementChild.textContent = event.reason?.message ?? String(event.reason);
 });
 
 $("theme").value = localStorage.getItem("theme") ?? "light dark";
-function wear() {
+function applyTheme() {
   document.documentElement.style.colorScheme = $("theme").value;
   localStorage.setItem("theme", $("theme").value);
   dispatchEvent(new Event("theme"));
 }
-$("theme").addEventListener("change", wear);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", wear);
-wear();
+$("theme").addEventListener("change", applyTheme);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
+applyTheme();
 
 function facts(scene) {
-  const latent = scene.latent_shape.join(" × ");
   return [
     scene.kind,
     ...(scene.codebook ? [`${scene.positions} codes of ${scene.codebook.num_codes.toLocaleString("en")}`] : []),
     `images ${scene.image_shape.join(" × ")}`,
-    `latent ${latent}`,
+    `latent ${scene.latent_shape.join(" × ")}`,
     ...(scene.draws ? [`p(x|z) ${scene.likelihood}`, `p(z) ${scene.prior}`] : []),
     ...(scene.precision === "fp32" ? [] : [scene.precision]),
   ];
@@ -53,9 +49,7 @@ async function open() {
   const model = await openModel(scene);
   document.title = `${scene.name} · vaelib explorer`;
   $("name").textContent = scene.name;
-  $("facts").append(
-    ...facts(scene).map((text) => Object.assign(document.createElement("li"), { textContent: text })),
-  );
+  $("facts").append(...facts(scene).map((textContent) => element("li", { textContent })));
   const [, height, width] = scene.image_shape;
   document.documentElement.style.setProperty("--aspect", `${width} / ${height}`);
   document.documentElement.style.setProperty("--rendering", Math.max(width, height) <= 128 ? "pixelated" : "auto");

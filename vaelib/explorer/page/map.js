@@ -1,7 +1,9 @@
 // The latent space from above: a plane through it, the data on it, the images behind, and the point to drag.
+import { element } from "./element.js";
 import { number, plane as planeOf, quantile } from "./maths.js";
-import { sheet } from "./pictures.js";
+import { sheet } from "./images.js";
 import { perFrame } from "./point.js";
+import { className } from "./scene.js";
 
 const COLOURS = ["#5b8def", "#f2803d", "#2fb57c", "#e5484d", "#a374f0", "#b07d4f", "#ee7fbd", "#8e9aa7", "#c4b02b", "#2ec4d6"];
 const NIGHT = "#101114";
@@ -24,16 +26,16 @@ export function mountMap(scene, model, point) {
     extent = { u: (low[0] + high[0]) / 2 - half, v: (low[1] + high[1]) / 2 - half, side: 2 * half };
     const { axes, explained, name } = scene.planes[$("plane").selectedIndex];
     const whose = scene.data.given ? `${scene.data.count.toLocaleString("en")} images of ${scene.data.name}` : `${scene.data.count} ${scene.data.name}, for no data were given`;
-    const kind = name === "pca" ? "the first two principal components" : `the latents ${axes.join(" and ")}, which tell most`;
-    $("told").textContent = `${whose}, by their posterior means; the axes are ${kind}, with ${(100 * explained).toFixed(0)}% of the variance.`;
+    const kind = name === "pca" ? "the first two principal components" : `the latents ${axes.join(" and ")}, which carry most`;
+    $("note").textContent = `${whose}, by their posterior means; the axes are ${kind}, with ${(100 * explained).toFixed(0)}% of the variance.`;
     canvas.setAttribute("aria-label", `Map, ${axes[0]} to the right, ${axes[1]} upwards`);
-    return paintPictures();
+    return paintImages();
   }
 
   const toMap = ([u, v]) => [(u - extent.u) / extent.side, 1 - (v - extent.v) / extent.side];
   const fromMap = (x, y) => [extent.u + x * extent.side, extent.v + (1 - y) * extent.side];
 
-  async function paintPictures() {
+  async function paintImages() {
     const across = Math.max(5, Math.min(20, Math.floor(Math.sqrt(2 ** 22 / scene.pixels))));
     const z = new Float32Array(across * across * scene.size);
     for (let i = 0; i < across * across; i++) {
@@ -41,9 +43,9 @@ export function mountMap(scene, model, point) {
       z.set(plane.off(fromMap(x / across, y / across)), i * scene.size);
     }
     const looked = plane;
-    const pictures = await model.decode(z);
+    const images = await model.decode(z);
     if (looked !== plane) return;
-    sheet(pictures, scene.image_shape, across, behind);
+    sheet(images, scene.image_shape, across, behind);
     paint();
   }
 
@@ -51,7 +53,7 @@ export function mountMap(scene, model, point) {
     const side = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
     canvas.width = canvas.height = side;
     context.imageSmoothingQuality = "high";
-    if ($("pictures").checked) {
+    if ($("images").checked) {
       context.fillStyle = NIGHT;
       context.fillRect(0, 0, side, side);
       context.globalAlpha = $("data").checked ? 0.5 : 1;
@@ -65,7 +67,7 @@ export function mountMap(scene, model, point) {
     const radius = 2.6 * devicePixelRatio;
     const plain = getComputedStyle(canvas).borderTopColor;
     context.lineWidth = 0.8 * devicePixelRatio;
-    context.strokeStyle = $("pictures").checked ? NIGHT : getComputedStyle(canvas).backgroundColor;
+    context.strokeStyle = $("images").checked ? NIGHT : getComputedStyle(canvas).backgroundColor;
     places.forEach((place, n) => {
       const label = scene.labels?.[n];
       if (alone !== undefined && label !== alone) return;
@@ -90,8 +92,6 @@ export function mountMap(scene, model, point) {
     lens.style.top = `${100 * Math.max(0, Math.min(0.76, y > 0.5 ? y - 0.3 : y + 0.06))}%`;
   }
 
-  const className = (label) => scene.class_names?.[label] ?? label;
-
   function read() {
     const { axes } = scene.planes[$("plane").selectedIndex];
     const place = plane.on(point.z);
@@ -101,7 +101,7 @@ export function mountMap(scene, model, point) {
     if (scene.labels) {
       const far = ([u, v]) => (u - place[0]) ** 2 + (v - place[1]) ** 2;
       const nearest = places.reduce((best, other, n) => (far(other) < far(places[best]) ? n : best), 0);
-      words.push(`nearest on the map: label ${className(scene.labels[nearest])}`);
+      words.push(`nearest on the map: label ${className(scene, scene.labels[nearest])}`);
     }
     $("readout").textContent = words.join(" · ");
   }
@@ -147,7 +147,7 @@ export function mountMap(scene, model, point) {
     const labels = [...new Set(scene.labels ?? [])].sort((a, b) => a - b);
     $("legend").replaceChildren(
       ...labels.map((label) => {
-        const button = Object.assign(document.createElement("button"), { type: "button", textContent: className(label) });
+        const button = element("button", { type: "button", textContent: className(scene, label) });
         button.style.setProperty("--colour", colour(label));
         button.setAttribute("aria-pressed", false);
         button.addEventListener("click", () => {
@@ -155,9 +155,7 @@ export function mountMap(scene, model, point) {
           for (const other of $("legend").querySelectorAll("button")) other.setAttribute("aria-pressed", other === button && alone !== undefined);
           paint();
         });
-        const item = document.createElement("li");
-        item.append(button);
-        return item;
+        return element("li", {}, button);
       }),
     );
   }
@@ -169,7 +167,7 @@ export function mountMap(scene, model, point) {
     look();
     show();
   });
-  for (const id of ["pictures", "data"]) $(id).addEventListener("change", paint);
+  for (const id of ["images", "data"]) $(id).addEventListener("change", paint);
   new ResizeObserver(() => canvas.clientWidth && extent && paint()).observe(canvas);
   addEventListener("theme", paint);
   function show() {
@@ -179,9 +177,9 @@ export function mountMap(scene, model, point) {
     read();
   }
   point.addEventListener("move", perFrame(show));
-  point.addEventListener("label", paintPictures);
-  point.addEventListener("picture", () => {
-    sheet(point.picture, scene.image_shape, 1, lens);
+  point.addEventListener("label", paintImages);
+  point.addEventListener("image", () => {
+    sheet(point.image, scene.image_shape, 1, lens);
     count();
   });
   legend();

@@ -1,8 +1,18 @@
-// The one way to get numbers: decode, encode, prior, codes and terms, float32 in and out. Who answers is the scene's choice.
+// The one way to get numbers: decode, encode, prior, codes and terms, float32 in and out. Who answers is the scene's choice:
+// this browser, or Python, through the page's own server.
+
+async function askServer(call, values, label) {
+  const headers = { "content-type": "application/octet-stream" };
+  const address = label === undefined ? call : `${call}?label=${label}`;
+  const answer = await fetch(address, { method: "POST", headers, body: values }).catch(() => {
+    throw new Error("The explorer's server does not answer. Start it again: vaelib explore BUNDLE");
+  });
+  if (!answer.ok) throw new Error(await answer.text());
+  return new Float32Array(await answer.arrayBuffer());
+}
 
 export async function openModel(scene) {
-  const { open } = await import(scene.runtime ? "./answers-browser.js" : "./answers-server.js");
-  const answer = await open(scene);
+  const answer = scene.runtime ? await (await import("./answers-browser.js")).open(scene) : askServer;
   let label = scene.condition ? 0 : undefined;
   const ask = (call, values) => answer(call, values, label);
 
@@ -36,13 +46,10 @@ export async function openModel(scene) {
       const found = await inParts("prior", noise, scene.noise_size);
       if (!scene.draws_codes) return { z: found };
       const count = noise.length / scene.noise_size;
-      const [z, codes] = [new Float32Array(count * scene.size), new Float32Array(count * scene.positions)];
-      for (let n = 0; n < count; n++) {
-        const row = found.subarray(n * (scene.size + scene.positions), (n + 1) * (scene.size + scene.positions));
-        z.set(row.subarray(0, scene.size), n * scene.size);
-        codes.set(row.subarray(scene.size), n * scene.positions);
-      }
-      return { z, codes };
+      const width = found.length / count;
+      const part = (from, size) =>
+        Float32Array.from({ length: count * size }, (_, i) => found[Math.floor(i / size) * width + from + (i % size)]);
+      return { z: part(0, scene.size), codes: part(scene.size, scene.positions) };
     },
     /** Codes (N) to their z (D). */
     embed: (codes) => ask("codes", codes),

@@ -1,7 +1,8 @@
 // An image of the visitor's own: what the model makes of it, as an image and in nats.
+import { element } from "./element.js";
 import { number } from "./maths.js";
 import { pad as mountPad } from "./pad.js";
-import { fromFile, fromImage, sheet } from "./pictures.js";
+import { fromFile, fromImage, sheet } from "./images.js";
 import { latest } from "./point.js";
 import { className } from "./scene.js";
 
@@ -100,16 +101,12 @@ export function mountOwn(scene, model, point, map, tabs) {
     $("posterior").setAttribute("preserveAspectRatio", "none");
     $("posterior").setAttribute("aria-label", shown.slice(0, 6).map(({ index }) => `z${index} ${z[index].toFixed(2)}`).join(", "));
     $("posterior").replaceChildren(svg("line", { x1: 0, x2: 100, y1: 25, y2: 25, class: "axis" }), ...marks);
-    $("posterior-names").replaceChildren(
-      ...shown.map(({ index }) => Object.assign(document.createElement("span"), { textContent: `z${index}` })),
-    );
-    $("posterior-told").textContent =
+    $("posterior-names").replaceChildren(...shown.map(({ index }) => element("span", {}, `z${index}`)));
+    $("posterior-note").textContent =
       `Mean and two standard deviations, from ${number(-scene.reach, 0)} to ${scene.reach}. The point is at the mean.`;
   }
 
-  async function take(file) {
-    pad.show(await fromFile(file));
-  }
+  const take = async (file) => pad.show(await fromFile(file));
   $("file").addEventListener("change", () => $("file").files[0] && take($("file").files[0]));
   const view = document.getElementById("own");
   addEventListener("paste", (event) => {

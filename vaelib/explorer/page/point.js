@@ -33,7 +33,7 @@ export function perFrame(work) {
   };
 }
 
-/** Says "move" when z changes, "picture" when its image is there, and "label" when the model's label changes. */
+/** Says "move" when z changes, "image" when its image is there, and "label" when the model's label changes. */
 export class Point extends EventTarget {
   #follow;
 
@@ -42,8 +42,8 @@ export class Point extends EventTarget {
     this.z = z;
     this.codes = codes;
     this.#follow = latest(async () => {
-      this.picture = await model.decode(this.z);
-      this.dispatchEvent(new Event("picture"));
+      this.image = await model.decode(this.z);
+      this.dispatchEvent(new Event("image"));
     });
   }
 

@@ -1,7 +1,7 @@
 // A wall of samples, by seed and temperature.
 import { gallery } from "./gallery.js";
 import { draw } from "./maths.js";
-import { saveCanvas, sheet } from "./pictures.js";
+import { saveCanvas, sheet } from "./images.js";
 import { latest } from "./point.js";
 
 export function mountSamples(scene, model, point, tabs) {
@@ -9,8 +9,7 @@ export function mountSamples(scene, model, point, tabs) {
   const most = scene.graphs.next ? 16 : 64; // an autoregressive prior takes its time
   const count = Math.max(16, Math.min(most, 8 * Math.floor(2 ** 22 / scene.pixels / 8)));
   const columns = 8;
-  let drawn, pictures;
-  let fresh = false;
+  let drawn, images;
   const part = (values, size, n) => values?.slice(n * size, (n + 1) * size);
   const wall = gallery($("wall"), {
     columns,
@@ -18,7 +17,7 @@ export function mountSamples(scene, model, point, tabs) {
     pick: (n) => point.move(part(drawn.z, scene.size, n), part(drawn.codes, scene.positions, n)),
   });
   $("heat").hidden = scene.draws_codes;
-  $("told").textContent =
+  $("note").textContent =
     (scene.draws_codes
       ? `Codes are drawn from the prior, ${scene.prior}`
       : scene.graphs.prior?.file === null
@@ -32,20 +31,15 @@ export function mountSamples(scene, model, point, tabs) {
     const temperature = Number($("temperature").value);
     $("value").textContent = temperature.toFixed(2);
     const found = await draw(scene, model, Number($("seed").value), count, scene.draws_codes ? 1 : temperature);
-    pictures = await model.decode(found.z);
+    images = await model.decode(found.z);
     drawn = found;
-    fresh = true;
-    wall.show(pictures, Array.from({ length: count }, (_, n) => `Sample ${n + 1}`));
+    wall.show(images, Array.from({ length: count }, (_, n) => `Sample ${n + 1}`));
   });
   for (const id of ["seed", "temperature"]) $(id).addEventListener("input", show);
   $("next").addEventListener("click", () => {
     $("seed").value = Number($("seed").value) + 1;
     show();
   });
-  $("save").addEventListener("click", () => saveCanvas(sheet(pictures, scene.image_shape, columns), `vaelib-samples-${$("seed").value}.png`));
-  tabs.whenOpen("samples", () => fresh || show());
-  point.addEventListener("label", () => {
-    fresh = false;
-    if (tabs.isOpen("samples")) show();
-  });
+  $("save").addEventListener("click", () => saveCanvas(sheet(images, scene.image_shape, columns), `vaelib-samples-${$("seed").value}.png`));
+  tabs.keep("samples", show, point, "label");
 }

@@ -11,8 +11,8 @@ export function itemShape({ image_shape, latent_shape }, { shape }) {
   return shape.slice(1).map((axis) => ({ H, W, h, w })[axis] ?? axis);
 }
 
-/** A label of a conditional model by name, where it has one. */
-export const className = ({ condition }, label) => condition.names?.[label] ?? label;
+/** A label by name, where the model's condition or the data have one. */
+export const className = ({ condition, class_names }, label) => condition?.names?.[label] ?? class_names[label] ?? label;
 
 async function fetched(name) {
   const answer = await fetch(name);

@@ -28,15 +28,27 @@ export function mountTabs() {
     });
   });
   const open = (id) => show(tabs.find((tab) => panel(tab).id === id) ?? tabs[0]);
+  const isOpen = (id) => !document.getElementById(id).hidden;
   open(location.hash.slice(1));
 
   return {
     open,
-    isOpen: (id) => !document.getElementById(id).hidden,
-    /** Call work now if the view is open, and whenever it is opened. */
-    whenOpen(id, work) {
-      events.addEventListener(id, work);
-      if (!document.getElementById(id).hidden) work();
+    isOpen,
+    /** Do work as soon as the view is open, and again after each event of the point. */
+    keep(id, work, point, event) {
+      let [wanted, done] = [1, 0];
+      const refresh = async () => {
+        const now = wanted;
+        if (done === now || !isOpen(id)) return;
+        await work();
+        done = now;
+      };
+      events.addEventListener(id, refresh);
+      point.addEventListener(event, () => {
+        wanted++;
+        refresh();
+      });
+      refresh();
     },
   };
 }

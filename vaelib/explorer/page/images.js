@@ -4,9 +4,9 @@ const MAX_BYTES = 32 * 2 ** 20;
 const MAX_MEGAPIXELS = 50;
 
 /** A canvas of the images' own size, n of them in rows of `columns`. */
-export function sheet(pictures, [channels, height, width], columns = 1, canvas = document.createElement("canvas")) {
+export function sheet(images, [channels, height, width], columns = 1, canvas = document.createElement("canvas")) {
   const plane = height * width;
-  const count = pictures.length / (channels * plane);
+  const count = images.length / (channels * plane);
   canvas.width = columns * width;
   canvas.height = Math.ceil(count / columns) * height;
   const context = canvas.getContext("2d");
@@ -15,7 +15,7 @@ export function sheet(pictures, [channels, height, width], columns = 1, canvas =
   for (let n = 0; n < count; n++) {
     const start = n * channels * plane;
     for (let i = 0; i < plane; i++) {
-      for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = 255 * pictures[start + planes[c] + i];
+      for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = 255 * images[start + planes[c] + i];
       pixels.data[4 * i + 3] = 255;
     }
     context.putImageData(pixels, (n % columns) * width, Math.floor(n / columns) * height);
