@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from exporting import run, whole
 from torch import nn
 
 import vaelib as vl
@@ -49,14 +50,6 @@ def build(norm, activation, upsample, latent, **more):
     return vae
 
 
-def run(directory, part, **inputs):
-    """The answers of one graph by plain onnxruntime, by output name."""
-    session = onnxruntime.InferenceSession(directory / f"{part}.onnx", providers=["CPUExecutionProvider"])
-    answers = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-    names = [output.name for output in session.get_outputs()]
-    return {name: torch.from_numpy(value) for name, value in zip(names, answers, strict=True)}
-
-
 def whole_graph(model, opset=18):
     """The graph that has encoder, decoder and bound in it, once it is proved against torch."""
     graph = parts.graphs_of(model.eval())["vae"]
@@ -73,35 +66,17 @@ def check_files(model, directory):
         assert "BatchNormalization" not in {node.op_type for node in onnx.load(directory / name).graph.node}
     for batch in (1, 5):
         x = differences.at_levels(torch.rand(batch, *model.image_shape))
-        noise = {"noise": torch.randn(batch, *model.latent_shape)} if model.latent.noise_size else {}
         code = run(directory, "encoder", image=x)
-        close(run(directory, "vae", image=x, **noise), whole(model, x, **noise))
-        close(code, posterior(model, x))
+        with vl.vae.eval_mode(model):
+            if isinstance(model, vl.AutoEncoder):
+                z, given = model.encode(x), {}
+                posterior, expected = {"z": z}, {"reconstruction": model.reconstruct(x), "z": z}
+            else:
+                (mu, logvar), given = model.encode(x), {"noise": torch.randn(batch, *model.latent_shape)}
+                posterior, expected = {"z": mu, "mu": mu, "logvar": logvar}, whole(model, x, **given)
+        close(run(directory, "vae", image=x, **given), expected)
+        close(code, posterior)
         close({"mean": run(directory, "decoder", z=code["z"])["mean"]}, {"mean": model.reconstruct(x)})
-
-
-def posterior(model, x):
-    with vl.vae.eval_mode(model):
-        code = model.encode(x)
-    return {"z": code} if isinstance(model, vl.AutoEncoder) else {"z": code[0], "mu": code[0], "logvar": code[1]}
-
-
-def whole(model, x, noise=None):
-    """What the graph of the whole says, by torch and by hand."""
-    with vl.vae.eval_mode(model):
-        if isinstance(model, vl.AutoEncoder):
-            return {"reconstruction": model.reconstruct(x), "z": model.encode(x)}
-        mu, logvar = model.encode(x)
-        z = mu + (0.5 * logvar).exp() * noise
-        recon_params = model.decode(z)
-        kl = model.prior.kl(mu, logvar, z)
-        return {
-            "reconstruction": vl.vae.image_of(model.likelihood, recon_params),
-            "z": z,
-            "distortion": -model.likelihood.log_prob(x, recon_params),
-            "kl": kl.sum(1),
-            "kl_groups": kl,
-        }
 
 
 def close(got, expected):
@@ -356,10 +331,6 @@ def test_what_torch_cannot_express_is_said(tmp_path):
         vl.export_onnx(vl.VAE(Branching(), vl.ConvDecoder(3, IMAGE, norm="none")), tmp_path)
 
 
-def contract_graph():
-    return graphs.Graph("encoder", nn.Identity(), {"image": (4,)}, {"mu": "raw"})
-
-
 def identity(inputs=("image",), outputs=("mu",), batch="batch", op="Identity", external=False):
     from onnx import TensorProto, helper
 
@@ -386,7 +357,7 @@ def identity(inputs=("image",), outputs=("mu",), batch="batch", op="Identity", e
 )
 def test_the_contract(content, match):
     with pytest.raises(ExportError, match=match):
-        proof.check_contract(content, contract_graph())
+        proof.check_contract(content, graphs.Graph("encoder", nn.Identity(), {"image": (4,)}, {"mu": "raw"}))
 
 
 def test_nan_counts_as_a_difference():

@@ -1,9 +1,10 @@
-"""A model whose result for an image depends on the batch is refused, with the name of the module that does it."""
+"""A model that cannot be exported is refused in one paragraph, with the module at fault; what is written was run."""
 
 import os
 
 import pytest
 import torch
+from exporting import Call
 from torch import nn
 
 import vaelib as vl
@@ -13,17 +14,6 @@ from vaelib.runtime import OnnxVAE, metadata as runtime_metadata
 from vaelib.runtime.engine import Engine
 
 IMAGE = (1, 8, 8)
-
-
-class Call(nn.Module):
-    """Any function as a module."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 class Encoder(nn.Module):
@@ -224,3 +214,88 @@ def test_what_is_exported_is_opened_and_run_with_the_right_numbers(operators, tm
         torch.testing.assert_close(
             torch.from_numpy(model.encode(x[:size].numpy())[0]), expected[:size], atol=1e-4, rtol=1e-4
         )
+
+
+def with_values(name, value):
+    layer = nn.Conv2d(1, 1, 1)
+    setattr(layer, name, value)
+    return layer
+
+
+def with_sparse_buffer():
+    layer = nn.Conv2d(1, 1, 1)
+    layer.register_buffer("table", torch.eye(3).to_sparse())
+    return layer
+
+
+def draws(_):
+    yield 1
+
+
+def looping(x):
+    while x.square().sum() > 1e9:
+        x = x / 2
+    return x
+
+
+NORMED = "parametrizations.weight_norm, or call remove_weight_norm first"
+COPIED = "`model` must be one that can be copied to the CPU: "
+INT = (
+    "batch axis of 'image' must be free, got a fixed one: this model's encoder takes the length of a batch as a Python"
+)
+LINEAR = r"fails at a batch of 5, in `encoder.linear` \(Linear\): mat1 and mat2 must have the same dtype"
+TORCH = "torch could not export this model's encoder: "
+CASES = {
+    "old weight norm": (lambda: nn.utils.weight_norm(nn.Conv2d(1, 1, 1)), NORMED),
+    "a tensor with a past": (
+        lambda: with_values("past", 2 * torch.ones(3, requires_grad=True)),
+        f"{COPIED}Only Tensors",
+    ),
+    "a generator": (lambda: with_values("draws", draws(0)), f"{COPIED}cannot pickle 'generator' object"),
+    "no data": (lambda: nn.Conv2d(1, 1, 1, device="meta"), f"{COPIED}Cannot copy out of meta tensor"),
+    "lazy": (lambda: nn.LazyConv2d(1, 1), "must have run once, so that .*; `encoder.layers.0.weight` has none"),
+    "sparse": (with_sparse_buffer, "must hold dense tensors, got torch.sparse_coo in `encoder.layers.0.table`"),
+    "a loop": (lambda: Call(looping), f"{TORCH}.* The code branches on a tensor's values"),
+    "length as int": (lambda: Call(lambda x: x.view(int(x.shape[0]), -1)), INT),
+    "length in Python": (lambda: Call(lambda x: torch.stack([*x])), INT),
+    "no such operator": (
+        lambda: Call(lambda x: torch.erfinv(x / 2)),
+        f"{TORCH}No ONNX function found for .*ONNX has no such operator",
+    ),
+    "double": (lambda: Call(lambda x: x.double()), LINEAR),
+    "whole numbers": (lambda: Call(lambda x: x.long()), LINEAR),
+    "a larger latent": (
+        lambda: Call(lambda x: torch.cat([x, x]).view(-1, 128)[:, :64].repeat(2, 1)),
+        r"one `z` for each image, but this model's encoder gives the shape \(10, 3\) for a batch of 5",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(weight_norm|WeightNorm).*")
+@pytest.mark.parametrize("name", CASES)
+def test_the_message_is_one_paragraph(name, tmp_path, capfd):
+    layer, match = CASES[name]
+    model = vae(layer())
+    capfd.readouterr()
+    with pytest.raises(ExportError, match=match) as caught:
+        vl.export_onnx(model, tmp_path)
+    message = str(caught.value)
+    assert len(message) <= 400
+    assert not {"\n", "\x1b"} & set(message)
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_torch_said_is_kept_as_the_cause(tmp_path):
+    with pytest.raises(ExportError) as caught:
+        vl.export_onnx(vae(Call(looping)), tmp_path)
+    assert "torch.export" in str(caught.value.__cause__)
+
+
+@pytest.mark.slow
+def test_hooks_shared_weights_and_spectral_norm_are_exported(tmp_path):
+    layer = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(1, 1, 3, padding="same")), nn.Conv2d(1, 1, 1))
+    layer[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    model = vae(layer)
+    model.encoder.again = model.encoder.linear
+    vl.export_onnx(model, tmp_path)

@@ -3,6 +3,7 @@
 import onnx
 import pytest
 import torch
+from exporting import Call
 from torch import nn
 
 import vaelib as vl
@@ -76,15 +77,6 @@ def test_lowering_is_not_done_where_a_size_is_free():
         content = conversion.to_bytes(graph, 18)
         proof.compare(content, graph)
         assert "Gemm" not in [node.op_type for node in onnx.load_model_from_string(content).graph.node]
-
-
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 class Behind(nn.Module):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vaelib.runtime import OnnxVAE, plans
+from vaelib.runtime import OnnxVAE, engine
 
-plans._SECONDS = 0.0
+engine._SECONDS = 0.0
 directory, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 originals = {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 whole = OnnxVAE(directory, threads=1)
