@@ -18,23 +18,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "Listed",
-    "check_claimed",
-    "check_replaceable",
-    "claim",
-    "committed",
-    "files_replaced",
-    "is_running",
-    "listed_in",
-    "read_json",
-    "regular_size",
-    "sha256_of",
-    "target_directory",
-    "writable_directory",
-    "written_whole",
-]
-
 Listed = Mapping[str, str | None]
 """What a manifest lists, itself included: file name to SHA-256; None where vaelib's file may have any content."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,25 +17,9 @@ from vaelib._checks import (
     check_int_tuple,
     check_module,
     check_one_device,
-    check_shape,
     check_tensor,
     shown,
 )
-
-__all__ = [
-    "agreed_shape",
-    "check_code",
-    "check_head",
-    "check_heads",
-    "check_modules",
-    "check_param_channels",
-    "check_pixels",
-    "check_posterior",
-    "check_raw_params",
-    "check_recon_params",
-    "check_rows",
-    "rows_of",
-]
 
 _METHODS = {
     "likelihood": ("param_channels", "log_prob", "mean", "sample"),
@@ -85,19 +70,13 @@ def agreed_shape(
     if len(shape) not in ((3,) if name == "image_shape" else (1, 3)):
         rule = "(C, H, W)" if name == "image_shape" else "(D,) or (C, h, w)"
         raise ValueError(f"`{name}` must be {rule}, got {shape}.")
-    if name == "image_shape":
-        _warn_if_channels_last(shape)
-    return shape
-
-
-def _warn_if_channels_last(image_shape: Sequence[int]) -> None:
-    first, second, last = image_shape
-    if last <= 4 and last < min(first, second):
+    if name == "image_shape" and shape[2] <= 4 and shape[2] < min(shape[:2]):
         warnings.warn(
-            f"`image_shape` {image_shape} is read as (C, H, W): C = {first} channels of {second}x{last} pixels. If the"
-            f" channels are last, give ({last}, {first}, {second}) and images of that shape.",
-            stacklevel=4,
+            f"`image_shape` {shape} is read as (C, H, W): C = {shape[0]} channels of {shape[1]}x{shape[2]} pixels. If"
+            f" the channels are last, give ({shape[2]}, {shape[0]}, {shape[1]}) and images of that shape.",
+            stacklevel=3,
         )
+    return shape
 
 
 def check_param_channels(decoder: nn.Module, likelihood: Any, image_shape: Sequence[int]) -> None:
@@ -119,8 +98,7 @@ def check_input(model: Any, x: Tensor) -> None:
 
 def check_latents(model: Any, z: Tensor, name: str = "z") -> None:
     """The same of latents ``(B, *latent_shape)``."""
-    check_tensor(name, z)
-    check_shape(name, z.shape, ("B", *model.latent_shape))
+    check_tensor(name, z, ("B", *model.latent_shape))
     _check_place(name, z, model)
 
 
@@ -145,8 +123,7 @@ def check_posterior(features: Any, latent_shape: Sequence[int]) -> tuple[Tensor,
         )
     mu, logvar = features
     for name, value in (("mu", mu), ("logvar", logvar)):
-        check_tensor(f"the encoder's {name}", value)
-        check_shape(f"the encoder's {name}", value.shape, ("B", *latent_shape))
+        check_tensor(f"the encoder's {name}", value, ("B", *latent_shape))
     return mu, logvar
 
 
@@ -159,8 +136,7 @@ def check_head(features: Any, latent: Any) -> Tensor:
             f"`features` of the encoder must be one tensor (B, {', '.join(map(str, wanted))}) for {name}, got {got}."
             " ConvEncoder gives it with `num_heads=1`."
         )
-    check_tensor("the encoder's features", features)
-    check_shape("the encoder's features", features.shape, ("B", *wanted))
+    check_tensor("the encoder's features", features, ("B", *wanted))
     return features
 
 
@@ -178,8 +154,7 @@ def check_heads(encoder: nn.Module, latent: Any) -> None:
 def check_code(features: Any, latent_shape: Sequence[int]) -> Tensor:
     """The code that an encoder returned, of ``(mu, logvar)`` the first."""
     code = features[0] if isinstance(features, tuple) and features else features
-    check_tensor("the encoder's code", code)
-    check_shape("the encoder's code", code.shape, ("B", *latent_shape))
+    check_tensor("the encoder's code", code, ("B", *latent_shape))
     return code
 
 
@@ -192,6 +167,19 @@ def check_rows(returned: Sequence[Any], x: Tensor) -> None:
             raise ValueError(
                 f"`encoder` must return {len(x)} rows for {len(x)} images, got a tensor of shape {tuple(part.shape)}."
             )
+
+
+class Bound:
+    """A part with an argument bound in some of its methods: ``value``, also its attribute ``name``."""
+
+    def __init__(self, part: Any, name: str, value: Any, methods: Collection[str]) -> None:
+        self._part, self._bound, self._methods = part, {name: value}, methods
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._bound:
+            return self._bound[name]
+        found = getattr(self._part, name)
+        return partial(found, **self._bound) if name in self._methods else found
 
 
 def rows_of(embedding: Tensor, rows: int, *, draws: bool = True) -> Tensor:
@@ -215,24 +203,16 @@ def rows_of(embedding: Tensor, rows: int, *, draws: bool = True) -> Tensor:
 
 def check_recon_params(decoded: Any, z: Tensor, channels: int, image_shape: Sequence[int]) -> Tensor:
     """What a decoder returned for ``z``; an error unless it is ``(B, channels, H, W)``."""
-    _check_returned("the decoder's recon_params", decoded, z, (channels, *image_shape[1:]))
-    return decoded
-
-
-def _check_returned(name: str, value: Any, given: Tensor, shape: Sequence[int]) -> None:
-    check_tensor(name, value)
     # While a graph is being captured the size of a batch is a symbol, which a comparison would make a constant.
-    batch = "B" if torch.compiler.is_compiling() else len(given)
-    check_shape(name, value.shape, (batch, *shape))
+    batch = "B" if torch.compiler.is_compiling() else len(z)
+    check_tensor("the decoder's recon_params", decoded, (batch, channels, *image_shape[1:]))
+    return decoded
 
 
 def check_pixels(likelihood: Any, x: Any, recon_params: Any) -> None:
     """Raise unless ``x`` is a batch of images and ``recon_params`` are their parameters under ``likelihood``."""
-    check_tensor("x", x)
-    check_shape("x", x.shape, ("B", "C", "H", "W"))
-    check_tensor("recon_params", recon_params)
-    expected = (x.shape[0], likelihood.param_channels(x.shape[1]), *x.shape[2:])
-    check_shape("recon_params", recon_params.shape, expected)
+    check_tensor("x", x, ("B", "C", "H", "W"))
+    check_tensor("recon_params", recon_params, (x.shape[0], likelihood.param_channels(x.shape[1]), *x.shape[2:]))
     check_one_device(x=x, recon_params=recon_params)
 
 
@@ -241,8 +221,7 @@ def check_raw_params(recon_params: Any, generator: object = None, *, a_channel: 
 
     Those that pixels are drawn from must be finite.
     """
-    check_tensor("recon_params", recon_params)
-    check_shape("recon_params", recon_params.shape, ("B", "K", "H", "W"))
+    check_tensor("recon_params", recon_params, ("B", "K", "H", "W"))
     if recon_params.shape[1] % a_channel:
         raise ValueError(f"`recon_params` must have {a_channel} values a channel, got {recon_params.shape[1]} in all.")
     check_generator(generator)

@@ -1,4 +1,4 @@
-"""Tensors as safetensors files and JSON with a checksum. No pickle."""
+"""Tensors as safetensors files, JSON with a checksum, and a limit on what is built for them. No pickle."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vaelib._checks import ModelFileError
-from vaelib._files import read_json, regular_size
+from vaelib._files import read_json, regular_size, sha256_of
 
-__all__ = ["is_sealed", "read_object", "read_tensors", "sealed", "write_tensors"]
+__all__ = ["Budget", "is_sealed", "read_object", "read_tensors", "sealed", "write_tensors"]
 
 _SEAL = "sha256"
+
+# The masks of a flow have a size quadratic in its latents, its weights one that is linear.
+_ELEMENTS, _MORE_ELEMENTS = 256, 2**25
+_TENSORS, _MORE_TENSORS = 64, 2_000
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -36,8 +43,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         raise OSError(str(error)) from error
     except RuntimeError as error:
         raise ValueError(f"Weights that share memory cannot be saved: {str(error).strip().splitlines()[0]}") from error
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def read_tensors(path: Path, sha256: str | None) -> dict[str, Tensor]:
@@ -94,3 +100,45 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
 
 def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Budget(TorchDispatchMode):
+    """Raises ``ValueError`` inside the ``with`` before tensors are made that ``weights`` could never fill.
+
+    Sizes are computed on torch's meta device, so nothing is allocated for a size that is refused.
+
+    Args:
+        weights: The tensors that the modules will get.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._elements = _ELEMENTS * sum(tensor.numel() for tensor in weights.values()) + _MORE_ELEMENTS
+        self._tensors = _TENSORS * len(weights) + _MORE_TENSORS
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run ``func``, after its outputs are paid for; those that share memory with an input are free."""
+        kwargs = kwargs or {}
+        if any(output.alias_info is None for output in func._schema.returns):
+            self._elements -= _size(func, args, kwargs)
+            self._tensors -= 1
+            if self._elements < 0 or self._tensors < 0:
+                raise ValueError("it would be larger by far than the weights that are there for it")
+        return func(*args, **kwargs)
+
+
+def _size(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Number of elements that ``func`` would return."""
+    args, kwargs = tree_map_only(
+        Tensor, lambda it: torch.empty_strided(it.size(), it.stride(), dtype=it.dtype, device="meta"), (args, kwargs)
+    )
+    known = {argument.name for argument in func._schema.arguments}
+    options: dict[str, Any] = {"device": torch.device("meta"), "generator": None}
+    kwargs |= {name: value for name, value in options.items() if name in known}
+    try:
+        outputs = func(*args, **kwargs)
+    except (RuntimeError, NotImplementedError):  # the size depends on values, and is at most that of the inputs
+        return 0
+    return sum(output.numel() for output in tree_leaves(outputs) if isinstance(output, Tensor))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -86,32 +87,30 @@ def conv_vae(
         latent_dim = 32
     likelihood = Bernoulli() if likelihood is None else likelihood
     more = 0 if condition is None else condition.embedding_size
+    style: dict[str, Any] = {
+        "kernel_size": kernel_size,
+        "stride": stride,
+        "norm": norm,
+        "activation": activation,
+        "dropout": dropout,
+        "residual_blocks": residual_blocks,
+    }
     encoder = ConvEncoder(
         _with_channels("image_shape", image_shape, more),
         latent_dim,
         latent_shape=latent_shape,
         hidden_channels=hidden_channels,
-        kernel_size=kernel_size,
-        stride=stride,
-        norm=norm,
-        activation=activation,
-        dropout=dropout,
-        residual_blocks=residual_blocks,
         num_heads=getattr(latent, "num_heads", 2),
+        **style,
     )
     decoder = ConvDecoder(
         None,
         image_shape,
         latent_shape=_with_channels("latent_shape", encoder.latent_shape, more),
         hidden_channels=encoder.hidden_channels[::-1],
-        kernel_size=kernel_size,
-        stride=stride,
-        norm=norm,
-        activation=activation,
-        dropout=dropout,
-        residual_blocks=residual_blocks,
         upsample=upsample,
         param_channels=likelihood.param_channels(image_shape[0]),
+        **style,
     )
     return VAE(
         encoder,

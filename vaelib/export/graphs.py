@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vaelib._checks import ExportError
 from vaelib.runtime.contract import Contract, Spec
 from vaelib.vae import VAE
-from vaelib.vae.given import Given
+from vaelib.vae.verbs import Given
 
 __all__ = ["Graph", "contract_of", "culprit", "free_sizes", "reason_of"]
 

@@ -15,7 +15,7 @@ from vaelib.export.graphs import Graph, free_sizes
 from vaelib.latents.base import Draw, first_tensor
 from vaelib.priors import CodeTable, UniformCodes
 from vaelib.vae import VAE, image_of
-from vaelib.vae.given import Given
+from vaelib.vae.verbs import Given
 
 __all__ = ["Thresholds", "graphs_of", "input_of"]
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["bernoulli", "normal", "permutation", "signs", "source", "uniform"]
+from vaelib._checks import check_generator, check_one_device, check_tensor
+
+__all__ = ["bernoulli", "normal", "permutation", "reparameterize", "signs", "source", "uniform"]
 
 
 def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -23,6 +25,33 @@ def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None
     """
     place = _place(like.device, generator)
     return torch.randn(shape, device=place, dtype=like.dtype, **source(generator)).to(like.device)
+
+
+def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """Draw z = mu + exp(logvar / 2) * eps with eps from N(0, I).
+
+    Args:
+        mu: Posterior mean, shape ``(B, *latent_shape)``.
+        logvar: Posterior log variance, the same shape.
+        generator: Source of eps, of any device; torch's global one if None.
+
+    Returns:
+        z, the same shape, differentiable in ``mu`` and ``logvar``.
+
+    Examples:
+        >>> reparameterize(torch.full((2, 3), 5.0), torch.full((2, 3), -40.0)).round()
+        tensor([[5., 5., 5.],
+                [5., 5., 5.]])
+
+    References:
+        Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.4.
+        https://arxiv.org/abs/1312.6114
+    """
+    check_tensor("mu", mu)
+    check_tensor("logvar", logvar, mu.shape)
+    check_one_device(mu=mu, logvar=logvar)
+    check_generator(generator)
+    return mu + (0.5 * logvar).exp() * normal(mu.shape, mu, generator)
 
 
 def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:

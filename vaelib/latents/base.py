@@ -1,15 +1,17 @@
-"""What a latent is, and what one draw of it carries."""
+"""What a latent is, what one draw of it carries, and the simplest: one point per image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from vaelib._checks import shown
+from vaelib._checks import check_int_tuple, shown
+from vaelib._parts import Bound, check_code
 
-__all__ = ["BoundLatent", "Draw", "Latent", "first_tensor", "repeated"]
+__all__ = ["Draw", "Latent", "LatentModule", "PointLatent", "first_tensor", "repeated"]
 
 
 class Draw(NamedTuple):
@@ -73,34 +75,73 @@ class Latent(Protocol):
         """What the decoder is given for ``z``; ``z`` itself except in a hierarchy."""
 
 
-class BoundLatent:
-    """A latent whose prior has been given a condition; all but the prior is the latent's own."""
+class LatentModule(nn.Module):
+    """What the latents of vaelib have in common: no hierarchy, and a prior that may take a condition."""
 
-    def __init__(self, latent: Any, prior: Any) -> None:
-        self._latent, self.prior = latent, prior
-
-    @classmethod
-    def of(cls, latent: Any, embedding: Tensor) -> Any:
-        """``latent`` with ``embedding``, ``(B, E)``, bound to its prior; itself if the prior takes none."""
-        return cls(latent, latent.prior.given(embedding)) if hasattr(latent.prior, "given") else latent
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._latent, name)
-
-    def draw(self, features: Any, noise: Tensor) -> Draw:
-        """A draw of q(z|x), its nats under the bound prior."""
-        draw: Draw = self._latent.draw(features, noise, prior=self.prior)
-        return draw
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """A draw of the bound prior."""
-        z: Tensor = self._latent.from_noise(noise, prior=self.prior)
+    def hidden(self, z: Tensor) -> Tensor:
+        """``z`` itself."""
         return z
 
+    def given(self, embedding: Tensor) -> Any:
+        """The latent with a condition, ``(B, E)``, bound to its prior; itself if the prior takes none."""
+        prior = getattr(self, "prior", None)
+        if not hasattr(prior, "given"):
+            return self
+        return Bound(self, "prior", prior.given(embedding), ("draw", "from_noise", "log_prob"))
+
+
+class PointLatent(LatentModule):
+    """z is what the encoder returns, the first of a tuple: no posterior, no prior, no nats.
+
+    ``vl.AutoEncoder(...)`` is a :class:`VAE` with this latent.
+
+    Args:
+        latent_shape: ``(D,)`` or ``(C, h, w)``.
+
+    Examples:
+        >>> import torch
+        >>> PointLatent((2,)).draw(torch.ones(3, 2), torch.empty(3, 0)).kl.shape
+        torch.Size([3, 0])
+    """
+
+    has_prior = False
+    num_heads = 1
+    noise_size = 0
+    prior_noise_size = 0
+
+    def __init__(self, latent_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.latent_shape = check_int_tuple("latent_shape", latent_shape)
+
+    def draw(self, features: Any, noise: Tensor) -> Draw:
+        """The point, without nats."""
+        z = self.point(features)
+        nothing = z.new_zeros(z.shape[0])
+        return Draw(z, z, z.new_zeros(z.shape[0], 0), nothing, nothing)
+
+    def point(self, features: Any) -> Tensor:
+        """``features``, of a tuple the first."""
+        return check_code(features, self.latent_shape)
+
+    def encoded(self, features: Any) -> Tensor:
+        """The same."""
+        return self.point(features)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Raise: there is no p(z).
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("An autoencoder has no prior to sample: fit one to its codes, see `vl.fit_prior`.")
+
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log p(z) under the bound prior, in nats, ``(B,)``."""
-        log_p: Tensor = self._latent.log_prob(z, prior=self.prior)
-        return log_p
+        """Raise: there is no p(z).
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("An autoencoder has no prior: fit one to its codes, see `vl.fit_prior`.")
 
 
 def repeated(features: Any, num_samples: int) -> Any:

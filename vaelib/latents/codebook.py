@@ -132,7 +132,7 @@ class Codebook(nn.Module):
         self._waiting = 0
         if self._pending is None:
             return
-        reduce = reduce or _unchanged
+        reduce = reduce or (lambda total: total)
         if self._first is None:
             if (isinstance(moved, Tensor) and moved.device.type != "cpu") or moved:
                 self._follow(_Totals(*map(reduce, self._pending)), generator)
@@ -204,10 +204,6 @@ def _by_k_means(book: Codebook, rows: Tensor, reduce: Reduce, generator: torch.G
         if book.decay is not None:
             book.sums.copy_(step.sums)
         book._revive(step.counts == 0, step.counts, spread, generator)
-
-
-def _unchanged(total: Tensor) -> Tensor:
-    return total
 
 
 def _resumed(codebook: Any, _: Any) -> None:

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from vaelib._checks import check_float, check_int_tuple
 from vaelib._parts import agreed_shape, check_head
-from vaelib.latents.gradients import straight_through
-from vaelib.latents.quantizer import LARGEST_CODEBOOK, Quantizer
+from vaelib.latents.quantizer import LARGEST_CODEBOOK, Quantizer, straight_through
 
 __all__ = ["BinarySphericalQuantizer", "FiniteScalarQuantizer"]
 

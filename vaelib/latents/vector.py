@@ -11,33 +11,64 @@ from torch import Tensor, nn
 from vaelib._checks import check_bool, check_choice, check_float, check_int
 from vaelib._parts import check_head
 from vaelib.latents.codebook import Codebook, Reduce
-from vaelib.latents.gradients import GRADIENTS
-from vaelib.latents.quantizer import LARGEST_CODEBOOK, Quantizer
+from vaelib.latents.quantizer import GRADIENTS, LARGEST_CODEBOOK, Quantizer
 
 __all__ = ["ResidualQuantizer", "VectorQuantizer"]
 
 
-class _OfCodebooks(Quantizer):
-    """The codes of ``depth`` codebooks, whose vectors add up."""
+class ResidualQuantizer(Quantizer):
+    """Codes in ``depth`` steps, each of what the steps before it left over; the vectors add up, and so do the rates.
+
+    The codes of an image are all of the first step, then all of the second, ...; K codes in each. Otherwise as
+    :class:`VectorQuantizer`, which has the arguments.
+
+    Args:
+        latent_shape: ``(C, h, w)``, or ``(D,)``.
+        num_codes: K, of each codebook.
+        depth: Number of codebooks.
+        prior: p(codes); :class:`UniformCodes` if None.
+        commitment: Nats per squared distance between what is left and its code, summed over the steps too.
+        decay: Of the running means; None to train the codes by gradients.
+        restart: A code used less often than this share of the mean is moved; 0 for never.
+        gradient: ``"straight_through"`` or ``"rotation"``, from the sum of the codes to the encoder's vector.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the prior is for other codes.
+        TypeError: If an argument has the wrong type.
+
+    Examples:
+        >>> latent = ResidualQuantizer((8, 7, 7), 256, depth=4)
+        >>> latent.encoded(torch.randn(2, 8, 7, 7)).shape
+        torch.Size([2, 196])
+
+    References:
+        Lee et al. (2022), Autoregressive image generation using residual quantization, section 3.1.
+        https://arxiv.org/abs/2203.01941
+    """
 
     def __init__(
         self,
         latent_shape: Sequence[int],
         num_codes: int,
-        prior: nn.Module | None,
-        commitment: float,
-        decay: float | None,
-        restart: float,
-        gradient: str,
         depth: int,
+        prior: nn.Module | None = None,
+        commitment: float = 0.25,
+        decay: float | None = 0.99,
+        restart: float = 0.1,
+        gradient: str = "straight_through",
     ) -> None:
-        super().__init__(latent_shape, check_int("num_codes", num_codes, 2, LARGEST_CODEBOOK), prior, depth)
+        super().__init__(
+            latent_shape, check_int("num_codes", num_codes, 2, LARGEST_CODEBOOK), prior, check_int("depth", depth)
+        )
+        self.depth = int(depth)
         self.commitment = check_float("commitment", commitment, 0.0)
         self.decay = None if decay is None else check_float("decay", decay, 0.0, 1.0)
         self.restart = check_float("restart", restart, 0.0, 1.0)
         check_choice("gradient", gradient, GRADIENTS)
         self.gradient = gradient
-        self.codebooks = nn.ModuleList()
+        self.codebooks = nn.ModuleList(
+            Codebook(self.num_codes, self.latent_shape[0], self.decay, self.restart) for _ in range(self.depth)
+        )
 
     def after_step(
         self, reduce: Reduce | None = None, generator: torch.Generator | None = None, moved: bool | Tensor = True
@@ -105,11 +136,7 @@ class _OfCodebooks(Quantizer):
         return GRADIENTS[self.gradient](aim, vectors.detach()), penalty
 
 
-def _squares(difference: Tensor) -> Tensor:
-    return difference.square().flatten(1).sum(1)
-
-
-class VectorQuantizer(_OfCodebooks):
+class VectorQuantizer(ResidualQuantizer):
     """The nearest of K learned vectors at each position: the latent of a VQ-VAE.
 
     ``vl.VAE(encoder, decoder, latent=VectorQuantizer((64, 7, 7), 512))``, or ``vl.conv_vae(..., latent=...)``. The rate
@@ -161,56 +188,12 @@ class VectorQuantizer(_OfCodebooks):
         gradient: str = "straight_through",
         cosine: bool = False,
     ) -> None:
-        super().__init__(latent_shape, num_codes, prior, commitment, decay, restart, gradient, depth=1)
+        super().__init__(latent_shape, num_codes, 1, prior, commitment, decay, restart, gradient)
         check_bool("cosine", cosine)
         self.cosine = cosine
-        self.codebooks.append(Codebook(self.num_codes, self.latent_shape[0], self.decay, self.restart, cosine))
+        for book in self._books():
+            book.cosine = cosine
 
 
-class ResidualQuantizer(_OfCodebooks):
-    """Codes in ``depth`` steps, each of what the steps before it left over; the vectors add up, and so do the rates.
-
-    The codes of an image are all of the first step, then all of the second, ...; K codes in each. Otherwise as
-    :class:`VectorQuantizer`, which has the arguments.
-
-    Args:
-        latent_shape: ``(C, h, w)``, or ``(D,)``.
-        num_codes: K, of each codebook.
-        depth: Number of codebooks.
-        prior: p(codes); :class:`UniformCodes` if None.
-        commitment: Nats per squared distance between what is left and its code, summed over the steps too.
-        decay: Of the running means; None to train the codes by gradients.
-        restart: A code used less often than this share of the mean is moved; 0 for never.
-        gradient: ``"straight_through"`` or ``"rotation"``, from the sum of the codes to the encoder's vector.
-
-    Raises:
-        ValueError: If an argument is out of its range, or the prior is for other codes.
-        TypeError: If an argument has the wrong type.
-
-    Examples:
-        >>> latent = ResidualQuantizer((8, 7, 7), 256, depth=4)
-        >>> latent.encoded(torch.randn(2, 8, 7, 7)).shape
-        torch.Size([2, 196])
-
-    References:
-        Lee et al. (2022), Autoregressive image generation using residual quantization, section 3.1.
-        https://arxiv.org/abs/2203.01941
-    """
-
-    def __init__(
-        self,
-        latent_shape: Sequence[int],
-        num_codes: int,
-        depth: int,
-        prior: nn.Module | None = None,
-        commitment: float = 0.25,
-        decay: float | None = 0.99,
-        restart: float = 0.1,
-        gradient: str = "straight_through",
-    ) -> None:
-        super().__init__(
-            latent_shape, num_codes, prior, commitment, decay, restart, gradient, check_int("depth", depth)
-        )
-        self.depth = int(depth)
-        for _ in range(self.depth):
-            self.codebooks.append(Codebook(self.num_codes, self.latent_shape[0], self.decay, self.restart))
+def _squares(difference: Tensor) -> Tensor:
+    return difference.square().flatten(1).sum(1)

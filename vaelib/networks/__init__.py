@@ -1,7 +1,6 @@
 """The convolutional encoder and decoder, the residual ones of latent diffusion, and the blocks they are made of."""
 
-from vaelib.networks.decoder import ConvDecoder
-from vaelib.networks.encoder import ConvEncoder
+from vaelib.networks.conv import ConvDecoder, ConvEncoder
 from vaelib.networks.residual import ResidualDecoder, ResidualEncoder
 
 __all__ = ["ConvDecoder", "ConvEncoder", "ResidualDecoder", "ResidualEncoder"]

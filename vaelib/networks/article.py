@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vaelib.functional import soft_bound
-from vaelib.networks.encoder import LOGVAR_LIMIT
+from vaelib.networks.conv import LOGVAR_LIMIT
 
 __all__ = ["ArticleDecoder", "ArticleEncoder"]
 

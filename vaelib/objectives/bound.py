@@ -21,7 +21,7 @@ from vaelib.functional import gaussian_log_prob
 from vaelib.latents import Draw
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior, StandardNormal
-from vaelib.priors.base import check_moments
+from vaelib.priors.gaussians import check_moments
 
 __all__ = [
     "ElboTerms",

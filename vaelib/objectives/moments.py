@@ -21,7 +21,7 @@ from vaelib.functional.draws import normal
 from vaelib.objectives.bound import bound_loss, gaussian_of, may_have_penalty, one_draw, penalised
 from vaelib.objectives.reconstruction import reconstruction_loss
 from vaelib.priors import Prior, StandardNormal
-from vaelib.priors.base import check_moments
+from vaelib.priors.gaussians import check_moments
 
 __all__ = ["DipLoss", "DipTerms", "InfoLoss", "InfoTerms", "WaeLoss", "WaeTerms", "dip_penalty", "mmd"]
 

@@ -5,12 +5,11 @@ given the draw ``z`` that the model made, so a prior without a closed form estim
 """
 
 from vaelib.priors.autoregressive import AutoregressiveCodes
-from vaelib.priors.base import Prior, StandardNormal
 from vaelib.priors.codes import CodePrior, CodeTable, UniformCodes
 from vaelib.priors.fitting import fit_prior
 from vaelib.priors.flow import FlowPrior
-from vaelib.priors.gaussians import ConditionalGaussian, LearnedGaussian, MixtureOfGaussians
-from vaelib.priors.vamp import VampPrior
+from vaelib.priors.gaussians import ConditionalGaussian, LearnedGaussian, Prior, StandardNormal
+from vaelib.priors.mixtures import MixtureOfGaussians, VampPrior
 
 __all__ = [
     "AutoregressiveCodes",

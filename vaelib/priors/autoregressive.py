@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vaelib._checks import check_codes, check_int, check_shape, check_tensor
-from vaelib._parts import rows_of
-from vaelib.priors.base import UNBOUND
+from vaelib._checks import check_codes, check_int, check_tensor
+from vaelib._parts import Bound, rows_of
 from vaelib.priors.codes import CodePrior, check_noise, codes_at
+from vaelib.priors.gaussians import UNBOUND
 
 __all__ = ["AutoregressiveCodes"]
 
@@ -79,16 +77,15 @@ class AutoregressiveCodes(CodePrior):
         """Where :func:`fit_prior` starts unless it is given another: 4e-3 for a width of 64, less for a wider one."""
         return 0.25 / self.width
 
-    def given(self, embedding: Tensor) -> GivenCodes | AutoregressiveCodes:
+    def given(self, embedding: Tensor) -> Bound | AutoregressiveCodes:
         """The same methods with the condition bound: ``(B, E)``, for batches of K * B rows, all of a draw together.
 
         A prior without a condition is returned as it is.
         """
         if not self.condition_size:
             return self
-        check_tensor("embedding", embedding)
-        check_shape("embedding", embedding.shape, ("B", self.condition_size))
-        return GivenCodes(self, embedding)
+        check_tensor("embedding", embedding, ("B", self.condition_size))
+        return Bound(self, "embedding", embedding, ("log_prob", "next_logits", "from_noise"))
 
     def log_prob(self, codes: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Log probability in nats of each code given those before it: ``(B, N)`` to ``(B, N)``."""
@@ -141,25 +138,6 @@ class AutoregressiveCodes(CodePrior):
         with torch.autocast(hidden.device.type, enabled=False):
             logits: Tensor = self.head(self.norm(hidden.to(self.start.dtype)))
         return logits
-
-
-class GivenCodes(NamedTuple):
-    """A prior over codes with the condition of each image bound."""
-
-    prior: AutoregressiveCodes
-    embedding: Tensor
-
-    def log_prob(self, codes: Tensor) -> Tensor:
-        """As of the prior."""
-        return self.prior.log_prob(codes, self.embedding)
-
-    def next_logits(self, codes: Tensor, position: Tensor) -> Tensor:
-        """As of the prior."""
-        return self.prior.next_logits(codes, position, self.embedding)
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """As of the prior."""
-        return self.prior.from_noise(noise, self.embedding)
 
 
 class _Block(nn.Module):

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vaelib._checks import MissingExtraError, check_choice, check_int, check_int_tuple, check_shape, check_tensor
-from vaelib.priors.base import Prior
+from vaelib._checks import MissingExtraError, check_choice, check_int, check_int_tuple, check_tensor
+from vaelib.priors.gaussians import Prior
 
 __all__ = ["FlowPrior"]
 
@@ -57,7 +57,13 @@ class FlowPrior(Prior):
         features = math.prod(self.latent_shape)
         if features < 2:
             raise ValueError(f"`latent_shape` must hold at least 2 latents for couplings, got {self.latent_shape}.")
-        self.flow = _flow(features, self.kind, self.num_transforms, self.hidden_features)
+        if importlib.util.find_spec("zuko") is None:
+            raise MissingExtraError("FlowPrior", "flows")
+        import zuko
+
+        options: dict[str, Any] = {"transforms": self.num_transforms, "hidden_features": self.hidden_features}
+        spline = kind == "nsf"
+        self.flow = zuko.flows.NSF(features, passes=2, **options) if spline else zuko.flows.RealNVP(features, **options)
         for transform in self.flow.transform.transforms:
             nn.init.zeros_(transform.hyper[-1].weight)
             nn.init.zeros_(transform.hyper[-1].bias)
@@ -65,8 +71,7 @@ class FlowPrior(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
-        check_tensor("z", z)
-        check_shape("z", z.shape, ("B", *self.latent_shape))
+        check_tensor("z", z, ("B", *self.latent_shape))
         return self._distribution.log_prob(z.flatten(1))
 
     def from_noise(self, noise: Tensor) -> Tensor:
@@ -82,14 +87,3 @@ class FlowPrior(Prior):
         if not next(self.parameters()).is_meta:
             self._distribution = self.flow()
         return self
-
-
-def _flow(features: int, kind: str, transforms: int, hidden_features: Sequence[int]) -> Any:
-    if importlib.util.find_spec("zuko") is None:
-        raise MissingExtraError("FlowPrior", "flows")
-    import zuko
-
-    options: dict[str, Any] = {"transforms": transforms, "hidden_features": hidden_features}
-    if kind == "realnvp":
-        return zuko.flows.RealNVP(features, **options)
-    return zuko.flows.NSF(features, passes=2, **options)

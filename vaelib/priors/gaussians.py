@@ -1,25 +1,146 @@
-"""Gaussians with learned places and widths: one, one of each condition, or a mixture of many."""
+"""What a prior is, and Gaussians: the standard normal, a learned one, and one of each condition."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vaelib import functional
-from vaelib._checks import check_finite, check_int, check_int_tuple, check_shape, check_tensor
-from vaelib._parts import rows_of
-from vaelib.priors.base import UNBOUND, Prior, check_moments
+from vaelib._checks import (
+    check_batch,
+    check_draws,
+    check_int,
+    check_int_tuple,
+    check_one_device,
+    check_shape,
+    check_tensor,
+)
+from vaelib._parts import Bound, rows_of
+from vaelib.functional.draws import normal
 
-__all__ = ["ConditionalGaussian", "LearnedGaussian", "MixtureOfGaussians", "mixture_from_noise", "mixture_log_prob"]
+__all__ = ["UNBOUND", "ConditionalGaussian", "LearnedGaussian", "Prior", "StandardNormal", "bounded", "check_moments"]
 
+UNBOUND = "`prior` has a condition: call its given(embedding), or the model's given(condition)."
 _LOGVAR_LIMIT = 20.0
 
 
-class LearnedGaussian(Prior):
+class Prior(nn.Module):
+    """p(z), as a function of standard normal noise: what can be sampled, trained and written as an ONNX graph.
+
+    A prior of your own has ``log_prob`` and ``from_noise``, and, where the KL of a diagonal Gaussian to it has a closed
+    form, ``kl(mu, logvar, z=None)``; elsewhere the KL is estimated as ``log q(z|x) - log p(z)``.
+
+    Examples:
+        >>> class Wide(Prior):  # N(0, 4 I)
+        ...     def log_prob(self, z):
+        ...         return functional.gaussian_log_prob(z, torch.zeros_like(z), torch.full_like(z, math.log(2.0)))
+        ...
+        ...     def from_noise(self, noise):
+        ...         return 2 * noise
+        >>> Wide().sample(3, (2,)).shape
+        torch.Size([3, 2])
+
+    References:
+        Kingma & Welling (2014), Auto-Encoding Variational Bayes. https://arxiv.org/abs/1312.6114
+    """
+
+    extra_noise = 0
+    """How many normal numbers it needs beyond one a latent."""
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        raise NotImplementedError
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D + extra_noise)`` to draws of z, ``(B, *latent_shape)``."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        num_samples: int,
+        latent_shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draws of z, shape ``(num_samples, *latent_shape)``."""
+        shape = check_draws(num_samples, latent_shape, generator, device)
+        if getattr(self, "latent_shape", shape) != shape:
+            raise ValueError(f"`latent_shape` must be {self.latent_shape}, got {shape}.")
+        like = next(self.parameters(), torch.empty(0, device=device))
+        size = (num_samples, math.prod(shape) + self.extra_noise)
+        return self.from_noise(normal(size, like, generator)).reshape(num_samples, *shape).to(device)
+
+
+def check_moments(mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> None:
+    """Raise unless ``mu`` is ``(B, ...)`` and the others, ``z`` if it is given, have its shape and device."""
+    check_batch("mu", mu)
+    others = {"logvar": logvar} if z is None else {"logvar": logvar, "z": z}
+    for name, values in others.items():
+        check_tensor(name, values, mu.shape)
+        check_one_device(**{"mu": mu, name: values})
+
+
+class StandardNormal(Prior):
+    """N(0, I) over a latent vector or map of any shape.
+
+    Examples:
+        >>> prior = StandardNormal()
+        >>> prior.log_prob(torch.zeros(1, 2))  # -ln(2 pi)
+        tensor([-1.8379])
+        >>> prior.sample(4, (8, 2, 2)).shape
+        torch.Size([4, 8, 2, 2])
+    """
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_batch("z", z)
+        return functional.sum_per_image(-0.5 * (z.square() + math.log(2 * math.pi)))
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
+        """KL in nats per latent, ``(B, D)``, in closed form; ``z`` is not needed."""
+        check_moments(mu, logvar, z)
+        return functional.kl_standard_normal(mu, logvar, per_latent=True)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The noise itself, which is a draw."""
+        return noise
+
+
+class _Diagonal(Prior):
+    """Abstract: a Gaussian of independent latents, one for all images or one for each condition."""
+
+    latent_shape: tuple[int, ...]
+
+    def _moments(self, rows: int, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of each row, or of all."""
+        raise NotImplementedError
+
+    def log_prob(self, z: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_tensor("z", z, ("B", *self.latent_shape))
+        mu, logvar = self._moments(z.shape[0], embedding)
+        return functional.gaussian_log_prob(z, mu, 0.5 * logvar)
+
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
+        """KL in nats per latent, ``(B, D)``, in closed form."""
+        check_moments(mu, logvar, z)
+        check_shape("mu", mu.shape, ("B", *self.latent_shape))
+        # That to the standard normal, in units of the other.
+        prior_mu, prior_logvar = self._moments(mu.shape[0], embedding)
+        scaled = (mu - prior_mu) * (-0.5 * prior_logvar).exp()
+        return functional.kl_standard_normal(scaled, logvar - prior_logvar, per_latent=True)
+
+    def from_noise(self, noise: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
+        mu, logvar = self._moments(noise.shape[0], embedding)
+        return mu + (0.5 * logvar).exp() * noise.unflatten(1, self.latent_shape)
+
+
+class LearnedGaussian(_Diagonal):
     """N(mu, exp(logvar)), both learned, one pair per latent; starts as the standard normal.
 
     For a plain VAE whose last encoder and first decoder layers are linear it adds nothing but speed of training: those
@@ -41,25 +162,11 @@ class LearnedGaussian(Prior):
         self.mu = nn.Parameter(torch.zeros(self.latent_shape))
         self.logvar = nn.Parameter(torch.zeros(self.latent_shape))
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
-        check_tensor("z", z)
-        check_shape("z", z.shape, ("B", *self.latent_shape))
-        return functional.gaussian_log_prob(z, self.mu, 0.5 * _bounded(self.logvar))
-
-    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
-        """KL in nats per latent, ``(B, D)``, in closed form."""
-        check_moments(mu, logvar, z)
-        check_shape("mu", mu.shape, ("B", *self.latent_shape))
-        return _kl(mu, logvar, self.mu, _bounded(self.logvar))
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
-        scale = torch.exp(0.5 * _bounded(self.logvar))
-        return self.mu + scale * noise.unflatten(1, self.latent_shape)
+    def _moments(self, rows: int, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.mu, bounded(self.logvar)
 
 
-class ConditionalGaussian(Prior):
+class ConditionalGaussian(_Diagonal):
     """p(z|c) = N(mu, exp(logvar)), both linear in the embedding of a condition; starts as the standard normal.
 
     Without it a conditional model has p(z) = N(0, I) whatever the condition, and z holds what that does not say.
@@ -89,136 +196,21 @@ class ConditionalGaussian(Prior):
         nn.init.zeros_(self.moments.weight)
         nn.init.zeros_(self.moments.bias)
 
-    def given(self, embedding: Tensor) -> GivenGaussian:
+    def given(self, embedding: Tensor) -> Bound:
         """The prior with the condition bound: ``(B, E)``, for batches of K * B rows, all of a draw together."""
-        check_tensor("embedding", embedding)
-        check_shape("embedding", embedding.shape, ("B", self.condition_size))
-        return GivenGaussian(self, embedding)
+        check_tensor("embedding", embedding, ("B", self.condition_size))
+        return Bound(self, "embedding", embedding, ("log_prob", "kl", "from_noise"))
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Raise: of :meth:`given` alone."""
-        raise ValueError(UNBOUND)
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """Raise: of :meth:`given` alone."""
-        raise ValueError(UNBOUND)
-
-
-class GivenGaussian(NamedTuple):
-    """The Gaussian of each condition of a batch."""
-
-    prior: ConditionalGaussian
-    embedding: Tensor
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log p(z|c) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
-        check_tensor("z", z)
-        check_shape("z", z.shape, ("B", *self.prior.latent_shape))
-        mu, logvar = self._moments(z.shape[0])
-        return functional.gaussian_log_prob(z, mu, 0.5 * logvar)
-
-    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
-        """KL in nats per latent, ``(B, D)``, in closed form."""
-        check_moments(mu, logvar, z)
-        check_shape("mu", mu.shape, ("B", *self.prior.latent_shape))
-        return _kl(mu, logvar, *self._moments(mu.shape[0]))
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
-        mu, logvar = self._moments(noise.shape[0])
-        return mu + (0.5 * logvar).exp() * noise.unflatten(1, self.prior.latent_shape)
-
-    def _moments(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of each row, in full precision under autocast too."""
-        linear = self.prior.moments
-        with torch.autocast(self.embedding.device.type, enabled=False):
-            moments = linear(rows_of(self.embedding, rows).to(linear.weight.dtype))
-        mu, logvar = moments.unflatten(1, (2, *self.prior.latent_shape)).unbind(1)
-        return mu, _bounded(logvar)
+    def _moments(self, rows: int, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """In full precision under autocast too."""
+        if embedding is None:
+            raise ValueError(UNBOUND)
+        with torch.autocast(embedding.device.type, enabled=False):
+            moments = self.moments(rows_of(embedding, rows).to(self.moments.weight.dtype))
+        mu, logvar = moments.unflatten(1, (2, *self.latent_shape)).unbind(1)
+        return mu, bounded(logvar)
 
 
-class MixtureOfGaussians(Prior):
-    """K diagonal Gaussians with learned weights, means and variances.
-
-    Starts with equal weights, means drawn from the standard normal and variances of 1.
-
-    Args:
-        latent_shape: ``(D,)`` or ``(C, h, w)``.
-        num_components: K, >= 1.
-
-    Examples:
-        >>> prior = MixtureOfGaussians((2,), num_components=10)
-        >>> prior.sample(4, (2,)).shape, prior.log_prob(torch.zeros(3, 2)).shape
-        (torch.Size([4, 2]), torch.Size([3]))
-
-    References:
-        Dilokthanakul et al. (2016), https://arxiv.org/abs/1611.02648; a baseline in Tomczak & Welling (2018).
-    """
-
-    extra_noise = 1
-
-    def __init__(self, latent_shape: Sequence[int], num_components: int = 50) -> None:
-        super().__init__()
-        self.latent_shape = check_int_tuple("latent_shape", latent_shape)
-        self.num_components = check_int("num_components", num_components)
-        self.logits = nn.Parameter(torch.zeros(self.num_components))
-        self.mu = nn.Parameter(torch.randn(self.num_components, *self.latent_shape))
-        self.logvar = nn.Parameter(torch.zeros(self.num_components, *self.latent_shape))
-
-    def start_from(self, z: Tensor) -> MixtureOfGaussians:
-        """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with their variance; K >= 2."""
-        check_tensor("z", z)
-        check_shape("z", z.shape, (check_int("num_components", self.num_components, 2), *self.latent_shape))
-        check_finite("z", z)
-        with torch.no_grad():
-            self.mu.copy_(z)
-            self.logvar.copy_(z.var(0).clamp(min=1e-6).log())
-        return self
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
-        check_tensor("z", z)
-        check_shape("z", z.shape, ("B", *self.latent_shape))
-        return mixture_log_prob(z, self.logits.log_softmax(0), self.mu, _bounded(self.logvar))
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
-        return mixture_from_noise(noise, self.logits.softmax(0), self.mu, _bounded(self.logvar))
-
-
-def _bounded(logvar: Tensor) -> Tensor:
+def bounded(logvar: Tensor) -> Tensor:
+    """Log variances of a prior, of which ``exp`` neither overflows nor vanishes."""
     return functional.soft_bound(logvar, _LOGVAR_LIMIT)
-
-
-def _kl(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
-    """KL of a diagonal Gaussian to another, per latent: that to the standard normal in units of the other."""
-    scaled = (mu - prior_mu) * (-0.5 * prior_logvar).exp()
-    return functional.kl_standard_normal(scaled, logvar - prior_logvar, per_latent=True)
-
-
-def mixture_log_prob(z: Tensor, log_weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    """Log density of a mixture of diagonal Gaussians, in nats.
-
-    Args:
-        z: ``(B, *latent_shape)``.
-        log_weights: ``(K,)``, of which the exponentials sum to one.
-        mu: ``(K, *latent_shape)``.
-        logvar: The same.
-
-    Returns:
-        Shape ``(B,)``.
-    """
-    scaled = (z[:, None] - mu) * torch.exp(-0.5 * logvar)
-    squares = (scaled.square() + logvar + math.log(2 * math.pi)).flatten(2).sum(2)
-    return torch.logsumexp(log_weights - 0.5 * squares, dim=1)
-
-
-def mixture_from_noise(noise: Tensor, weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    """Draws of such a mixture, ``(B, *latent_shape)``, from standard normal noise ``(B, D + 1)``.
-
-    The last column chooses the component, by its quantile.
-    """
-    quantile = torch.special.ndtr(noise[:, -1:])
-    chosen = (quantile > weights.cumsum(0)[:-1]).sum(1)
-    eps = noise[:, :-1].unflatten(1, mu.shape[1:])
-    return mu.index_select(0, chosen) + (0.5 * logvar.index_select(0, chosen)).exp() * eps

@@ -14,49 +14,16 @@ from torch import nn
 
 from vaelib import conditions, corruptions, latents, likelihoods, networks, priors, vae
 from vaelib._checks import MissingExtraError, ModelFileError, check_module, check_type
-from vaelib.networks.article import ArticleDecoder, ArticleEncoder
+from vaelib.networks import article
 
 __all__ = ["build", "describe", "of_today", "register"]
 
+_ROOMS = (conditions, corruptions, latents, likelihoods, networks, article, priors, vae)
+_BASES = {conditions.Condition, priors.CodePrior, priors.Prior}  # of classes of one's own
+
+_PUBLIC = (getattr(room, name) for room in _ROOMS for name in room.__all__)
 _KNOWN: dict[str, type[nn.Module]] = {
-    cls.__name__: cls
-    for cls in (
-        vae.VAE,
-        vae.AutoEncoder,
-        networks.ConvEncoder,
-        networks.ConvDecoder,
-        networks.ResidualEncoder,
-        networks.ResidualDecoder,
-        ArticleEncoder,
-        ArticleDecoder,
-        likelihoods.Bernoulli,
-        likelihoods.ContinuousBernoulli,
-        likelihoods.Gaussian,
-        likelihoods.Laplace,
-        likelihoods.DiscretizedLogistic,
-        priors.StandardNormal,
-        priors.LearnedGaussian,
-        priors.MixtureOfGaussians,
-        priors.VampPrior,
-        priors.FlowPrior,
-        priors.ConditionalGaussian,
-        priors.UniformCodes,
-        priors.CodeTable,
-        priors.AutoregressiveCodes,
-        latents.FlowPosterior,
-        latents.GaussianLatent,
-        latents.LatentScaling,
-        latents.PointLatent,
-        latents.VectorQuantizer,
-        latents.ResidualQuantizer,
-        latents.FiniteScalarQuantizer,
-        latents.BinarySphericalQuantizer,
-        corruptions.GaussianNoise,
-        corruptions.SaltAndPepper,
-        corruptions.Masking,
-        conditions.Labels,
-        conditions.Vector,
-    )
+    cls.__name__: cls for cls in _PUBLIC if isinstance(cls, type) and issubclass(cls, nn.Module) and cls not in _BASES
 }
 
 _ADDED: dict[str, dict[str, Any]] = {

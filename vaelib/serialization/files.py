@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._budget import Budget
 from vaelib._checks import ModelFileError, check_device, check_module, check_path, check_type
 from vaelib._files import Listed, committed, files_replaced, target_directory
-from vaelib._weights import is_sealed, read_object, read_tensors, sealed, write_tensors
+from vaelib._weights import Budget, is_sealed, read_object, read_tensors, sealed, write_tensors
 from vaelib.serialization.descriptions import build, describe
 
 __all__ = ["load", "save"]

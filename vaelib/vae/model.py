@@ -15,8 +15,7 @@ from vaelib.conditions import Condition
 from vaelib.latents import GaussianLatent, Latent, LatentScaling, PointLatent
 from vaelib.likelihoods import Bernoulli, Likelihood
 from vaelib.priors import Prior
-from vaelib.vae.given import Given
-from vaelib.vae.verbs import Passes
+from vaelib.vae.verbs import Given, Passes
 
 __all__ = ["VAE", "AutoEncoder"]
 
@@ -102,11 +101,6 @@ class VAE(Passes, nn.Module):
         check_param_channels(decoder, self.likelihood, self.image_shape)
         self.register_load_state_dict_pre_hook(_of_version_0_1)
 
-    @property
-    def prior(self) -> Any:
-        """p(z): the latent's own; None of a latent without one. ``model.prior = ...`` gives the latent another."""
-        return getattr(self.latent, "prior", None)
-
     def given(self, condition: Any, *, generator: torch.Generator | None = None) -> Given:
         """The model with ``condition`` bound: the same verbs, which objectives and evaluation use as they use a model.
 
@@ -155,7 +149,7 @@ class VAE(Passes, nn.Module):
         return network(value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Prior and posterior are the latent's; torch would register modules here that nothing would use."""
+        """``model.prior = ...`` gives the latent another; torch would register a module here that nothing would use."""
         if name in ("prior", "posterior"):
             if name == "prior":
                 _check_condition_of(value, self.condition)

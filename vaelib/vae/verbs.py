@@ -1,4 +1,7 @@
-"""What objectives and evaluation ask of a model: from images to draws of the latent, and from there to pixels."""
+"""What objectives and evaluation ask of a model: from images to draws of the latent, and from there to pixels.
+
+A model with a condition bound has the same verbs, so that no objective and no evaluation asks for the condition.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,17 @@ from vaelib._checks import (
     LARGEST_TENSOR,
     check_generator,
     check_int,
-    check_shape,
     check_tensor,
     check_unit_range,
 )
-from vaelib._parts import check_input, check_latents, check_recon_params, check_rows
+from vaelib._parts import check_input, check_latents, check_recon_params, check_rows, rows_of
 from vaelib.functional.draws import normal
 from vaelib.latents import Draw, LatentScaling
 from vaelib.latents.base import first_tensor, repeated
 from vaelib.latents.scaling import scaling_if
 from vaelib.vae.outputs import LatentOutput, VAEOutput, eval_mode, image_of
 
-__all__ = ["Passes", "Verbs"]
+__all__ = ["Given", "Passes", "Verbs"]
 
 
 class Verbs:
@@ -41,6 +43,11 @@ class Verbs:
     scaling: LatentScaling | None
     training: bool
     parameters: Any
+
+    @property
+    def prior(self) -> Any:
+        """p(z): the latent's own, with the condition bound if it takes one; None of a latent without a prior."""
+        return getattr(self.latent, "prior", None)
 
     def given(self, condition: Any, *, generator: torch.Generator | None = None) -> Passes:
         """The same verbs with ``condition`` bound."""
@@ -89,8 +96,7 @@ class Verbs:
         if noise is None:
             noise = normal(shape, like, generator)
         else:
-            check_tensor("noise", noise)
-            check_shape("noise", noise.shape, shape)
+            check_tensor("noise", noise, shape)
         draw: Draw = self.latent.draw(features, noise)
         return draw
 
@@ -208,6 +214,61 @@ class Passes(Verbs):
         with eval_mode(self):
             view = self if condition is None else self.given(condition)
             return view.decode_mean(view.latent.from_noise(noise))
+
+
+class Given(Passes):
+    """What ``model.given(condition)`` returns: a model with a condition bound, no module of its own.
+
+    Args:
+        model: A VAE with a condition.
+        embedding: The condition as numbers, ``(B, E)``; one row serves any number of images.
+        dropped: The same with the rows that a training step replaces by the null embedding; none if None.
+        is_null: Whether it is the null embedding for all images: the model without a condition, of p(x).
+    """
+
+    def __init__(self, model: Any, embedding: Tensor, dropped: Tensor | None = None, *, is_null: bool = False) -> None:
+        self.model, self.is_null = model, is_null
+        self._embedding, self._dropped = embedding, embedding if dropped is None else dropped
+
+    @property
+    def embedding(self) -> Tensor:
+        """``(B, E)``, the same for encoder, decoder and prior; in training mode with dropout."""
+        return self._dropped if self.model.training else self._embedding
+
+    @property
+    def latent(self) -> Any:
+        """The model's, with the condition bound if it, or its prior, takes one."""
+        latent = self.model.latent
+        return latent.given(self.embedding) if hasattr(latent, "given") else latent
+
+    def given(self, condition: Any, *, generator: torch.Generator | None = None) -> Passes:
+        """Raise: there is one already.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("`condition` must be given once: this is model.given(...) already.")
+
+    def __call__(self, x: Tensor, *, generator: torch.Generator | None = None) -> Any:
+        """:meth:`forward`."""
+        return self.forward(x, generator=generator)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def _undropped(self) -> Passes:
+        return self if self._dropped is self._embedding else Given(self.model, self._embedding, is_null=self.is_null)
+
+    def _run(self, network: nn.Module, value: Tensor) -> Any:
+        is_encoder = network is self.model.encoder
+        embedding = rows_of(self.embedding, value.shape[0], draws=not is_encoder).to(value)
+        if getattr(network, "takes_condition", False):
+            return network(value, embedding)
+        if value.ndim == 4:
+            embedding = embedding[:, :, None, None].expand(-1, -1, *value.shape[2:])
+        return network(torch.cat([value, embedding], dim=1))
 
 
 def _noise(shape: tuple[int, int], seed: int | None, generator: torch.Generator | None, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The prior that is the posterior of learned images."""
+"""Mixtures of Gaussians: learned ones, or the encoder's posteriors of learned images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,57 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_images, check_int, check_int_tuple, check_shape, check_tensor, check_unit_range
-from vaelib.priors.base import Prior
-from vaelib.priors.gaussians import mixture_from_noise, mixture_log_prob
+from vaelib._checks import check_finite, check_images, check_int, check_int_tuple, check_tensor, check_unit_range
+from vaelib.priors.gaussians import Prior, bounded
 
-__all__ = ["VampPrior"]
+__all__ = ["MixtureOfGaussians", "VampPrior"]
+
+
+class MixtureOfGaussians(Prior):
+    """K diagonal Gaussians with learned weights, means and variances.
+
+    Starts with equal weights, means drawn from the standard normal and variances of 1.
+
+    Args:
+        latent_shape: ``(D,)`` or ``(C, h, w)``.
+        num_components: K, >= 1.
+
+    Examples:
+        >>> prior = MixtureOfGaussians((2,), num_components=10)
+        >>> prior.sample(4, (2,)).shape, prior.log_prob(torch.zeros(3, 2)).shape
+        (torch.Size([4, 2]), torch.Size([3]))
+
+    References:
+        Dilokthanakul et al. (2016), https://arxiv.org/abs/1611.02648; a baseline in Tomczak & Welling (2018).
+    """
+
+    extra_noise = 1
+
+    def __init__(self, latent_shape: Sequence[int], num_components: int = 50) -> None:
+        super().__init__()
+        self.latent_shape = check_int_tuple("latent_shape", latent_shape)
+        self.num_components = check_int("num_components", num_components)
+        self.logits = nn.Parameter(torch.zeros(self.num_components))
+        self.mu = nn.Parameter(torch.randn(self.num_components, *self.latent_shape))
+        self.logvar = nn.Parameter(torch.zeros(self.num_components, *self.latent_shape))
+
+    def start_from(self, z: Tensor) -> MixtureOfGaussians:
+        """Let the means be latents, ``(K, *latent_shape)``, such as codes of images, with their variance; K >= 2."""
+        check_tensor("z", z, (check_int("num_components", self.num_components, 2), *self.latent_shape))
+        check_finite("z", z)
+        with torch.no_grad():
+            self.mu.copy_(z)
+            self.logvar.copy_(z.var(0).clamp(min=1e-6).log())
+        return self
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
+        check_tensor("z", z, ("B", *self.latent_shape))
+        return _log_prob(z, self.logits.log_softmax(0), self.mu, bounded(self.logvar))
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
+        return _from_noise(noise, self.logits.softmax(0), self.mu, bounded(self.logvar))
 
 
 class VampPrior(Prior):
@@ -85,15 +131,14 @@ class VampPrior(Prior):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         mu, logvar = self._components()
-        check_tensor("z", z)
-        check_shape("z", z.shape, ("B", *mu.shape[1:]))
+        check_tensor("z", z, ("B", *mu.shape[1:]))
         log_weights = z.new_full((self.num_components,), -math.log(self.num_components))
-        return mixture_log_prob(z, log_weights, mu, logvar)
+        return _log_prob(z, log_weights, mu, logvar)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D + 1)`` to draws of z, ``(B, *latent_shape)``; the last chooses a component."""
         weights = noise.new_full((self.num_components,), 1 / self.num_components)
-        return mixture_from_noise(noise, weights, *self._components())
+        return _from_noise(noise, weights, *self._components())
 
     def _components(self) -> tuple[Tensor, Tensor]:
         if self._mu is not None and self._logvar is not None and not self.training:
@@ -102,3 +147,24 @@ class VampPrior(Prior):
             raise ValueError("`VampPrior` must be given to a VAE, whose encoder it asks, before it can be used.")
         mu, logvar = self._model[0].encoder(self.pseudo_logits.sigmoid())
         return mu, logvar
+
+
+def _log_prob(z: Tensor, log_weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Log density of a mixture of diagonal Gaussians, in nats.
+
+    ``log_weights`` are ``(K,)``, and their exponentials sum to one; ``mu`` and ``logvar`` are ``(K, *latent_shape)``.
+    """
+    scaled = (z[:, None] - mu) * torch.exp(-0.5 * logvar)
+    squares = (scaled.square() + logvar + math.log(2 * math.pi)).flatten(2).sum(2)
+    return torch.logsumexp(log_weights - 0.5 * squares, dim=1)
+
+
+def _from_noise(noise: Tensor, weights: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    """Draws of such a mixture, ``(B, *latent_shape)``, from standard normal noise ``(B, D + 1)``.
+
+    The last column chooses the component, by its quantile.
+    """
+    quantile = torch.special.ndtr(noise[:, -1:])
+    chosen = (quantile > weights.cumsum(0)[:-1]).sum(1)
+    eps = noise[:, :-1].unflatten(1, mu.shape[1:])
+    return mu.index_select(0, chosen) + (0.5 * logvar.index_select(0, chosen)).exp() * eps
