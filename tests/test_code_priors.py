@@ -314,7 +314,7 @@ WRONG_FIT = {
     "no condition": (
         lambda: fitted(embedding=CODE),
         ValueError,
-        "`embedding` must be None: CodeTable has no condition",
+        "must be None: CodeTable has no condition",
     ),
     "no embedding": (
         lambda: fitted(name="conditional"),

@@ -34,7 +34,3 @@ def test_halving_is_the_usual_one():
     assert [stage.small for stage in plan((32, 512), 4, 3, 2)] == [(16, 256), (8, 128), (4, 64), (2, 32)]
     assert [stage.small for stage in plan((32, 28), 2, 4, 2)] == [(16, 14), (8, 7)]
     assert all(stage.padding == (1, 1) for stage in plan((32, 28), 2, 4, 2))
-
-
-def test_no_stage():
-    assert plan((5, 5), 0, 3, 2) == ()

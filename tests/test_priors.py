@@ -11,31 +11,6 @@ from torch import distributions as td
 import vaelib as vl
 from vaelib.errors import ExportError, MissingExtraError
 
-
-def test_standard_normal_against_torch():
-    prior, z = vl.StandardNormal(), torch.randn(5, 4, 2, 2)
-    assert isinstance(prior, vl.Prior)
-    torch.testing.assert_close(prior.log_prob(z), td.Normal(0, 1).log_prob(z).flatten(1).sum(1))
-
-
-def test_kl_per_latent_is_the_closed_form_and_what_samples_say():
-    prior = vl.StandardNormal()
-    mu, logvar = torch.randn(1, 6), torch.randn(1, 6)
-    kl = prior.kl(mu, logvar)
-    assert kl.shape == (1, 6)
-    posterior = td.Normal(mu, (0.5 * logvar).exp())
-    z = posterior.sample((200_000,))
-    estimate = (posterior.log_prob(z) - td.Normal(0, 1).log_prob(z)).mean(0)
-    torch.testing.assert_close(kl, estimate, rtol=0.02, atol=0.02)
-
-
-def test_samples():
-    prior = vl.StandardNormal()
-    first, second = (prior.sample(3, (4, 2, 2), generator=torch.Generator().manual_seed(1)) for _ in range(2))
-    assert first.shape == (3, 4, 2, 2)
-    assert torch.equal(first, second)
-
-
 LATENT_SHAPES = [(6,), (2, 3, 1)]
 PRIORS = {
     "standard": lambda shape: vl.StandardNormal(),
@@ -69,7 +44,7 @@ def name(request):
 
 
 @pytest.mark.parametrize("shape", LATENT_SHAPES)
-def test_every_prior_keeps_its_contract(name, shape):
+def test_every_prior_keeps_its_contract(name, shape, tmp_path):
     vae = model_with(name, shape)
     prior = vae.prior
     assert isinstance(prior, vl.Prior)
@@ -81,7 +56,13 @@ def test_every_prior_keeps_its_contract(name, shape):
     mu, logvar = torch.randn(5, *shape), torch.randn(5, *shape)
     draw = vae.latent.draw((mu, logvar), torch.randn(5, 6))
     assert draw.kl.shape == ((5, 6) if hasattr(prior, "kl") else (5, 1))
-    assert vae.sample(2).shape == (2, *vae.image_shape)
+    vl.Elbo()(vae, torch.rand(4, *vae.image_shape)).loss.backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in vae.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in prior.parameters())
+    vl.save(vae, tmp_path)
+    again = vl.load(tmp_path)
+    assert torch.equal(again.prior.log_prob(first), vae.eval().prior.log_prob(first))
+    assert torch.equal(again.sample(3, seed=2), vae.sample(3, seed=2))
 
 
 def test_every_density_integrates_to_one(name):
@@ -119,6 +100,17 @@ def test_kl_is_what_samples_say(name):
     assert kl.mean().item() == pytest.approx(draws.mean().item(), abs=4 * draws.std().item() / math.sqrt(len(z)))
 
 
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+def test_gaussians_are_torchs(prior):
+    prior = model_with(prior, (6,)).prior
+    z, mu, logvar = torch.randn(3, 4, 6)
+    mean, log_variance = (getattr(prior, name, torch.zeros(6)) for name in ("mu", "logvar"))
+    with torch.no_grad():
+        own, posterior = td.Normal(mean, (0.5 * log_variance).exp()), td.Normal(mu, (0.5 * logvar).exp())
+        torch.testing.assert_close(prior.log_prob(z), own.log_prob(z).sum(1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(prior.kl(mu, logvar), td.kl_divergence(posterior, own), rtol=1e-5, atol=1e-5)
+
+
 def test_the_mixture_is_torchs():
     prior = model_with("mixture", (6,)).prior
     with torch.no_grad():
@@ -126,15 +118,6 @@ def test_the_mixture_is_torchs():
         oracle = td.MixtureSameFamily(td.Categorical(logits=prior.logits), parts)
         z = torch.randn(7, 6)
         torch.testing.assert_close(prior.log_prob(z), oracle.log_prob(z), rtol=1e-5, atol=1e-5)
-
-
-def test_the_learned_gaussian_is_torchs():
-    prior = model_with("learned", (6,)).prior
-    mu, logvar = torch.randn(4, 6), torch.randn(4, 6)
-    with torch.no_grad():
-        own = td.Normal(prior.mu, (0.5 * prior.logvar).exp())
-        oracle = td.kl_divergence(td.Normal(mu, (0.5 * logvar).exp()), own)
-        torch.testing.assert_close(prior.kl(mu, logvar), oracle, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -212,41 +195,6 @@ def test_pseudo_inputs_start_from_pictures():
     images = torch.rand(3, 1, 8, 8).clamp(0.05, 0.95)
     prior = vl.VampPrior((1, 8, 8), 3).start_from(images)
     torch.testing.assert_close(prior.pseudo_logits.sigmoid().detach(), images)
-    with pytest.raises(ValueError, match="`images` must be 3, one a component, got 2"):
-        prior.start_from(images[:2])
-
-
-def test_every_prior_is_saved_and_loaded(name, tmp_path):
-    vae = model_with(name)
-    vl.save(vae, tmp_path)
-    again = vl.load(tmp_path)
-    z = torch.randn(5, 6)
-    assert torch.equal(again.prior.log_prob(z), vae.eval().prior.log_prob(z))
-    generators = [torch.Generator().manual_seed(2) for _ in range(2)]
-    assert torch.equal(again.sample(3, generator=generators[0]), vae.sample(3, generator=generators[1]))
-
-
-def test_every_prior_learns(name):
-    vae = model_with(name)
-    terms = vl.Elbo()(vae, torch.rand(4, 1, 8, 8))
-    terms.loss.backward()
-    for parameter in vae.parameters():
-        assert parameter.grad is None or parameter.grad.isfinite().all()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in vae.prior.parameters())
-
-
-def test_wrong_priors():
-    x, code = torch.zeros(1, 1, 2, 2), torch.zeros(1, 2)
-    with pytest.raises(ValueError, match="`z` must be given: the KL to MixtureOfGaussians has no closed form"):
-        vl.elbo_loss(x, x, code, code, prior=vl.MixtureOfGaussians((2,)))
-    with pytest.raises(ValueError, match="must be given to a VAE"):
-        vl.VampPrior((1, 8, 8)).log_prob(torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="at least 2 latents for couplings"):
-        vl.FlowPrior((1,))
-    with pytest.raises(ValueError, match="`z` must"):
-        vl.LearnedGaussian((3,)).log_prob(torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="`latent_shape` must"):
-        vl.LearnedGaussian((3,)).sample(2, (4,))
 
 
 def test_a_flow_needs_zuko(monkeypatch):
@@ -296,24 +244,36 @@ def test_fitted_after_training_it_finds_the_density(kind):
         assert -single.log_prob(test).mean() - entropy > 0.3
 
 
-def test_fit_prior_takes_its_arguments():
-    prior, z = vl.LearnedGaussian((2,)), torch.randn(5, 2)
-    for arguments, words in (
-        ({"z": z[:0]}, "`z` must hold at least one latent"),
-        ({"z": z.log()}, "`z` must be finite"),
-        ({"z": z, "num_steps": 0}, "`num_steps` must be >= 1"),
-        ({"z": z, "batch_size": 0}, "`batch_size` must be >= 1"),
-        ({"z": z, "learning_rate": 0.0}, "`learning_rate` must be > 0"),
-        ({"z": z, "embedding": z}, "`embedding` must be None: LearnedGaussian has no condition"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            vl.fit_prior(prior, **arguments)
-    with pytest.raises(ValueError, match="`prior` must have weights to fit, StandardNormal has none"):
-        vl.fit_prior(vl.StandardNormal(), z)
-    with pytest.raises(ValueError, match="`z` must have shape"):
-        vl.MixtureOfGaussians((2,), 3).start_from(z)
-    with pytest.raises(ValueError, match="`num_components` must be >= 2, got 1"):
-        vl.MixtureOfGaussians((2,), 1).start_from(z[:1])
+X, Z = torch.zeros(2, 1, 2, 2), torch.tensor([[0.5, -1.0], [2.0, 0.0]])
+WRONG = [
+    (lambda: vl.elbo_loss(X, X, Z, Z, prior=vl.MixtureOfGaussians((2,))), "`z` must be given: the KL to MixtureOfGau"),
+    (lambda: vl.VampPrior((1, 8, 8)).log_prob(Z), "must be given to a VAE"),
+    (lambda: vl.VampPrior((1, 2, 2), 3).start_from(X), "`images` must be 3, one a component, got 2"),
+    (lambda: model_with("vamp", (2,)).prior.log_prob(Z[:, 1:]), r"`z` must have shape \(B, 2\), got \(2, 1\)"),
+    (lambda: vl.FlowPrior((1,)), "at least 2 latents for couplings"),
+    (lambda: vl.LearnedGaussian((3,)).log_prob(Z), r"`z` must have shape \(B, 3\), got \(2, 2\)"),
+    (lambda: vl.LearnedGaussian((3,)).kl(Z[:, 1:], Z[:, 1:]), r"`mu` must have shape \(B, 3\), got \(2, 1\)"),
+    (lambda: vl.LearnedGaussian((3,)).sample(2, (4,)), "`latent_shape` must"),
+    (lambda: vl.MixtureOfGaussians((2,), 3).start_from(Z), "`z` must have shape"),
+    (lambda: vl.MixtureOfGaussians((2,), 1).start_from(Z[:1]), "`num_components` must be >= 2, got 1"),
+    (lambda: fitted(z=Z[:0]), "`z` must hold at least one latent"),
+    (lambda: fitted(z=Z.log()), "`z` must be finite"),
+    (lambda: fitted(num_steps=0), "`num_steps` must be >= 1"),
+    (lambda: fitted(batch_size=0), "`batch_size` must be >= 1"),
+    (lambda: fitted(learning_rate=0.0), "`learning_rate` must be > 0"),
+    (lambda: fitted(embedding=Z), "`embedding` must be None: LearnedGaussian has no condition"),
+    (lambda: fitted(vl.StandardNormal()), "`prior` must have weights to fit, StandardNormal has none"),
+]
+
+
+def fitted(prior=None, z=Z, **arguments):
+    return vl.fit_prior(prior or vl.LearnedGaussian((2,)), z, **arguments)
+
+
+@pytest.mark.parametrize(("call", "match"), WRONG)
+def test_wrong_arguments(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
 
 
 def test_latents_with_a_graph_can_be_fitted():
@@ -357,14 +317,6 @@ def test_parts_are_for_the_models_own_shapes(make):
         vl.VAE(*parts, prior=make((3,)))
     with pytest.raises(ValueError, match=r"`image_shape` must be the same for all parts: .*the prior has \(1, 9, 8\)"):
         vl.VAE(*parts, prior=vl.VampPrior((1, 9, 8)))
-
-
-def test_shapes_do_not_broadcast():
-    vae = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), prior=vl.VampPrior((1, 8, 8), 3)).eval()
-    with pytest.raises(ValueError, match=r"`z` must have shape \(B, 2\), got \(5, 1\)"):
-        vae.prior.log_prob(torch.zeros(5, 1))
-    with pytest.raises(ValueError, match=r"`mu` must have shape \(B, 3\), got \(5, 1\)"):
-        vl.LearnedGaussian((3,)).kl(torch.zeros(5, 1), torch.zeros(5, 1))
 
 
 def test_a_flow_is_one_graph_when_compiled():

@@ -3,10 +3,6 @@ import pytest
 from vaelib import schedules
 
 
-def test_constant():
-    assert schedules.constant(2)(7) == 2.0
-
-
 def test_linear_warmup_ends_and_stays():
     beta = schedules.linear_warmup(4, final=2.0)
     assert [beta(step) for step in (0, 1, 4, 5)] == [0.0, 0.5, 2.0, 2.0]

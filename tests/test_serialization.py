@@ -94,12 +94,6 @@ def test_tied_weights_are_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_directory_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="`directory` must be a directory that can be written"):
-        vl.save(vl.conv_vae((1, 8, 8), 2), tmp_path / "file" / "model")
-
-
 def test_nothing_to_load(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"`directory` must hold config.json and model.safetensors; there is no"
@@ -185,15 +179,19 @@ def test_foreign_configs(saved, change, match):
         vl.load(saved)
 
 
-def test_configs_that_are_no_json(saved):
-    (saved / "config.json").write_text("{")
-    with pytest.raises(ModelFileError, match=r"config\.json is no JSON"):
-        vl.load(saved)
-    (saved / "config.json").write_text("[]")
-    with pytest.raises(ModelFileError, match="must hold a JSON object, got 'list'"):
-        vl.load(saved)
-    (saved / "config.json").write_text('{"format": "vaelib-model-1", "model": 3}')
-    with pytest.raises(ModelFileError, match="describes no model"):
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{", r"config\.json is no JSON"),
+        ("[" * 10_000 + "]" * 10_000, "is no JSON: nested too deeply"),
+        (" " * 2**21, "must have at most 1048576 bytes, got 2097152"),
+        ("[]", "must hold a JSON object, got 'list'"),
+        ('{"format": "vaelib-model-1", "model": 3}', "describes no model"),
+    ],
+)
+def test_configs_that_are_no_model(saved, text, match):
+    (saved / "config.json").write_text(text)
+    with pytest.raises(ModelFileError, match=match):
         vl.load(saved)
 
 
@@ -254,15 +252,6 @@ def test_a_flow_of_many_latents_is_loaded(tmp_path):
         torch.equal(a, b)
         for a, b in zip(flow.state_dict().values(), vl.load(tmp_path).state_dict().values(), strict=True)
     )
-
-
-def test_large_and_deep_configs_are_not_parsed(saved):
-    (saved / "config.json").write_text("[" * 10_000 + "]" * 10_000)
-    with pytest.raises(ModelFileError, match="is no JSON: nested too deeply"):
-        vl.load(saved)
-    (saved / "config.json").write_text(" " * 2**21)
-    with pytest.raises(ModelFileError, match="must have at most 1048576 bytes, got 2097152"):
-        vl.load(saved)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")

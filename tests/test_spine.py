@@ -127,11 +127,7 @@ class Projected(nn.Module):
         return (x.flatten(1) - self.chain.bias.to(x)) @ (self.chain.weight / self.chain.scales).to(x)
 
 
-class Affine(nn.Module):
-    def __init__(self, chain):
-        super().__init__()
-        self.chain = chain
-
+class Affine(Projected):
     def forward(self, hidden):
         return (hidden @ self.chain.weight.T.to(hidden) + self.chain.bias.to(hidden)).view(-1, *SHAPE)
 

@@ -40,16 +40,6 @@ def test_reconstruct_is_deterministic_and_leaves_the_mode(vae):
         assert torch.equal(first, torch.sigmoid(vae.decode(mu)))
 
 
-def test_sample(vae):
-    first, second = (vae.sample(5, generator=torch.Generator().manual_seed(2)) for _ in range(2))
-    assert first.shape == (5, 1, 12, 10)
-    assert torch.equal(first, second)
-    assert first.min() >= 0
-    assert first.max() <= 1
-    assert vae.sample(0).shape == (0, 1, 12, 10)
-    assert vae.double().sample(2).dtype == torch.float64
-
-
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
@@ -132,6 +122,14 @@ def test_parts_that_do_not_fit(call, error, match):
         call()
 
 
+def test_samples_are_images(vae):
+    samples = vae.sample(5)
+    assert samples.shape == (5, 1, 12, 10)
+    assert samples.min() >= 0 and samples.max() <= 1
+    assert vae.sample(0).shape == (0, 1, 12, 10)
+    assert vae.double().sample(2).dtype == torch.float64
+
+
 def test_map_latents_work_everywhere():
     vae = vl.conv_vae((3, 16, 24), latent_shape=(2, 4, 6), hidden_channels=(4, 8))
     out = vae(torch.rand(2, 3, 16, 24))
@@ -174,11 +172,6 @@ def test_repr_reads_well():
     assert "(likelihood): Gaussian(0.6)" in text
     assert "(prior): StandardNormal()" in text
     assert "(corruption): Masking(probability=0.5)" in text
-
-
-def test_elbo_equals_log_p_at_the_exact_posterior(truth):
-    x = truth.sample(6)
-    torch.testing.assert_close(truth.mean_elbo(truth.vae(), x), truth.log_prob(x), rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize(("shift", "stretch"), [(0.5, 1.0), (0.0, 2.0), (0.0, 0.5), (-0.3, 1.5)])

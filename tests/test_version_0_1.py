@@ -127,6 +127,11 @@ def of_model(model):
     return [*first, *model.sample(3, generator=seeded(5)).double().sum((1, 2, 3)).tolist()]
 
 
+def of_log_likelihood(model):
+    found = evaluation.log_likelihood(model, images(), num_samples=64, generator=seeded(6), progress=False)
+    return [*found.per_image.tolist(), *found.per_image_error.tolist(), found.bias]
+
+
 def five_steps(model, objective, **arguments):
     history = vl.Trainer(max_epochs=1, batch_size=4, objective=objective, compile=False, **arguments).fit(
         model, images(20), progress=False
@@ -167,26 +172,12 @@ case("the tutorial's network")(
 )
 
 
-@case("log likelihood")
-def _log_likelihood():
-    found = evaluation.log_likelihood(small(), images(), num_samples=64, generator=seeded(6), progress=False)
-    return [*found.per_image.tolist(), *found.per_image_error.tolist(), found.bias]
-
-
-@case("log likelihood of a flow posterior")
-def _of_a_flow():
-    found = evaluation.log_likelihood(flow_vae(), images(), num_samples=64, generator=seeded(6), progress=False)
-    return [*found.per_image.tolist(), *found.per_image_error.tolist(), found.bias]
-
-
-@case("elbo over a data set")
-def _elbo():
-    return [part.value for part in evaluation.elbo(small(), images(), batch_size=4, generator=seeded(6))[:4]]
-
-
-@case("anomaly scores")
-def _anomaly():
-    return evaluation.anomaly_scores(small(), images(), generator=seeded(6)).negative_elbo.tolist()
+case("log likelihood")(lambda: of_log_likelihood(small()))
+case("log likelihood of a flow posterior")(lambda: of_log_likelihood(flow_vae()))
+case("elbo over a data set")(
+    lambda: [part.value for part in evaluation.elbo(small(), images(), batch_size=4, generator=seeded(6))[:4]]
+)
+case("anomaly scores")(lambda: evaluation.anomaly_scores(small(), images(), generator=seeded(6)).negative_elbo.tolist())
 
 
 @case("latents")
