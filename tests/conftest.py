@@ -129,20 +129,17 @@ def chromium():
     return found or without("BROWSER", "there is no chromium, and VAELIB_CHROMIUM names no other")
 
 
-def _sign_bundle(directory):
-    contents = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.name != "manifest.json"}
-    files = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in contents.items()
-    }
-    manifest = json.loads((directory / "manifest.json").read_text()) | {"files": files}
-    (directory / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.fixture(scope="session")
 def sign_bundle():
     """Writes the manifest that fits whatever the other files now hold."""
-    return _sign_bundle
+
+    def sign(directory):
+        contents = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "manifest.json"}
+        files = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in sorted(contents.items())}
+        manifest = json.loads((directory / "manifest.json").read_text()) | {"files": files}
+        (directory / "manifest.json").write_text(json.dumps(manifest))
+
+    return sign
 
 
 class LinearGaussian:

@@ -14,6 +14,7 @@ import warnings
 
 import pytest
 import torch
+from hand_made import MODEL, specs
 from launching import FORKS
 from saving import models, save_in_turns
 
@@ -114,27 +115,14 @@ STATES = [{"step": step, "weights": torch.full((3,), float(step))} for step in (
 GRAPHS = [{"encoder.onnx": b"0", "vae.onnx": b"0"}, {"encoder.onnx": b"1", "prior.onnx": b"1"}]
 
 
-X, Z = ({"dtype": "float32", "shape": ["B", *shape]} for shape in ((1, 8, 8), (2,)))
+IMAGE, Z = "float[B,1,8,8]", "float[B,2] z"
 DESCRIBED = {
     "schema": "3",
     "version": "0",
-    "model": {
-        "kind": "VAE",
-        "likelihood": "Bernoulli",
-        "prior": "none",
-        "precision": "fp32",
-        "weights_sha256": "",
-        "image_shape": [1, 8, 8],
-        "image_range": [0, 1],
-        "latent_shape": [2],
-        "spatial_multiple": None,
-        "opset": 18,
-        "config": None,
-        "validation": {},
-    },
+    "model": MODEL | {"image_shape": [1, 8, 8], "latent_shape": [2], "prior": "none"},
     "graphs": {
-        "encoder": {"file": "encoder.onnx", "inputs": {"image": X}, "outputs": {"z": Z}},
-        "decoder": {"file": "decoder.onnx", "inputs": {"z": Z}, "outputs": {"mean": X}},
+        "encoder": {"file": "encoder.onnx", "inputs": specs(f"{IMAGE} image"), "outputs": specs(Z)},
+        "decoder": {"file": "decoder.onnx", "inputs": specs(Z), "outputs": specs(f"{IMAGE} mean")},
     },
 }
 

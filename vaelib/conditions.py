@@ -76,6 +76,10 @@ class Condition(nn.Module):
             return embedding
         return torch.where(uniform((len(embedding), 1), self.null, generator) < self.dropout, self.null, embedding)
 
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.embedding_size}, dropout={self.dropout}"
+
     def looks_at(self, values: Tensor) -> bool:
         """Whether values are read: not in a training step on a device, which would wait for them."""
         return not torch.compiler.is_compiling() and (values.device.type == "cpu" or not self.training)
@@ -145,10 +149,6 @@ class Labels(Condition):
         if torch.compiler.is_compiling():  # and exporting: the plain graph
             return found
         return found.masked_fill(((values < 0) | (values >= self.num_classes))[:, None], torch.nan)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"{self.num_classes}, dropout={self.dropout}"
 
     def _number(self, label: Any) -> int:
         if isinstance(label, str):
@@ -222,10 +222,6 @@ class Vector(Condition):
     def numbers(self, values: Tensor) -> Tensor:
         """The vector itself."""
         return values
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"{self.size}, dropout={self.dropout}"
 
 
 def _checked_names(names: Any, num_classes: int) -> tuple[str, ...]:

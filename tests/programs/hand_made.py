@@ -56,6 +56,14 @@ CONDITIONAL = {
         {"ones": np.ones((2, 1), np.float32), "all": np.int64([-1])},
     ),
 }
+
+
+def decoder_by(operator):
+    """A decoder whose images are ``operator`` of z."""
+    outputs = "float[B,1,2,2] mean, float[B,1,2,2] recon_params"
+    return "float[B,1,2,2] z", outputs, f"recon_params = {operator} (z)\nmean = {operator} (z)", {}
+
+
 QUANTISED = {
     "encoder": (
         "float[B,1,2,2] image",
@@ -76,12 +84,7 @@ QUANTISED = {
         "found = Gather (codebook, codes)\nz = Reshape (found, image_shape)",
         {"codebook": CODEBOOK, **ROW},
     ),
-    "decoder": (
-        "float[B,1,2,2] z",
-        "float[B,1,2,2] mean, float[B,1,2,2] recon_params",
-        "recon_params = Identity (z)\nmean = Identity (z)",
-        {},
-    ),
+    "decoder": decoder_by("Identity"),
     "next": (
         "int64[B,4] codes, int64[B] position",
         "float[B,5] logits",
@@ -202,12 +205,7 @@ FREE = {
 }
 AUTOENCODER = {
     "encoder": ("float[B,1,2,2] image", "float[B,1,2,2] z", "z = Neg (image)", {}),
-    "decoder": (
-        "float[B,1,2,2] z",
-        "float[B,1,2,2] mean, float[B,1,2,2] recon_params",
-        "recon_params = Neg (z)\nmean = Neg (z)",
-        {},
-    ),
+    "decoder": decoder_by("Neg"),
 }
 
 

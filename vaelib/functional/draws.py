@@ -17,12 +17,7 @@ __all__ = ["bernoulli", "normal", "permutation", "reparameterize", "signs", "sou
 
 
 def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers of ``shape``, of the dtype and on the device of ``like``.
-
-    Examples:
-        >>> normal((2, 3), torch.zeros(1, dtype=torch.float64), None).dtype
-        torch.float64
-    """
+    """Standard normal numbers of ``shape``, of the dtype and on the device of ``like``."""
     place = _place(like.device, generator)
     return torch.randn(shape, device=place, dtype=like.dtype, **source(generator)).to(like.device)
 
@@ -55,45 +50,25 @@ def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | N
 
 
 def uniform(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Uniform numbers in [0, 1) of ``shape``, of the dtype and on the device of ``like``.
-
-    Examples:
-        >>> uniform((2, 3), torch.zeros(1), None).shape
-        torch.Size([2, 3])
-    """
+    """Uniform numbers in [0, 1) of ``shape``, of the dtype and on the device of ``like``."""
     place = _place(like.device, generator)
     return torch.rand(shape, device=place, dtype=like.dtype, **source(generator)).to(like.device)
 
 
 def bernoulli(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Zeros and ones of these probabilities, on their device.
-
-    Examples:
-        >>> bernoulli(torch.tensor([0.0, 1.0]), torch.Generator())
-        tensor([0., 1.])
-    """
+    """Zeros and ones of these probabilities, on their device."""
     there = probabilities.to(_place(probabilities.device, generator))
     return torch.bernoulli(there, generator=generator).to(probabilities.device)
 
 
 def signs(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Minus and plus ones of ``shape``, of the dtype and on the device of ``like``.
-
-    Examples:
-        >>> signs((100,), torch.zeros(1), None).unique()
-        tensor([-1.,  1.])
-    """
+    """Minus and plus ones of ``shape``, of the dtype and on the device of ``like``."""
     drawn = torch.randint(2, shape, device=_place(like.device, generator), **source(generator))
     return drawn.to(like.device, like.dtype) * 2 - 1
 
 
 def permutation(count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """The numbers below ``count`` in a random order, on ``device``.
-
-    Examples:
-        >>> permutation(3, torch.device("cpu"), None).sort().values
-        tensor([0, 1, 2])
-    """
+    """The numbers below ``count`` in a random order, on ``device``."""
     return torch.randperm(count, generator=generator, device=_place(device, generator)).to(device)
 
 
@@ -101,10 +76,6 @@ def source(generator: torch.Generator | None) -> dict[str, Any]:
     """The generator as a keyword of torch's functions, or none.
 
     With ``generator=None`` torch.compile fails for batches whose size is free (torch 2.14).
-
-    Examples:
-        >>> source(None)
-        {}
     """
     return {} if generator is None else {"generator": generator}
 

@@ -84,7 +84,7 @@ class LatentModule(nn.Module):
 
     def given(self, embedding: Tensor) -> Any:
         """The latent with a condition, ``(B, E)``, bound to its prior; itself if the prior takes none."""
-        prior = getattr(self, "prior", None)
+        prior: Any = getattr(self, "prior", None)
         if not hasattr(prior, "given"):
             return self
         return Bound(self, "prior", prior.given(embedding), ("draw", "from_noise", "log_prob"))

@@ -70,15 +70,16 @@ class Codebook(nn.Module):
         size: C.
         decay: Of the averages that are the codes; None if gradients move them.
         restart: Share of the mean count below which a code is dead.
-        cosine: Use the codes' directions only.
     """
 
+    cosine = False
+    """Whether only directions are compared."""
     counts: Tensor
     sums: Tensor
 
-    def __init__(self, num_codes: int, size: int, decay: float | None, restart: float, cosine: bool = False) -> None:
+    def __init__(self, num_codes: int, size: int, decay: float | None, restart: float) -> None:
         super().__init__()
-        self.decay, self.restart, self.cosine = decay, restart, cosine
+        self.decay, self.restart = decay, restart
         weight = torch.randn(num_codes, size) / size**0.5
         self.register_buffer("counts", torch.zeros(num_codes))
         if decay is None:

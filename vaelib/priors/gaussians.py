@@ -18,7 +18,7 @@ from vaelib._checks import (
     check_shape,
     check_tensor,
 )
-from vaelib._parts import Bound, rows_of
+from vaelib._parts import rows_of
 from vaelib.functional.draws import normal
 
 __all__ = ["UNBOUND", "ConditionalGaussian", "LearnedGaussian", "Prior", "StandardNormal", "bounded", "check_moments"]
@@ -110,37 +110,37 @@ class StandardNormal(Prior):
         return noise
 
 
-class _Diagonal(Prior):
+class _Diagonal:
     """Abstract: a Gaussian of independent latents, one for all images or one for each condition."""
 
     latent_shape: tuple[int, ...]
 
-    def _moments(self, rows: int, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of each row, or of all."""
+    def _moments(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, of each row or of all."""
         raise NotImplementedError
 
-    def log_prob(self, z: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def log_prob(self, z: Tensor) -> Tensor:
         """Log p(z) in nats: ``(B, *latent_shape)`` to ``(B,)``."""
         check_tensor("z", z, ("B", *self.latent_shape))
-        mu, logvar = self._moments(z.shape[0], embedding)
+        mu, logvar = self._moments(z.shape[0])
         return functional.gaussian_log_prob(z, mu, 0.5 * logvar)
 
-    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
+    def kl(self, mu: Tensor, logvar: Tensor, z: Tensor | None = None) -> Tensor:
         """KL in nats per latent, ``(B, D)``, in closed form."""
         check_moments(mu, logvar, z)
         check_shape("mu", mu.shape, ("B", *self.latent_shape))
         # That to the standard normal, in units of the other.
-        prior_mu, prior_logvar = self._moments(mu.shape[0], embedding)
+        prior_mu, prior_logvar = self._moments(mu.shape[0])
         scaled = (mu - prior_mu) * (-0.5 * prior_logvar).exp()
         return functional.kl_standard_normal(scaled, logvar - prior_logvar, per_latent=True)
 
-    def from_noise(self, noise: Tensor, embedding: Tensor | None = None) -> Tensor:
+    def from_noise(self, noise: Tensor) -> Tensor:
         """Standard normal noise ``(B, D)`` to draws of z, ``(B, *latent_shape)``."""
-        mu, logvar = self._moments(noise.shape[0], embedding)
+        mu, logvar = self._moments(noise.shape[0])
         return mu + (0.5 * logvar).exp() * noise.unflatten(1, self.latent_shape)
 
 
-class LearnedGaussian(_Diagonal):
+class LearnedGaussian(_Diagonal, Prior):
     """N(mu, exp(logvar)), both learned, one pair per latent; starts as the standard normal.
 
     For a plain VAE whose last encoder and first decoder layers are linear it adds nothing but speed of training: those
@@ -162,11 +162,11 @@ class LearnedGaussian(_Diagonal):
         self.mu = nn.Parameter(torch.zeros(self.latent_shape))
         self.logvar = nn.Parameter(torch.zeros(self.latent_shape))
 
-    def _moments(self, rows: int, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _moments(self, rows: int) -> tuple[Tensor, Tensor]:
         return self.mu, bounded(self.logvar)
 
 
-class ConditionalGaussian(_Diagonal):
+class ConditionalGaussian(Prior):
     """p(z|c) = N(mu, exp(logvar)), both linear in the embedding of a condition; starts as the standard normal.
 
     Without it a conditional model has p(z) = N(0, I) whatever the condition, and z holds what that does not say.
@@ -196,17 +196,31 @@ class ConditionalGaussian(_Diagonal):
         nn.init.zeros_(self.moments.weight)
         nn.init.zeros_(self.moments.bias)
 
-    def given(self, embedding: Tensor) -> Bound:
+    def given(self, embedding: Tensor) -> GivenGaussian:
         """The prior with the condition bound: ``(B, E)``, for batches of K * B rows, all of a draw together."""
         check_tensor("embedding", embedding, ("B", self.condition_size))
-        return Bound(self, "embedding", embedding, ("log_prob", "kl", "from_noise"))
+        return GivenGaussian(self, embedding)
 
-    def _moments(self, rows: int, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Raise: of :meth:`given` alone."""
+        raise ValueError(UNBOUND)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Raise: of :meth:`given` alone."""
+        raise ValueError(UNBOUND)
+
+
+class GivenGaussian(_Diagonal):
+    """The Gaussian of each condition of a batch."""
+
+    def __init__(self, prior: ConditionalGaussian, embedding: Tensor) -> None:
+        self.prior, self.embedding, self.latent_shape = prior, embedding, prior.latent_shape
+
+    def _moments(self, rows: int) -> tuple[Tensor, Tensor]:
         """In full precision under autocast too."""
-        if embedding is None:
-            raise ValueError(UNBOUND)
-        with torch.autocast(embedding.device.type, enabled=False):
-            moments = self.moments(rows_of(embedding, rows).to(self.moments.weight.dtype))
+        linear = self.prior.moments
+        with torch.autocast(self.embedding.device.type, enabled=False):
+            moments = linear(rows_of(self.embedding, rows).to(linear.weight.dtype))
         mu, logvar = moments.unflatten(1, (2, *self.latent_shape)).unbind(1)
         return mu, bounded(logvar)
 
