@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaelib._budget import Budget
 from vaelib._checks import ModelFileError, check_int_tuple, check_no_view, check_path, check_type
 from vaelib._files import Listed, files_replaced, target_directory
-from vaelib._weights import read_object, read_tensors, write_tensors
+from vaelib._weights import Budget, read_object, read_tensors, write_tensors
 from vaelib.interop.configs import CONFIG_NAME, DEFAULTS, factor_of, model_of, read_config, size_of
 from vaelib.interop.writing import config_of, names_of, with_todays_names
 from vaelib.vae import VAE
