@@ -10,6 +10,9 @@ NETWORKS = {
     "default": lambda: vl.conv_vae((1, 32, 32)),
     "residual 64": lambda: vl.conv_vae((3, 64, 64), 64, residual_blocks=1),
     "map 256": lambda: vl.conv_vae((3, 256, 256), latent_shape=(4, 32, 32), hidden_channels=(16, 32, 64)),
+    "first stage 256": lambda: vl.autoencoder_kl(
+        (3, 256, 256), width=16, norm="group", groups=8, attention=True, quant_conv=True
+    ),
 }
 
 

@@ -142,7 +142,7 @@ def others(run, out, name):
     parts = []
     for test, title in (
         ("test_the_article_and_pythae", "The article's network, the same weights"),
-        ("test_autoencoder_kl", "256x256 to a map of 4x32x32; diffusers' AutoencoderKL is a network of its own"),
+        ("test_autoencoder_kl", "A first stage, 256x256 to 4x32x32, the same weights as diffusers' AutoencoderKL"),
     ):
         rows = entries(run, test)
         if rows:
@@ -152,11 +152,12 @@ def others(run, out, name):
                     r["backend"],
                     f"{r['images_per_second']:,.0f}",
                     f"{r['p50']:.3g}",
+                    f"{r['peak_mib']:,.0f}",
                     f"{r['of_products']:.0%}",
                 ]
                 for r in sorted(rows, key=lambda r: (OPERATIONS.index(r["operation"]), r["batch"]))
             ]
-            parts += [f"### {title}", table(["", "", "images/s", "p50 ms", "of products"], lines)]
+            parts += [f"### {title}", table(["", "", "images/s", "p50 ms", "peak MiB", "of products"], lines)]
     for found in entries(run, "test_first_answer"):
         lines = [[b, f"{f['seconds']:.2f}", f"{f['peak_mib']:.0f}"] for b, f in found["first_answer"].items()]
         parts += ["### A process from its start to its first image", table(["", "seconds", "peak MiB"], lines)]
