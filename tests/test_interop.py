@@ -30,7 +30,17 @@ def edited(directory, **keys):
     return directory
 
 
+def tiny():
+    return vl.VAE(
+        vl.networks.TinyEncoder(IMAGE, 3, width=4, blocks=(1, 2)),
+        vl.networks.TinyDecoder(IMAGE, 3, width=8, blocks=(1, 0), upsample="bilinear"),
+        latent=vl.PointLatent((3, 8, 8)),
+        likelihood=vl.Laplace(0.5),
+    )
+
+
 MODELS = [
+    tiny,
     lambda: small(),
     lambda: small(attention=True, quant_conv=True),
     lambda: small(quant_conv=True, latent=vl.VectorQuantizer((3, 8, 8), 16)),
@@ -42,7 +52,7 @@ def test_there_and_back_is_the_same_model(tmp_path, make):
     vae, x = make().eval(), torch.rand(2, *IMAGE)
     vae.scaling = vl.LatentScaling(0.0, 0.7)
     vl.to_diffusers(vae, tmp_path / "vae")
-    again = vl.from_diffusers(tmp_path / "vae")
+    again = vl.from_diffusers(tmp_path / "vae", image_size=16)
     assert not again.training
     assert torch.equal(again.embed(x), vae.embed(x))
     assert torch.equal(again.decode(vae.embed(x)), vae.decode(vae.embed(x)))
@@ -50,6 +60,10 @@ def test_there_and_back_is_the_same_model(tmp_path, make):
     vl.to_diffusers(again, tmp_path / "again")
     for name in (CONFIG, WEIGHTS):
         assert (tmp_path / "vae" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    vl.save(again, tmp_path / "saved")
+    saved = vl.load(tmp_path / "saved")
+    assert torch.equal(saved.reconstruct(x), again.reconstruct(x))
+    assert saved.scaling.scale == 0.7
 
 
 def test_distortion_is_the_loss_of_latent_diffusion(written):

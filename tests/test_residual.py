@@ -6,7 +6,6 @@ from torch import nn
 
 import vaelib as vl
 from vaelib.networks.residual_blocks import PixelNorm
-from vaelib.networks.tiny import TinyDecoder, TinyEncoder
 
 IMAGE = (3, 16, 16)
 
@@ -164,9 +163,21 @@ WRONG = [
         ValueError,
         "`num_heads` must be one of 1, 2, got 3",
     ),
-    (lambda: TinyEncoder(IMAGE, 4, blocks=()), ValueError, r"`blocks` must have an entry for each level, .* got \(\)"),
-    (lambda: TinyDecoder((3, 10, 16), 4, blocks=(1, 1, 1)), ValueError, r"`blocks` must .* got \(1, 1, 1\)"),
-    (lambda: TinyDecoder(IMAGE, 4, upsample="cubic"), ValueError, "`upsample` must be one of 'nearest', 'bilinear'"),
+    (
+        lambda: vl.networks.TinyEncoder(IMAGE, 4, blocks=()),
+        ValueError,
+        r"`blocks` must have an entry for each level, .* got \(\)",
+    ),
+    (
+        lambda: vl.networks.TinyDecoder((3, 10, 16), 4, blocks=(1, 1, 1)),
+        ValueError,
+        r"`blocks` must .* got \(1, 1, 1\)",
+    ),
+    (
+        lambda: vl.networks.TinyDecoder(IMAGE, 4, upsample="cubic"),
+        ValueError,
+        "`upsample` must be one of 'nearest', 'bilinear'",
+    ),
 ]
 
 

@@ -13,9 +13,8 @@ from vaelib._checks import ModelFileError, check_bool, check_choice, check_float
 from vaelib._weights import read_object
 from vaelib.latents import GaussianLatent, LatentScaling, PointLatent, VectorQuantizer
 from vaelib.likelihoods import Laplace
-from vaelib.networks import ResidualDecoder, ResidualEncoder
+from vaelib.networks import ResidualDecoder, ResidualEncoder, TinyDecoder, TinyEncoder
 from vaelib.networks.residual_blocks import ACTIVATIONS
-from vaelib.networks.tiny import TinyDecoder, TinyEncoder
 from vaelib.vae import VAE
 
 __all__ = ["CONFIG_NAME", "DEFAULTS", "DOWN", "UP", "factor_of", "model_of", "read_config", "size_of"]

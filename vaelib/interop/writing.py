@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from vaelib._checks import shown
 from vaelib.interop.configs import DOWN, UP
 from vaelib.latents import GaussianLatent, PointLatent, VectorQuantizer
-from vaelib.networks import ResidualDecoder, ResidualEncoder
-from vaelib.networks.tiny import TinyDecoder, TinyEncoder
+from vaelib.networks import ResidualDecoder, ResidualEncoder, TinyDecoder, TinyEncoder
 from vaelib.vae import VAE
 
 __all__ = ["config_of", "names_of", "with_todays_names"]

@@ -2,5 +2,6 @@
 
 from vaelib.networks.conv import ConvDecoder, ConvEncoder
 from vaelib.networks.residual import ResidualDecoder, ResidualEncoder
+from vaelib.networks.tiny import TinyDecoder, TinyEncoder
 
-__all__ = ["ConvDecoder", "ConvEncoder", "ResidualDecoder", "ResidualEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "ResidualDecoder", "ResidualEncoder", "TinyDecoder", "TinyEncoder"]
