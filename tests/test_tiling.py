@@ -1,0 +1,148 @@
+"""Tiles of large images: the receptive field of a network is exact, and what tiles give together is the whole's."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vaelib._tiles import assembled, tiles_of
+from vaelib.tiling import Field, receptive_field
+
+ROWS, COLUMNS = 48, 80
+
+
+class Do(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function, *layers):
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x):
+        return self.function(x, *self.layers)
+
+
+def conv(channels, kernel, *, padding=None, mode="zeros", dilation=1, stride=1, groups=1):
+    padding = dilation * (kernel // 2) if padding is None else padding
+    return nn.Conv2d(channels, channels, kernel, stride, padding, dilation=dilation, padding_mode=mode, groups=groups)
+
+
+def padded(pads, layer, mode="constant"):
+    return Do(lambda x, inner: inner(F.pad(x, pads, mode)), layer)
+
+
+def same(c):
+    """Layers that keep the size of a map of ``c`` channels."""
+    return [
+        lambda: conv(c, 3),
+        lambda: conv(c, 5, mode="reflect"),
+        lambda: conv(c, 3, mode="replicate", dilation=2),
+        lambda: conv(c, 1),
+        lambda: padded((0, 1, 1, 0), conv(c, 2, padding=0)),
+        lambda: padded((2, 0, 0, 2), conv(c, 3, padding=0), "reflect"),
+        lambda: Do(lambda x, *inner: x + inner[1](F.silu(inner[0](x))), conv(c, 3, groups=c), conv(c, 3)),
+        lambda: nn.Sequential(nn.BatchNorm2d(c), nn.SiLU(inplace=True)),
+        lambda: Do(lambda x: F.normalize(x, dim=1)),
+        lambda: Do(lambda x, norm: norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.LayerNorm(c)),
+        lambda: Do(lambda x, linear: linear(x.movedim(1, -1)).movedim(-1, 1), nn.Linear(c, c)),
+        lambda: Do(lambda x: torch.cat([half.tanh() for half in x.chunk(2, dim=1)], 1)),
+        lambda: Do(lambda x: x.softmax(1) + x.mean(1, keepdim=True)),
+        lambda: nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+        lambda: Do(lambda x: F.pad(x[:, :, 1:, :-2], (2, 0, 0, 1))),
+    ]
+
+
+def down(c):
+    """Layers that halve the size."""
+    return [
+        lambda: conv(c, 3, stride=2),
+        lambda: conv(c, 4, padding=1, stride=2),
+        lambda: conv(c, 2, padding=0, stride=2),
+        lambda: padded((0, 1, 0, 1), conv(c, 3, padding=0, stride=2)),
+        lambda: nn.MaxPool2d(3, 2, 1),
+        lambda: nn.AvgPool2d(2),
+        lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * c, c, 1)),
+        lambda: Do(lambda x, inner: inner(x)[:, :, ::2, 1::2], conv(c, 3)),
+    ]
+
+
+def up(c):
+    """Layers that double it."""
+    return [
+        lambda: nn.ConvTranspose2d(c, c, 4, 2, 1),
+        lambda: nn.ConvTranspose2d(c, c, 3, 2, 1, 1),
+        lambda: nn.ConvTranspose2d(c, c, 2, 2),
+        lambda: Do(lambda x, inner: inner(x)[..., :-1, 1:], nn.ConvTranspose2d(c, c, 3, 2)),
+        lambda: nn.Sequential(nn.Upsample(scale_factor=2), conv(c, 3)),
+        lambda: nn.Upsample(scale_factor=2, mode="bilinear"),
+        lambda: Do(lambda x: F.interpolate(x, scale_factor=2, mode="bicubic")),
+        lambda: nn.Sequential(nn.Conv2d(c, 4 * c, 3, padding=1), nn.PixelShuffle(2)),
+    ]
+
+
+def random_network(seed):
+    """A network of bounded view: an encoder, a decoder, or down and up again."""
+    draw, c = random.Random(seed), 4
+    torch.manual_seed(seed)
+    order = draw.choice([[down] * draw.randint(0, 3), [up] * draw.randint(0, 3), [down, up]])
+    layers = [nn.Conv2d(c, c, 1)]
+    for makers in [*order, None]:
+        layers += [draw.choice(same(c))() for _ in range(draw.randint(0, 2))]
+        layers += [draw.choice(makers(c))()] if makers else []
+    return nn.Sequential(*layers).eval()
+
+
+def whole_and_tiled(network, field, x, tile):
+    with torch.no_grad():
+        (found,) = assembled(
+            lambda values: [network(values)],
+            x,
+            field,
+            tiles_of(field, x.shape[2:], tile),
+            empty=lambda like, shape: like.new_full(shape, torch.nan),
+            like=lambda like, numbers: like.new_tensor(numbers),
+        )
+        return network(x), found
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_tiles_of_random_networks_are_the_whole_and_no_smaller_radius_would_do(seed):
+    network = random_network(seed)
+    field = receptive_field(network, [torch.zeros(1, 4, ROWS, COLUMNS)])
+    assert isinstance(field, Field), str(field)
+    pixels = max(field.rows.step, field.rows.cells)
+    smallest = max(max(axis.low + axis.high + 1, axis.least) for axis in field)
+    draw = random.Random(seed)
+    for _ in range(3):
+        tile = pixels * draw.randint(smallest, 3 * smallest)
+        steps = [max(draw.randint(1, 4 * smallest + 6), axis.least) for axis in field]
+        x = torch.randn(2, 4, *(axis.step * size for axis, size in zip(field, steps, strict=True)))
+        whole, tiled = whole_and_tiled(network, field, x, tile)
+        assert (whole - tiled).abs().max() <= 1e-6 * (whole.max() - whole.min())
+    for dim, axis in enumerate(field, start=2):
+        check_radius(network.double(), axis, dim)
+
+
+def check_radius(network, axis, dim):
+    """One step less than the radius gives other values, on either side by itself, and the radius does not."""
+    middle = axis.low + axis.high + axis.least
+    sizes = [4 * axis.step, 4 * axis.step]
+    sizes[dim - 2] = (2 * middle + 2) * axis.step
+    x = torch.randn(8, 4, *sizes, dtype=torch.float64)
+    with torch.no_grad():
+        whole = network(x)
+        for radius, is_enough in ((axis.low, True), (axis.low - 1, False)):
+            start = middle - radius
+            if radius >= 0:
+                part = network(x.narrow(dim, start * axis.step, sizes[dim - 2] - start * axis.step))
+                kept = part.narrow(dim, radius * axis.cells, part.shape[dim] - radius * axis.cells)
+                assert (
+                    torch.allclose(kept, whole.narrow(dim, middle * axis.cells, kept.shape[dim]), 0, 1e-12) == is_enough
+                )
+        for radius, is_enough in ((axis.high, True), (axis.high - 1, False)):
+            if radius >= 0:
+                part = network(x.narrow(dim, 0, (middle + 1 + radius) * axis.step))
+                kept = part.narrow(dim, 0, (middle + 1) * axis.cells)
+                assert torch.allclose(kept, whole.narrow(dim, 0, kept.shape[dim]), 0, 1e-12) == is_enough
