@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-__all__ = ["Axis", "Part", "assembled", "reflected", "tiles_of"]
+__all__ = ["Axis", "Part", "assembled", "reflected", "refused", "tiles_of"]
 
 
 class Axis(NamedTuple):
@@ -152,3 +152,11 @@ def reflected(size: int, multiple: int) -> list[int]:
     """
     period = max(2 * size - 2, 1)
     return [min(i % period, period - i % period) if size > 1 else 0 for i in range(-(-size // multiple) * multiple)]
+
+
+def refused(part: str, reason: object) -> str:
+    """The error of a network without a bound."""
+    return (
+        f"`tile` needs an output that depends on a bounded part of the input, but in the {part} {reason}: build the"
+        " model without that, or give `blend=True`, whose tiles are blended and not exact."
+    )

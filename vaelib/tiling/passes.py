@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from vaelib._tiles import Axis, assembled, reflected, tiles_of
+from vaelib._tiles import Axis, assembled, reflected, refused, tiles_of
 from vaelib.tiling.field import Field, Refusal, receptive_field
 
 __all__ = ["InTiles", "free_axes", "multiple_of", "sharing_copy", "to_whole_steps"]
@@ -56,6 +56,7 @@ class InTiles(nn.Module):
     """A network that is computed tile by tile.
 
     Args:
+        name: What it is called, for the errors.
         network: Maps feature maps ``(B, C, H, W)`` to one or several of one size.
         original: The network that ``network`` is a copy of; its receptive field is kept with it.
         scale: Input and output cells by step, if the network has no bound.
@@ -63,35 +64,36 @@ class InTiles(nn.Module):
         blend: Whether to blend the tiles of a network that has no bound; else it is refused.
     """
 
-    def __init__(self, network: nn.Module, original: nn.Module, scale: tuple[int, int], tile: int, blend: bool) -> None:
+    def __init__(
+        self, name: str, network: nn.Module, original: nn.Module, scale: tuple[int, int], tile: int, blend: bool
+    ) -> None:
         super().__init__()
         self.network, self.takes_condition = network, getattr(network, "takes_condition", False)
-        self._original, self._scale, self._tile, self._blend = [original], scale, tile, blend  # which is no part
+        self._name, self._scale, self._tile, self._blend = name, scale, tile, blend
+        self._original = [original]  # which is no part of this module
 
     def forward(self, x: Tensor, *more: Tensor) -> Any:
         """What the network gives for all of ``x``."""
         found = self._field(x, more)
-        is_exact = isinstance(found, Field)
         if isinstance(found, Refusal) and not self._blend:
-            raise ValueError(f"`tile` needs a network that looks only so far, but {found}: give blend=True, or ...")
+            raise ValueError(refused(self._name, found))
         axes = tuple(found) if isinstance(found, Field) else (Axis(*self._scale),) * 2
-        structure: Any = None
+        structures = []
 
         def call(values: Tensor) -> list[Tensor]:
-            nonlocal structure
             leaves, structure = tree_flatten(self.network(values, *more))
+            structures.append(structure)
             return leaves
 
-        parts = tiles_of(axes, x.shape[2:], self._tile, exact=is_exact)
         leaves = assembled(
             call,
             x,
             axes,
-            parts,
+            tiles_of(axes, x.shape[2:], self._tile, exact=isinstance(found, Field)),
             empty=lambda like, shape: like.new_zeros(shape),
             like=lambda like, numbers: like.new_tensor(numbers),
         )
-        return tree_unflatten(leaves, structure)
+        return tree_unflatten(leaves, structures[0])
 
     def _field(self, x: Tensor, more: tuple[Tensor, ...]) -> Field | Refusal:
         """By the layers as they are now, which is looked up only if they were the same before."""

@@ -26,6 +26,7 @@ from vaelib.latents import Draw, LatentScaling
 from vaelib.latents.base import first_tensor, repeated
 from vaelib.latents.scaling import scaling_if
 from vaelib.vae.outputs import LatentOutput, VAEOutput, eval_mode, image_of
+from vaelib.vae.tiled import in_tiles
 
 __all__ = ["Given", "Passes", "Verbs"]
 
@@ -120,8 +121,16 @@ class Verbs:
             channels = self.likelihood.param_channels(channels)
         return check_recon_params(self._run(self.decoder, hidden), hidden, channels, self.image_shape).to(hidden.dtype)
 
-    def decode_mean(self, z: Tensor | Draw, *, scaled: bool = False) -> Tensor:
-        """The same to images: the likelihood's mean, clamped to [0, 1], ``(B, C, H, W)``."""
+    def decode_mean(
+        self, z: Tensor | Draw, *, scaled: bool = False, tile: int | None = None, blend: bool = False
+    ) -> Tensor:
+        """The same to images: the likelihood's mean, clamped to [0, 1], ``(B, C, H, W)``.
+
+        With ``tile``, of latent maps of any size, as :meth:`Passes.reconstruct`.
+        """
+        if tile is not None or blend:
+            view, z = in_tiles(self, "z", z, tile, blend)  # type: ignore[arg-type]
+            return view.decode_mean(z, scaled=scaled)  # type: ignore[no-any-return]
         return image_of(self.likelihood, self.decode(z, scaled=scaled))
 
     def _features(self, x: Tensor) -> Any:
@@ -144,11 +153,17 @@ class Passes(Verbs):
             return LatentOutput(self.decode(draw), draw.z, draw.kl)
         return VAEOutput(self.decode(draw), draw.mu, draw.logvar, draw.z)
 
-    def embed(self, x: Tensor, *, condition: Any = None, scaled: bool = False) -> Tensor:
+    def embed(
+        self, x: Tensor, *, condition: Any = None, scaled: bool = False, tile: int | None = None, blend: bool = False
+    ) -> Tensor:
         """The deterministic z of images, ``(B, *latent_shape)``: what :meth:`reconstruct` decodes.
 
-        By the condition without its dropout, as :meth:`encode`. With ``scaled``, by the model's ``scaling``.
+        By the condition without its dropout, as :meth:`encode`. With ``scaled``, by the model's ``scaling``. With
+        ``tile``, of images of any size, as :meth:`reconstruct`; a warning reports if they were reflected.
         """
+        if tile is not None or blend:
+            view, x = in_tiles(self, "x", x, tile, blend)
+            return view.embed(x, condition=condition, scaled=scaled)  # type: ignore[no-any-return]
         if condition is not None:
             return self.given(condition).embed(x, scaled=scaled)
         scaling = scaling_if(scaled, self)
@@ -157,12 +172,18 @@ class Passes(Verbs):
         z: Tensor = view.latent.point(view._features(x))
         return z if scaling is None else scaling(z)
 
-    def encode(self, x: Tensor, *, condition: Any = None, scaled: bool = False) -> Any:
+    def encode(
+        self, x: Tensor, *, condition: Any = None, scaled: bool = False, tile: int | None = None, blend: bool = False
+    ) -> Any:
         """Images ``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, each ``(B, *latent_shape)``.
 
         Of a quantised latent to its codes, int64 ``(B, positions)``; of another without a Gaussian posterior, such as
         one with a :class:`FlowPosterior`, to z. With ``scaled``, moments or z of the latent in the model's ``scaling``.
+        With ``tile``, of images of any size, as :meth:`embed`.
         """
+        if tile is not None or blend:
+            view, x = in_tiles(self, "x", x, tile, blend)
+            return view.encode(x, condition=condition, scaled=scaled)
         if condition is not None:
             return self.given(condition).encode(x, scaled=scaled)
         scaling = scaling_if(scaled, self)
@@ -171,16 +192,31 @@ class Passes(Verbs):
         found = view.latent.encoded(view._features(x))
         return found if scaling is None else scaling.encoded(found)
 
-    def reconstruct(self, x: Tensor, *, condition: Any = None) -> Tensor:
+    def reconstruct(self, x: Tensor, *, condition: Any = None, tile: int | None = None, blend: bool = False) -> Tensor:
         """Images from images, ``(B, C, H, W)`` both: :meth:`embed` and the likelihood's mean, clamped to [0, 1].
 
         Deterministic: always in eval mode, without gradients, and a corruption is not applied.
 
+        Args:
+            x: Images in [0, 1], of the model's ``image_shape``; with ``tile``, of any height and width.
+            condition: Of a model that takes one.
+            tile: Longest side, in pixels, of the tiles that encoder and decoder compute one after the other. They
+                overlap by the network's receptive radius, so the result is that of the whole image, up to 1e-6; its
+                outer border keeps the network's own padding. Where the size is no multiple of the latent's cells, the
+                image is reflected at the bottom and on the right, and the result cropped.
+            blend: Also tile a network that looks at the whole image, as with a normalisation over space or attention,
+                and blend the tiles linearly where they overlap: by a quarter. The result is *not* the whole image's.
+
         Raises:
-            ValueError: If ``x`` has the wrong shape or values outside [0, 1].
+            ValueError: If ``x`` has the wrong shape or values outside [0, 1], ``tile`` is smaller than the receptive
+                field, or a layer has no bound, which is named, and ``blend`` is False.
             TypeError: If ``x`` is not floating point.
         """
         with eval_mode(self):
+            if tile is not None or blend:
+                view, whole = in_tiles(self, "x", x, tile, blend, is_cropped=True)
+                images: Tensor = view.reconstruct(whole, condition=condition)
+                return images[:, :, : x.shape[2], : x.shape[3]]
             check_input(self, x)
             check_unit_range("x", x)
             view = self if condition is None else self.given(condition)
