@@ -1,6 +1,7 @@
 """Tiles of large images: the receptive field of a network is exact, and what tiles give together is the whole's."""
 
 import random
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vaelib._tiles import assembled, tiles_of
-from vaelib.tiling import Field, receptive_field
+from vaelib.tiling import Field, Refusal, receptive_field
 
 ROWS, COLUMNS = 48, 80
 
@@ -43,7 +44,7 @@ def same(c):
         lambda: padded((0, 1, 1, 0), conv(c, 2, padding=0)),
         lambda: padded((2, 0, 0, 2), conv(c, 3, padding=0), "reflect"),
         lambda: Do(lambda x, *inner: x + inner[1](F.silu(inner[0](x))), conv(c, 3, groups=c), conv(c, 3)),
-        lambda: nn.Sequential(nn.BatchNorm2d(c), nn.SiLU(inplace=True)),
+        lambda: nn.Sequential(nn.BatchNorm2d(c), nn.SiLU(inplace=True), nn.Dropout2d(0.5)),
         lambda: Do(lambda x: F.normalize(x, dim=1)),
         lambda: Do(lambda x, norm: norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.LayerNorm(c)),
         lambda: Do(lambda x, linear: linear(x.movedim(1, -1)).movedim(-1, 1), nn.Linear(c, c)),
@@ -107,7 +108,9 @@ def whole_and_tiled(network, field, x, tile):
         return network(x), found
 
 
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed >= 8 else ()) for seed in range(50)]
+)
 def test_tiles_of_random_networks_are_the_whole_and_no_smaller_radius_would_do(seed):
     network = random_network(seed)
     field = receptive_field(network, [torch.zeros(1, 4, ROWS, COLUMNS)])
@@ -146,3 +149,49 @@ def check_radius(network, axis, dim):
                 part = network(x.narrow(dim, 0, (middle + 1 + radius) * axis.step))
                 kept = part.narrow(dim, 0, (middle + 1) * axis.cells)
                 assert torch.allclose(kept, whole.narrow(dim, 0, kept.shape[dim]), 0, 1e-12) == is_enough
+
+
+SPATIAL = [
+    (lambda c: nn.GroupNorm(2, c), r"`1\.layers\.0` \(GroupNorm\) takes mean and variance over the whole map"),
+    (lambda c: nn.InstanceNorm2d(c), r"\(InstanceNorm2d\) takes mean and variance"),
+    (lambda c: nn.LayerNorm([c, ROWS, COLUMNS]), r"\(LayerNorm\) takes in the whole map"),
+    (lambda c: nn.BatchNorm2d(c).train(), r"\(BatchNorm2d\) takes the statistics of the batch"),
+    (lambda c: nn.Dropout().train(), r"\(Dropout\) draws random numbers"),
+    (lambda c: nn.AdaptiveAvgPool2d(4), r"\(AdaptiveAvgPool2d\) pools the whole map to a fixed size"),
+    (lambda c: conv(c, 3, mode="circular"), r"\(Conv2d\) pads with the other end"),
+    (lambda c: nn.AvgPool2d(3, ceil_mode=True), r"\(AvgPool2d\) pools with ceil_mode"),
+    (lambda c: nn.Upsample(scale_factor=1.5), r"\(Upsample\) interpolates from 48 to 72 cells, by no whole number"),
+    (lambda c: nn.Upsample(size=(ROWS, 81)), r"\(Upsample\) interpolates from 80 to 81 cells"),
+    (lambda c: nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), r"interpolates with align_corners"),
+    (lambda c: nn.Upsample(scale_factor=2, mode="bicubic", align_corners=True), r"interpolates with align_corners"),
+    (lambda c: Do(lambda x: x - x.mean((2, 3), keepdim=True)), r"`1\.layers\.0` \(Do\) takes in the whole map"),
+    (lambda c: Do(lambda x: x.softmax(-1)), r"\(Do\) takes in the whole map"),
+    (lambda c: Do(lambda x: x.flatten(2).transpose(1, 2)), r"merges or splits the rows and columns"),
+    (lambda c: Do(lambda x: x @ x.mT), r"multiplies matrices over the map"),
+    (lambda c: Do(lambda x: F.scaled_dot_product_attention(x, x, x)), r"attends to the whole map"),
+    (lambda c: Do(lambda x: torch.cat([x, x], 3)), r"puts maps beside each other"),
+    (lambda c: Do(lambda x: x.chunk(2, 2)[0]), r"takes a map apart"),
+    (lambda c: Do(lambda x: x[:, :, -8:]), r"takes cells counted from the end"),
+    (lambda c: Do(lambda x: x[:, :, :8]), r"the output is of 8 cells where the input is of 48"),
+    (
+        lambda c: Do(lambda x: x.roll(1, 2)),
+        r"calls aten\.roll\.default, of which vaelib does not know how far it looks",
+    ),
+    (lambda c: Do(lambda x: x + torch.linspace(0, 1, COLUMNS)), r"has values of its own for each place"),
+    (lambda c: Do(lambda x: x[..., :ROWS] + x[..., :ROWS].mT), r"puts together maps of another scale or orientation"),
+    (lambda c: Do(lambda x: x if x.mean() > 0 else -x), r"cannot be traced by torch"),
+    (lambda c: Do(lambda x: x.mean(1)), r"the output of shape \(1, 48, 80\) is no feature map"),
+    (lambda c: Do(lambda x: F.conv2d(x.mT, torch.ones(4, 4, 1, 1))), r"no feature map"),
+    (
+        lambda c: Do(lambda x: F.conv2d(x.transpose(0, 2), torch.ones(4, 4, 1, 1))),
+        r"reads something else than a feature map",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "match"), SPATIAL, ids=range(len(SPATIAL)))
+def test_whatever_has_no_bound_is_refused_by_name(make, match):
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), Do(lambda x, layer: layer(x), make(4)))
+    refusal = receptive_field(network, [torch.zeros(1, 4, ROWS, COLUMNS)])
+    assert isinstance(refusal, Refusal), refusal
+    assert re.search(match, str(refusal))

@@ -134,6 +134,7 @@ def _unless(name: str, reason: str) -> Rule:
 
 
 _STATISTICS = "takes mean and variance over the whole map"
+_RANDOM = "draws random numbers, as in training mode"
 _RULES: dict[Rule, str] = {
     _pointwise: "to _to_copy contiguous detach alias prelu hardswish log_sigmoid lift_fresh_copy type_as rsub where"
     " true_divide floor_divide _assert_tensor_metadata",
@@ -153,8 +154,9 @@ _RULES: dict[Rule, str] = {
     _refused("pools the whole map to a fixed size"): "adaptive_avg_pool2d adaptive_max_pool2d",
     _refused("takes the statistics of the batch, as in training mode"): "_native_batch_norm_legit native_batch_norm"
     " _native_batch_norm_legit_functional",
+    _refused(_RANDOM): "native_dropout bernoulli rand_like randn_like",
     _unless("use_input_stats", _STATISTICS): "instance_norm",
-    _unless("train", "draws random numbers, as in training mode"): "dropout feature_dropout",
+    _unless("train", _RANDOM): "dropout feature_dropout",
 }
 _BY_NAME = {name: rule for rule, names in _RULES.items() for name in names.split()} | SAMPLING
 

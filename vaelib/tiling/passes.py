@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from vaelib._tiles import Axis, assembled, reflected, refused, tiles_of
 from vaelib.tiling.field import Field, Refusal, receptive_field
 
-__all__ = ["InTiles", "free_axes", "multiple_of", "sharing_copy", "to_whole_steps"]
+__all__ = ["COLUMNS", "ROWS", "InTiles", "free_axes", "multiple_of", "sharing_copy", "to_whole_steps"]
 
-_ROWS, _COLUMNS = 48, 80
+ROWS, COLUMNS = 48, 80
 """Steps of the example that a network is traced with: large against any padding, and multiples of many strides."""
 _known: WeakKeyDictionary[nn.Module, tuple[Any, Field | Refusal]] = WeakKeyDictionary()
 
@@ -100,7 +100,7 @@ class InTiles(nn.Module):
         original = self._original[0]
         layers = repr(original), [module.training for module in original.modules()], x.shape[1]
         if original not in _known or _known[original][0] != layers:
-            example = x.new_zeros(1, x.shape[1], _ROWS * self._scale[0], _COLUMNS * self._scale[0])
+            example = x.new_zeros(1, x.shape[1], ROWS * self._scale[0], COLUMNS * self._scale[0])
             found = receptive_field(self.network, [example, *(each[:1].detach() for each in more)])
             _known[original] = layers, found
         return _known[original][1]

@@ -1,0 +1,169 @@
+"""Models on images of any size, tile by tile."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import vaelib as vl
+
+
+def build(**options):
+    torch.manual_seed(0)
+    return vl.conv_vae(
+        options.pop("image_shape", (1, 16, 16)), **{"latent_shape": (2, 4, 4), "hidden_channels": (4, 4), **options}
+    ).eval()
+
+
+class Takes(nn.Module):
+    """A network that takes the condition by itself."""
+
+    takes_condition = True
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.scale = inner, nn.Linear(3, 1)
+
+    def forward(self, x, embedding):
+        return self.inner(x * self.scale(embedding)[:, :, None, None])
+
+
+def conditional():
+    vae = build()
+    return vl.VAE(
+        Takes(vae.encoder),
+        Takes(vae.decoder),
+        condition=vl.Labels(3),
+        image_shape=(1, 16, 16),
+        latent_shape=(2, 4, 4),
+    ).eval()
+
+
+MODELS = {
+    "transpose": (build, {}),
+    "nearest": (lambda: build(upsample="nearest", residual_blocks=1, kernel_size=4), {}),
+    "shuffle": (lambda: build(upsample="pixel_shuffle", likelihood=vl.DiscretizedLogistic()), {}),
+    "planes": (lambda: build(condition=vl.Labels(3)), {"condition": [2, 0]}),
+    "condition taken": (conditional, {"condition": [2, 0]}),
+    "codes": (lambda: build(latent=vl.ResidualQuantizer((2, 4, 4), 8, 2)), {}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tiles_are_the_whole_image(name):
+    make, given = MODELS[name]
+    model = make()
+    x = torch.rand(2, 1, 72, 45)
+    whole, tiled = (model.reconstruct(x, tile=tile, **given) for tile in (80, 48))
+    assert whole.shape == tiled.shape == x.shape
+    assert (whole - tiled).abs().max() <= 1e-6
+    x = x[..., :44]
+    for verb in (model.embed, model.encode):
+        for one, other in zip(verb(x, tile=80, **given), verb(x, tile=48, **given), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    if "condition" not in given:
+        model.scaling = vl.LatentScaling(1.0, 2.0)
+        images = model.decode_mean(model.embed(x, scaled=True, tile=48), scaled=True, tile=48)
+        torch.testing.assert_close(images, model.reconstruct(x, tile=80))
+    own = torch.rand(2, 1, 16, 16)
+    torch.testing.assert_close(model.reconstruct(own, tile=64, **given), model.reconstruct(own, **given))
+
+
+def test_an_image_of_no_whole_number_of_cells_is_reflected_and_said_so():
+    vae = build()
+    x = torch.rand(1, 1, 18, 31)
+    with pytest.warns(
+        UserWarning, match="`x` of 18 x 31 is reflected at the bottom and on the right to 20 x 32, multip"
+    ):
+        z = vae.embed(x, tile=64)
+    reflected = nn.functional.pad(x, (0, 1, 0, 2), "reflect")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(z, vae.embed(reflected, tile=64))
+        assert torch.equal(vae.reconstruct(x, tile=64), vae.reconstruct(reflected, tile=64)[..., :18, :31])
+
+
+def test_networks_without_a_bound_are_blended_if_that_is_asked_for():
+    vae = build(norm="group")
+    x = torch.rand(1, 1, 64, 48)
+    whole, blended = (vae.reconstruct(x, tile=tile, blend=True) for tile in (64, 32))
+    assert 1e-4 < (whole - blended).abs().max() < 0.2
+    assert not torch.equal(whole, blended)
+    constant = torch.full((1, 2, 16, 12), 0.5)
+    flat = vl.VAE(
+        vae.encoder,
+        nn.Sequential(nn.Conv2d(2, 1, 1), nn.GroupNorm(1, 1), nn.Upsample(scale_factor=4)),
+        image_shape=(1, 16, 16),
+        latent_shape=(2, 4, 4),
+    )
+    torch.testing.assert_close(*(flat.decode_mean(constant, tile=tile, blend=True) for tile in (64, 16)))
+
+
+def test_tiles_leave_the_model_alone_and_gradients_reach_its_weights():
+    vae = build()
+    before = vl.serialization.describe(vae)
+    x = torch.rand(1, 1, 32, 32)
+    vae.embed(x, tile=24).sum().backward()
+    tiled = vae.encoder.head.weight.grad.clone()
+    vae.zero_grad()
+    vae.embed(x, tile=32).sum().backward()
+    torch.testing.assert_close(tiled, vae.encoder.head.weight.grad)
+    vae.train()
+    with pytest.raises(
+        ValueError, match=r"in the encoder `stages\.1` \(BatchNorm2d\) takes the statistics of the batch"
+    ):
+        vae.embed(x, tile=24)
+    assert torch.equal(vae.reconstruct(x, tile=24), vae.eval().reconstruct(x, tile=24))
+    assert vl.serialization.describe(vae) == before
+
+
+def test_another_layer_is_another_receptive_field():
+    vae = build()
+    x = torch.rand(1, 1, 64, 64)
+    vae.reconstruct(x, tile=40)
+    vae.decoder.stages.append(nn.GroupNorm(1, 1))
+    with pytest.raises(ValueError, match="in the decoder `stages.6` .GroupNorm. takes mean and variance"):
+        vae.reconstruct(x, tile=40)
+
+
+X = torch.rand(1, 1, 64, 64)
+REFUSED = [
+    (lambda: build().embed(X, tile=0), ValueError, "`tile` must be >= 1, got 0"),
+    (lambda: build().embed(X, tile=1.5), TypeError, "`tile` must be an int"),
+    (lambda: build().embed(X, blend=True), TypeError, "`tile` must be an int"),
+    (lambda: build().embed(X, tile=64, blend=1), TypeError, "`blend` must be"),
+    (
+        lambda: build().embed(X, tile=8),
+        ValueError,
+        r"`tile` must be at least 12 for this network, whose .* 1 \+ 1 steps",
+    ),
+    (
+        lambda: build(norm="layer").embed(X, tile=16, blend=False),
+        ValueError,
+        r"in the encoder `stages\.1` \(GroupNorm\)",
+    ),
+    (lambda: build(norm="layer").embed(X, tile=12, blend=True), ValueError, "`tile` must be at least 16 for this netw"),
+    (lambda: build().embed(X[0], tile=64), ValueError, r"`x` must have shape \(B, 1, H, W\)"),
+    (lambda: build().embed(X.expand(1, 3, 64, 64), tile=64), ValueError, r"`x` must have shape \(B, 1, H, W\)"),
+    (lambda: build().embed(X[:, :, :0], tile=64), ValueError, "`x` must have a height and a width of at least 1"),
+    (lambda: build().embed(X.numpy(), tile=64), TypeError, "`x` must be a"),
+    (lambda: build().reconstruct(X + 1, tile=64), ValueError, r"`x` must .*\[0, 1\]"),
+    (lambda: build().decode_mean(X, tile=64), ValueError, r"`z` must have shape \(B, 2, H, W\)"),
+    (
+        lambda: build(latent_shape=None, latent_dim=3).embed(X, tile=64),
+        ValueError,
+        "`tile` must be None for a model who",
+    ),
+    (
+        lambda: build(image_shape=(1, 15, 16)).embed(X, tile=64),
+        ValueError,
+        "`tile` must be None for a model whose late",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "match"), REFUSED, ids=range(len(REFUSED)))
+def test_arguments_that_are_refused(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
