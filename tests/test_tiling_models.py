@@ -134,7 +134,7 @@ REFUSED = [
     (lambda: build().embed(X, blend=True), TypeError, "`tile` must be an int"),
     (lambda: build().embed(X, tile=64, blend=1), TypeError, "`blend` must be"),
     (
-        lambda: build().embed(X, tile=8),
+        lambda: build().embed(X, tile=4),
         ValueError,
         r"`tile` must be at least 12 for this network, whose .* 1 \+ 1 steps",
     ),

@@ -101,7 +101,7 @@ class _Walk:
     def _called(self, node: Any) -> Any:
         shapes = _shapes(node)
         found: Any = [(None,) * len(shape) for shape in shapes]  # of weights alone, whatever is made of them
-        if any(self._known[each].over() for each in node.all_input_nodes):
+        if shapes and any(self._known[each].over() for each in node.all_input_nodes):
             rule = rule_of(node.target)
             if rule is None:
                 raise UnboundedError(f"calls {node.target}, of which vaelib does not know how far it looks")
@@ -111,7 +111,7 @@ class _Walk:
             found = rule(Call(torch.fx.node.map_arg(arguments, self._known.__getitem__), shapes))
             found = found if isinstance(found, list) else [found] * len(shapes)
         values = [Value(*each) for each in zip(found, shapes, strict=True)]
-        return values if isinstance(node.meta["val"], list | tuple) else next(iter(values), None)
+        return values if isinstance(node.meta.get("val"), list | tuple) else next(iter(values), None)
 
 
 def _shapes(node: Any) -> list[tuple[int, ...]]:

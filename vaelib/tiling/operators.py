@@ -137,7 +137,7 @@ _STATISTICS = "takes mean and variance over the whole map"
 _RANDOM = "draws random numbers, as in training mode"
 _RULES: dict[Rule, str] = {
     _pointwise: "to _to_copy contiguous detach alias prelu hardswish log_sigmoid lift_fresh_copy type_as rsub where"
-    " true_divide floor_divide _assert_tensor_metadata",
+    " true_divide floor_divide",
     _within: "mean sum amax amin max min var std prod cumsum argmax argmin linalg_vector_norm logsumexp softmax"
     " log_softmax _softmax _log_softmax glu flip select index_select",
     _of_last_dims: "layer_norm rms_norm linear",
