@@ -131,12 +131,12 @@ X = torch.rand(1, 1, 64, 64)
 REFUSED = [
     (lambda: build().embed(X, tile=0), ValueError, "`tile` must be >= 1, got 0"),
     (lambda: build().embed(X, tile=1.5), TypeError, "`tile` must be an int"),
-    (lambda: build().embed(X, blend=True), TypeError, "`tile` must be an int"),
+    (lambda: build().embed(X, blend=True), ValueError, "`blend` must be False where `tile` is None"),
     (lambda: build().embed(X, tile=64, blend=1), TypeError, "`blend` must be"),
     (
         lambda: build().embed(X, tile=4),
         ValueError,
-        r"`tile` must be at least 12 for this network, whose .* 1 \+ 1 steps",
+        r"`tile` must be at least 8 for this network, whose .* 1 \+ 0 steps",
     ),
     (
         lambda: build(norm="layer").embed(X, tile=16, blend=False),

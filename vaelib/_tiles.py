@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-__all__ = ["Axis", "Part", "assembled", "reflected", "refused", "tiles_of"]
+from vaelib._checks import check_bool, check_int
+
+__all__ = ["Axis", "Part", "assembled", "reflected", "refused", "tiles_asked", "tiles_of"]
 
 
 class Axis(NamedTuple):
@@ -52,6 +54,21 @@ class Part(NamedTuple):
         before, after, size = self.before * cells, self.after * cells, (self.last - self.first) * cells
         rising = [(i + 0.5) / before if i < before else 1.0 for i in range(size)]
         return [min(weight, (size - i - 0.5) / after if size - i <= after else 1.0) for i, weight in enumerate(rising)]
+
+
+def tiles_asked(tile: Any, blend: Any) -> bool:
+    """Whether the arguments ``tile`` and ``blend`` of a method ask for tiles.
+
+    Raises:
+        ValueError: If ``tile`` is below 1, or ``blend`` is True without it.
+        TypeError: If ``tile`` is no whole number, or ``blend`` no bool.
+    """
+    check_bool("blend", blend)
+    if tile is not None:
+        check_int("tile", tile)
+    elif blend:
+        raise ValueError("`blend` must be False where `tile` is None: it is how tiles are put together.")
+    return tile is not None
 
 
 def tiles_of(axes: Sequence[Axis], sizes: Sequence[int], tile: int, *, exact: bool = True) -> list[list[Part]]:

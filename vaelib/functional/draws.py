@@ -8,18 +8,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_generator, check_one_device, check_tensor
+from vaelib._checks import check_generator, check_int, check_one_device, check_tensor
 
-__all__ = ["bernoulli", "normal", "permutation", "reparameterize", "signs", "source", "uniform"]
+__all__ = ["bernoulli", "normal", "normal_of", "permutation", "reparameterize", "signs", "source", "uniform"]
 
 
 def normal(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal numbers of ``shape``, of the dtype and on the device of ``like``."""
     place = _place(like.device, generator)
     return torch.randn(shape, device=place, dtype=like.dtype, **source(generator)).to(like.device)
+
+
+def normal_of(seed: int | None, shape: tuple[int, int], generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Standard normal numbers, of a seed the same as in ``vaelib.runtime``.
+
+    Raises:
+        ValueError: If both ``seed`` and ``generator`` are given.
+    """
+    check_generator(generator)
+    if seed is None:
+        return normal(shape, like, generator)
+    if generator is not None:
+        raise ValueError("`generator` must be None where `seed` is given.")
+    numbers = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
+    return torch.from_numpy(numbers).to(like)
 
 
 def reparameterize(mu: Tensor, logvar: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -115,4 +115,5 @@ def axis_of(reach: Reach) -> Axis:
     bounds = [reach.seen(position) for position in range(reach.period)]
     step = reach.advance
     before, after = -min(low for low, _ in bounds), max(high for _, high in bounds) - (step - 1)
-    return Axis(step, reach.period, *(max(0, -(-cells // step)) for cells in (before, after)), -(-reach.least // step))
+    low, high = (max(0, -(-cells // step)) for cells in (before, after))
+    return Axis(step, reach.period, low, high, -(-reach.least // step))

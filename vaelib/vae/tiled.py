@@ -7,22 +7,21 @@ import math
 import warnings
 from typing import Any
 
-from torch import Tensor
-
-from vaelib._checks import check_bool, check_int, check_shape, check_tensor
+from vaelib._checks import check_shape, check_tensor
+from vaelib._tiles import tiles_asked
 from vaelib.tiling.passes import InTiles, free_axes, multiple_of, sharing_copy, to_whole_steps
 
 __all__ = ["in_tiles"]
 
 
-def in_tiles(view: Any, name: str, value: Tensor, tile: Any, blend: bool, *, is_cropped: bool = False) -> Any:
+def in_tiles(view: Any, name: str, value: Any, tile: Any, blend: bool, *, is_cropped: bool = False) -> tuple[Any, Any]:
     """The same verbs for images, or latents, of the size of ``value``, whose networks are computed tile by tile.
 
     Args:
         view: A VAE, or one with a condition bound.
         name: ``"x"`` of images, ``"z"`` of latents.
         value: ``(B, C, H, W)``.
-        tile: Longest side of a tile, in pixels.
+        tile: Longest side of a tile, in pixels; None for the verbs and the value as they are.
         blend: Whether to blend the tiles of a network without a bound.
         is_cropped: Whether the caller crops what is decoded to the images' size; else a warning says how they differ.
 
@@ -31,10 +30,10 @@ def in_tiles(view: Any, name: str, value: Tensor, tile: Any, blend: bool, *, is_
 
     Raises:
         ValueError: If the model has no latent map, or the shape is wrong.
-        TypeError: If ``value`` is no tensor, ``tile`` no whole number, or ``blend`` no bool.
+        TypeError: If ``value`` is no tensor.
     """
-    check_int("tile", tile)
-    check_bool("blend", blend)
+    if not tiles_asked(tile, blend):
+        return view, value
     model = getattr(view, "model", view)
     multiple = multiple_of(model)
     if multiple is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -21,7 +20,7 @@ from vaelib._checks import (
     check_unit_range,
 )
 from vaelib._parts import check_input, check_latents, check_recon_params, check_rows, rows_of
-from vaelib.functional.draws import normal
+from vaelib.functional.draws import normal, normal_of
 from vaelib.latents import Draw, LatentScaling
 from vaelib.latents.base import first_tensor, repeated
 from vaelib.latents.scaling import scaling_if
@@ -128,10 +127,8 @@ class Verbs:
 
         With ``tile``, of latent maps of any size, as :meth:`Passes.reconstruct`.
         """
-        if tile is not None or blend:
-            view, z = in_tiles(self, "z", z, tile, blend)  # type: ignore[arg-type]
-            return view.decode_mean(z, scaled=scaled)  # type: ignore[no-any-return]
-        return image_of(self.likelihood, self.decode(z, scaled=scaled))
+        view, z = in_tiles(self, "z", z, tile, blend)
+        return image_of(self.likelihood, view.decode(z, scaled=scaled))
 
     def _features(self, x: Tensor) -> Any:
         features = self._run(self.encoder, x)
@@ -161,14 +158,12 @@ class Passes(Verbs):
         By the condition without its dropout, as :meth:`encode`. With ``scaled``, by the model's ``scaling``. With
         ``tile``, of images of any size, as :meth:`reconstruct`; a warning reports if they were reflected.
         """
-        if tile is not None or blend:
-            view, x = in_tiles(self, "x", x, tile, blend)
-            return view.embed(x, condition=condition, scaled=scaled)  # type: ignore[no-any-return]
+        view, x = in_tiles(self, "x", x, tile, blend)
         if condition is not None:
-            return self.given(condition).embed(x, scaled=scaled)
-        scaling = scaling_if(scaled, self)
-        check_input(self, x)
-        view = self._undropped()
+            return view.given(condition).embed(x, scaled=scaled)
+        scaling = scaling_if(scaled, view)
+        check_input(view, x)
+        view = view._undropped()
         z: Tensor = view.latent.point(view._features(x))
         return z if scaling is None else scaling(z)
 
@@ -181,14 +176,12 @@ class Passes(Verbs):
         one with a :class:`FlowPosterior`, to z. With ``scaled``, moments or z of the latent in the model's ``scaling``.
         With ``tile``, of images of any size, as :meth:`embed`.
         """
-        if tile is not None or blend:
-            view, x = in_tiles(self, "x", x, tile, blend)
-            return view.encode(x, condition=condition, scaled=scaled)
+        view, x = in_tiles(self, "x", x, tile, blend)
         if condition is not None:
-            return self.given(condition).encode(x, scaled=scaled)
-        scaling = scaling_if(scaled, self)
-        check_input(self, x)
-        view = self._undropped()
+            return view.given(condition).encode(x, scaled=scaled)
+        scaling = scaling_if(scaled, view)
+        check_input(view, x)
+        view = view._undropped()
         found = view.latent.encoded(view._features(x))
         return found if scaling is None else scaling.encoded(found)
 
@@ -213,14 +206,11 @@ class Passes(Verbs):
             TypeError: If ``x`` is not floating point.
         """
         with eval_mode(self):
-            if tile is not None or blend:
-                view, whole = in_tiles(self, "x", x, tile, blend, is_cropped=True)
-                images: Tensor = view.reconstruct(whole, condition=condition)
-                return images[:, :, : x.shape[2], : x.shape[3]]
-            check_input(self, x)
+            view, whole = in_tiles(self, "x", x, tile, blend, is_cropped=True)
+            check_input(view, whole)
             check_unit_range("x", x)
-            view = self if condition is None else self.given(condition)
-            return view.decode_mean(view.embed(x))
+            view = view if condition is None else view.given(condition)
+            return view.decode_mean(view.embed(whole))[:, :, : x.shape[2], : x.shape[3]]
 
     def sample(
         self,
@@ -246,7 +236,7 @@ class Passes(Verbs):
         """
         check_int("num_samples", num_samples, minimum=0, maximum=LARGEST_TENSOR // math.prod(self.image_shape))
         shape = num_samples, self.latent.prior_noise_size
-        noise = _noise(shape, seed, generator, next(self.parameters(), torch.empty(0)))
+        noise = normal_of(seed, shape, generator, next(self.parameters(), torch.empty(0)))
         with eval_mode(self):
             view = self if condition is None else self.given(condition)
             return view.decode_mean(view.latent.from_noise(noise))
@@ -305,14 +295,3 @@ class Given(Passes):
         if value.ndim == 4:
             embedding = embedding[:, :, None, None].expand(-1, -1, *value.shape[2:])
         return network(torch.cat([value, embedding], dim=1))
-
-
-def _noise(shape: tuple[int, int], seed: int | None, generator: torch.Generator | None, like: Tensor) -> Tensor:
-    """Standard normal numbers, of a seed the same as in ``vaelib.runtime``."""
-    check_generator(generator)
-    if seed is None:
-        return normal(shape, like, generator)
-    if generator is not None:
-        raise ValueError("`generator` must be None where `seed` is given.")
-    numbers = np.random.default_rng(check_int("seed", seed, 0)).standard_normal(shape, np.float32)
-    return torch.from_numpy(numbers).to(like)
