@@ -4,15 +4,12 @@ import math
 
 import pytest
 import torch
+from runs import seeded
 
 import vaelib as vl
 from vaelib.evaluation import elbo, latents
 
 pytest.importorskip("zuko")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def trained_flow(shape=(2,), scale=0.3, **arguments):

@@ -6,17 +6,13 @@ import threading
 
 import pytest
 import torch
+from runs import seeded
 from torch import nn
 from torch.nn import functional as F
 
 import vaelib as vl
 from vaelib.latents.codebook import Codebook
 from vaelib.latents.quantizer import rotated, straight_through
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 QUANTIZERS = {
     "vector": lambda: vl.VectorQuantizer((3, 2, 2), 16),

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from runs import seeded
 from torch import nn
 
 import vaelib as vl
@@ -14,10 +15,6 @@ from vaelib.latents import Draw
 SHAPE = (1, 3, 4)
 UPPER, LOWER = 2, 3
 NOISE = 0.3
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def normal_log_prob(value, mean, variance):

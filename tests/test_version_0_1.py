@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runs import seeded
 
 import vaelib as vl
 from vaelib import evaluation
@@ -22,10 +23,6 @@ HERE = Path(__file__).parent / "version_0_1"
 NUMBERS = HERE / "numbers.json"
 SHAPE = (1, 8, 8)
 CASES = {}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def images(count=6, shape=SHAPE):

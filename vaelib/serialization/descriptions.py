@@ -109,7 +109,10 @@ def build(description: Any, path: Path) -> Any:
         )
     arguments = {key: build(value, path) for key, value in of_today(description).items() if key != "class"}
     cls = _KNOWN[name]
-    missing = [argument for argument in _always_described(cls) if argument not in arguments]
+    # Every description of a class of vaelib's has had all arguments; other people's classes have their defaults.
+    is_ours = cls.__module__.startswith("vaelib.") and cls.__init__ is not nn.Module.__init__
+    wanted = inspect.signature(cls).parameters if is_ours else ()
+    missing = [argument for argument in wanted if argument not in arguments]
     if missing:
         raise ModelFileError(
             f"{path} does not describe a {name}: its {', '.join(f'`{m}`' for m in missing)} is missing."
@@ -139,10 +142,3 @@ def of_today(description: Any) -> Any:
     }
     kept = {name: value for name, value in description.items() if name != "posterior"}
     return kept | {"prior": None, "latent": {"class": "GaussianLatent", **held}}
-
-
-def _always_described(cls: type[nn.Module]) -> list[str]:
-    """Arguments that every description of a class of vaelib's has had; other people's classes have their defaults."""
-    if not cls.__module__.startswith("vaelib.") or cls.__init__ is nn.Module.__init__:
-        return []
-    return list(inspect.signature(cls).parameters)
