@@ -357,6 +357,13 @@ def doors(place):
         ),
         "BetaTcLoss": (vl.BetaTcLoss, {"num_images": 5}),
         "FactorLoss": (vl.FactorLoss, {"latent_dim": 2, "hidden_features": (4,)}),
+        "Adversarial": (vl.Adversarial, {"discriminator": vl.PatchDiscriminator(1, width=2, num_layers=1)}),
+        "PatchDiscriminator": (vl.PatchDiscriminator, {"channels": 1, "width": 2}),
+        "PatchDiscriminator()": (vl.PatchDiscriminator(1, width=2, num_layers=1), {"images": X}),
+        "perceptual_distance": (
+            vl.perceptual_distance,
+            {"x": torch.rand(2, 1, 11, 11), "images": torch.rand(2, 1, 11, 11)},
+        ),
         "Iwae": (vl.Iwae, {"num_samples": 2}),
         "RaeLoss": (vl.RaeLoss, {"beta": 1.0, "weight": 1.0}),
         **{name: (getattr(vl, name), {}) for name in ("DipLoss", "Elbo", "InfoLoss", "WaeLoss", "Reconstruction")},
@@ -377,7 +384,8 @@ def doors(place):
         "OnnxVAE": (vl.runtime.OnnxVAE, {"directory": bundle}),
     }
     factor = vl.FactorLoss(2, hidden_features=(4,))
-    for objective in (vl.Elbo(), vl.Iwae(2), vl.DipLoss(), vl.InfoLoss(), vl.BetaTcLoss(5), factor):
+    adversarial = vl.Adversarial(vl.PatchDiscriminator(1, width=2, num_layers=1), start=0, ramp=0)
+    for objective in (vl.Elbo(), vl.Iwae(2), vl.DipLoss(), vl.InfoLoss(), vl.BetaTcLoss(5), factor, adversarial):
         found[f"{type(objective).__name__}()"] = (objective, {"model": VAE, "x": X})
     for objective in (vl.WaeLoss(), vl.Reconstruction(), vl.RaeLoss(1.0, 1.0)):
         found[f"{type(objective).__name__}()"] = (objective, {"model": AUTOENCODER, "x": X})

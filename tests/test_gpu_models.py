@@ -39,6 +39,9 @@ OBJECTIVES = {
     "piwae": lambda: vl.Iwae(2, num_groups=2, pool_decoder=True),
     "beta-tc": lambda: vl.BetaTcLoss(64),
     "factor": lambda: vl.FactorLoss(4, gamma=2.0, hidden_features=(8, 8)),
+    "adversarial": lambda: vl.Adversarial(
+        vl.PatchDiscriminator(1, width=4, num_layers=2), perceptual=vl.perceptual_distance, start=0, ramp=0
+    ),
     "dip": lambda: vl.DipLoss(),
     "info": lambda: vl.InfoLoss(),
 }

@@ -27,10 +27,10 @@ _NAMES = {
         " ResidualQuantizer VectorQuantizer"
     ),
     "likelihoods": "Bernoulli ContinuousBernoulli DiscretizedLogistic Gaussian Laplace Likelihood",
-    "networks": "ConvDecoder ConvEncoder ResidualDecoder ResidualEncoder",
+    "networks": "ConvDecoder ConvEncoder PatchDiscriminator ResidualDecoder ResidualEncoder",
     "objectives": (
-        "BetaTcLoss DipLoss Elbo FactorLoss InfoLoss Iwae RaeLoss Reconstruction WaeLoss dip_penalty elbo_loss"
-        " iwae_bound kl_split mmd reconstruction_loss"
+        "Adversarial BetaTcLoss DipLoss Elbo FactorLoss InfoLoss Iwae RaeLoss Reconstruction WaeLoss dip_penalty"
+        " elbo_loss iwae_bound kl_split mmd perceptual_distance reconstruction_loss"
     ),
     "presets": "autoencoder_kl conv_vae",
     "priors": (

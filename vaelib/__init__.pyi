@@ -56,10 +56,12 @@ from vaelib.likelihoods import (
 from vaelib.networks import (
     ConvDecoder as ConvDecoder,
     ConvEncoder as ConvEncoder,
+    PatchDiscriminator as PatchDiscriminator,
     ResidualDecoder as ResidualDecoder,
     ResidualEncoder as ResidualEncoder,
 )
 from vaelib.objectives import (
+    Adversarial as Adversarial,
     BetaTcLoss as BetaTcLoss,
     DipLoss as DipLoss,
     Elbo as Elbo,
@@ -74,6 +76,7 @@ from vaelib.objectives import (
     iwae_bound as iwae_bound,
     kl_split as kl_split,
     mmd as mmd,
+    perceptual_distance as perceptual_distance,
     reconstruction_loss as reconstruction_loss,
 )
 from vaelib.presets import autoencoder_kl as autoencoder_kl, conv_vae as conv_vae

@@ -10,10 +10,12 @@ cut into pieces or over processes, each piece is their batch.
 
 from typing import Any
 
+from vaelib.objectives.adversarial import Adversarial, AdversarialTerms
 from vaelib.objectives.bound import ElboTerms, bound_loss, elbo_loss
 from vaelib.objectives.elbo import Elbo, ExtraTerms, Objective
 from vaelib.objectives.importance import Iwae, IwaeTerms, iwae_bound
 from vaelib.objectives.moments import DipLoss, DipTerms, InfoLoss, InfoTerms, WaeLoss, WaeTerms, dip_penalty, mmd
+from vaelib.objectives.perceptual import perceptual_distance
 from vaelib.objectives.reconstruction import RaeLoss, RaeTerms, Reconstruction, ReconstructionTerms, reconstruction_loss
 from vaelib.objectives.total_correlation import (
     BetaTcLoss,
@@ -33,6 +35,8 @@ RENAMED = {
 """Names of version 0.1, which read like models, and those of today."""
 
 __all__ = [
+    "Adversarial",
+    "AdversarialTerms",
     "BetaTcLoss",
     "BetaTcTerms",
     "DipLoss",
@@ -60,6 +64,7 @@ __all__ = [
     "iwae_bound",
     "kl_split",
     "mmd",
+    "perceptual_distance",
     "permute_latents",
     "reconstruction_loss",
 ]

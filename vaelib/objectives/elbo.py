@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import check_callable, check_float, check_has_prior, check_shape
+from vaelib.latents import Draw
 from vaelib.objectives.bound import ElboTerms, bound_loss, may_have_penalty, one_draw, penalised
 from vaelib.objectives.reconstruction import Reconstruction
 from vaelib.schedules import Schedule, as_schedule
@@ -22,7 +23,8 @@ class Objective(Protocol):
     An objective that is an ``nn.Module`` is moved, trained, saved in checkpoints and resumed with the model. With a
     method ``parameter_groups(model)`` it also says how the optimiser treats the weights: a sequence of dicts, each
     with ``params``, of the model or its own, and what differs for them: ``lr_scale``, by which the learning rate is
-    multiplied, and arguments of the optimiser such as ``betas``. What is in no group is trained as always.
+    multiplied, and arguments of the optimiser such as ``betas``. What is in no group is trained as always. One with a
+    method ``set_total_steps(total_steps)`` is told the number of steps of the run before the first.
     """
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
@@ -81,6 +83,11 @@ class Elbo(nn.Module):
         """:class:`ElboTerms` or :class:`ExtraTerms` of one batch; ``step`` drives the schedules."""
         check_has_prior("Elbo", model)
         recon_params, draw = one_draw(model, x, generator)
+        return penalised(self.of_draw(model, x, recon_params, draw, step=step), draw.penalty)
+
+    def of_draw(self, model: Any, x: Tensor, recon_params: Tensor, draw: Draw, *, step: int = 0) -> Any:
+        """The terms of a draw that is decoded already, without the latent's penalty."""
+        check_has_prior("Elbo", model)
         terms: ElboTerms | ExtraTerms = bound_loss(
             -model.likelihood.log_prob(x, recon_params),
             draw.kl,
@@ -93,7 +100,7 @@ class Elbo(nn.Module):
             extra = self.extra(x, model.likelihood.mean(recon_params))
             check_shape("extra", extra.shape, x.shape[:1])
             terms = ExtraTerms(terms.loss + extra.mean(), terms.reconstruction, terms.kl, extra)
-        return penalised(terms, draw.penalty)
+        return terms
 
 
 def default_objective(model: Any) -> Objective:

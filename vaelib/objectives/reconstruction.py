@@ -19,6 +19,7 @@ from vaelib._checks import (
 )
 from vaelib.functional import sum_per_image
 from vaelib.functional.draws import signs
+from vaelib.latents import Draw
 from vaelib.likelihoods import Likelihood
 from vaelib.objectives.bound import may_have_penalty, one_draw, penalised
 
@@ -81,7 +82,11 @@ class Reconstruction:
         """:class:`ReconstructionTerms` of one batch."""
         check_has_code("Reconstruction", model)
         recon_params, draw = one_draw(model, x, generator)
-        return penalised(reconstruction_loss(x, recon_params, likelihood=model.likelihood), draw.penalty)
+        return penalised(self.of_draw(model, x, recon_params, draw, step=step), draw.penalty)
+
+    def of_draw(self, model: Any, x: Tensor, recon_params: Tensor, draw: Draw, *, step: int = 0) -> Any:
+        """The terms of a draw that is decoded already, without the latent's penalty."""
+        return reconstruction_loss(x, recon_params, likelihood=model.likelihood)
 
 
 class RaeTerms(NamedTuple):

@@ -93,7 +93,7 @@ class EarlyStopping:
         min_delta: Nats by which a best must be better than the one before.
 
     Raises:
-        ValueError: If an argument is out of its range, or the run has no ``val``.
+        ValueError: If an argument is out of its range, or the run has no ``val`` or no bound (:class:`Adversarial`).
 
     Examples:
         >>> import vaelib as vl
@@ -112,6 +112,8 @@ class EarlyStopping:
         """Compare the last epoch with the best one."""
         if run.history[-1].val is None:
             raise ValueError("`callbacks` has an EarlyStopping, which needs `val` images; `val` is None.")
+        if run.history[-1].criterion is None:
+            raise ValueError("`callbacks` has an EarlyStopping, which needs a bound to compare; Adversarial has none.")
         best, since = math.inf, 0
         for record in run.history:
             if record.step <= self._from_step:

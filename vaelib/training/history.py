@@ -59,8 +59,11 @@ class EpochRecord(NamedTuple):
 
         The bound itself, whatever weights, free bits or penalties the loss has: of the terms of ``val``, ``iwae`` if
         there is one, else ``reconstruction + kl``. Of objectives that have no KL, such as :class:`WaeLoss`, the loss.
+        None too of :class:`Adversarial`: with a discriminator the bound becomes worse, and images better.
         """
-        return None if self.val is None else sum(getattr(self.val, name) for name in criterion_terms(self.val))
+        if self.val is None or "adversarial" in self.val._fields:
+            return None
+        return sum(getattr(self.val, name) for name in criterion_terms(self.val))
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -218,6 +221,7 @@ class ProgressReport:
         text = f"epoch {record.epoch}/{self._max_epochs}  train {_terms(record.train)}"
         if record.val is not None:
             text += f"  val {_terms(record.val)}"
+        if record.criterion is not None:
             compared = " + ".join(criterion_terms(record.val))
             if record.epoch == 1:
                 self.line(f"epochs are compared by {compared} on `val`, in nats")

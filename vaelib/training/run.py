@@ -107,6 +107,8 @@ class Run:
         self._checkpoints = None if output_dir is None else next(c for c in callbacks if isinstance(c, Checkpoints))
         self._module = accelerator.prepare_model(module)
         self._terms: Any = None
+        if hasattr(self.objective, "set_total_steps"):
+            self.objective.set_total_steps(self.total_steps)
 
     @property
     def total_steps(self) -> int:
@@ -242,7 +244,7 @@ def write_models(run: Run, output: Path) -> None:
 
 def schedules_of(objective: Any) -> dict[str, Schedule]:
     """The schedules of an objective, by its attributes."""
-    found = {name: getattr(objective, name, None) for name in ("beta", "capacity")}
+    found = {name: getattr(objective, name, None) for name in ("beta", "capacity", "share")}
     return {name: schedule for name, schedule in found.items() if callable(schedule)}
 
 
