@@ -122,7 +122,7 @@ def test_attention_of_old_files_is_read(tmp_path):
     assert torch.equal(vl.from_diffusers(tmp_path / "vae").embed(x), vae.embed(x))
 
 
-def test_shards_and_halves_are_read(written):
+def test_shards_halves_and_variants_are_read(written):
     x, vae = torch.rand(1, *IMAGE), vl.from_diffusers(written)
     tensors = {name: tensor.half() for name, tensor in load_file(written / WEIGHTS).items()}
     (written / WEIGHTS).unlink()
@@ -132,6 +132,13 @@ def test_shards_and_halves_are_read(written):
     again = vl.from_diffusers(written)
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
     torch.testing.assert_close(again.reconstruct(x), vae.reconstruct(x), atol=1e-2, rtol=0)
+    for variant in ("fp16", "ema"):
+        save_file(tensors, written / f"diffusion_pytorch_model.{variant}.safetensors")
+    with pytest.raises(ModelFileError, match="or one variant of it, got diffusion_pytorch_model-00001"):
+        vl.from_diffusers(written)
+    for path in (*written.glob("*-of-*"), *written.glob("*.ema.*")):
+        path.unlink()
+    assert torch.equal(vl.from_diffusers(written).reconstruct(x), again.reconstruct(x))
 
 
 def test_loaded_codes_stay_until_they_are_trained(tmp_path):
@@ -155,6 +162,7 @@ KL_ERRORS = [
     ({"new_key": 3}, "`new_key` is no key of AutoencoderKL that vaelib knows, got 3"),
     ({"_class_name": "AutoencoderDC"}, "`_class_name` must be one of AutoencoderKL, .* got 'AutoencoderDC'"),
     ({"out_channels": 4}, "`out_channels` must be `in_channels`, 3, got 4"),
+    ({"in_channels": "3"}, "`in_channels` must be an int, got '3'"),
     ({"layers_per_block": "2"}, "`layers_per_block` must be an int, got '2'"),
     ({"norm_num_groups": 3}, r"`norm_num_groups` must divide `block_out_channels`, \[8, 16\], got 3"),
     ({"down_block_types": ["DownBlock2D"] * 2}, r"`down_block_types\[0\]` must be one of .* got 'DownBlock2D'"),
@@ -206,7 +214,7 @@ def test_the_other_classes_name_the_key_too(written, config, match):
 
 
 def test_what_is_missing_or_more_is_named(written, tmp_path):
-    with pytest.raises(FileNotFoundError, match="`directory` must hold config.json; there is none"):
+    with pytest.raises(FileNotFoundError, match="`directory` must hold config.json; there is none .* folder `vae`"):
         vl.from_diffusers(tmp_path)
     for size in (17, (16, 9)):
         with pytest.raises(ValueError, match="`image_size` must be multiples of 2"):

@@ -121,6 +121,7 @@ def model_of(config: Mapping[str, Any], size: Sequence[int]) -> VAE:
         ValueError: If a value is out of its range, or means what vaelib has not.
         TypeError: If a value has the wrong type.
     """
+    check_int("in_channels", config["in_channels"])
     if config["in_channels"] != config["out_channels"]:
         raise ValueError(
             f"`out_channels` must be `in_channels`, {config['in_channels']}, got {config['out_channels']}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def from_diffusers(directory: str | Path, *, image_size: int | Sequence[int] | N
     so ``sample`` shows textures; a diffusion model or a fitted prior (``vl.fit_prior``) takes that place.
 
     Args:
-        directory: A directory with ``config.json`` and ``diffusion_pytorch_model.safetensors``, or shards of it.
+        directory: A directory with ``config.json`` and ``diffusion_pytorch_model.safetensors``, its shards or, without
+            it, one variant, such as ``diffusion_pytorch_model.fp16.safetensors``.
         image_size: Side, or height and width, of the images that the model is to take, multiples of its factor; the
             config's ``sample_size`` if None, and 512 where it has none.
 
@@ -73,7 +75,8 @@ def from_diffusers(directory: str | Path, *, image_size: int | Sequence[int] | N
     check_path(directory, "directory")
     path = Path(directory)
     if not (path / CONFIG_NAME).exists():
-        raise FileNotFoundError(f"`directory` must hold {CONFIG_NAME}; there is none in {path}.")
+        hint = " Give its folder `vae`." if (path / "vae" / CONFIG_NAME).exists() else ""
+        raise FileNotFoundError(f"`directory` must hold {CONFIG_NAME}; there is none in {path}.{hint}")
     config = read_config(path)
     tensors = _tensors_in(path)
     name, where = config["_class_name"], path / CONFIG_NAME
@@ -157,14 +160,18 @@ def _listed(config: Path) -> Listed | None:
 
 def _tensors_in(directory: Path) -> dict[str, Tensor]:
     """The weights in float32 by the names that diffusers writes now."""
-    files = [directory / WEIGHTS_NAME]
-    if not files[0].exists():
-        files = sorted(directory.glob("diffusion_pytorch_model-*-of-*.safetensors"))
+    files = sorted(directory.glob("diffusion_pytorch_model*.safetensors"))
+    if directory / WEIGHTS_NAME in files:
+        files = [directory / WEIGHTS_NAME]
     if not files:
         found = ", ".join(sorted(path.name for path in directory.iterdir()))
         raise FileNotFoundError(
             f"`directory` must hold {WEIGHTS_NAME}, got {found:.300}. Weights in a pickle are not opened: write them"
             " with diffusers' save_pretrained(..., safe_serialization=True)."
+        )
+    if len({re.sub(r"-\d+-of-\d+", "", file.name) for file in files}) > 1:
+        raise ModelFileError(
+            f"{directory} must hold {WEIGHTS_NAME} or one variant of it, got {', '.join(file.name for file in files)}."
         )
     tensors: dict[str, Tensor] = {}
     for file in files:
