@@ -80,7 +80,7 @@ def replay(benchmark):
 
 
 @pytest.fixture
-def leave_out(request):
+def skip_row(request):
     """Skip, and tell the report what and why."""
 
     def skip(what, why):
@@ -123,14 +123,14 @@ def cells(matrix_of):
 
 
 @pytest.fixture
-def run_row(benchmark, cells, leave_out, replay):
+def run_row(benchmark, cells, skip_row, replay):
     """One backend's row of a cell as a benchmark: what is missing is skipped, what failed or is wrong fails."""
 
     def run(network, operation, batch, backend, backends, table=None):
         options = ONCE if benchmark.disabled else {}
         rows, matrix = cells(network, operation, batch, backends, table, **options)
         if backend in matrix.skipped:
-            leave_out(backend, matrix.skipped[backend])
+            skip_row(backend, matrix.skipped[backend])
         assert backend not in matrix.failed, matrix.failed[backend]
         row = rows[backend]
         benchmark.group = f"{operation} {network} batch {batch}"

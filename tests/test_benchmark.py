@@ -82,7 +82,7 @@ def test_wrong_numbers_are_called_wrong(model, monkeypatch):
     assert found.recommendation().count("OnnxVAE") == 2
 
 
-def test_the_table_says_what_was_left_out(report, monkeypatch, capsys, model, tmp_path):
+def test_the_table_says_what_was_skipped(report, monkeypatch, capsys, model, tmp_path):
     rows = [report.rows[0]._replace(correct=False), *report.rows[1:]]
     shown = report._replace(
         rows=rows, skipped={"torch CUDA": "no CUDA device"}, failed={"openvino": "it ended"}, load=2.0
@@ -111,7 +111,7 @@ def test_a_noisy_run_says_so(report):
 
 
 @pytest.mark.slow
-def test_a_backend_that_fails_is_told_and_the_others_go_on(model, monkeypatch):
+def test_a_backend_that_fails_is_reported_and_the_others_continue(model, monkeypatch):
     monkeypatch.setitem(BACKENDS, "unheard of", BACKENDS["torch"])  # the process of its own does not know it
     found = matrix.measure(model, backends=("unheard of", "onnxruntime"), operations=["decode"], batches=[2], **BRIEF)
     assert [row.backend for row in found.rows] == ["onnxruntime"]
@@ -154,35 +154,26 @@ def test_a_bundle_is_measured_without_torch(bundle, capsys):
     assert not found["failed"]
 
 
-def test_a_bundle_in_float64_is_torch_in_float64(model, bundle, tmp_path):
-    subjects = [
-        files.write_files(source, tmp_path / name, {"bundle"}) for name, source in (("a", model), ("b", bundle))
-    ]
+@pytest.mark.parametrize(
+    "condition", [None, vl.Labels(3), pytest.param(vl.Vector(2), marks=pytest.mark.slow)], ids=repr
+)
+def test_a_bundle_in_float64_is_torch_in_float64(condition, tmp_path):
+    """At the first condition, where there is one."""
+    torch.manual_seed(0)
+    model, bundle = vl.conv_vae((1, 9, 7), 2, hidden_channels=(4,), condition=condition).eval(), tmp_path / "bundle"
+    subject = files.write_files(model, tmp_path, {"bundle"})
+    subjects = [subject, files.write_files(bundle, tmp_path / "of the bundle", {"bundle"})]
+    opened = backend.opened_bundle(OnnxVAE(bundle))
     for operation in OPERATIONS:
-        values = files.draw(subjects[0], operation, 3)[0]
+        values = files.draw(subject, operation, 3)[0]
         exact, of_bundle = (subject.exact(operation, values) for subject in subjects)
         assert exact.dtype == of_bundle.dtype == np.float64
         np.testing.assert_allclose(of_bundle, exact, atol=1e-6)  # weights were folded in float32
-        torch_in_float32 = files.functions_of(model.eval())[operation](torch.from_numpy(values)).detach().numpy()
+        torch_in_float32 = files.functions_of(model)[operation](torch.from_numpy(values)).detach().numpy()
         np.testing.assert_allclose(exact, torch_in_float32, atol=1e-5)
-
-
-@pytest.mark.parametrize("condition", [vl.Labels(3), pytest.param(vl.Vector(2), marks=pytest.mark.slow)], ids=repr)
-def test_a_model_with_a_condition_is_measured_at_its_first_one(condition, tmp_path):
-    torch.manual_seed(0)
-    model = vl.conv_vae((1, 9, 7), 2, hidden_channels=(4,), condition=condition).eval()
-    vl.export_onnx(model, tmp_path / "bundle")
-    subjects = [
-        files.write_files(source, tmp_path / name, {"bundle"})
-        for name, source in (("a", model), ("b", tmp_path / "bundle"))
-    ]
-    opened = backend.opened_bundle(OnnxVAE(tmp_path / "bundle"))
-    for operation in OPERATIONS:
-        values = files.draw(subjects[0], operation, 3)[0]
-        exact, of_bundle = (subject.exact(operation, values) for subject in subjects)
-        np.testing.assert_allclose(of_bundle, exact, atol=1e-6)
         np.testing.assert_allclose(opened.call(operation, values), exact, atol=1e-5)
-    for source, missing in ((model, {"onnxruntime"}), (tmp_path / "bundle", {"onnxruntime", "torch"})):
+    graphs = set() if condition is None else {"onnxruntime"}
+    for source, missing in ((model, graphs), (bundle, {*graphs, "torch"})):
         reasons = {name: matrix.why_missing(BACKENDS[name], source) for name in FEW}
         assert {name for name, reason in reasons.items() if reason} == missing
 
@@ -209,7 +200,7 @@ def test_a_directory_with_model_and_bundle_is_the_model(model, bundle, tmp_path,
 
 
 @pytest.mark.slow
-def test_what_is_missing_here_is_told(bundle):
+def test_what_is_missing_here_is_reported(bundle):
     found = matrix.measure(bundle, operations=["decode"], batches=[1], **BRIEF)
     assert len(backends.CUDA_BACKENDS) == 14
     if not torch.cuda.is_available():
@@ -245,7 +236,7 @@ def test_more_backends_from_a_file(model, tmp_path):
         rows = {row.backend: row for row in opened.cell("decode", 2, seconds=0.0, rounds=3, least_calls=5)}
     assert [len(row.times) for row in rows.values()] == [6, 6]
     assert rows["torch"].correct
-    assert rows["plus"].error == float("inf")  # it gives latents for pictures
+    assert rows["plus"].error == float("inf")  # it gives latents for images
     assert not rows["plus"].correct
 
 

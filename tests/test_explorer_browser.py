@@ -269,7 +269,7 @@ def test_film_strips_change_one_latent_each(page, model, scene):
 
 
 def check_judgement(page, model, scene, image):
-    """Every number that the page tells of a image is Python's."""
+    """Every number that the page shows of an image is Python's."""
     repeated = np.repeat(image[None], len(scene.arrays["noise"]), axis=0)
     distortion, kl = (part.mean() for part in model.elbo_terms(repeated, scene.arrays["noise"]))
     assert number(page, "#own-elbo") == pytest.approx(-(distortion + kl), abs=0.11)
@@ -598,7 +598,7 @@ def test_the_image_follows_the_pointer_at_30_a_second(page):
     print(f"{best} decoded images in the best second of 5, {len(times) / 5:.0f} a second on average")
     load, cores = os.getloadavg()[0], os.cpu_count()
     if best < 30 and load > cores:
-        pytest.skip(f"{best} images a second, but at a load of {load:.1f} on {cores} cores that tells nothing")
+        pytest.skip(f"{best} images a second, but at a load of {load:.1f} on {cores} cores that says nothing")
     assert best >= 30
 
 

@@ -108,13 +108,6 @@ def test_parity_of_autoencoders(likelihood, tmp_path):
 
 
 @pytest.mark.slow
-def test_parity_of_the_article(tmp_path):
-    model = vl.presets.article_vae()
-    vl.export_onnx(model, tmp_path)
-    check_files(model, tmp_path)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("opset", "ir_version"), IR_VERSIONS.items())
 def test_opsets(opset, ir_version):
     proto = whole_graph(build("batch", "gelu", "transpose", "vector"), opset)

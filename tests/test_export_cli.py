@@ -15,7 +15,7 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("cli")
     torch.manual_seed(0)
     vl.save(vl.conv_vae((1, 8, 8), 2, hidden_channels=(16,), norm="none"), root / "model")
-    np.save(root / "pictures.npy", np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8))
+    np.save(root / "images.npy", np.random.default_rng(0).integers(0, 256, (80, 8, 8), np.uint8))
     return root
 
 
@@ -23,20 +23,20 @@ def test_options_reach_the_card_and_findings_are_printed(places, tmp_path, capsy
     monkeypatch.setattr(proof, "_SECONDS_OF_A_SESSION", 0.0)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "prior.onnx").write_bytes(b"mine")  # neither looked at nor removed
-    options = ["--data", str(places / "pictures.npy"), "--split", "all", "--evaluate", "--speed", "--opset", "20"]
+    options = ["--data", str(places / "images.npy"), "--split", "all", "--evaluate", "--speed", "--opset", "20"]
     assert main(["export", str(places / "model"), "--out", str(tmp_path / "b"), *options]) == 0
     output = capsys.readouterr().out
     assert "Not at onnxruntime's fastest: decoder: 1 ConvTranspose in plain order" in output
     assert (tmp_path / "b" / "prior.onnx").read_bytes() == b"mine"
     card = (tmp_path / "b" / "README.md").read_text()
     assert "opset 20" in card
-    assert "data: pictures.npy, all" in card
+    assert "data: images.npy, all" in card
     assert "num images: 80" in card
     assert str(places) not in card
     assert "images per second" in card
     expected = vl.evaluation.elbo(
         vl.load(places / "model"),
-        vl.data.load(str(places / "pictures.npy"), "all"),
+        vl.data.load(str(places / "images.npy"), "all"),
         generator=torch.Generator().manual_seed(0),
     )
     assert f"| elbo | {expected.elbo.value:.2f} | {expected.elbo.standard_error:.2f} | nats per image |" in card
@@ -49,7 +49,7 @@ def test_options_reach_the_card_and_findings_are_printed(places, tmp_path, capsy
         (["--dynamic-size"], "`dynamic_size` needs a fully convolutional model"),
         (["--precision", "int8"], "`--data` must be given"),
         pytest.param(
-            ["--precision", "int8", "--data", "PICTURES", "--max-loss", "0"],
+            ["--precision", "int8", "--data", "IMAGES", "--max-loss", "0"],
             "`precision` 'int8' must lose at most 0 nats",
             marks=pytest.mark.slow,
         ),
@@ -57,7 +57,7 @@ def test_options_reach_the_card_and_findings_are_printed(places, tmp_path, capsy
 )
 def test_refusals_are_told_and_write_nothing(places, tmp_path, capsys, options, message, monkeypatch):
     monkeypatch.setattr(precision, "images_per_second", lambda sessions, inputs: dict.fromkeys(sessions, 1.0))
-    options = [str(places / "pictures.npy") if option == "PICTURES" else option for option in options]
+    options = [str(places / "images.npy") if option == "IMAGES" else option for option in options]
     assert main(["export", str(places / "model"), "--out", str(tmp_path / "b"), *options]) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -34,8 +34,8 @@ def test_it_does_what_the_torch_model_does(bundle, model):
     np.testing.assert_allclose(model.reconstruct(x.numpy()), vae.reconstruct(x).numpy(), atol=1e-5)
     z = torch.randn(4, 3)
     with torch.no_grad():
-        pictures = vae.likelihood.mean(vae.eval().decode(z))
-    np.testing.assert_allclose(model.decode(z.numpy()), pictures.numpy(), atol=1e-5)
+        images = vae.likelihood.mean(vae.eval().decode(z))
+    np.testing.assert_allclose(model.decode(z.numpy()), images.numpy(), atol=1e-5)
     with torch.no_grad():
         np.testing.assert_allclose(model.decode_params(z.numpy()), vae.decode(z).numpy(), atol=1e-5)
     assert np.array_equal(model.embed(x.numpy()), model.encode(x.numpy())[0])
@@ -65,10 +65,10 @@ def test_scores_are_the_elbo_in_nats(bundle, model):
 def test_interpolations_begin_and_end_where_they_should(model):
     a, b = (np.random.default_rng(seed).standard_normal((2, 3), dtype=np.float32) for seed in (0, 1))
     for spherical in (False, True):
-        pictures = model.interpolate(a, b, 5, spherical=spherical)
-        assert pictures.shape == (2, 5, 1, 9, 7)
-        np.testing.assert_allclose(pictures[:, 0], model.decode(a), atol=1e-6)
-        np.testing.assert_allclose(pictures[:, -1], model.decode(b), atol=1e-6)
+        images = model.interpolate(a, b, 5, spherical=spherical)
+        assert images.shape == (2, 5, 1, 9, 7)
+        np.testing.assert_allclose(images[:, 0], model.decode(a), atol=1e-6)
+        np.testing.assert_allclose(images[:, -1], model.decode(b), atol=1e-6)
     np.testing.assert_allclose(model.interpolate(a, b, 3)[:, 1], model.decode((a + b) / 2), atol=1e-6)
     right, up = np.float32([[1, 0, 0]]), np.float32([[0, 2, 0]])
     middle = np.float32([[0.5, 1, 0]]) * np.sqrt(2)  # half of each, at 45 degrees to both: sin(45) / sin(90) of both
@@ -79,11 +79,11 @@ def test_interpolations_begin_and_end_where_they_should(model):
 
 def test_traversals_change_one_latent_at_a_time(model):
     z = np.random.default_rng(0).standard_normal((2, 3), dtype=np.float32)
-    pictures = model.traverse(z, [2, 0], [-1.0, 0.5, 3.0, 4.0])
-    assert pictures.shape == (2, 2, 4, 1, 9, 7)
+    images = model.traverse(z, [2, 0], [-1.0, 0.5, 3.0, 4.0])
+    assert images.shape == (2, 2, 4, 1, 9, 7)
     changed = z.copy()
     changed[:, 0] = 3.0
-    np.testing.assert_allclose(pictures[:, 1, 2], model.decode(changed), atol=1e-6)
+    np.testing.assert_allclose(images[:, 1, 2], model.decode(changed), atol=1e-6)
 
 
 def test_streams_are_lazy_and_answer_batch_by_batch(model):
@@ -101,9 +101,9 @@ def test_streams_are_lazy_and_answer_batch_by_batch(model):
     assert asked == [0]
     assert np.array_equal(mu, model.encode(x[:3])[0])
     assert len(list(stream)) == 2
-    pictures = list(model.decode_stream([mu, mu[:1]]))
-    assert [len(batch) for batch in pictures] == [3, 1]
-    assert np.array_equal(pictures[0], model.decode(mu))
+    images = list(model.decode_stream([mu, mu[:1]]))
+    assert [len(batch) for batch in images] == [3, 1]
+    assert np.array_equal(images[0], model.decode(mu))
 
 
 def test_an_autoencoder_has_codes(tmp_path):

@@ -50,7 +50,7 @@ def test_steps_are_noted_and_those_of_an_earlier_call_stay(results, tmp_path, ca
     assert capsys.readouterr().out == "row: timed out after 60 s, at its limit of 60 s\ntests: passed after 12 s\n"
 
 
-def test_a_gpu_that_is_not_there_is_told(results, tmp_path, monkeypatch):
+def test_a_gpu_that_is_not_there_is_reported(results, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA device here; --device cpu rehearses"):
         results["begin"](tmp_path / "steps.json", "cuda")
