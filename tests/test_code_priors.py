@@ -280,70 +280,47 @@ def test_a_models_condition_reaches_the_prior():
 
 
 CODE = torch.zeros(2, POSITIONS, dtype=torch.int64)
-WRONG = {
-    "floats": (lambda p: p.log_prob(CODE.float()), TypeError, "`codes` must be int64, got dtype torch.float32"),
-    "int32": (lambda p: p.log_prob(CODE.int()), TypeError, "`codes` must be int64, got dtype torch.int32"),
-    "a list": (lambda p: p.log_prob([[0] * POSITIONS]), TypeError, "`codes` must be a torch.Tensor"),
-    "positions": (lambda p: p.log_prob(CODE[:, 1:]), ValueError, r"`codes` must have shape \(B, 4\), got \(2, 3\)"),
-    "too large": (lambda p: p.log_prob(CODE + 3), ValueError, r"`codes` must have values in \[0, 3\), got \[3, 3\]"),
-    "negative": (lambda p: p.log_prob(CODE - 1), ValueError, r"`codes` must have values in \[0, 3\), got \[-1, -1\]"),
-    "noise": (lambda p: p.from_noise(torch.randn(2, 3)), ValueError, r"`noise` must have shape \(B, 4\), got \(2, 3\)"),
-    "int noise": (lambda p: p.from_noise(CODE), TypeError, "`noise` must be floating point"),
-}
+WRONG = [
+    (lambda p: p.log_prob(CODE.float()), TypeError, "`codes` must be int64, got dtype torch.float32"),
+    (lambda p: p.log_prob(CODE.int()), TypeError, "`codes` must be int64, got dtype torch.int32"),
+    (lambda p: p.log_prob([[0] * POSITIONS]), TypeError, "`codes` must be a torch.Tensor"),
+    (lambda p: p.log_prob(CODE[:, 1:]), ValueError, r"`codes` must have shape \(B, 4\), got \(2, 3\)"),
+    (lambda p: p.log_prob(CODE + 3), ValueError, r"`codes` must have values in \[0, 3\), got \[3, 3\]"),
+    (lambda p: p.log_prob(CODE - 1), ValueError, r"`codes` must have values in \[0, 3\), got \[-1, -1\]"),
+    (lambda p: p.from_noise(torch.randn(2, 3)), ValueError, r"`noise` must have shape \(B, 4\), got \(2, 3\)"),
+    (lambda p: p.from_noise(CODE), TypeError, "`noise` must be floating point"),
+]
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_codes_and_noise(prior, wrong):
-    call, error, match = WRONG[wrong]
+@pytest.mark.parametrize(("call", "error", "match"), WRONG)
+def test_wrong_codes_and_noise(prior, call, error, match):
     with pytest.raises(error, match=match):
         call(prior)
 
 
-def fitted(**arguments):
-    name = arguments.pop("name", "table")
+def fitted(name="table", **arguments):
     return vl.fit_prior(MADE[name](CODES, POSITIONS), **{"z": CODE, "num_steps": 1, "progress": False} | arguments)
 
 
-WRONG_FIT = {
-    "values": (lambda: fitted(z=CODE + 7), ValueError, r"`z` must have values in \[0, 3\), got \[7, 7\]"),
-    "floats": (lambda: fitted(z=CODE.float()), TypeError, "`z` must be int64, got dtype torch.float32"),
-    "positions": (lambda: fitted(z=CODE[:, 1:]), ValueError, r"`z` must have shape \(B, 4\), got \(2, 3\)"),
-    "none": (lambda: fitted(z=CODE[:0]), ValueError, "`z` must hold at least one latent, got none"),
-    "weights": (lambda: fitted(name="uniform"), ValueError, "`prior` must have weights to fit, UniformCodes has none"),
-    "progress": (lambda: fitted(progress=1), TypeError, "`progress` must be True or False"),
-    "no condition": (
-        lambda: fitted(embedding=CODE),
-        ValueError,
-        "must be None: CodeTable has no condition",
-    ),
-    "no embedding": (
-        lambda: fitted(name="conditional"),
-        ValueError,
-        "`embedding` must be given: AutoregressiveCodes has a condition of 3 numbers",
-    ),
-    "rows": (
-        lambda: fitted(name="conditional", embedding=torch.zeros(3, 3)),
-        ValueError,
-        r"`embedding` must have shape \(2, 3\), got \(3, 3\)",
-    ),
-    "not finite": (
-        lambda: fitted(name="conditional", embedding=torch.full((2, 3), math.nan)),
-        ValueError,
-        "`embedding` must be finite",
-    ),
-    "num_codes": (lambda: vl.CodeTable(0, 3), ValueError, "`num_codes` must be >= 1"),
-    "num_positions": (lambda: vl.UniformCodes(3, 0), ValueError, "`num_positions` must be >= 1"),
-    "heads": (
-        lambda: vl.AutoregressiveCodes(3, 4, width=10, num_heads=4),
-        ValueError,
-        "`width` must be a multiple of `num_heads`, 4, got 10",
-    ),
-}
+WRONG_FIT = [
+    (lambda: fitted(z=CODE + 7), ValueError, r"`z` must have values in \[0, 3\), got \[7, 7\]"),
+    (lambda: fitted(z=CODE.float()), TypeError, "`z` must be int64, got dtype torch.float32"),
+    (lambda: fitted(z=CODE[:, 1:]), ValueError, r"`z` must have shape \(B, 4\), got \(2, 3\)"),
+    (lambda: fitted(z=CODE[:0]), ValueError, "`z` must hold at least one latent, got none"),
+    (lambda: fitted("uniform"), ValueError, "`prior` must have weights to fit, UniformCodes has none"),
+    (lambda: fitted(progress=1), TypeError, "`progress` must be True or False"),
+    (lambda: fitted(embedding=CODE), ValueError, "`embedding` must be None: CodeTable has no condition"),
+    (lambda: fitted("conditional"), ValueError, "`embedding` must be given: Autoreg.* has a condition of 3 numbers"),
+    (lambda: fitted("conditional", embedding=torch.zeros(3, 3)), ValueError, r"must have shape \(2, 3\), got \(3, 3\)"),
+    (lambda: fitted("conditional", embedding=torch.zeros(2, 3) / 0), ValueError, "`embedding` must be finite"),
+    (lambda: vl.CodeTable(0, 3), ValueError, "`num_codes` must be >= 1"),
+    (lambda: vl.UniformCodes(3, 0), ValueError, "`num_positions` must be >= 1"),
+    (lambda: vl.AutoregressiveCodes(3, 4, width=10), ValueError, "must be a multiple of `num_heads`, 4, got 10"),
+]
 
 
-@pytest.mark.parametrize("wrong", WRONG_FIT)
-def test_wrong_arguments(wrong):
-    call, error, match = WRONG_FIT[wrong]
+@pytest.mark.parametrize(("call", "error", "match"), WRONG_FIT)
+def test_wrong_arguments(call, error, match):
     with pytest.raises(error, match=match):
         call()
 
@@ -353,7 +330,7 @@ def test_a_transformer_brings_its_own_learning_rate():
     for rate in (None, 0.25 / SMALL["width"], 5e-3):
         torch.manual_seed(0)
         how = {"z": codes, "num_steps": 3, "generator": torch.Generator().manual_seed(0)}
-        weights.append(fitted(name="autoregressive", learning_rate=rate, **how).head.weight)
+        weights.append(fitted("autoregressive", learning_rate=rate, **how).head.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
