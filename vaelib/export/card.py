@@ -48,7 +48,7 @@ Those that the graphs give are clamped to [0, 1]; `recon_params` and `distortion
 
 ## Agreement with torch
 
-Largest differences over batches of 1 to 16, by onnxruntime with its optimisations off and on{reference},
+Largest differences {proved},
 rounded up to a power of ten. The second is relative to the output's largest value; of images and nats, to 1 at
 least.{ties}
 
@@ -137,8 +137,9 @@ def card(
     evaluation: Mapping[str, Any] | None,
     judgement: Judgement | None,
     speeds: Sequence[Speed],
+    proved: str,
 ) -> str:
-    """README.md of a bundle, by its manifest and by what was measured."""
+    """README.md of a bundle, by its manifest and by what was measured; ``proved`` says how it was compared."""
     model, graphs = described["model"], described["graphs"]
     multiple, image, config = model["spatial_multiple"], model["image_shape"], model["config"]
     python, script = _example(model, graphs)
@@ -161,7 +162,7 @@ def card(
         files=_table(("file", "inputs", "outputs"), [_graph_row(graph) for graph in graphs.values() if graph["file"]]),
         model=_table(("", ""), _model_rows(model)),
         config="null" if config is None else "{\n" + ",\n".join(lines) + "\n}",
-        reference="" if model["precision"] == "int8" else " and by `onnx.reference`",
+        proved=proved,
         quality=_quality(evaluation, model["precision"], judgement),
         parity=_table(("graph", "output", "absolute", "relative"), agreement),
         ties=_TIES.format(at_most(parity["encoder"]["codes"].near_ties)) if "codes" in parity["encoder"] else "",

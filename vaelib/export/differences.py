@@ -95,7 +95,7 @@ class Judge:
         """By output, the largest ``Parity.max_rel``."""
         graph = self.graph
         allowed = {name: self.limits[kind].tolerance for name, kind in graph.outputs.items()}
-        inputs = drawn_inputs(graph, 64, torch.Generator().manual_seed(0))
+        inputs = drawn_inputs(graph, graph.most, torch.Generator().manual_seed(0))
         double = graph._replace(module=copy.deepcopy(graph.module).double())
         try:
             exact = answers_of_torch(double, _in_double(inputs))
@@ -108,9 +108,9 @@ class Judge:
 
 
 def answers_of_torch(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs of the graph's module, computed by one thread too."""
+    """The outputs of the graph's module, computed by one thread too; of a large network by all."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads if graph.is_large else 1)
     try:
         with torch.no_grad():
             answer = graph.module(*inputs.values())

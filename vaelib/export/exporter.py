@@ -19,7 +19,7 @@ from vaelib.export.independence import check_independence
 from vaelib.export.lint import lint
 from vaelib.export.parts import graphs_of
 from vaelib.export.precision import LIMITS, check_calibration, check_headroom, halved, quantized
-from vaelib.export.proof import compare, prove
+from vaelib.export.proof import compare, how_proved, prove
 from vaelib.vae import VAE
 
 __all__ = ["export_onnx"]
@@ -62,18 +62,21 @@ def export_onnx(
     in nats per image, ``(B,)``, at the z that the noise makes; ``kl_groups``, ``(B, G)``, are the parts of ``kl``.
     The manifest says for each graph what it takes and gives, with dtypes and shapes, and has the hash of each file.
     Every graph is compared with torch at batches 1, 2, 3, 7 and 16, by onnxruntime with its optimisations off and on,
-    and by ``onnx.reference``; if batch-norm statistics are still initial, the check is repeated with random ones: a
-    wrong fusion would go unnoticed otherwise. An image's result must not depend on the batch that it is in, which is
-    checked in torch and in onnxruntime; then ``OnnxVAE`` opens the bundle's own bytes, and must give what torch gives,
-    for batches of 1 to 40, cut and whole. Codes must be torch's but for near-ties: where two codes differ by less than
-    8 times torch's own rounding, which is counted. The same weights give the same bytes.
+    and by ``onnx.reference``; of a network whose layers give more than 2 million numbers an image in smaller batches,
+    without the latter, which would take minutes; the model card says which. If batch-norm statistics are still initial,
+    the check is repeated with random ones: a wrong fusion would go unnoticed otherwise. An image's result must not
+    depend on the batch that it is in, which is checked in torch and in onnxruntime; then ``OnnxVAE`` opens the bundle's
+    own bytes, and must give what torch gives, for batches of 1 to 40, cut and whole. Codes must be torch's but for
+    near-ties: where two codes differ by less than 8 times torch's own rounding, which is counted. The same weights give
+    the same bytes.
 
     Args:
         model: A VAE or autoencoder on any device, in any mode; it is not changed.
         directory: Made if missing; a bundle that is there is replaced after all graphs are proved.
         opset: ONNX operator set, 18 to 23.
         dynamic_size: Also leave H and W free, for a model with a latent map; they must then be multiples of what
-            the manifest calls ``spatial_multiple``. Compared with torch at two sizes.
+            the manifest calls ``spatial_multiple``. Compared with torch at two sizes, with a latent map of 4 x 4 where
+            the model runs at that size: a large first stage is exported soonest this way.
         evaluation: For the model card: what ``vaelib evaluate --json`` prints, and any other words and numbers, such
             as ``{"data": "mnist, test"}``.
         benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
@@ -129,15 +132,16 @@ def export_onnx(
     graphs = graphs_of(exported, dynamic_size=dynamic_size)
     if precision == "fp16":
         check_headroom(graphs["vae"], images)
-    for graph in graphs.values():
+    proofs = {part: graph.for_proof() for part, graph in graphs.items()}
+    for graph in proofs.values():
         check_independence(graph)
-    written = {part: graph for part, graph in graphs.items() if graph.has_file}
+    written = {part: graph for part, graph in proofs.items() if graph.has_file}
     contents, parity = {}, {}
     for part, graph in written.items():
         contents[part] = to_bytes(graph, opset)
         parity[part] = compare(contents[part], graph)
     if any(norm.num_batches_tracked == 0 for norm in _batch_norms(exported)):
-        whole = graphs["vae"]  # it has every fold in it
+        whole = proofs["vae"]  # it has every fold in it
         changed = whole._replace(module=_with_random_statistics(whole.module))
         compare(to_bytes(changed, opset), changed)
     judgement = None
@@ -154,7 +158,7 @@ def export_onnx(
             part: compare(contents[part], graph, limits[part], third_opinion=precision == "fp16")
             for part, graph in networks.items()
         }
-    described = manifest.described(metadata, graphs, parity)
+    described = manifest.described(metadata, proofs, parity)
     files = {
         f"{part}.onnx": with_metadata(content, manifest.props_of(part, described)) for part, content in contents.items()
     }
@@ -163,8 +167,9 @@ def export_onnx(
             f"`strict` refuses what onnxruntime cannot run at its fastest. {' '.join(map(str, findings))}"
         )
     speeds = measure(graphs, files) if benchmark else []
-    files[manifest.CARD_NAME] = card(described, parity, evaluation, judgement, speeds).encode()
-    prove(described, files, graphs, limits)
+    proved = how_proved(proofs["vae"], precision)
+    files[manifest.CARD_NAME] = card(described, parity, evaluation, judgement, speeds, proved).encode()
+    prove(described, files, proofs, limits)
     manifest.write_bundle(path, described, files)
     return parity
 

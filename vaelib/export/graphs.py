@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,13 +15,19 @@ from vaelib.runtime.contract import Contract, Spec
 from vaelib.vae import VAE
 from vaelib.vae.verbs import Given
 
-__all__ = ["Graph", "contract_of", "culprit", "free_sizes", "reason_of"]
+__all__ = ["MOST", "Graph", "contract_of", "culprit", "free_sizes", "reason_of"]
 
 _MOST_CHARACTERS = 200
+_SMALL = 4
+"""Height and width of the latent map at which graphs of any size are proved: a large one has the same nodes."""
 _HINTS = {
     "data-dependent": " The code branches on a tensor's values; torch.where does not.",
     "No ONNX function": " ONNX has no such operator; take other ones.",
 }
+MOST = 64
+"""The largest batch of a proof of a small network."""
+_USUAL = 16
+"""A batch that proofs of a small network have."""
 
 
 class Graph(NamedTuple):
@@ -38,15 +45,38 @@ class Graph(NamedTuple):
     """False where the runtime needs none: draws that are the noise itself, or uniform codes."""
     choices: Mapping[str, int] = {}
     """Names of the inputs that are int64, such as labels and codes, and of how many values each is."""
+    proof: tuple[int, int] | None = None
+    """Height and width of the latent map at which a graph of any size is proved; None for its own."""
+    most: int = MOST
+    """The largest batch of a proof."""
+
+    def at(self, rows: int, columns: int) -> Graph:
+        """The graph with the shapes of its inputs for another latent map; of fixed sizes the graph itself."""
+        if self.multiple is None:
+            return self
+        steps = {name: self.multiple if name == "image" else 1 for name in self.inputs}
+        sized = {
+            name: (shape[0], rows * steps[name], columns * steps[name]) if len(shape) == 3 else shape
+            for name, shape in self.inputs.items()
+        }
+        return self._replace(inputs=sized)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the network is so large that its proofs have smaller batches."""
+        return self.most < _USUAL
+
+    def for_proof(self) -> Graph:
+        """The graph with the shapes of its inputs as they are in proofs."""
+        return self if self.proof is None else self.at(*self.proof)
 
     def larger(self) -> Graph:
         """The graph with the shapes of its inputs at another size."""
-        steps = {name: self.multiple or 0 if name == "image" else 1 for name in self.inputs}
-        grown = {
-            name: (shape[0], shape[1] + steps[name], shape[2] + 2 * steps[name]) if len(shape) == 3 else shape
-            for name, shape in self.inputs.items()
-        }
-        return self._replace(inputs=grown)
+        name, shape = next(iter(self.inputs.items()))
+        if self.multiple is None:
+            return self
+        step = self.multiple if name == "image" else 1
+        return self.at(shape[1] // step + 1, shape[2] // step + 2)
 
     def constant_inputs(self, value: float) -> tuple[Tensor, ...]:
         """Two items of each input, all of one value; 0 of what is int64."""
@@ -73,7 +103,7 @@ def contract_of(graph: Graph) -> Contract:
     """
     runs = []
     for sized in [graph] if graph.multiple is None else [graph, graph.larger()]:
-        example = sized.constant_inputs(0.0)
+        example = tuple(values[:1] for values in sized.constant_inputs(0.0))
         with torch.no_grad():
             answers = graph.module(*example)
         runs.append([*example, *((answers,) if isinstance(answers, Tensor) else answers)])
@@ -128,11 +158,12 @@ def reason_of(error: BaseException) -> str:
     return f"{short.rstrip('.')}.{hint}"
 
 
-def free_sizes(model: VAE) -> int:
+def free_sizes(model: VAE) -> tuple[int, tuple[int, int]]:
     """Let ``model``, a copy that is about to be exported, take other sizes than its own.
 
     Returns:
-        The spatial multiple: H and W must be multiples of it, and the latent map is that much smaller.
+        The spatial multiple: H and W must be multiples of it, and the latent map is that much smaller. And height and
+        width of the latent map at which to prove the graphs: small, or those of the training if the model fails there.
     """
     if len(model.latent_shape) != 3:
         raise ExportError(
@@ -150,8 +181,14 @@ def free_sizes(model: VAE) -> int:
         for name in ("image_shape", "latent_shape"):
             if hasattr(module, name):
                 setattr(module, name, (getattr(module, name)[0], "H", "W"))  # a string is a free axis to the checks
+    small = min(rows, _SMALL), min(columns, _SMALL)
+    if small != (rows, columns):
+        with contextlib.suppress(ExportError):  # such as a padding by reflection that is wider than the map
+            _check_at(model, multiple, *small)
+            _check_at(model, multiple, small[0] + 1, small[1] + 2)
+            return multiple, small
     _check_at(model, multiple, rows + 1, columns + 2)
-    return multiple
+    return multiple, (rows, columns)
 
 
 def _check_at(model: VAE, multiple: int, rows: int, columns: int) -> None:

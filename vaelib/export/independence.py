@@ -29,8 +29,9 @@ def check_independence(graph: Graph) -> None:
         ExportError: A ``ValueError`` that names the part, and the submodule if it can be found: if an item's result
             depends on the batch around it or on a draw, is not finite, or torch cannot compute it.
     """
-    inputs = drawn_inputs(graph, _BATCH, torch.Generator().manual_seed(0))
-    scales = torch.linspace(0.1, 1.0, _BATCH)
+    batch = min(_BATCH, graph.most)
+    inputs = drawn_inputs(graph, batch, torch.Generator().manual_seed(0))
+    scales = torch.linspace(0.1, 1.0, batch)
     for name, values in inputs.items():
         if values.is_floating_point():
             scaled = values * scales.view(-1, *[1] * (values.ndim - 1))
@@ -50,12 +51,14 @@ def check_independence(graph: Graph) -> None:
             cause = f" The first module whose output depends on it is {_described(module, graph)}." if module else ""
             raise ExportError(
                 f"`model` must give an image the same result in any batch, but {culprit(graph)} does not: its `{name}`"
-                f" differs by {off} of its scale between a batch of {_BATCH} and one image at a time.{cause}"
+                f" differs by {off} of its scale between a batch of {batch} and one image at a time.{cause}"
             )
 
 
 def _items(inputs: Inputs) -> list[dict[str, Tensor]]:
-    return [{name: values[i : i + 1] for name, values in inputs.items()} for i in range(_BATCH)]
+    return [
+        {name: values[i : i + 1] for name, values in inputs.items()} for i in range(len(next(iter(inputs.values()))))
+    ]
 
 
 def _answers(graph: Graph, inputs: Inputs) -> dict[str, Tensor]:

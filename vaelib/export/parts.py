@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaelib.conditions import Labels
-from vaelib.export.graphs import Graph, free_sizes
+from vaelib.export.graphs import MOST, Graph, free_sizes
 from vaelib.latents.base import Draw, first_tensor
 from vaelib.priors import CodeTable, UniformCodes
 from vaelib.vae import VAE, image_of
@@ -20,6 +20,9 @@ from vaelib.vae.verbs import Given
 __all__ = ["Thresholds", "graphs_of", "input_of"]
 
 _INFINITY = 0x7F800000  # the bits of the float32
+_MOST_VALUES = 2**25
+"""Numbers that the encoder's layers may give for a proof's batch, 128 MiB: more images take time, and show nothing."""
+_LEAST_BATCH = 2
 
 
 class _Of(nn.Module):
@@ -114,13 +117,17 @@ def graphs_of(model: VAE, *, dynamic_size: bool = False) -> dict[str, Graph]:
     With ``dynamic_size``, ``model`` is changed by :func:`free_sizes`.
     """
     image, latent = tuple(model.image_shape), tuple(model.latent_shape)
-    drawn = _drawn(model)
-    is_gaussian = drawn is not None and drawn.mu is not None
     has_codes = hasattr(model.latent, "num_codes")
     condition, choices = _condition_of(model)
     others = _code_graphs(model) if has_codes else [_prior_of(model)] if model.latent.has_prior else []
     noise_size = model.latent.noise_size
-    multiple = free_sizes(model) if dynamic_size else None
+    multiple, proof = free_sizes(model) if dynamic_size else (None, None)
+    if multiple is None or proof is None:
+        drawn, most = _drawn(model, image, noise_size)
+    else:
+        size = image[0], multiple * proof[0], multiple * proof[1]
+        drawn, most = _drawn(model, size, noise_size // math.prod(latent[1:]) * math.prod(proof))
+    is_gaussian = drawn is not None and drawn.mu is not None
     noise = {"noise": latent if is_gaussian else (noise_size,)} if noise_size else {}
     found = {"mu": "raw", "logvar": "raw"} if is_gaussian else {"codes": "codes"} if has_codes else {}
     bound = dict.fromkeys(("distortion", "kl", "kl_groups"), "nats") if model.latent.has_prior else {}
@@ -130,7 +137,7 @@ def graphs_of(model: VAE, *, dynamic_size: bool = False) -> dict[str, Graph]:
         Graph("decoder", _Decoder(model), {"z": latent, **condition}, {"mean": "image", "recon_params": "raw"}),
         Graph("vae", whole, {"image": image, **noise, **condition}, {"reconstruction": "image", "z": "raw", **bound}),
     ]
-    networks = [graph._replace(multiple=multiple, choices=choices) for graph in networks]
+    networks = [graph._replace(multiple=multiple, choices=choices, proof=proof, most=most) for graph in networks]
     return {graph.part: graph for graph in (*networks, *others)}
 
 
@@ -149,18 +156,31 @@ def _condition_of(model: VAE) -> tuple[dict[str, tuple[int, ...]], dict[str, int
     return {"condition": (part.embedding_size,)}, {}
 
 
-def _drawn(model: VAE) -> Draw | None:
-    """A draw, which shows what the latent is; None of a model that fails, which is reported when its graphs are run."""
-    condition = None if model.condition is None else torch.zeros(2, model.condition.embedding_size)
+def _drawn(model: VAE, image: tuple[int, ...], noise_size: int) -> tuple[Draw | None, int]:
+    """A draw, which shows what the latent is, and the largest batch for the proofs, by the numbers that layers give.
+
+    The draw is None of a model that fails, which is reported when its graphs are run.
+    """
+    condition = None if model.condition is None else torch.zeros(1, model.condition.embedding_size)
     view: Any = model if condition is None else Given(model, condition)
+    counts = [1]
+
+    def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        counts.append(output.numel() if isinstance(output, Tensor) else 0)
+
+    layers = [module for module in model.encoder.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    handles = [module.register_forward_hook(count) for module in layers]
+    draw: Draw | None = None
     try:
         with torch.no_grad():
-            features = view._run(view.encoder, torch.zeros(2, *model.image_shape))
-            rows = first_tensor(features).shape[0]
-            draw: Draw = view.latent.draw(features, torch.zeros(rows, model.latent.noise_size))
-            return draw
+            features = view._run(view.encoder, torch.zeros(1, *image))
+            draw = view.latent.draw(features, torch.zeros(first_tensor(features).shape[0], noise_size))
     except Exception:  # a part of a user's own may raise anything
-        return None
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return draw, max(_LEAST_BATCH, min(_MOST_VALUES // sum(counts), MOST))
 
 
 def _condition_of_prior(model: VAE) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
@@ -174,7 +194,7 @@ def _condition_of_prior(model: VAE) -> tuple[dict[str, tuple[int, ...]], dict[st
 
 def _prior_of(model: VAE) -> Graph:
     """From noise to latents of the size of the training; without a file if they are that noise, as of N(0, I)."""
-    model = copy.deepcopy(model)  # whose shape stays
+    model = _without_networks(model)  # whose shape stays
     condition, choices = _condition_of_prior(model)
     noise = torch.zeros(2, model.latent.prior_noise_size)
     try:
@@ -184,6 +204,16 @@ def _prior_of(model: VAE) -> Graph:
         is_noise = False
     inputs = {"noise": tuple(noise.shape[1:]), **condition}
     return Graph("prior", _Prior(model), inputs, {"z": "raw"}, has_file=not is_noise, choices=choices)
+
+
+def _without_networks(model: VAE) -> VAE:
+    """A copy that draws and embeds; its encoder and decoder, which may be large, do nothing."""
+    encoder, decoder = model.encoder, model.decoder
+    model.encoder, model.decoder = nn.Identity(), nn.Identity()
+    try:
+        return copy.deepcopy(model)
+    finally:
+        model.encoder, model.decoder = encoder, decoder
 
 
 def _code_graphs(model: VAE) -> list[Graph]:

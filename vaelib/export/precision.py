@@ -76,9 +76,9 @@ def check_headroom(whole: Graph, calibration: Mapping[str, Tensor] | None) -> No
     Raises:
         ExportError: A ``ValueError`` that names the layer: if one gives more than a quarter of what float16 can hold.
     """
-    generator = torch.Generator().manual_seed(0)
-    inputs = drawn_inputs(whole, _FEW_IMAGES if calibration is None else len(calibration["image"]), generator)
-    inputs |= calibration or {}
+    count = _FEW_IMAGES if calibration is None else len(calibration["image"])
+    sized = whole.for_proof() if calibration is None else whole
+    inputs = {**drawn_inputs(sized, count, torch.Generator().manual_seed(0)), **(calibration or {})}
     with watched(whole.module.model) as ranges:
         for start in range(0, len(inputs["image"]), _FEW_IMAGES):
             answers_of_torch(whole, {name: values[start : start + _FEW_IMAGES] for name, values in inputs.items()})

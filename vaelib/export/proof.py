@@ -25,7 +25,7 @@ from vaelib.runtime import OnnxVAE, Plan
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
 from vaelib.runtime.rules import GraphError, check_graph
 
-__all__ = ["check_contract", "compare", "images_per_second", "prove", "session"]
+__all__ = ["check_contract", "compare", "how_proved", "images_per_second", "prove", "session"]
 
 _BATCHES = (1, 2, 3, 7, 16)
 _ONE_BY_ONE = 3
@@ -39,7 +39,6 @@ _LEVELS = {
 _SAME = 5e-2
 """For int8, whose distance from torch is judged on images: how far the runtime may be from plain onnxruntime."""
 _BATCHES_OF_RUNTIME = (1, 3, 16, 40)
-"""One image, calls of several images, and a batch that is cut."""
 _PLANS = (Plan(chunk=7, workers=2), Plan(chunk=16, workers=1))
 _SECONDS_OF_A_SESSION = 0.5
 _LEAST_ROUNDS = 7
@@ -61,9 +60,11 @@ def compare(
     judge = Judge(graph, limits)
     worst = dict.fromkeys(graph.outputs, Parity(0.0, 0.0))
     failures = []
-    sessions = {name: session(content, level) for name, level in _LEVELS.items()}
+    threads = torch.get_num_threads() if graph.is_large else 1
+    sessions = {name: session(content, level, threads=threads) for name, level in _LEVELS.items()}
+    third_opinion = third_opinion and not graph.is_large  # numpy takes minutes for what takes others seconds
     reference = ReferenceEvaluator(onnx.load_model_from_string(content)) if third_opinion else None
-    cases = [(batch, graph) for batch in _BATCHES]
+    cases = [(batch, graph) for batch in _BATCHES if batch <= graph.most]
     if graph.multiple is not None:
         cases += [(batch, graph.larger()) for batch in _BATCHES[:2]]
     near = total = 0
@@ -91,6 +92,17 @@ def compare(
             " another: train the model first."
         )
     return {name: p._replace(near_ties=near) if graph.outputs[name] == "codes" else p for name, p in worst.items()}
+
+
+def how_proved(graph: Graph, precision: str) -> str:
+    """The batches, sizes and evaluators of :func:`compare`, in words."""
+    largest = max(batch for batch in _BATCHES if batch <= graph.most)
+    size = ""
+    if graph.multiple is not None:
+        shapes = " and ".join(" x ".join(map(str, sized.inputs["image"][1:])) for sized in (graph, graph.larger()))
+        size = f", for images of {shapes}"
+    reference = "" if precision == "int8" or graph.is_large else " and by `onnx.reference`"
+    return f"over batches of 1 to {largest}{size}, by onnxruntime with its optimisations off and on{reference}"
 
 
 def _described(graph: Graph, failures: list[tuple[str, int, str, float]], allowed: Mapping[str, float]) -> str:
@@ -215,10 +227,10 @@ def prove(
         write_bundle(directory, described, files)
         try:
             model = _Cut(directory, threads=2)
-            for plan in _PLANS:
+            for plan, batches in _cuts(min(graph.most for graph in graphs.values())):
                 model.use(plan)
                 for part, graph in graphs.items():
-                    _compare(model, graph, files.get(f"{part}.onnx", b""), limits.get(part, EXACT), plan)
+                    _compare(model, graph, files.get(f"{part}.onnx", b""), limits.get(part, EXACT), plan, batches)
         except ExportError:
             raise
         except ValueError as error:  # of a file that is refused, or of values that are not finite
@@ -227,12 +239,22 @@ def prove(
             ) from error
 
 
-def _compare(model: _Cut, graph: Graph, content: bytes, limits: Mapping[str, Limit], plan: Plan) -> None:
+def _cuts(most: int) -> list[tuple[Plan, list[int]]]:
+    """Plans, and the batches that are run by each: one image, calls of several images, and a batch that is cut."""
+    largest = min(most, _BATCHES_OF_RUNTIME[-1])
+    batches = [*(batch for batch in _BATCHES_OF_RUNTIME if batch < largest), largest]
+    cut = min(_PLANS[0].chunk, largest // 2)
+    return [(_PLANS[0]._replace(chunk=cut), batches), (_PLANS[1], batches[-1:])]
+
+
+def _compare(
+    model: _Cut, graph: Graph, content: bytes, limits: Mapping[str, Limit], plan: Plan, batches: list[int]
+) -> None:
     specs = model.contract[graph.part].outputs
     names = [name for name in graph.outputs if "G" not in specs[name].shape]  # whose size the runtime does not know
     plain = session(content) if limits["image"].tolerance > _SAME else None
     judge = Judge(graph, limits)
-    for batch in _BATCHES_OF_RUNTIME if plan == _PLANS[0] else _BATCHES_OF_RUNTIME[-1:]:
+    for batch in batches:
         inputs = drawn_inputs(graph, batch, torch.Generator().manual_seed(batch))
         arrays = {name: values.numpy() for name, values in inputs.items()}
         found = dict(zip(names, model.answers(graph.part, arrays, names), strict=True))
