@@ -89,7 +89,7 @@ def test_onnxruntime_is_given_the_items_one_by_one_too(monkeypatch):
     sizes = []
 
     class Session:
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             pass
 
         def run(self, _, inputs):

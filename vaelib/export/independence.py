@@ -64,7 +64,7 @@ def _items(inputs: Inputs) -> list[dict[str, Tensor]]:
 def _answers(graph: Graph, inputs: Inputs) -> dict[str, Tensor]:
     """What torch gives, of as many outputs as the graph has and of the batch's length."""
     batch = len(next(iter(inputs.values())))
-    with _recorded(graph.module) as (entered, _):
+    with _recorded(graph.module, keep=False) as (entered, _):
         try:
             answers = answers_of_torch(graph, inputs)
         except ExportError:
@@ -105,14 +105,18 @@ class _Call(NamedTuple):
 
 
 @contextmanager
-def _recorded(root: nn.Module) -> Iterator[tuple[list[nn.Module], list[_Call]]]:
-    """Submodules whose calls have not ended, and the calls of all others in the order in which they ended."""
+def _recorded(root: nn.Module, *, keep: bool = True) -> Iterator[tuple[list[nn.Module], list[_Call]]]:
+    """Submodules whose calls have not ended, and the calls of all others in the order in which they ended.
+
+    Unless ``keep``, the latter are forgotten: they hold all that the model computed.
+    """
     entered: list[nn.Module] = []
     ended: list[_Call] = []
 
     def end(module: nn.Module, inputs: Any, outputs: Any) -> None:
         entered.pop()
-        ended.append(_Call(module, _tensors(inputs), _tensors(outputs)))
+        if keep:
+            ended.append(_Call(module, _tensors(inputs), _tensors(outputs)))
 
     handles: list[Any] = []
     for module in root.modules():

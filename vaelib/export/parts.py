@@ -161,9 +161,9 @@ def _drawn(model: VAE, image: tuple[int, ...], noise_size: int) -> tuple[Draw | 
 
     The draw is None of a model that fails, which is reported when its graphs are run.
     """
-    condition = None if model.condition is None else torch.zeros(1, model.condition.embedding_size)
+    condition = None if model.condition is None else torch.zeros(2, model.condition.embedding_size)
     view: Any = model if condition is None else Given(model, condition)
-    counts = [1]
+    counts: list[int] = []
 
     def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
         counts.append(output.numel() if isinstance(output, Tensor) else 0)
@@ -173,14 +173,14 @@ def _drawn(model: VAE, image: tuple[int, ...], noise_size: int) -> tuple[Draw | 
     draw: Draw | None = None
     try:
         with torch.no_grad():
-            features = view._run(view.encoder, torch.zeros(1, *image))
+            features = view._run(view.encoder, torch.zeros(2, *image))
             draw = view.latent.draw(features, torch.zeros(first_tensor(features).shape[0], noise_size))
     except Exception:  # a part of a user's own may raise anything
         pass
     finally:
         for handle in handles:
             handle.remove()
-    return draw, max(_LEAST_BATCH, min(_MOST_VALUES // sum(counts), MOST))
+    return draw, max(_LEAST_BATCH, min(2 * _MOST_VALUES // max(sum(counts), 1), MOST))
 
 
 def _condition_of_prior(model: VAE) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
