@@ -3,6 +3,7 @@
 Debian's chromium by playwright; VAELIB_CHROMIUM names another, VAELIB_REQUIRE_BROWSER makes its absence a failure.
 """
 
+import contextlib
 import functools
 import http.server
 import io
@@ -27,16 +28,8 @@ from vaelib.runtime import OnnxVAE
 pytestmark = pytest.mark.slow
 
 MINUS = "\N{MINUS SIGN}"  # what the page writes
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-
+OFF = ("gpu", "background-networking", "component-update", "sync")
+ARGUMENTS = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in OFF)]
 IMAGES = np.random.default_rng(0).random((200, 1, 4, 4), dtype=np.float32).repeat(8, 2).repeat(8, 3)
 
 
@@ -101,21 +94,22 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
 def hosted(directory):
+    """The address of a host of static files."""
     handler = functools.partial(Quiet, directory=str(directory))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server, f"http://127.0.0.1:{server.server_port}/"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
 def static(bundle, model, scene, node_packages, tmp_path_factory):
     directory = tmp_path_factory.mktemp("static") / "page"
     write_static(bundle, model, scene, directory, onnxruntime_web=node_packages)
-    server, address = hosted(directory)
-    yield address
-    server.shutdown()
-    server.server_close()
+    with hosted(directory) as address:
+        yield address
 
 
 def opened(browser, address, **options):
@@ -285,13 +279,18 @@ def check_judgement(page, model, scene, image):
     assert_shows(page, "#own-reconstruction", model.decode(mu)[0])
 
 
-def test_a_drawn_image_is_judged(page, model, scene):
+def drawn(page, *points):
+    """Draws on the pad; the image as the model sees it, ``(1, H, W)`` in [0, 1]."""
     page.click("#tab-own")
     page.click("#own-clear")
-    drag(page, "#own-pad", [(0.2, 0.2), (0.8, 0.2), (0.4, 0.9)])
+    drag(page, "#own-pad", points)
     page.wait_for_selector("#own-result", state="visible")
     page.wait_for_timeout(500)
-    image = pixels(page, "#own-input")[None].astype(np.float32) / 255
+    return pixels(page, "#own-input")[None].astype(np.float32) / 255
+
+
+def test_a_drawn_image_is_judged(page, model, scene):
+    image = drawn(page, (0.2, 0.2), (0.8, 0.2), (0.4, 0.9))
     assert image[0, 6, 10:20].max() > 0.9  # the bar that was drawn
     assert image[0, 20:, 28:].max() == 0
     check_judgement(page, model, scene, image)
@@ -367,7 +366,7 @@ def test_a_wall_is_the_seeds_and_can_be_saved(page, model):
 @pytest.fixture(params=["served", "static"])
 def page_of(request, browser, tmp_path):
     """Opens the page of a bundle, served or static; whatever a test does, there is no complaint in the console."""
-    opened_pages, servers = [], []
+    opened_pages, hosts = [], contextlib.ExitStack()
 
     def open_page(bundle):
         model = OnnxVAE(bundle)
@@ -375,8 +374,7 @@ def page_of(request, browser, tmp_path):
         if request.param == "static":
             packages = request.getfixturevalue("node_packages")
             write_static(bundle, model, scene, tmp_path / "page", onnxruntime_web=packages)
-            server, address = hosted(tmp_path / "page")
-            servers.append(server)
+            address = hosts.enter_context(hosted(tmp_path / "page"))
         else:
             address = running(model, scene)
         opened_pages.append(opened(browser, address))
@@ -386,9 +384,7 @@ def page_of(request, browser, tmp_path):
     for page in opened_pages:
         assert not page.complaints
         page.close()
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    hosts.close()
 
 
 def noise_of(page, seed, *shape):
@@ -414,11 +410,7 @@ def test_a_class_is_chosen_by_its_name(page_of, tmp_path):
     assert_shows(
         page, "#samples-wall button:nth-child(5) canvas", model.decode(noise_of(page, 0, 64, 2), condition=1)[4]
     )
-    page.click("#tab-own")
-    drag(page, "#own-pad", [(0.1, 0.2), (0.9, 0.2)])
-    page.wait_for_selector("#own-result", state="visible")
-    page.wait_for_timeout(500)
-    image = pixels(page, "#own-input")[None, None].astype(np.float32) / 255
+    image = drawn(page, (0.1, 0.2), (0.9, 0.2))[None]
     for label in (1, 0):
         page.select_option("#point-label", index=label)
         page.wait_for_timeout(500)
@@ -460,11 +452,7 @@ def test_codes_are_changed_by_a_click(page_of, tmp_path, is_uniform):
         page.locator("#samples-wall button").nth(n).click()
         assert np.array_equal(codes()[0], expected[n])
         np.testing.assert_allclose(z_of(page).reshape(1, 1, 2, 2), model.embed_codes(expected[n : n + 1]), atol=1e-6)
-    page.click("#tab-own")
-    drag(page, "#own-pad", [(0.1, 0.2), (0.9, 0.2)])
-    page.wait_for_selector("#own-result", state="visible")
-    page.wait_for_timeout(500)
-    image = pixels(page, "#own-input")[None, None].astype(np.float32) / 255
+    image = drawn(page, (0.1, 0.2), (0.9, 0.2))[None]
     assert np.array_equal(codes(), model.encode_codes(image))
     assert page.inner_text("#own-draws").startswith("The codes are exact: no noise is drawn.")
     page.click("#tab-map")
@@ -568,9 +556,8 @@ def test_nothing_is_wider_than_the_window(page, width):
 
 def test_light_and_dark(page):
     def background():
-        return [int(x) for x in re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))][
-            :3
-        ]
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return [int(x) for x in re.findall(r"\d+", colour)][:3]
 
     page.select_option("#theme", "dark")
     assert max(background()) < 40
@@ -619,7 +606,6 @@ def test_a_cdn_is_believed_only_if_its_hashes_are_right(
     browser, bundle, model, scene, node_packages, tmp_path, tampered
 ):
     write_static(bundle, model, scene, tmp_path / "page")
-    server, address = hosted(tmp_path / "page")
     context = browser.new_context()
     asked = []
 
@@ -630,12 +616,10 @@ def test_a_cdn_is_believed_only_if_its_hashes_are_right(
         route.fulfill(body=b"{}" if tampered else content, headers={"access-control-allow-origin": "*"})
 
     context.route(f"{CDN}**", answer)
-    page = context.new_page()
-    page.goto(address)
-    page.wait_for_selector("#trouble:not([hidden])" if tampered else "html[data-ready]", timeout=60_000)
-    assert set(asked) == {"ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}
-    if not tampered:
-        assert_shows(page, "#point-image", model.decode(z_of(page))[0])
+    with hosted(tmp_path / "page") as address, context.new_page() as page:
+        page.goto(address)
+        page.wait_for_selector("#trouble:not([hidden])" if tampered else "html[data-ready]", timeout=60_000)
+        assert set(asked) == {"ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"}
+        if not tampered:
+            assert_shows(page, "#point-image", model.decode(z_of(page))[0])
     context.close()
-    server.shutdown()
-    server.server_close()

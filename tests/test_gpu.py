@@ -12,10 +12,8 @@ import vaelib as vl
 from vaelib.errors import TrainingError
 from vaelib.training import hardware
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("default"),
-]  # a warning of a GPU's is shown, and fails nothing
+# A warning of a GPU's is shown, and fails nothing.
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 """How far float32 on a GPU may be from the CPU after some steps; products and convolutions sum in another order."""
@@ -28,6 +26,24 @@ def model_of(**options):
 
 def images(count=96):
     return vl.data.shapes(count, image_size=16).images
+
+
+def fit(model, *data, objective=None, **options):
+    """The history of a run of one epoch in batches of 32, where `options` say nothing else."""
+    options = {"max_epochs": 1, "batch_size": 32} | options
+    return vl.Trainer(objective, **options).fit(model, *data, progress=False)
+
+
+class Broken(vl.Elbo):
+    """Whose loss is not finite at some steps, or at all."""
+
+    def __init__(self, *steps):
+        super().__init__()
+        self.steps = steps
+
+    def __call__(self, model, x, *, step=0, generator=None):
+        terms = super().__call__(model, x, step=step, generator=generator)
+        return terms._replace(loss=terms.loss * (float("nan") if step in self.steps or not self.steps else 1.0))
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +93,7 @@ def test_model_and_images_are_on_the_gpu(device):
             return super().__call__(model, x, step=step, generator=generator)
 
     model = model_of(norm="batch")
-    vl.Trainer(Where(), max_epochs=1, batch_size=32, callbacks=[Looks()]).fit(model, images(), progress=False)
+    fit(model, images(), objective=Where(), callbacks=[Looks()])
     assert seen == [{device.type}] * 6
     assert {value.device.type for value in model.state_dict().values()} == {device.type}
     assert not model.training
@@ -99,9 +115,7 @@ def test_every_precision_trains(device, norm, precision):
     if precision == "fp16" and device.type == "cpu":
         pytest.skip("only CUDA has it")
     model = model_of(norm=norm)
-    history = vl.Trainer(max_epochs=3, batch_size=32, precision=precision).fit(
-        model, images(), images(32), progress=False
-    )
+    history = fit(model, images(), images(32), max_epochs=3, precision=precision)
     assert history[-1].val.loss < history[0].val.loss
     assert history[-1].skipped <= 16  # of fp16, until its scale has come down
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -110,11 +124,8 @@ def test_every_precision_trains(device, norm, precision):
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
 def test_a_lower_precision_ends_near_the_full_one(cuda, precision):
-    found = [
-        vl.Trainer(max_epochs=4, batch_size=32, precision=each).fit(model_of(), images(320), images(64), progress=False)
-        for each in ("fp32", precision)
-    ]
-    assert found[1][-1].val.loss == pytest.approx(found[0][-1].val.loss, rel=0.03)
+    full, lower = (fit(model_of(), images(320), images(64), max_epochs=4, precision=p) for p in ("fp32", precision))
+    assert lower[-1].val.loss == pytest.approx(full[-1].val.loss, rel=0.03)
 
 
 def test_tf32_is_off_in_fp32_and_on_in_tf32(cuda):
@@ -128,9 +139,7 @@ def test_tf32_is_off_in_fp32_and_on_in_tf32(cuda):
             return super().__call__(model, x, step=step, generator=generator)
 
     for precision in ("fp32", "tf32"):
-        vl.Trainer(Products(), max_epochs=1, batch_size=32, precision=precision).fit(
-            model_of(), images(32), progress=False
-        )
+        fit(model_of(), images(32), objective=Products(), precision=precision)
     assert seen[0] < 1e-6
     assert torch.cuda.get_device_capability() < (8, 0) or 1e-6 < seen[1] < 1e-3
 
@@ -190,7 +199,7 @@ def test_two_runs_are_alike_to_the_bit(device, latent):
         torch.manual_seed(0)
         codes = {"latent_dim": None, "latent": vl.VectorQuantizer((4, 4, 4), 32, restart=0.5)}
         model = model_of(upsample="nearest", **(codes if latent == "codes" else {}))
-        vl.Trainer(max_epochs=2, batch_size=32).fit(model, images(), progress=False)
+        fit(model, images(), max_epochs=2)
         found.append(weights(model))
     assert torch.equal(*found)
 
@@ -213,8 +222,8 @@ def test_accumulated_pieces_give_the_gradient_of_the_whole(device):
     model = vl.AutoEncoder(vl.ConvEncoder((1, 16, 16), 4, norm="group"), vl.ConvDecoder(4, (1, 16, 16), norm="group"))
     losses = []
     for accumulate in (1, 3):
-        trainer = vl.Trainer(max_epochs=1, batch_size=24, precision="fp32", accumulate=accumulate)
-        losses.append(trainer.fit(copy.deepcopy(model), images(24), images(24), progress=False)[-1].val.loss)
+        options = {"batch_size": 24, "precision": "fp32", "accumulate": accumulate}
+        losses.append(fit(copy.deepcopy(model), images(24), images(24), **options)[-1].val.loss)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -226,7 +235,7 @@ def test_the_average_is_what_is_validated_and_kept(device):
             seen.append((weights(run.evaluated), weights(run.model)))
 
     model = model_of()
-    vl.Trainer(max_epochs=1, batch_size=8, callbacks=[vl.EMA(0.5), Looks()]).fit(model, images(), progress=False)
+    fit(model, images(), batch_size=8, callbacks=[vl.EMA(0.5), Looks()])
     averaged, moved = seen[0]
     assert torch.equal(weights(model), averaged)
     assert not torch.equal(averaged, moved)
@@ -234,33 +243,21 @@ def test_the_average_is_what_is_validated_and_kept(device):
 
 
 def test_steps_that_are_not_finite_move_nothing(device):
-    class Broken(vl.Elbo):
-        def __call__(self, model, x, *, step=0, generator=None):
-            terms = super().__call__(model, x, step=step, generator=generator)
-            return terms._replace(loss=terms.loss * (float("nan") if step in (1, 2) else 1.0))
+    seen = []
 
     class Keeps:
-        def __init__(self):
-            self.seen = []
-
         def on_step(self, run):
-            self.seen.append(weights(run.model))
+            seen.append(weights(run.model))
 
-    keeps, model = Keeps(), model_of(norm="batch")
-    trainer = vl.Trainer(Broken(), max_epochs=1, batch_size=16, callbacks=[keeps])
-    assert trainer.fit(model, images(), progress=False)[-1].skipped == 2
-    assert torch.equal(keeps.seen[0], keeps.seen[2])
-    assert not torch.equal(keeps.seen[2], keeps.seen[3])
+    history = fit(model_of(norm="batch"), images(), objective=Broken(1, 2), batch_size=16, callbacks=[Keeps()])
+    assert history[-1].skipped == 2
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[2], seen[3])
 
 
 def test_a_run_whose_every_step_breaks_ends_with_the_name_of_the_term(device):
-    class Broken(vl.Elbo):
-        def __call__(self, model, x, *, step=0, generator=None):
-            terms = super().__call__(model, x, step=step, generator=generator)
-            return terms._replace(loss=terms.loss * float("nan"))
-
     with pytest.raises(TrainingError, match="loss not finite"):
-        vl.Trainer(Broken(), max_epochs=1, batch_size=16).fit(model_of(), images(), progress=False)
+        fit(model_of(), images(), objective=Broken(), batch_size=16)
 
 
 def test_random_generators_come_back(device):
@@ -271,21 +268,24 @@ def test_random_generators_come_back(device):
     torch.manual_seed(5)
     expected = draws()
     torch.manual_seed(5)
-    vl.Trainer(max_epochs=1, batch_size=32).fit(model, images(), progress=False)
+    fit(model, images())
     assert all(torch.equal(*pair) for pair in zip(expected, draws(), strict=True))
 
 
 def test_settings_of_products_come_back(device):
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    def settings():
+        cudnn = torch.backends.cudnn
+        return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic
+
+    before = settings()
     for precision in ("tf32", "fp32"):
-        vl.Trainer(max_epochs=1, batch_size=32, precision=precision).fit(model_of(), images(32), progress=False)
-    after = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
-    assert after == before
+        fit(model_of(), images(32), precision=precision)
+    assert settings() == before
 
 
 def test_binarised_and_flipped_images_are_drawn_on_the_gpu(device):
     train = vl.data.ImageDataset(images(), dynamic=True, flip=True)
-    history = vl.Trainer(max_epochs=2, batch_size=32).fit(model_of(), train, train, progress=False)
+    history = fit(model_of(), train, train, max_epochs=2)
     assert history[-1].val.loss < history[0].train.loss
 
 
@@ -302,7 +302,7 @@ def test_a_stream_trains(device, folder, workers):
     for x, _ in stream.fetch([torch.arange(8)], device):
         assert x.device.type == device.type
         torch.testing.assert_close(x.cpu(), images(64)[:8].float() / 255)
-    history = vl.Trainer(max_epochs=2, batch_size=16).fit(model_of(), stream, stream, progress=False)
+    history = fit(model_of(), stream, stream, max_epochs=2, batch_size=16)
     assert history[-1].num_images == 64
     assert history[-1].val.loss < history[0].train.loss
 
@@ -322,8 +322,7 @@ def test_batches_of_a_stream_come_through_pinned_memory(cuda, folder, monkeypatc
 
 def test_images_that_do_not_fit_stay_in_memory(cuda, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
-    history = vl.Trainer(max_epochs=1, batch_size=32).fit(model_of(), images(), images(32), progress=False)
-    assert history[-1].num_images == 96
+    assert fit(model_of(), images(), images(32))[-1].num_images == 96
 
 
 def test_a_step_waits_for_nothing(cuda):
@@ -334,9 +333,7 @@ def test_a_step_waits_for_nothing(cuda):
             torch.cuda.set_sync_debug_mode("error" if 3 <= run.step < 9 else "default")
 
     try:
-        history = vl.Trainer(max_epochs=1, batch_size=8, callbacks=[Strict()]).fit(
-            model_of(), images(96), progress=False
-        )
+        history = fit(model_of(), images(96), batch_size=8, callbacks=[Strict()])
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert history[-1].step == 12
@@ -349,5 +346,5 @@ def test_memory_does_not_grow_with_the_epochs(cuda):
         def on_epoch(self, run):
             used.append(torch.cuda.memory_allocated())
 
-    vl.Trainer(max_epochs=5, batch_size=32, callbacks=[Memory()]).fit(model_of(), images(), images(), progress=False)
+    fit(model_of(), images(), images(), max_epochs=5, callbacks=[Memory()])
     assert used[-1] <= used[1] + 2**16

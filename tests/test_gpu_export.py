@@ -8,10 +8,8 @@ import torch
 
 import vaelib as vl
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("default"),
-]  # a warning of a GPU's is shown, and fails nothing
+# A warning of a GPU's is shown, and fails nothing.
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 SMALL = {"hidden_channels": (4, 8), "norm": "batch"}
 

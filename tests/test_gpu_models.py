@@ -7,10 +7,8 @@ import torch
 
 import vaelib as vl
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("default"),
-]  # a warning of a GPU's is shown, and fails nothing
+# A warning of a GPU's is shown, and fails nothing.
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 """Of float32 with TF32 off; sums are over some hundred pixels, in another order."""
