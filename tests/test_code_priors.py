@@ -189,19 +189,6 @@ def test_a_fitted_prior_reaches_the_entropy_of_a_markov_chain():
     assert independent == pytest.approx(POSITIONS * math.log(CODES), abs=0.02)
 
 
-def test_a_fitted_prior_knows_the_condition():
-    """Each class has a code of its own at every position: given it nothing is left to tell."""
-    labels = torch.arange(300) % 3
-    codes = labels[:, None].expand(-1, POSITIONS).contiguous()
-    embedding = torch.nn.functional.one_hot(labels).float()
-    torch.manual_seed(0)
-    how = {"num_steps": 60, "learning_rate": 0.05, "batch_size": 64, "progress": False}
-    prior = vl.fit_prior(MADE["conditional"](CODES, POSITIONS), codes, embedding=embedding, **how)
-    view = prior.given(embedding)
-    assert (-view.log_prob(codes)).mean() < 0.02
-    assert torch.equal(view.from_noise(torch.randn(300, POSITIONS).clamp(-2, 2)), codes)
-
-
 class Biased(vl.priors.CodePrior):
     """One of a person's own: the condition is the logits of every code."""
 

@@ -169,8 +169,10 @@ def test_a_prior_that_is_fitted_afterwards_learns_the_null_embedding_from_its_ro
         model.prior, codes, embedding=embedding, num_steps=60, learning_rate=0.05, progress=False
     )
     for condition, code in ((None, 1), (2, 0)):
+        prior, wanted = model.given(condition).latent.prior, codes[-1:] * code
         with torch.no_grad():
-            assert model.given(condition).latent.prior.log_prob(codes[-1:] * code).exp().min() > 0.8
+            assert prior.log_prob(wanted).exp().min() > 0.8
+            assert torch.equal(prior.from_noise(torch.zeros(1, 4)), wanted)
 
 
 def test_the_embedding_joins_image_and_latent():
