@@ -226,13 +226,23 @@ def test_mixed_precision_leaves_the_elbo_in_float32(images):
     fit(tiny(), images, precision="fp32")
 
 
+COMPILED = {
+    "plain": (dict, PosteriorMean, 1e-4),
+    "codes": (lambda: {"latent_dim": None, "latent": vl.ResidualQuantizer((2, 2, 2), 4, depth=2)}, vl.Elbo, 1e-3),
+    "labels": (lambda: {"condition": vl.Labels(3, names=("a", "b", "c"))}, PosteriorMean, 1e-4),
+}
+
+
 @pytest.mark.slow
-def test_a_compiled_run_follows_the_eager_one(images):
-    runs = []
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_compiled_run_follows_the_eager_one(name):
+    (parts, objective, tolerance), runs = COMPILED[name], []
+    data = vl.data.ImageDataset(images_of(48), condition=torch.arange(48) % 3 if name == "labels" else None)
     for compiled in (False, True):
-        history = fit(tiny(norm="group"), images, images, objective=PosteriorMean(), compile=compiled, max_epochs=3)
+        model = tiny(norm="group", **parts())
+        history = fit(model, data, data, objective=objective(), compile=compiled, max_epochs=3)
         runs.append([record.val.loss for record in history])
-    assert runs[1] == pytest.approx(runs[0], rel=1e-4)
+    assert runs[1] == pytest.approx(runs[0], rel=tolerance)
 
 
 def test_the_models_form_in_memory_is_given_back(images):

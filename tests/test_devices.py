@@ -537,7 +537,10 @@ def test_every_set_is_cut_into_batches_on_its_device(stand_in, tmp_path, source)
 
 
 FACTORS = torch.cartesian_prod(torch.arange(4), torch.arange(5))
-EVALUATIONS = {
+EVALUATIONS = dict.fromkeys(
+    ("elbo", "embed", "encode", "latents", "reconstruction_quality"),
+    lambda call, model, x, g: call(model, x, generator=g),
+) | {
     "anomaly": lambda call, model, x, g: call(model, x, 1 - x, background=model, generator=g),
     "anomaly_scores": lambda call, model, x, g: call(model, x, background=model, generator=g),
     "code_usage": lambda call, model, x, g: call(quantised(QUANTIZERS["Vector"]()).to(DEVICE), x, generator=g),
@@ -545,32 +548,23 @@ EVALUATIONS = {
         call(model, model, x, num_samples=draws, generator=g, progress=False) for draws in (None, 20)
     ],
     "disentanglement": lambda call, model, x, g: call(model, x, FACTORS, num_resamples=2),
-    "elbo": lambda call, model, x, g: call(model, x, generator=g),
-    "embed": lambda call, model, x, g: call(model, x, generator=g),
-    "encode": lambda call, model, x, g: call(model, x, generator=g),
     "features_of": lambda call, model, x, g: call(extractor(), x),
     "fidelity": lambda call, model, x, g: call(extractor(), x, model.sample(20, generator=g)),
-    "latents": lambda call, model, x, g: call(model, x, generator=g),
     "log_likelihood": lambda call, model, x, g: call(model, x, num_samples=20, generator=g, progress=False),
     "marginal_log_likelihood": lambda call, model, x, g: call(
         conditional("labels")[0].to(DEVICE), x, num_samples=20, generator=g, progress=False
     ),
     "per_image_terms": lambda call, model, x, g: call(model, [x[:5], x[5:]], vl.Elbo(), generator=g),
-    "reconstruction_quality": lambda call, model, x, g: call(model, x, generator=g),
 }
 WITHOUT_CONDITIONS = ("anomaly", "code_usage", "features_of", "fidelity", "marginal_log_likelihood", "per_image_terms")
 OF_VALUES = {
+    **dict.fromkeys(
+        ("beta_vae_score", "dci", "factor_vae_score", "mig", "modularity", "sap"),
+        lambda call, x: call(codes(x), FACTORS, num_resamples=2),
+    ),
+    **dict.fromkeys(("fid", "kid", "precision_recall"), lambda call, x: call(codes(x), codes(1 - x))),
     "auroc": lambda call, x: call(x.mean((1, 2, 3)), x.amax((1, 2, 3))),
-    "beta_vae_score": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
-    "dci": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
-    "factor_vae_score": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
-    "fid": lambda call, x: call(codes(x), codes(1 - x)),
-    "kid": lambda call, x: call(codes(x), codes(1 - x)),
-    "mig": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
-    "modularity": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
     "modularity_chance": lambda call, x: call(codes(x), FACTORS),
-    "precision_recall": lambda call, x: call(codes(x), codes(1 - x)),
-    "sap": lambda call, x: call(codes(x), FACTORS, num_resamples=2),
 }
 
 

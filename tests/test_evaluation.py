@@ -9,8 +9,7 @@ from torch import full, rand
 
 import vaelib as vl
 from vaelib.cli import main
-from vaelib.errors import DataError
-from vaelib.evaluation import Estimate, compare, elbo, log_likelihood, per_image_terms
+from vaelib.evaluation import Estimate, compare, elbo, encode, log_likelihood, per_image_terms
 
 
 @pytest.fixture
@@ -130,6 +129,45 @@ def test_estimates():
     assert Estimate.of(torch.tensor([1.0, math.inf])) == (math.inf, math.inf)  # the PSNR where one is exact
 
 
+X = torch.rand(7, 1, 8, 8, generator=seeded())
+
+
+def parts(**options):
+    sizes = {"image_shape": (1, 8, 8), "hidden_channels": (4,)} | options
+    return vl.ConvEncoder(**sizes), vl.ConvDecoder(**sizes)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [X, [X[:3], X[3:]], [(X, torch.arange(7))], vl.data.ImageDataset(X)],
+    ids=["tensor", "batches", "with labels", "data set"],
+)
+@pytest.mark.parametrize("options", [{"latent_dim": 2}, {"latent_shape": (2, 4, 4)}], ids=["vector", "map"])
+def test_moments_of_every_image_as_the_model_gives_them(data, options):
+    vae = vl.VAE(*parts(**options))
+    with torch.no_grad():
+        expected = vae.eval().encode(X)
+    vae.train()
+    found = encode(vae, data, batch_size=3)
+    torch.testing.assert_close(found, expected)
+    assert vae.training
+    assert not any(moment.requires_grad for moment in found)
+
+
+def test_an_autoencoder_has_one_code_an_image():
+    model = vl.AutoEncoder(*parts(latent_dim=2), likelihood=vl.Bernoulli()).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(encode(model, X, batch_size=4), model.encode(X))
+
+
+def test_a_generator_decides_what_a_set_draws():
+    data = vl.data.ImageDataset(X, dynamic=True)
+    vae = vl.VAE(*parts(latent_dim=2))
+    first, again, other = (encode(vae, data, generator=torch.Generator().manual_seed(s))[0] for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def gaussian():
     return vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), likelihood=vl.Gaussian(0.5))
 
@@ -137,7 +175,6 @@ def gaussian():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda vae: elbo(vae, []), DataError, "`data` must hold at least one image"),
         (lambda vae: vl.evaluation.unit_of(3), TypeError, "`name` must be a str, got 3"),
         (
             lambda vae: elbo(vl.AutoEncoder(vae.encoder, vae.decoder), rand(1, 1, 8, 8)),

@@ -84,14 +84,8 @@ def test_models_sets_and_batches():
 
 
 def test_wrong_arguments_of_reconstructions(monkeypatch):
-    with pytest.raises(TypeError, match="`model` must be a VAE or an AutoEncoder, got Identity"):
-        reconstruction_quality(nn.Identity(), torch.rand(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"SSIM needs images of at least 6 pixels a side, got \(1, 8, 5\)"):
         reconstruction_quality(echo((1, 8, 5)), torch.rand(2, 1, 8, 5))
-    with pytest.raises(DataError, match="`data` must hold at least one image"):
-        reconstruction_quality(echo((1, 8, 8)), [])
-    with pytest.raises(ValueError, match="`batch_size` must be >= 1"):
-        reconstruction_quality(echo((1, 8, 8)), torch.rand(2, 1, 8, 8), batch_size=0)
     monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
     with pytest.raises(MissingExtraError, match=r"Comparing images needs .*vaelib\[metrics\]"):
         reconstruction_quality(echo((1, 8, 8)), torch.rand(2, 1, 8, 8))

@@ -62,10 +62,15 @@ def test_two_passes_of_one_generator_draw_anew():
 MEASURES = {
     "elbo": evaluation.elbo,
     "log_likelihood": evaluation.log_likelihood,
+    "compare": lambda model, data, **options: evaluation.compare(model, model, data, progress=False, **options),
     "anomaly_scores": evaluation.anomaly_scores,
     "encode": evaluation.encode,
     "latents": evaluation.latents,
-    "features_of": lambda model, data: evaluation.features_of(torch.nn.Flatten(), data),
+    "reconstruction_quality": evaluation.reconstruction_quality,
+    "disentanglement": lambda *given, **options: evaluation.disentanglement(
+        *given, torch.zeros(7, 2).long(), **options
+    ),
+    "features_of": lambda model, data, **options: evaluation.features_of(torch.nn.Flatten(), data, **options),
 }
 
 
@@ -83,6 +88,15 @@ NO_IMAGES = [
 def test_what_holds_no_images(name, data, error, match):
     with pytest.raises(error, match=match):
         MEASURES[name](vae_of(), data)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_wrong_model_or_batch_size_is_named(name):
+    with pytest.raises(ValueError, match="`batch_size` must be >= 1, got 0"):
+        MEASURES[name](vae_of(), X, batch_size=0)
+    if name != "features_of":
+        with pytest.raises(TypeError, match="`(model|first)` must be a VAE( or an AutoEncoder)?, got Identity"):
+            MEASURES[name](torch.nn.Identity(), X)
 
 
 WHOLE = {

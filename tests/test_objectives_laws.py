@@ -148,6 +148,9 @@ def test_bounds_rise_with_their_draws(truth):
         vl.Iwae(16),
     )
     values = [-kind(vae, x, generator=seeded()).loss.item() for kind in kinds]
+    for gradient in ("stl", "dreg"):  # whose value is that of the bound
+        assert -vl.Iwae(16, gradient=gradient)(vae, x, generator=seeded()).loss.item() == pytest.approx(values[4])
+    assert values[0] == pytest.approx(-vl.Elbo()(vae, x).loss.item(), abs=0.3)
     assert values[:3] == sorted(values[:3]) and values[2] < values[4]
     assert values[0] < values[3] < values[4] < truth.log_prob(x).mean().item()
     pooled = -vl.Iwae(2, num_groups=8, pool_decoder=True)(vae, x, generator=seeded()).loss.item()

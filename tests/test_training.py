@@ -83,21 +83,6 @@ def test_writing_a_run_does_not_change_it(images, tmp_path):
         assert torch.equal(*runs)
 
 
-def test_loaders_of_all_kinds(images):
-    x = images.float() / 255
-    pairs = torch.utils.data.TensorDataset(x, torch.arange(48))
-    for train in (
-        images,
-        x,
-        vl.data.ImageDataset(images),
-        torch.utils.data.DataLoader(pairs, batch_size=16),
-        [x[:20], x[20:]],
-    ):
-        assert fit(tiny(), train)[-1].train.loss > 0
-    dynamic = vl.data.ImageDataset(x, dynamic=True)
-    assert fit(tiny(), dynamic, dynamic)[-1].val.loss > 0
-
-
 def test_files_of_a_run(images, tmp_path):
     model = tiny()
     history = fit(model, images, images, max_epochs=3, output_dir=tmp_path / "run")

@@ -123,12 +123,3 @@ def test_each_follower_is_called_once_a_step_with_draws_of_the_seed_and_the_step
     assert calls[0] == calls[1] != calls[2]
     assert [(reduce, moved) for reduce, _, moved in calls[0]] == [(None, step != 2) for step in range(8)]
     assert len({draw for _, draw, _ in calls[0]}) == 8
-
-
-@pytest.mark.slow
-def test_a_compiled_run_follows_the_eager_one():
-    runs = []
-    for compiled in (False, True):
-        history = fit(quantised("residual", norm="group"), X, X, compile=compiled, max_epochs=3)
-        runs.append([record.val.loss for record in history])
-    assert runs[1] == pytest.approx(runs[0], rel=1e-3)

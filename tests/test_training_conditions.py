@@ -166,12 +166,3 @@ def test_other_conditions_are_other_images(tmp_path):
     with pytest.raises(ValueError, match="`train` must be the images that .* got others: condition .* there, .* here"):
         fit(conditional(), other, output_dir=tmp_path, resume=True)
     assert len(fit(conditional(), data, output_dir=tmp_path, resume=True)) == 2
-
-
-@pytest.mark.slow
-def test_a_compiled_run_with_a_condition_follows_the_eager_one():
-    runs = []
-    for compiled in (False, True):
-        options = {"objective": PosteriorMean(), "compile": compiled, "max_epochs": 3}
-        runs.append([record.val.loss for record in fit(conditional(norm="group"), PAIRS, PAIRS, **options)])
-    assert runs[1] == pytest.approx(runs[0], rel=1e-4)
