@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 import torch
+from parts import LIKELIHOODS, OF_EACH_CLASS, PRIORS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -202,14 +203,6 @@ def stand_in(monkeypatch):
 SHAPE = (1, 8, 8)
 LATENTS = {"vector": (2,), "map": (1, 2, 2)}
 FLOW = {"num_transforms": 2, "hidden_features": (4,)}
-PRIORS = {
-    "standard": lambda latent: vl.StandardNormal(),
-    "learned": vl.LearnedGaussian,
-    "mixture": lambda latent: vl.MixtureOfGaussians(latent, 3),
-    "vamp": lambda latent: vl.VampPrior(SHAPE, 3),
-    "realnvp": lambda latent: vl.FlowPrior(latent, "realnvp", **FLOW),
-    "nsf": lambda latent: vl.FlowPrior(latent, "nsf", **FLOW),
-}
 SMALL = {"width": 4, "num_blocks": 1, "num_heads": 2}
 CODE_PRIORS = {
     "uniform": vl.UniformCodes,
@@ -217,22 +210,6 @@ CODE_PRIORS = {
     "autoregressive": lambda *size: vl.AutoregressiveCodes(*size, **SMALL),
     "conditional": lambda *size: vl.AutoregressiveCodes(*size, **SMALL, condition_size=2),
 }
-LIKELIHOODS = {
-    "bernoulli": vl.Bernoulli,
-    "continuous": vl.ContinuousBernoulli,
-    "gaussian fixed": lambda: vl.Gaussian(0.5),
-    "gaussian learned": vl.Gaussian,
-    "gaussian per pixel": lambda: vl.Gaussian("per_pixel"),
-    "gaussian optimal": lambda: vl.Gaussian("optimal"),
-    "laplace fixed": lambda: vl.Laplace(0.5),
-    "laplace learned": vl.Laplace,
-    "laplace per pixel": lambda: vl.Laplace("per_pixel"),
-    "laplace optimal": lambda: vl.Laplace("optimal"),
-    "logistic fixed": lambda: vl.DiscretizedLogistic(0.1),
-    "logistic learned": lambda: vl.DiscretizedLogistic("learned"),
-    "logistic per pixel": vl.DiscretizedLogistic,
-}
-OF_EACH_CLASS = ("bernoulli", "continuous", "gaussian optimal", "laplace per pixel", "logistic per pixel")
 OBJECTIVES = {
     "elbo": lambda latents: vl.Elbo(),
     "elbo scheduled": lambda latents: vl.Elbo(beta=vl.linear_warmup(2), free_bits=0.1),
@@ -273,7 +250,7 @@ def vae_of(prior="standard", likelihood="bernoulli", latent="vector", posterior=
         likelihood=part,
         latent=vl.GaussianLatent(
             shape,
-            PRIORS[prior](shape) if isinstance(prior, str) else prior,
+            PRIORS[prior](SHAPE, shape) if isinstance(prior, str) else prior,
             None if posterior is None else vl.FlowPosterior(shape, **FLOW),
         ),
         corruption=corruption,
@@ -497,7 +474,7 @@ def test_the_combinations_are_of_all_public_parts():
         return {type(part).__name__ for part in parts}
 
     of_codes = names(make(3, 4) for make in CODE_PRIORS.values())
-    of_latents = names(make((2,)) for make in PRIORS.values())
+    of_latents = names(make(SHAPE, (2,)) for make in PRIORS.values())
     assert of_latents | of_codes == classes(vl.priors) - {"CodePrior", "ConditionalGaussian", "Prior"}
     assert names(parts()["condition"] for parts, _ in CONDITIONS.values()) == classes(vl.conditions) - {"Condition"}
     assert names(make() for make in LIKELIHOODS.values()) == classes(vl.likelihoods)

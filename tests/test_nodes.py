@@ -1,10 +1,8 @@
 """Two agents of torchrun with one process each, as on two machines: loopback, or network namespaces."""
 
-import io
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,8 +22,8 @@ from launching import (
     start,
     start_nodes,
 )
-from PIL import Image
 from train import report_of
+from writing import write_shard
 
 pytestmark = pytest.mark.slow
 DRAWS = {"posterior_mean": False, "norm": "batch", "every": 3}
@@ -189,16 +187,10 @@ def test_a_cable_that_is_cut_ends_both_sides(network, tmp_path):
 
 def write_shards(folder, counts, size):
     """Tar shards of noise, which no file format makes smaller."""
-    folder.mkdir()
-    generator = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for number, count in enumerate(counts):
-        with tarfile.open(folder / f"{number}.tar", "w") as tar:
-            for index in range(count):
-                stream = io.BytesIO()
-                Image.fromarray(generator.integers(0, 256, (size, size), dtype=np.uint8)).save(stream, "png")
-                entry = tarfile.TarInfo(f"{index:03d}.png")
-                entry.size = stream.tell()
-                tar.addfile(entry, io.BytesIO(stream.getvalue()))
+        images = [random.integers(0, 256, (size, size), dtype=np.uint8) for _ in range(count)]
+        write_shard(folder / f"{number}.tar", [(f"{index:03d}.png", image) for index, image in enumerate(images)])
     return folder
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from parts import LIKELIHOODS, OF_EACH_CLASS, PRIORS
 from runs import seeded
 
 import vaelib as vl
@@ -30,21 +31,6 @@ OF_AUTOENCODERS = {
     "wae": vl.WaeLoss,
     "rae gradient": lambda: vl.RaeLoss(0.1, 0.01),
     "rae l2": lambda: vl.RaeLoss(0.1, 0.01, penalty="l2"),
-}
-PRIORS = {
-    "standard": lambda image, latent: vl.StandardNormal(),
-    "learned": lambda image, latent: vl.LearnedGaussian(latent),
-    "mixture": lambda image, latent: vl.MixtureOfGaussians(latent, 3),
-    "vamp": lambda image, latent: vl.VampPrior(image, 3),
-    "realnvp": lambda image, latent: vl.FlowPrior(latent, num_transforms=2, hidden_features=(8,)),
-    "nsf": lambda image, latent: vl.FlowPrior(latent, "nsf", num_transforms=2, hidden_features=(8,)),
-}
-LIKELIHOODS = {
-    "bernoulli": vl.Bernoulli,
-    "continuous": vl.ContinuousBernoulli,
-    "gaussian": lambda: vl.Gaussian("optimal"),
-    "laplace": lambda: vl.Laplace("per_pixel"),
-    "logistic": vl.DiscretizedLogistic,
 }
 LATENTS = {"vector": (4,), "map": (2, 2, 2)}
 
@@ -94,8 +80,8 @@ def test_every_prior_objective_and_likelihood_take_a_step_together(prior, latent
         pytest.importorskip("zuko")
     shape = LATENTS[latents]
     x = torch.randint(256, (4, 1, 8, 8), generator=seeded()) / 255
-    for likelihood in LIKELIHOODS.values():
-        vae = model_of(shape, prior=PRIORS[prior]((1, 8, 8), shape), likelihood=likelihood())
+    for likelihood in OF_EACH_CLASS:
+        vae = model_of(shape, prior=PRIORS[prior]((1, 8, 8), shape), likelihood=LIKELIHOODS[likelihood]())
         for make in OBJECTIVES.values():
             check_one_step(vae, make(math.prod(shape)), x)
 

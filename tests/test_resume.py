@@ -1,6 +1,5 @@
 """A run that is stopped, in whatever way, and resumed ends bitwise as one that never was."""
 
-import io
 import json
 import os
 import random
@@ -9,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 
@@ -18,7 +16,8 @@ import pytest
 import torch
 from launching import FORKS, PROGRAMS
 from PIL import Image
-from runs import Crash, CrashAt, StopAt, images_of, tiny, weights
+from runs import StopAt, images_of, seeded, tiny, weights
+from writing import write_shard
 
 import vaelib as vl
 from vaelib._files import claim
@@ -55,59 +54,20 @@ class NoisyImages(torch.utils.data.Dataset):
     """Draws from all three global generators, as old transforms do."""
 
     def __len__(self):
-        return 57
+        return 20
 
     def __getitem__(self, index):
-        base = torch.full((1, 8, 8), index / 57)
+        base = torch.full((1, 8, 8), index / 20)
         return (base + torch.rand(1) + float(np.random.rand()) + random.random()).clamp(max=4) / 4  # noqa: NPY002
 
 
-@pytest.fixture
-def shards(tmp_path):
-    folder = tmp_path / "shards"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
     for number in range(2):
-        with tarfile.open(folder / f"{number}.tar", "w") as tar:
-            for index, image in enumerate(vl.data.shapes(30, image_size=10, seed=number).images):
-                stream = io.BytesIO()
-                Image.fromarray(image[0].numpy()).save(stream, "png")
-                entry = tarfile.TarInfo(f"{index:03d}.png")
-                entry.size = stream.tell()
-                tar.addfile(entry, io.BytesIO(stream.getvalue()))
+        images = vl.data.shapes(10, image_size=10, seed=number).images.numpy()
+        write_shard(folder / f"{number}.tar", [(f"{index}.png", image) for index, image in enumerate(images)])
     return folder
-
-
-SOURCES = {
-    "memory": lambda shards: dataset(),
-    "stream": lambda shards: vl.data.stream(
-        shards, "all", image_size=8, flip=True, transform=lambda x: x.roll(int(torch.randint(9, ())), 2), workers=0
-    ),
-    "loader": lambda shards: torch.utils.data.DataLoader(NoisyImages(), batch_size=10, shuffle=True),
-}
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_resuming_is_bitwise_the_run_that_never_stopped(source, tmp_path, shards):
-    """With dropout, corruption, binarisation, flips, averaged weights; crashes within and between epochs."""
-    val = vl.data.shapes(20, image_size=8, seed=1)
-    whole = model_of()
-    expected = trainer_of(tmp_path / "whole").fit(whole, SOURCES[source](shards), val, progress=False)
-
-    run = tmp_path / "stopped"
-    with pytest.raises(Crash):
-        trainer_of(run, CrashAt(8)).fit(model_of(), SOURCES[source](shards), val, progress=False)
-    torch.manual_seed(99)
-    model = model_of(seed=5)
-    history = trainer_of(run, CrashAt(-1)).fit(model, SOURCES[source](shards), val, resume=True, progress=False)
-
-    assert torch.equal(weights(model), weights(whole))
-    plain = [[r.epoch, r.step, *r.train, *r.val, r.learning_rate, r.num_images] for r in history]
-    assert plain == [[r.epoch, r.step, *r.train, *r.val, r.learning_rate, r.num_images] for r in expected]
-    for name in ("best", "last"):
-        assert torch.equal(weights(vl.load(run / name)), weights(vl.load(tmp_path / "whole" / name)))
-    states = [newest_checkpoint(directory)[1] for directory in (run, tmp_path / "whole")]
-    for name in ("model", "optimization", "random"):
-        assert str(states[0][name]) == str(states[1][name])
 
 
 class EndAfter:
@@ -147,15 +107,23 @@ def run_stopped_at(steps, directory, *callbacks, event="on_step", **kwargs):
     return small_run(directory, StopAt(event=event), *callbacks, resume=True, seed=99, **kwargs)
 
 
-LOADERS = {
-    "shuffled": lambda x: torch.utils.data.DataLoader(x, 5, shuffle=True),
-    "with a generator": lambda x: torch.utils.data.DataLoader(x, 5, True, generator=torch.Generator().manual_seed(3)),
-}
+def loader(images, **kwargs):
+    return torch.utils.data.DataLoader(images, 5, shuffle=True, **kwargs)
+
+
+def stream(shards):
+    return vl.data.stream(
+        shards, "all", image_size=8, flip=True, transform=lambda x: x.roll(int(torch.randint(9, ())), 2), workers=0
+    )
+
+
 CODES = {"latent_dim": None}
 EVERY_STEP = {
-    "val, EMA, early stopping": {},
+    "val, EMA, early stopping": {"parts": lambda: {"corruption": vl.GaussianNoise(0.1)}},
     "accumulate": {"accumulate": 2, "val": False},
-    "a loader": {"train": LOADERS["shuffled"]},
+    "a loader": {"train": loader},
+    "a loader that draws": {"train": lambda x: loader(NoisyImages())},
+    "a stream": {},
     "labels that are dropped": {"parts": lambda: {"condition": vl.Labels(3, dropout=0.3)}, "accumulate": 2},
     "codes that are restarted": {"parts": lambda: {**CODES, "latent": vl.VectorQuantizer((2, 4, 4), 16, restart=0.5)}},
     "codes by gradients, with labels": {
@@ -165,17 +133,21 @@ EVERY_STEP = {
             "condition": vl.Labels(3, dropout=0.3),
         }
     },
-    "a loader with a generator": {"train": LOADERS["with a generator"], "val": False},
+    "a loader with a generator": {"train": lambda x: loader(x, generator=seeded(3)), "val": False},
     "a discriminator": {"objective": lambda: vl.FactorLoss(2, gamma=2.0, hidden_features=(8, 8))},
 }
 
 
 @pytest.mark.parametrize("name", EVERY_STEP)
-def test_a_run_stopped_at_every_step_is_bitwise_the_one_that_was_not(name, tmp_path):
-    expected = small_run(tmp_path / "whole", StopAt(), **EVERY_STEP[name])
-    assert run_stopped_at(range(1, 13), tmp_path / "run", **EVERY_STEP[name]) == expected
+def test_a_run_stopped_at_every_step_is_bitwise_the_one_that_was_not(name, tmp_path, shards):
+    options = EVERY_STEP[name] | ({"train": lambda x: stream(shards)} if name == "a stream" else {})
+    expected = small_run(tmp_path / "whole", StopAt(), **options)
+    assert run_stopped_at(range(1, 13), tmp_path / "run", **options) == expected
     for model in ("best", "last"):
         assert torch.equal(*(weights(vl.load(tmp_path / run / model)) for run in ("whole", "run")))
+    states = [newest_checkpoint(tmp_path / run)[1] for run in ("whole", "run")]
+    for part in ("model", "optimization", "random"):
+        assert str(states[0][part]) == str(states[1][part])
 
 
 def test_a_stop_after_an_epoch_ends_the_program_and_resumes(tmp_path):
@@ -305,10 +277,6 @@ def images_like(x, count=1):
     return other
 
 
-def loader_of(x, **kwargs):
-    return torch.utils.data.DataLoader(x / 255, 5, shuffle=True, **kwargs)
-
-
 def set_of(x, indices=range(20)):
     whole = torch.utils.data.TensorDataset(x / 255, torch.arange(20))
     return torch.utils.data.DataLoader(torch.utils.data.Subset(whole, indices), 5)
@@ -320,7 +288,7 @@ OTHER_IMAGES = {
     "flipped": (lambda x: x, lambda x: vl.data.ImageDataset(x, flip=True), "got others: flip False there, True here"),
     "loader's one pixel": (set_of, lambda x: set_of(images_like(x)), "contents .* there, .* here"),
     "loader's subset": (set_of, lambda x: set_of(x, [*range(18), 19, 18]), "contents .* there, .* here"),
-    "loader of more": (loader_of, lambda x: loader_of(x[:18]), "images 20 there, 18 here"),
+    "loader of more": (lambda x: loader(x / 255), lambda x: loader(x[:18] / 255), "images 20 there, 18 here"),
 }
 
 

@@ -5,6 +5,7 @@ Numbers of different networks, or of sets of different sizes, can't be compared:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ __all__ = ["Fidelity", "PrecisionRecall", "features_of", "fid", "fidelity", "kid
 
 Extractor = Callable[[Tensor], Tensor]
 
+_distances = functools.partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
 _GROUPS = 20
 _HALVES = 40
 _ROWS = 1024
@@ -266,10 +268,6 @@ def _share(asked: Tensor, members: Tensor, radii: Tensor, among: Tensor, enough:
         first += len(rows)
     whole, *parts = ((found & members).sum(1).double() / members.sum(1)).tolist()
     return Estimate(whole, torch.tensor(parts, dtype=torch.float64).std().item() if enough else math.inf)
-
-
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _checked(real: Tensor, generated: Tensor, minimum: int) -> tuple[Tensor, Tensor]:

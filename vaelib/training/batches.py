@@ -20,7 +20,7 @@ from vaelib.data import ImageDataset
 from vaelib.training.hardware import isolated, random_states, restore_random
 from vaelib.vae import condition_of
 
-__all__ = ["IndexedBatches", "LoaderBatches", "Piece", "Share", "first_batch", "on_device"]
+__all__ = ["Batches", "LoaderBatches", "Piece", "Share", "batches_of", "first_batch", "on_device"]
 
 _EXAMPLES = 256  # images to draw and for the count of dead latents
 
@@ -132,6 +132,16 @@ class LoaderBatches:
         restore_random(state["random"], self._device)
         if self._generator is not None:
             self._generator.set_state(state["generator"])
+
+
+Batches = IndexedBatches | LoaderBatches
+
+
+def batches_of(data: Any, batch_size: int, share: Share, seed: int, device: torch.device, condition: Any) -> Batches:
+    """The steps of a set, or of somebody else's loader."""
+    if isinstance(data, ImageSet):
+        return IndexedBatches(data, batch_size, share, seed, device)
+    return LoaderBatches(data, share, device, condition)
 
 
 def on_device(name: str, data: Any, model: nn.Module, device: torch.device) -> Any:

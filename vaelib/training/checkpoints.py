@@ -82,9 +82,7 @@ def checkpoint_path(output_dir: Path, step: int) -> Path:
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state``, a tree of dicts, lists, plain values and tensors, whole or not at all.
 
-    Raises:
-        OSError: If it cannot be written, such as on a full disk; what was there before is untouched.
-        ModelFileError: A ``ValueError``: if the state, tensors aside, has more than 64 MiB of JSON or is nested deeply.
+    ``ModelFileError`` if the state, tensors aside, has more than 64 MiB of JSON or is nested deeply.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _without_tensors(state, "", tensors)
@@ -103,11 +101,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state that :func:`write_checkpoint` wrote, on the CPU.
-
-    Raises:
-        ModelFileError: A ``ValueError``: if it is torn, changed or foreign.
-    """
+    """The state that :func:`write_checkpoint` wrote, on the CPU; ``ModelFileError`` if it is torn or foreign."""
     try:
         content = _read_state(committed(path, _STATE, _STATE))
         tensors = read_tensors(committed(path, _STATE, _TENSORS), content["tensors_sha256"])

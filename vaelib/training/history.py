@@ -180,12 +180,9 @@ def write_csv(history: Sequence[EpochRecord], path: str | Path) -> None:
 
 def curves(history: Sequence[EpochRecord]) -> dict[str, list[float]]:
     """Every term of both splits over the epochs, for :func:`vaelib.plots.save_curves`."""
-    return {
-        f"{split} {name}": [getattr(getattr(record, split), name) for record in history]
-        for split in ("train", "val")
-        if getattr(history[0], split) is not None
-        for name in getattr(history[0], split)._fields
-    }
+    rows = [flatten(record) for record in history]
+    columns = [name for name in rows[0] if name.startswith(("train_", "val_"))]
+    return {name.replace("_", " ", 1): [row[name] for row in rows] for name in columns}
 
 
 @contextmanager

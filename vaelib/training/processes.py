@@ -112,9 +112,6 @@ def locked(output_dir: Path) -> Iterator[None]:
     """Inside the ``with``, another process that would train into ``output_dir`` raises; may be nested.
 
     The operating system holds the lock and releases it when the process ends, however it ends. The file stays.
-
-    Raises:
-        BlockingIOError: An ``OSError``: if another process holds the lock, with its number if it is known.
     """
     path = output_dir / _FILE
     lock, holder = FileLock(path, is_singleton=True), _holder(path)

@@ -18,7 +18,7 @@ from vaelib._images import ImageSet, as_batches, even_parts
 from vaelib.objectives import Objective
 from vaelib.schedules import Schedule
 from vaelib.serialization import save
-from vaelib.training.batches import IndexedBatches, LoaderBatches, Piece
+from vaelib.training.batches import Batches, LoaderBatches, Piece
 from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.hardware import isolated, random_states, restore_random
 from vaelib.training.history import EpochRecord, Means, check_terms, totals_of, write_csv
@@ -76,7 +76,7 @@ class Run:
         module: ObjectiveModule,
         optimization: Optimization,
         accelerator: Accelerator,
-        batches: IndexedBatches | LoaderBatches,
+        batches: Batches,
         max_epochs: int,
         callbacks: Sequence[Any],
         output_dir: str | Path | None,

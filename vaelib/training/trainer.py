@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from vaelib._checks import check_bool, check_choice, check_float, check_int, check_module, check_path, check_type
 from vaelib._files import writable_directory
-from vaelib._images import ImageSet
 from vaelib.data import ImageDataset
 from vaelib.functional import check_levels
 from vaelib.likelihoods import DiscretizedLogistic
@@ -23,7 +22,7 @@ from vaelib.objectives import Objective
 from vaelib.objectives.elbo import default_objective
 from vaelib.schedules import Schedule, as_schedule
 from vaelib.serialization import describe
-from vaelib.training.batches import IndexedBatches, LoaderBatches, Share, first_batch, on_device
+from vaelib.training.batches import Batches, Share, batches_of, first_batch, on_device
 from vaelib.training.callbacks import check_callbacks, check_objective
 from vaelib.training.checkpoints import Checkpoints
 from vaelib.training.hardware import (
@@ -188,11 +187,7 @@ class Trainer:
         module = ObjectiveModule(model, self.objective or default_objective(model))
         images = {name: on_device(name, data, model, device) for name, data in (("train", train), ("val", val))}
         share = Share(accelerator.process_index, accelerator.num_processes, self.accumulate)
-        batches = (
-            IndexedBatches(images["train"], self.batch_size, share, self.seed, device)
-            if isinstance(images["train"], ImageSet)
-            else LoaderBatches(images["train"], share, device, condition_of(model))
-        )
+        batches = batches_of(images["train"], self.batch_size, share, self.seed, device, condition_of(model))
         output_dir = None if self.output_dir is None else Path(self.output_dir)
         if output_dir is not None:
             describe(model)
@@ -213,7 +208,7 @@ def _started(
     trainer: Trainer,
     module: ObjectiveModule,
     accelerator: Accelerator,
-    batches: IndexedBatches | LoaderBatches,
+    batches: Batches,
     images: dict[str, Any],
     found: tuple[Path, dict[str, Any]] | None,
 ) -> Run:
