@@ -10,7 +10,7 @@ from runs import PosteriorMean, Watch, fit, images_of, tiny, weights
 
 import vaelib as vl
 from vaelib.errors import MissingExtraError, TrainingError
-from vaelib.training.callbacks import steps_until_constant
+from vaelib.training.callbacks import HOOKS, steps_until_constant
 from vaelib.training.images import traversals
 
 
@@ -26,22 +26,17 @@ def images():
 def test_events_come_in_order(images):
     events = []
 
-    class Listener:
-        def on_start(self, run):
-            events.append(("start", run.step, run.total_steps))
+    def noted(event):
+        return lambda _, run: events.append((event, run.step, len(run.history), run.total_steps))
 
-        def on_step(self, run):
-            events.append(("step", run.step))
-
-        def on_epoch(self, run):
-            events.append(("epoch", run.history[-1].epoch))
-
-        def on_end(self, run):
-            events.append(("end", len(run.history)))
-
-    fit(tiny(), images, None, Listener())
-    steps = [("step", step) for step in range(1, 7)]
-    assert events == [("start", 0, 6), *steps[:3], ("epoch", 1), *steps[3:], ("epoch", 2), ("end", 2)]
+    fit(tiny(), images, None, type("Listener", (), {event: noted(event) for event in HOOKS})())
+    first, second = (
+        [("on_step", step, epoch, 6) for step in steps] for epoch, steps in enumerate(([1, 2, 3], [4, 5, 6]))
+    )
+    assert events == [
+        *[("on_start", 0, 0, 6), *first, ("on_epoch", 3, 1, 6)],
+        *[*second, ("on_epoch", 6, 2, 6), ("on_end", 6, 2, 6)],
+    ]
 
 
 def test_the_moving_average_is_the_one_of_the_formula_and_is_what_is_measured(images, tmp_path):

@@ -7,9 +7,12 @@ import time
 import pytest
 import torch
 from launching import SETTINGS, TORCHRUN, environment_of, free_port, program, run, start
+from torch.utils.data import DataLoader, DistributedSampler
 from train import report_of
 
 import vaelib as vl
+from vaelib.training.batches import LoaderBatches, Share
+from vaelib.training.processes import Interruption
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +134,6 @@ def test_vaelib_train_under_torchrun(tmp_path):
 
 
 def test_a_loader_must_be_sharded(monkeypatch):
-    from vaelib.training.batches import LoaderBatches, Share
-
     batches = [torch.rand(4, 1, 8, 8)] * 2
     with pytest.raises(ValueError, match="a DataLoader with a DistributedSampler for 2 processes, got list"):
         LoaderBatches(batches, Share(0, 2, 1), torch.device("cpu"))
@@ -141,10 +142,6 @@ def test_a_loader_must_be_sharded(monkeypatch):
 
 
 def test_sampler_epochs_advance():
-    from torch.utils.data import DataLoader, DistributedSampler
-
-    from vaelib.training.batches import LoaderBatches, Share
-
     images = torch.arange(8.0).view(8, 1, 1, 1) / 8
     orders = []
     for rank in range(2):
@@ -171,8 +168,6 @@ class Others:
 @pytest.mark.parametrize(("seconds", "step"), [(1e-3, 210), (0.5, 170), (9.0, 161)])
 def test_processes_agree_on_a_stop_within_50_steps_or_5_seconds(seconds, step):
     """The other one's SIGTERM comes after step 160; torchrun kills 30 seconds later."""
-    from vaelib.training.processes import Interruption
-
     interruption, others, stops = Interruption(enabled=False), Others(seconds), []
     for now in range(101, 400):  # resumed after step 100
         if now == 160:

@@ -62,23 +62,15 @@ def test_whoever_beats_may_be_slow(pair, codes):
     assert codes == []
 
 
-def test_silence_of_another_ends_the_process(pair, codes, caplog):
-    (first, _), (_, second_connection) = pair
-    second_connection.answers.clear()
-    with first.watched():
+@pytest.mark.parametrize("silent", [[1], [0, 1]], ids=["another", "the store"])
+def test_silence_ends_the_process(pair, codes, caplog, silent):
+    for number in silent:
+        pair[1][number].answers.clear()
+    with pair[0][0].watched():
         assert wait_for(codes) >= 0.5
     assert codes[0] == 1
     assert "No sign of life from process 1 of 2 for 1 seconds" in caplog.text
     assert "resume from the last checkpoint" in caplog.text
-
-
-def test_silence_of_the_store_ends_the_process(pair, codes):
-    (first, _), connections = pair
-    for connection in connections:
-        connection.answers.clear()
-    with first.watched():
-        assert wait_for(codes) >= 0.5
-    assert codes[0] == 1
 
 
 def test_outside_of_training_nobody_is_watched(pair, codes):

@@ -72,12 +72,14 @@ def test_validation_of_a_cyclical_schedule_is_at_its_end_not_its_restart(images)
 
 
 def test_writing_a_run_does_not_change_it(images, tmp_path):
-    x = images.float() / 255
+    """To draw images no condition is dropped, which would be a draw."""
+    x, labels = images.float() / 255, torch.arange(48) % 3
     loader = torch.utils.data.DataLoader(x, batch_size=16, shuffle=True)
-    for kind, train in enumerate((vl.data.ImageDataset(x, dynamic=True), loader)):
+    pairs = torch.utils.data.TensorDataset(x, labels)
+    for kind, train in enumerate((vl.data.ImageDataset(x, dynamic=True), loader, pairs)):
         runs = []
         for output in (None, tmp_path / str(kind)):
-            model = tiny(dropout=0.2)
+            model = tiny(dropout=0.2, condition=vl.Labels(3, dropout=0.3) if train is pairs else None)
             fit(model, train, train, output_dir=output)
             runs.append(weights(model))
         assert torch.equal(*runs)
