@@ -30,24 +30,10 @@ from vaelib.training.processes import locked
 from vaelib.training.recipe import differences, fingerprint
 
 
-def model_of(seed=0, **kwargs):
-    return tiny(seed, dropout=0.2, corruption=vl.GaussianNoise(0.1), **kwargs)
-
-
-def trainer_of(directory, *callbacks, **kwargs):
-    options = {"max_epochs": 3, "batch_size": 10, "output_dir": directory} | kwargs
-    parts = [vl.Checkpoints(every=3, keep_last=3), vl.Pictures(every=99), vl.EMA(0.9), vl.EarlyStopping(patience=9)]
-    return vl.Trainer(callbacks=[*parts, *callbacks], **options)
-
-
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
     """They take a third of a run as small as these; tests/test_callbacks.py draws them."""
     monkeypatch.setattr("vaelib.plots.save_curves", lambda *_: None)
-
-
-def dataset():
-    return vl.data.ImageDataset(images_of(57), dynamic=True, flip=True)
 
 
 class NoisyImages(torch.utils.data.Dataset):
@@ -81,10 +67,10 @@ class EndAfter:
             run.stop_reason = "enough"
 
 
-def small_run(directory, *callbacks, resume=False, seed=0, objective=None, train=None, val=True, parts=dict, **kwargs):
+def small_run(directory, *callbacks, resume=False, start=0, objective=None, train=None, val=True, parts=dict, **kwargs):
     """3 epochs of 4 steps: the weights, and the history without times."""
-    torch.manual_seed(seed)
-    model, images = tiny(seed, **{"hidden_channels": (4,), "dropout": 0.2} | parts()), images_of(20)
+    torch.manual_seed(start)
+    model, images = tiny(start, **{"hidden_channels": (4,), "dropout": 0.2} | parts()), images_of(20)
     labels = None if model.condition is None else torch.arange(20) % 3
     data = vl.data.ImageDataset(images, dynamic=True, flip=True, condition=labels)
     data = data if train is None else train(images / 255)
@@ -100,11 +86,11 @@ def small_run(directory, *callbacks, resume=False, seed=0, objective=None, train
 def run_stopped_at(steps, directory, *callbacks, event="on_step", **kwargs):
     """Ctrl-C at each of ``steps`` in turn, resumed each time with other weights to begin with."""
     for count, step in enumerate(steps):
-        own = {"resume": count > 0, "seed": count}
+        own = {"resume": count > 0, "start": count}
         with pytest.raises(vl.TrainingInterrupted) as stop:
             small_run(directory, StopAt(step, event=event), *callbacks, **own, **kwargs)
         assert (stop.value.code, stop.value.step) == (130, step)
-    return small_run(directory, StopAt(event=event), *callbacks, resume=True, seed=99, **kwargs)
+    return small_run(directory, StopAt(event=event), *callbacks, resume=True, start=99, **kwargs)
 
 
 def loader(images, **kwargs):
@@ -171,7 +157,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_run_resumes(tmp_path, request):
         small_run(tmp_path / "run", StopAt(7), StopAt(7), vl.Checkpoints(every=3))
     with pytest.raises(ValueError, match="`callbacks` must be"):
         small_run(tmp_path / "run", StopAt(), vl.Checkpoints(every=3), resume=True)
-    assert small_run(tmp_path / "run", StopAt(), StopAt(), vl.Checkpoints(every=3), resume=True, seed=9) == expected
+    assert small_run(tmp_path / "run", StopAt(), StopAt(), vl.Checkpoints(every=3), resume=True, start=9) == expected
 
 
 def joined(parts):
@@ -220,7 +206,7 @@ def test_checkpoints_of_version_0_1_are_resumed(step, tmp_path):
         del state["terms"]
     state["optimization"]["optimizer"] = as_one_tensor(state["optimization"]["optimizer"])
     write_checkpoint(path, state)
-    assert small_run(tmp_path / "run", StopAt(), resume=True, seed=9) == expected
+    assert small_run(tmp_path / "run", StopAt(), resume=True, start=9) == expected
 
 
 class FailsFrom:
@@ -239,7 +225,7 @@ def test_a_run_that_ended_by_an_error_resumes_when_its_cause_is_gone(tmp_path):
     broken.from_step = 8
     with pytest.raises(TrainingError, match=r"Before step 12: .* The last is .*step_0000000008"):
         small_run(tmp_path / "run", objective=lambda: broken)
-    assert small_run(tmp_path / "run", objective=FailsFrom, resume=True, seed=9) == expected
+    assert small_run(tmp_path / "run", objective=FailsFrom, resume=True, start=9) == expected
 
 
 def test_where_no_checkpoint_can_be_read_a_run_starts_again_only_if_told(finished_run, tmp_path, caplog):
@@ -247,12 +233,10 @@ def test_where_no_checkpoint_can_be_read_a_run_starts_again_only_if_told(finishe
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
         (checkpoint / "state.json").write_text("{}")
     with pytest.raises(FileExistsError, match="has the checkpoints of a run"):
-        trainer_of(tmp_path / "run").fit(model_of(), dataset(), dataset(), progress=False)
-    model = model_of()
-    trainer_of(tmp_path / "run").fit(model, dataset(), dataset(), resume=True, progress=False)
-    assert torch.equal(weights(model), finished_run[1])
+        small_run(tmp_path / "run")
+    assert small_run(tmp_path / "run", resume=True) == finished_run[1]
     said = [record.getMessage().rsplit(". ", 1)[1] for record in caplog.records if "step_" in record.getMessage()]
-    assert said == ["The one before it is used."] * 2 + ["No checkpoint is left: the run starts again."]
+    assert said == ["The one before it is used.", "No checkpoint is left: the run starts again."]
 
 
 def test_fewer_epochs_than_a_run_has_begun_are_refused(tmp_path):
@@ -300,7 +284,7 @@ def test_other_images_are_refused(name, split, tmp_path):
     def run(source, **kwargs):
         data = {"train": x, "val": x, split: source(x)}
         trainer = vl.Trainer(max_epochs=2, batch_size=5, output_dir=tmp_path, callbacks=[vl.Pictures(every=9)])
-        return trainer.fit(model_of(), **data, progress=False, **kwargs)
+        return trainer.fit(tiny(), **data, progress=False, **kwargs)
 
     run(first)
     with pytest.raises(ValueError, match=rf"`{split}` must be the images that .*step_0000000008 was trained.*{match}"):
@@ -340,7 +324,7 @@ def test_the_first_batch_of_a_loader_that_is_another_is_reported(shuffled, tmp_p
     def run(pixels, **kwargs):
         x = images_like(images_of(20), pixels) / 255
         trainer = vl.Trainer(max_epochs=1, output_dir=tmp_path, callbacks=[vl.Pictures(every=9)])
-        trainer.fit(model_of(), torch.utils.data.DataLoader(x, 20, shuffle=shuffled), progress=False, **kwargs)
+        trainer.fit(tiny(), torch.utils.data.DataLoader(x, 20, shuffle=shuffled), progress=False, **kwargs)
 
     run(0)
     run(0, resume=True)
@@ -461,58 +445,50 @@ def test_where_locks_do_not_work_a_run_warns_and_starts(tmp_path, monkeypatch, c
 
 
 def test_a_finished_run_has_nothing_left_to_do_and_may_be_prolonged(tmp_path):
-    model = model_of()
-    history = trainer_of(tmp_path / "run", lr_schedule="constant").fit(model, dataset(), dataset(), progress=False)
-    again = model_of(seed=3)
-    trainer = trainer_of(tmp_path / "run", lr_schedule="constant")
-    assert len(trainer.fit(again, dataset(), dataset(), resume=True, progress=False)) == len(history) == 3
-    assert torch.equal(weights(again), weights(model))
-    longer = trainer_of(tmp_path / "run", lr_schedule="constant", max_epochs=5)
-    assert len(longer.fit(again, dataset(), dataset(), resume=True, progress=False)) == 5
-    straight = model_of()
-    trainer_of(tmp_path / "b", lr_schedule="constant", max_epochs=5).fit(straight, dataset(), dataset(), progress=False)
-    assert torch.equal(weights(again), weights(straight))
+    options = {"lr_schedule": "constant"}
+    finished = small_run(tmp_path / "run", **options)
+    assert small_run(tmp_path / "run", resume=True, start=3, **options) == finished and len(finished[1]) == 3
+    longer = small_run(tmp_path / "run", resume=True, start=3, max_epochs=5, **options)
+    assert longer == small_run(tmp_path / "straight", max_epochs=5, **options)
 
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path, capsys):
     options = {"learning_rate": 1e-30, "max_epochs": 9, "output_dir": tmp_path}
     for resume in (False, True):
         trainer = vl.Trainer(callbacks=[vl.EarlyStopping(patience=2)], **options)
-        assert len(trainer.fit(model_of(), dataset(), dataset(), resume=resume)) == 3
+        assert len(trainer.fit(tiny(), images_of(20), images_of(20), resume=resume)) == 3
         assert "ended before the last epoch: no reconstruction + kl below" in capsys.readouterr().err
 
 
 def test_resume_without_a_checkpoint_starts(tmp_path):
-    assert len(trainer_of(tmp_path / "run").fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
+    assert len(small_run(tmp_path / "run", resume=True)[1]) == 3
 
 
 def test_an_older_checkpoint_without_an_argument_that_is_none_is_resumed(tmp_path, monkeypatch):
-    run = tmp_path / "run"
     with monkeypatch.context() as older:
         older.setattr(recipe, "describe", lambda model: {k: v for k, v in describe(model).items() if k != "prior"})
-        trainer_of(run, max_epochs=2).fit(model_of(), dataset(), dataset(), progress=False)
-    assert "prior" in describe(model_of())
-    assert len(trainer_of(run, max_epochs=3).fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
+        small_run(tmp_path, max_epochs=2)
+    assert "prior" in describe(tiny())
+    assert len(small_run(tmp_path, resume=True)[1]) == 3
 
 
 REFUSED = [
-    ({"batch_size": 11}, {}, "`batch_size` must be 10 as in .*step_0000000018, got 11"),
-    ({"seed": 4}, {}, "`seed` must be 0 as in"),
-    ({"learning_rate": 0.1}, {}, "`learning_rate` must be 0.005 as in"),
-    ({}, {"train": dataset().subset(slice(56))}, "`num_images` must be 57 as in .*, got 56"),
-    ({}, {"model": model_of(norm="none")}, "`model.encoder.norm` must be 'batch' as in .*, got 'none'"),
-    ({}, {"resume": False}, r"`output_dir` .* has the checkpoints of a run: resume it with resume=True"),
-    ({"output_dir": None}, {}, "`resume` needs the `output_dir`"),
+    ({"batch_size": 6}, "`batch_size` must be 5 as in .*step_0000000012, got 6"),
+    ({"seed": 4}, "`seed` must be 0 as in"),
+    ({"learning_rate": 0.1}, "`learning_rate` must be 0.005 as in"),
+    ({"train": lambda x: x[:19]}, "`num_images` must be 20 as in .*, got 19"),
+    ({"parts": lambda: {"norm": "none"}}, "`model.encoder.norm` must be 'batch' as in .*, got 'none'"),
+    ({"resume": False}, r"`output_dir` .* has the checkpoints of a run: resume it with resume=True"),
+    ({"directory": None}, "`resume` needs the `output_dir`"),
 ]
 
 
 def test_what_cannot_be_resumed_is_refused(finished_run):
     run, _ = finished_run
     before = sorted(os.listdir(run / "checkpoints"))
-    for options, given, match in REFUSED:
-        arguments = {"model": model_of(), "train": dataset(), "val": dataset(), "resume": True} | given
+    for given, match in REFUSED:
         with pytest.raises((ValueError, FileExistsError), match=match):
-            trainer_of(**{"directory": run} | options).fit(**arguments, progress=False)
+            small_run(**{"directory": run, "resume": True} | given)
     assert sorted(os.listdir(run / "checkpoints")) == before
 
 
@@ -520,16 +496,15 @@ def test_keep_last_and_leftovers(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints" / ".step_0000000001-dead").mkdir(parents=True)
     claim(run, ["checkpoints"])
-    trainer_of(run).fit(model_of(), dataset(), dataset(), progress=False)
-    assert sorted(os.listdir(run / "checkpoints")) == ["step_0000000012", "step_0000000015", "step_0000000018"]
+    small_run(run, vl.Checkpoints(every=3, keep_last=3))
+    assert sorted(os.listdir(run / "checkpoints")) == ["step_0000000008", "step_0000000009", "step_0000000012"]
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
-    """The directory and the last weights of a run that nothing stopped."""
-    directory, model = tmp_path_factory.mktemp("finished") / "run", model_of()
-    trainer_of(directory).fit(model, dataset(), dataset(), progress=False)
-    return directory, weights(model)
+    """The directory of a run that nothing stopped, its last weights and its history."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    return directory, small_run(directory)
 
 
 def rewritten(name, change):
@@ -552,20 +527,18 @@ TEARS = {
 
 def test_a_torn_or_foreign_checkpoint_is_named(finished_run, tmp_path):
     for how, tear in TEARS.items():
-        path = tmp_path / how / "step_0000000018"
+        path = tmp_path / how / "step_0000000012"
         shutil.copytree(finished_run[0] / "checkpoints" / path.name, path)
         tear(path)
-        with pytest.raises(ModelFileError, match="step_0000000018 is (torn|foreign|torn or foreign)"):
+        with pytest.raises(ModelFileError, match="step_0000000012 is (torn|foreign|torn or foreign)"):
             read_checkpoint(path)
 
 
 def test_of_a_torn_checkpoint_the_one_before_is_used(finished_run, tmp_path, caplog):
     shutil.copytree(finished_run[0], tmp_path / "run")
-    TEARS["one bit"](tmp_path / "run" / "checkpoints" / "step_0000000018")
-    model = model_of(seed=4)
-    trainer_of(tmp_path / "run").fit(model, dataset(), dataset(), resume=True, progress=False)
-    assert torch.equal(weights(model), finished_run[1])
-    assert "step_0000000018 is" in caplog.text and "The one before it is used" in caplog.text
+    TEARS["one bit"](tmp_path / "run" / "checkpoints" / "step_0000000012")
+    assert small_run(tmp_path / "run", resume=True, start=4) == finished_run[1]
+    assert "step_0000000012 is" in caplog.text and "The one before it is used" in caplog.text
 
 
 def test_states_of_every_kind_survive(tmp_path):
@@ -723,9 +696,6 @@ def test_a_run_of_an_objective_by_its_old_name_is_resumed(tmp_path):
     class FactorVae(vl.FactorLoss):
         pass
 
-    run = tmp_path / "run"
-    older = trainer_of(run, max_epochs=2, objective=FactorVae(2, hidden_features=(4,)))
-    older.fit(model_of(), dataset(), dataset(), progress=False)
-    assert newest_checkpoint(run)[1]["recipe"]["objective"] == "FactorVae"
-    trainer = trainer_of(run, max_epochs=3, objective=vl.FactorLoss(2, hidden_features=(4,)))
-    assert len(trainer.fit(model_of(), dataset(), dataset(), resume=True, progress=False)) == 3
+    small_run(tmp_path, max_epochs=2, objective=lambda: FactorVae(2, hidden_features=(4,)))
+    assert newest_checkpoint(tmp_path)[1]["recipe"]["objective"] == "FactorVae"
+    assert len(small_run(tmp_path, resume=True, objective=lambda: vl.FactorLoss(2, hidden_features=(4,)))[1]) == 3
