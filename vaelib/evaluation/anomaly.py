@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_finite, check_one_device, check_shape, check_tensor
+from vaelib._checks import check_finite, check_one_device, check_tensor
 from vaelib._images import ImageSet, opened
 from vaelib.evaluation.bound import Estimate, per_image_terms
 from vaelib.evaluation.inputs import ImageValues, batches_for, check_model_finite, check_vae, wanted_by
@@ -166,8 +166,7 @@ def auroc(normal: Tensor, anomalous: Tensor) -> Estimate:
         DeLong et al. (1988), https://doi.org/10.2307/2531595
     """
     for name, scores in (("normal", normal), ("anomalous", anomalous)):
-        check_tensor(name, scores, floating=False)
-        check_shape(name, scores.shape, ("N",))
+        check_tensor(name, scores, ("N",), floating=False)
         check_finite(name, scores)
         if len(scores) < 2:
             raise ValueError(f"`{name}` must hold at least 2 scores, got {len(scores)}.")

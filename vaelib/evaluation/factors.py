@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.special import entr
 
-from vaelib._checks import check_finite, check_generator, check_int, check_shape, check_tensor
+from vaelib._checks import check_finite, check_generator, check_int, check_tensor
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.inputs import metrics_module
 
@@ -32,10 +32,8 @@ _UNUSED = 0.01  # variance of a latent up to which it counts as unused (Burda et
 
 def checked(codes: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     """Codes in float64 and factors in int64, on the CPU."""
-    check_tensor("codes", codes)
-    check_tensor("factors", factors, floating=False)
-    check_shape("codes", codes.shape, ("N", "D"))
-    check_shape("factors", factors.shape, (len(codes), "F"))
+    check_tensor("codes", codes, ("N", "D"))
+    check_tensor("factors", factors, (len(codes), "F"), floating=False)
     check_finite("codes", codes)
     if factors.is_floating_point():
         raise TypeError(f"`factors` must be integers, got dtype {factors.dtype}.")

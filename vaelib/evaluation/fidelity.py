@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_callable, check_finite, check_int, check_one_device, check_shape, check_tensor
+from vaelib._checks import check_callable, check_finite, check_int, check_one_device, check_tensor
 from vaelib._images import ImageSet, opened
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.inputs import batches_for
@@ -104,8 +104,7 @@ def features_of(extractor: Extractor, data: Tensor | ImageSet | Iterable[Any], *
     with eval_mode(module):
         for images, _ in batches_for(module, data, batch_size):
             features = extractor(images)
-            check_tensor("extractor(images)", features)
-            check_shape("extractor(images)", features.shape, (len(images), "F"))
+            check_tensor("extractor(images)", features, (len(images), "F"))
             check_finite("extractor(images)", features)
             found.append(features.double().cpu())
     return torch.cat(found)
@@ -271,10 +270,8 @@ def _share(asked: Tensor, members: Tensor, radii: Tensor, among: Tensor, enough:
 
 
 def _checked(real: Tensor, generated: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
-    check_tensor("real", real)
-    check_tensor("generated", generated)
-    check_shape("real", real.shape, ("N", "F"))
-    check_shape("generated", generated.shape, ("M", real.shape[1]))
+    check_tensor("real", real, ("N", "F"))
+    check_tensor("generated", generated, ("M", real.shape[1]))
     check_one_device(real=real, generated=generated)
     for name, features in (("real", real), ("generated", generated)):
         if len(features) < minimum:

@@ -125,8 +125,7 @@ def elbo_loss(
     check_moments(mu, logvar, z)
     check_shape("mu", mu.shape, (x.shape[0], *("..." for _ in mu.shape[1:])))
     if log_q is not None:
-        check_tensor("log_q", log_q)
-        check_shape("log_q", log_q.shape, x.shape[:1])
+        check_tensor("log_q", log_q, x.shape[:1])
     reconstruction = -(likelihood or Bernoulli()).log_prob(x, recon_params)
     target: Any = prior or StandardNormal()
     if log_q is None and hasattr(target, "kl"):

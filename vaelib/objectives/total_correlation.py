@@ -114,8 +114,7 @@ def kl_split(
         check_module("prior", prior, "log_prob", optional=True)
     check_batch("z", z)
     for name, values in (("mu", mu), ("logvar", logvar)):
-        check_tensor(name, values)
-        check_shape(name, values.shape, z.shape)
+        check_tensor(name, values, z.shape)
         check_one_device(**{"z": z, name: values})
     log_p = (prior or StandardNormal()).log_prob(z)
     z, mu, logvar = (values.flatten(1) for values in (z, mu, logvar))
