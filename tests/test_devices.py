@@ -281,6 +281,12 @@ def quantised(latent):
     return vl.conv_vae(SHAPE, hidden_channels=(3,), stride=4, norm="none", latent=latent)
 
 
+def scaled():
+    model = vae_of(latent="map")
+    model.scaling = vl.LatentScaling(0.5, 2.0)
+    return model
+
+
 MODELS = {
     **{f"norm {norm}": lambda norm=norm: vae_of(norm=norm) for norm in ("batch", "group", "layer", "none")},
     **{f"upsample {how}": lambda how=how: vae_of(upsample=how) for how in ("transpose", "nearest", "pixel_shuffle")},
@@ -292,6 +298,8 @@ MODELS = {
     "FlowPosterior": lambda: vae_of(posterior="flow"),
     "FlowPosterior of a map": lambda: vae_of(posterior="flow", latent="map"),
     "conv_vae": lambda: vl.conv_vae(SHAPE, 2, hidden_channels=(3,)),
+    "autoencoder_kl": lambda: vl.autoencoder_kl(SHAPE, factor=2, channels=2, width=4, residual_blocks=1),
+    "LatentScaling": lambda: scaled(),
     **{f"{name}Quantizer": lambda make=make: quantised(make()) for name, make in QUANTIZERS.items()},
     "codebook by gradients": lambda: quantised(vl.VectorQuantizer((2, 2, 2), 4, decay=None, gradient="rotation")),
     "article_vae": vl.presets.article_vae,
@@ -515,7 +523,7 @@ def test_every_set_is_cut_into_batches_on_its_device(stand_in, tmp_path, source)
 
 FACTORS = torch.cartesian_prod(torch.arange(4), torch.arange(5))
 EVALUATIONS = dict.fromkeys(
-    ("elbo", "embed", "encode", "latents", "reconstruction_quality"),
+    ("activation_ranges", "elbo", "embed", "encode", "latent_statistics", "latents", "reconstruction_quality"),
     lambda call, model, x, g: call(model, x, generator=g),
 ) | {
     "anomaly": lambda call, model, x, g: call(model, x, 1 - x, background=model, generator=g),
@@ -531,10 +539,23 @@ EVALUATIONS = dict.fromkeys(
     "marginal_log_likelihood": lambda call, model, x, g: call(
         conditional("labels")[0].to(DEVICE), x, num_samples=20, generator=g, progress=False
     ),
+    "rfid": lambda call, model, x, g: call(extractor(), model, x, generator=g),
+    "text_reconstruction": lambda call, model, x, g: call(
+        vl.conv_vae((1, 24, 24), 2, hidden_channels=(3,)).to(DEVICE), num_images=2
+    ),
     "per_image_terms": lambda call, model, x, g: call(model, [x[:5], x[5:]], vl.Elbo(), generator=g),
 }
-WITHOUT_CONDITIONS = ("anomaly", "code_usage", "features_of", "fidelity", "marginal_log_likelihood", "per_image_terms")
+WITHOUT_CONDITIONS = (
+    "anomaly",
+    "code_usage",
+    "features_of",
+    "fidelity",
+    "marginal_log_likelihood",
+    "per_image_terms",
+    "text_reconstruction",
+)
 OF_VALUES = {
+    "high_frequency_energy": lambda call, x: call(x),
     **dict.fromkeys(
         ("beta_vae_score", "dci", "factor_vae_score", "mig", "modularity", "sap"),
         lambda call, x: call(codes(x), FACTORS, num_resamples=2),
@@ -586,7 +607,7 @@ def test_every_evaluation_of_autoencoders_runs_on_their_device(stand_in, name):
     check_evaluation(name, autoencoder_of(), images_for(vae_of(), 20))
 
 
-OF_THE_ENCODER_OR_NO_MODEL = ("features_of", "disentanglement")
+OF_THE_ENCODER_OR_NO_MODEL = ("features_of", "disentanglement", "text_reconstruction")
 EVALUATED = together([name for name in EVALUATIONS if name not in OF_THE_ENCODER_OR_NO_MODEL], ("latents",))
 
 
@@ -644,6 +665,12 @@ def test_a_prior_over_codes_stays_on_its_device(stand_in, name):
         stand_in.waits.clear()
         vl.fit_prior(prior, codes, embedding=embedding, num_steps=2, progress=False)
         assert not [wait for wait in stand_in.waits if "_to_copy" in wait]
+
+
+def test_scaled_latents_stay_on_the_models_device(stand_in):
+    model = scaled().to(DEVICE)
+    z = model.embed(images_for(model).to(DEVICE), scaled=True)
+    assert z.device == model.decode_mean(z, scaled=True).device == DEVICE
 
 
 def test_what_a_prior_keeps_moves_with_it(stand_in):

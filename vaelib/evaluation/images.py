@@ -31,7 +31,7 @@ def high_frequency_energy(images: Tensor) -> Tensor:
 
     Edges, grain and letters are made of it, and blurred reconstructions lack it: set the mean over reconstructions
     beside that over the images. A Hann window of mean square 1 keeps the borders, which do not meet, from counting
-    as edges; channels are averaged.
+    as edges; channels are averaged. The result is on the CPU.
 
     Args:
         images: ``(B, C, H, W)``, finite, with H and W of at least 4.
@@ -64,7 +64,7 @@ def high_frequency_energy(images: Tensor) -> Tensor:
     spectrum = torch.fft.fft2(centred * weights).abs().square()
     frequencies = [torch.fft.fftfreq(size, dtype=x.dtype, device=x.device).square() for size in (height, width)]
     is_high = frequencies[0][:, None] + frequencies[1] > _CUTOFF**2
-    return (spectrum * is_high).sum((2, 3)).mean(1).to(images.dtype) / (height * width) ** 2
+    return ((spectrum * is_high).sum((2, 3)).mean(1) / (height * width) ** 2).to("cpu", images.dtype)
 
 
 class TextReconstruction(NamedTuple):
