@@ -226,6 +226,7 @@ OBJECTIVES = {
     "iwae stl": lambda latents: vl.Iwae(2, gradient="stl", elbo_weight=0.5),
     "iwae dreg": lambda latents: vl.Iwae(2, num_groups=2, gradient="dreg"),
     "iwae pooled": lambda latents: vl.Iwae(2, num_groups=2, pool_decoder=True),
+    "adversarial": lambda latents: vl.Adversarial(vl.PatchDiscriminator(1, width=4, num_layers=1), start=0, ramp=0),
 }
 OF_A_GAUSSIAN_POSTERIOR = ("beta-tc", "beta-tc weighted", "dip i", "dip ii", "iwae stl", "iwae dreg")
 OF_AUTOENCODERS = {

@@ -32,7 +32,7 @@ def adaptive_weight(decoder: nn.Module, recon_params: Tensor, images: Tensor, fi
     (of_fixed,) = torch.autograd.grad(fixed.sum(), recon_params, retain_graph=True)
     (of_slope,) = torch.autograd.grad(images, recon_params, slope, retain_graph=True)
     found = torch.stack([_at(weights[-1], recon_params, each) for each in (of_fixed, of_slope)])
-    norms = _mean_over_processes(found, len(images)).flatten(1).norm(dim=1)
+    norms = torch.linalg.vector_norm(_mean_over_processes(found, len(images)).flatten(1), dim=1)
     return 0.5 * (norms[0] / (norms[1] + 1e-4)).clamp(max=_LARGEST_RATIO)
 
 
