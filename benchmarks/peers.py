@@ -6,6 +6,9 @@ The article's code and pythae run the article's network with the same weights, a
 
 import functools
 import importlib.util
+import json
+import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,21 +82,54 @@ def _pythae(directory, threads):
     return _opened({"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))})
 
 
-def _diffusers(directory, threads):
-    """diffusers' AutoencoderKL with the weights of the model; images in [0, 1], as its pipelines take and give them."""
-    from diffusers import AutoencoderKL
+TILE = 256
+"""Side of a tile in pixels."""
+
+
+def _diffusers(directory, threads, *, tiled=False):
+    """diffusers' own code with the weights of the model; images in [0, 1], as its pipelines take and give them."""
+    import diffusers
 
     torch.set_num_threads(threads)
     vl.to_diffusers(vl.load(directory / "model"), directory / "diffusers")
-    network = AutoencoderKL.from_pretrained(directory / "diffusers").eval()
+    kind = json.loads((directory / "diffusers" / "config.json").read_text())["_class_name"]
+    network = getattr(diffusers, kind).from_pretrained(directory / "diffusers").eval()
+    if tiled:
+        network.enable_tiling()
+        network.tile_sample_min_size, network.tile_latent_min_size = TILE, TILE // 8
 
     def encode(x):
-        return network.encode(2 * x - 1).latent_dist.mean
+        found = network.encode(2 * x - 1)
+        return found.latents if kind == "AutoencoderTiny" else found.latent_dist.mean
 
     def decode(z):
         return (network.decode(z).sample / 2 + 0.5).clamp(0, 1)
 
     return _opened({"encode": encode, "decode": decode, "reconstruct": lambda x: decode(encode(x))})
+
+
+def _torch_tiled(directory, threads):
+    torch.set_num_threads(threads)
+    model = vl.load(directory / "model")
+    how = _how(model)
+    return _opened({"encode": lambda x: model.embed(x, **how), "decode": lambda z: model.decode_mean(z, **how)})
+
+
+def _onnx_tiled(directory, threads):
+    from vaelib.runtime import OnnxVAE
+
+    bundle = directory / "any size"
+    code = "import sys, vaelib as vl; vl.export_onnx(vl.load(sys.argv[1]), sys.argv[2], dynamic_size=True)"
+    subprocess.run([sys.executable, "-c", code, directory / "model", bundle], check=True)  # torch stays out of here
+    model = OnnxVAE(bundle, threads=threads)
+    how = {"tile": TILE, "blend": model.metadata["tiling"]["decoder"].get("radius") is None}
+    functions = {"encode": functools.partial(model.embed, **how), "decode": functools.partial(model.decode, **how)}
+    return Opened(lambda operation, values: functions[operation](values))
+
+
+def _how(model):
+    """Tiles that are blended only where a network looks at the whole image."""
+    return {"tile": TILE, "blend": getattr(model.decoder, "norm", "pixel") != "pixel"}
 
 
 def _trainer(directory, threads):
@@ -117,5 +153,11 @@ BACKENDS = {
     "the article's code": Backend(_article),
     "pythae": Backend(_pythae, functools.partial(_needs, "pythae")),
     "diffusers": Backend(_diffusers, functools.partial(_needs, "diffusers")),
+    # Tiles that are blended are not the whole image's, by as much as the row says.
+    "diffusers tiled": Backend(
+        functools.partial(_diffusers, tiled=True), functools.partial(_needs, "diffusers"), tolerance=math.inf
+    ),
+    "torch tiled": Backend(_torch_tiled, tolerance=math.inf),
+    "OnnxVAE tiled": Backend(_onnx_tiled, functools.partial(_needs, "onnxruntime"), tolerance=math.inf),
     "vl.Trainer": Backend(_trainer),
 }

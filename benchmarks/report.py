@@ -138,26 +138,36 @@ def plot(rows, network, path):
     plt.close(figure)
 
 
+OTHERS = {
+    "test_the_article_and_pythae": "The article's network, the same weights",
+    "test_autoencoder_kl": "A first stage, 256x256 to 4x32x32, the same weights as diffusers' AutoencoderKL",
+    "test_tiled": "Whole and in tiles of 256, the same weights as diffusers'",
+}
+
+
 def others(run, out, name):
     parts = []
-    for test, title in (
-        ("test_the_article_and_pythae", "The article's network, the same weights"),
-        ("test_autoencoder_kl", "A first stage, 256x256 to 4x32x32, the same weights as diffusers' AutoencoderKL"),
-    ):
-        rows = entries(run, test)
-        if rows:
+    columns = ["", "", "images/s", "p50 ms", "peak MiB", "of products", "off by"]
+    for test, title in OTHERS.items():
+        found = entries(run, test)
+        networks = dict.fromkeys(r["network"] for r in found)
+        for network in networks:
+            rows = [r for r in found if r["network"] == network]
             lines = [
                 [
                     f"{r['operation']}, batch {r['batch']}",
                     r["backend"],
-                    f"{r['images_per_second']:,.0f}",
+                    f"{r['images_per_second']:,.0f}"
+                    if r["images_per_second"] >= 10
+                    else f"{r['images_per_second']:.2f}",
                     f"{r['p50']:.3g}",
                     f"{r['peak_mib']:,.0f}",
                     f"{r['of_products']:.0%}",
+                    f"{r['error']:.0e}",
                 ]
                 for r in sorted(rows, key=lambda r: (OPERATIONS.index(r["operation"]), r["batch"]))
             ]
-            parts += [f"### {title}", table(["", "", "images/s", "p50 ms", "peak MiB", "of products"], lines)]
+            parts += [f"### {title}{f': {network}' if len(networks) > 1 else ''}", table(columns, lines)]
     for found in entries(run, "test_first_answer"):
         lines = [[b, f"{f['seconds']:.2f}", f"{f['peak_mib']:.0f}"] for b, f in found["first_answer"].items()]
         parts += ["### A process from its start to its first image", table(["", "seconds", "peak MiB"], lines)]

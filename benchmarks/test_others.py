@@ -14,6 +14,7 @@ from vaelib.benchmark.backend import OPERATIONS
 
 PEERS = Path(__file__).parent / "peers.py"
 BESIDE = ("the article's code", "pythae", "torch", "OnnxVAE")
+TILED = ("diffusers", "torch", "OnnxVAE", "diffusers tiled", "torch tiled", "OnnxVAE tiled")
 BESIDE_DIFFUSERS = ("diffusers", "torch", "onnxruntime", "OnnxVAE")
 
 
@@ -35,6 +36,16 @@ def test_autoencoder_kl(benchmark, run_row, operation, batch, peer):
     if benchmark.disabled:
         pytest.skip("measured with --benchmark-only")
     run_row("first stage 256", operation, batch, peer, BESIDE_DIFFUSERS, PEERS)
+
+
+@pytest.mark.parametrize("peer", TILED)
+@pytest.mark.parametrize("operation", OPERATIONS[:2])
+@pytest.mark.parametrize("network", ["first stage 512", "without norms 512"])
+def test_tiled(benchmark, run_row, network, operation, peer):
+    """Whole and in tiles of 256: blended by all where there are group norms, exact in vaelib where there are none."""
+    if benchmark.disabled:
+        pytest.skip("measured with --benchmark-only")
+    run_row(network, operation, 1, peer, TILED, PEERS)
 
 
 FIRST_ANSWER = {

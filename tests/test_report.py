@@ -117,7 +117,7 @@ def test_several_runs_are_one_page(written):
     assert {path.name for path in out.iterdir()} == {"gpu-matrix.md", "gpu-matrix-default.png", "gpu-matrix-growth.png"}
     for words in (
         "# Benchmarks: Some GPU",
-        "| encode, batch 64 | pythae | 1,000 | 1.5 | 64 | 40% |",
+        "| encode, batch 64 | pythae | 1,000 | 1.5 | 64 | 40% | 3e-08 |",
         "| pixels | train | 1.00 | 1.00 | 256: 0.001, 1,024: 0.004 |",
         "| default | decode | 256 | OnnxVAE over torch | 1.90 | 1.2 |",
         "| article | 5,505 | 1.87 | 6.7 | 26% |",
