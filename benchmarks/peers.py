@@ -110,8 +110,7 @@ def _diffusers(directory, threads, *, tiled=False):
 
 def _torch_tiled(directory, threads):
     torch.set_num_threads(threads)
-    model = vl.load(directory / "model")
-    how = _how(model)
+    model, how = vl.load(directory / "model"), _how(directory)
     return _opened({"encode": lambda x: model.embed(x, **how), "decode": lambda z: model.decode_mean(z, **how)})
 
 
@@ -121,15 +120,15 @@ def _onnx_tiled(directory, threads):
     bundle = directory / "any size"
     code = "import sys, vaelib as vl; vl.export_onnx(vl.load(sys.argv[1]), sys.argv[2], dynamic_size=True)"
     subprocess.run([sys.executable, "-c", code, directory / "model", bundle], check=True)  # torch stays out of here
-    model = OnnxVAE(bundle, threads=threads)
-    how = {"tile": TILE, "blend": model.metadata["tiling"]["decoder"].get("radius") is None}
+    model, how = OnnxVAE(bundle, threads=threads), _how(directory)
     functions = {"encode": functools.partial(model.embed, **how), "decode": functools.partial(model.decode, **how)}
     return Opened(lambda operation, values: functions[operation](values))
 
 
-def _how(model):
+def _how(directory):
     """Tiles that are blended only where a network looks at the whole image."""
-    return {"tile": TILE, "blend": getattr(model.decoder, "norm", "pixel") != "pixel"}
+    decoder = json.loads((directory / "model" / "config.json").read_text())["model"]["decoder"]
+    return {"tile": TILE, "blend": decoder.get("norm", "pixel") != "pixel"}
 
 
 def _trainer(directory, threads):
