@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -103,6 +104,7 @@ def test_evaluate(run, capsys):
     tighter = run_json(capsys, "evaluate", run, "--samples", "100")
     assert tighter["log_likelihood"]["value"] > result["elbo"]["value"]
     assert tighter["bits_per_dim"] == result["bits_per_dim"]
+    assert result["rate_bits"]["value"] == pytest.approx(result["kl"]["value"] / math.log(2))
     assert tighter["log_likelihood_bits_per_dim"]["value"] < result["bits_per_dim"]["value"]
     assert tighter["num_samples"] > tighter["effective_samples"] >= 1
     low, median, high = tighter["effective_quantiles"]

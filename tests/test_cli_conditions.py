@@ -137,6 +137,10 @@ def test_int8_is_calibrated_with_the_labels_of_its_images(run, tmp_path, monkeyp
     train = vl.data.load(run.parent / "set", "train", image_size=8)
     images, labels = given["calibration"]
     assert torch.equal(images, train.batch(slice(None))) and torch.equal(labels, train.labels)
+    line = ["export", str(run), "--precision", "fp16", "--out", str(tmp_path), "--json"]
+    assert main(line) == 0 and given["calibration"] is None
+    assert main([*line, "--data", str(run.parent / "set")]) == 0
+    assert torch.equal(given["calibration"][0], images)
 
 
 def test_a_vector_of_factors(tmp_path, capsys):

@@ -143,7 +143,8 @@ def evaluation_of(
     """Estimate name to value and standard error, the latents in words, what the nats are not, and all counts."""
     from vaelib.evaluation import elbo, reconstruction_quality
 
-    estimates = elbo(vae, images, generator=_seeded(seed))._asdict()
+    bound = elbo(vae, images, generator=_seeded(seed))
+    estimates = bound._asdict() | {"rate_bits": bound.rate_bits}
     counts: dict[str, Any] = {name: estimates.pop(name) for name in ("num_images", "note", "quantity")}
     of_latents, more = _latents(vae, images, seed)
     estimates |= of_latents

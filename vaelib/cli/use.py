@@ -59,7 +59,10 @@ def export(
     ] = False,
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],
-        typer.Option(help="fp16: for GPUs. int8: for CPUs, calibrated on the data, refused unless it is worth it."),
+        typer.Option(
+            help="fp16: for GPUs; the room for it is measured on the data if --data is given, else on random images."
+            " int8: for CPUs, calibrated on the data, refused unless it is worth it."
+        ),
     ] = "fp32",
     max_loss: Annotated[
         float, typer.Option(help="What int8 may cost, in nats per image.", min=0, callback=finite)
@@ -75,7 +78,7 @@ def export(
     from vaelib.export.lint import lint
 
     evaluation = calibration = None
-    if precision == "int8":
+    if precision == "int8" or (precision == "fp16" and data is not None):
         calibration = load_data(directory, trained, data, "train", download=download)[slice(1024)]
     if evaluate_too:
         images = load_data(directory, trained, data, split, download=download)
