@@ -94,6 +94,19 @@ def test_options_of_train(run, tmp_path, capsys, options, check):
     assert set(result["val"]) == {"loss", "reconstruction", "kl"}
 
 
+@pytest.mark.parametrize(
+    ("options", "latent"),
+    [([], vl.GaussianLatent), (["--latent", "fsq", "--levels", "3,3"], vl.FiniteScalarQuantizer)],
+)
+def test_train_a_first_stage_with_a_discriminator(run, tmp_path, capsys, options, latent):
+    data = json.loads((run / "run.json").read_text())["data"]
+    small = ["--preset", "autoencoder_kl", "--factor", "4", "--width", "2", "--adversarial", *options]
+    result = run_json(capsys, "train", "--data", data, "--epochs", "1", "--out", tmp_path / "run", *small)
+    model = vl.load(tmp_path / "run")
+    assert isinstance(model.latent, latent) and model.latent_shape[1:] == (3, 3)
+    assert {"perceptual", "adversarial", "weight", "discriminator"} < set(result["val"])
+
+
 def test_evaluate(run, capsys):
     result = run_json(capsys, "evaluate", run)
     assert result["num_images"] == 8

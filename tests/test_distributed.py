@@ -41,6 +41,18 @@ def test_two_processes_follow_the_curve_of_one_with_codes_and_labels(parts):
 
 
 @pytest.mark.slow
+def test_two_processes_follow_the_curve_of_one_with_a_discriminator():
+    """The adaptive weight is that of all images, on both; codes by gradients, as nothing is drawn."""
+    settings = {"parts": "codes by gradients", "posterior_mean": False, "adversarial": True}
+    one, two = report_of(SETTINGS | settings), run(2, {"ALL_RANKS": "1"}, **settings)
+    for name in ("state", "objective", "weight"):
+        assert two[0][name] == two[1][name]
+    for name in ("train", "val", "weight"):
+        assert two[0][name] == pytest.approx(one[name], rel=1e-3)
+    assert one["weight"][0] > 0
+
+
+@pytest.mark.slow
 def test_accumulation_over_two_processes_too(alone):
     assert run(2, accumulate=3)[0]["train"] == pytest.approx(alone["train"], rel=1e-5)
 

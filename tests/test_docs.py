@@ -124,7 +124,13 @@ def diffusers_ran(names, directory):
     np.testing.assert_allclose(bundle, vl.from_diffusers(directory / "vae").reconstruct(x), rtol=0, atol=1e-5)
 
 
+def first_stage_ran(names, directory):
+    assert names["history"][-1].train.weight > 0
+    assert names["vae"].latent_shape == (4, 8, 8) and not names["vae"].decoder.conv_out.weight.grad.isnan().any()
+
+
 RAN = {
+    "first_stage": first_stage_ran,
     "diffusers": diffusers_ran,
     "own_pictures": own_pictures_ran,
     "image_size": image_size_ran,
@@ -151,7 +157,7 @@ def run_page(name, directory, monkeypatch, commands=True):
 def test_how_to_pages_run(name, tmp_path, monkeypatch):
     if name in ("own_pictures", "diffusers"):
         {"own_pictures": photos, "diffusers": autoencoder}[name](tmp_path)
-    RAN[name](run_page(name, tmp_path, monkeypatch, commands=name != "many_gpus"), tmp_path)
+    RAN[name](run_page(name, tmp_path, monkeypatch, commands=name not in ("many_gpus", "first_stage")), tmp_path)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import torch
 from launching import FORKS, PROGRAMS
 from PIL import Image
 from runs import StopAt, images_of, seeded, tiny, weights
+from torch.utils._pytree import tree_leaves
 from writing import write_shard
 
 import vaelib as vl
@@ -654,12 +655,12 @@ def test_a_signal_finishes_the_step_and_says_how_to_resume(digits, uninterrupted
     assert torch.equal(weights(vl.load(run / "last")), uninterrupted)
 
 
-def kill_and_resume(digits, run, kills, generator):
+def kill_and_resume(digits, run, kills, generator, *more):
     """Runs to its end, killed without warning at ``kills`` random moments; how often a kill hit the training."""
 
     def begun():
         options = ["--resume"] if (run / "run.json").exists() else []
-        process = FORKS.Process(target=main, args=(arguments(digits, run, *options),), daemon=True)
+        process = FORKS.Process(target=main, args=(arguments(digits, run, *more, *options),), daemon=True)
         process.start()
         return process
 
@@ -689,6 +690,26 @@ def test_killed_12_times(digits, uninterrupted, tmp_path):
         hits += kill_and_resume(digits, tmp_path / "run", 4, generator)
         assert torch.equal(weights(vl.load(tmp_path / "run" / "last")), uninterrupted)
         shutil.rmtree(tmp_path / "run")
+    print(f"killed {hits} times")
+
+
+@pytest.mark.slow
+def test_a_run_with_a_discriminator_killed_5_times(digits, tmp_path):
+    """Model, average and discriminator are in the end bitwise those of a run that nothing stopped."""
+    more = ["--adversarial", "--image-size", "12", "--epochs", "8"]
+    assert main(arguments(digits, tmp_path / "whole", *more)) == 0
+    hits, generator = 0, random.Random(2)
+    while hits < 5:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        hits += kill_and_resume(digits, tmp_path / "run", 5, generator, *more)
+        states = [newest_checkpoint(tmp_path / name)[1] for name in ("run", "whole")]
+        for part in ("model", "objective", "optimization", "callbacks"):
+            leaves = [
+                [value for value in tree_leaves(state[part]) if isinstance(value, torch.Tensor)] for state in states
+            ]
+            assert all(map(torch.equal, *leaves)) and len(leaves[0]) > 1
+        for name in ("best", "last"):
+            assert torch.equal(*(weights(vl.load(tmp_path / folder / name)) for folder in ("run", "whole")))
     print(f"killed {hits} times")
 
 

@@ -61,9 +61,20 @@ ACTS = {
 PARTS = {
     "plain": lambda: {"latent_dim": 2},
     "codes": lambda: {"latent": vl.VectorQuantizer((2, 2, 2), 8, restart=0.5)},
+    "codes by gradients": lambda: {"latent": vl.ResidualQuantizer((2, 2, 2), 8, 2, decay=None)},
     "labels": lambda: {"latent_dim": 2, "condition": vl.Labels(3)},
     "labels dropped": lambda: {"latent_dim": 2, "condition": vl.Labels(3, dropout=0.3)},
 }
+
+
+def adversarial():
+    """From step 3 with the adaptive weight, which is of the images of all processes."""
+    torch.manual_seed(1)
+    return vl.Adversarial(vl.PatchDiscriminator(1, width=4, num_layers=1), start=3, ramp=2)
+
+
+def state_of(objective):
+    return objective.state_dict() if isinstance(objective, torch.nn.Module) else {}
 
 
 class Faults:
@@ -96,7 +107,8 @@ class Faults:
 def report_of(options):
     """What one run gave."""
     processes.SILENCE = options.pop("silence", processes.SILENCE)
-    objective = PosteriorMean() if options.pop("posterior_mean") else None
+    watched = PosteriorMean() if options.pop("posterior_mean") else None
+    objective = adversarial() if options.pop("adversarial", False) else watched
     norm, images, shards = options.pop("norm"), options.pop("images"), options.pop("shards", None)
     resume, every = options.pop("resume", False), options.pop("every", None)
     workers = options.pop("workers", 0)
@@ -108,7 +120,7 @@ def report_of(options):
         data, val = (vl.data.ImageDataset(each.images, condition=torch.arange(len(each)) % 3) for each in (data, val))
     if shards is not None:
         data = vl.data.stream(shards, "all", image_size=8, workers=workers)
-    faults = Faults(objective)
+    faults = Faults(watched)
     trainer = vl.Trainer(objective, callbacks=[faults, vl.Checkpoints(every)], **options)
     history = trainer.fit(model, data, val, progress=False, resume=resume)
     return {
@@ -117,6 +129,8 @@ def report_of(options):
         "images": [r.num_images for r in history],
         "weights": sum(p.double().sum().item() for p in model.parameters()),
         "state": [value.double().sum().item() for value in model.state_dict().values()],
+        "weight": [getattr(r.train, "weight", 0.0) for r in history],
+        "objective": [value.double().sum().item() for value in state_of(objective).values()],
         "seen": faults.seen,
         "validated": faults.validated,
         "memory": faults.memory,

@@ -14,15 +14,24 @@ _DEPTH = 4
 """Codebooks of a residual quantiser."""
 _CODE_NETWORK: dict[str, Any] = {"hidden_channels": (32, 64), "residual_blocks": 1}
 """Two stages: codes stand for 4 x 4 pixels each."""
+_REFUSED = {
+    "conv": ("factor", "width"),
+    "article": ("likelihood", "latent_dim", "latent", "condition", "factor", "width"),
+    "autoencoder_kl": ("latent_dim", "condition"),
+}
+"""Options that say nothing to a preset."""
 
 
 def check_latent(options: dict[str, Any]) -> None:
     """Raise ``ValueError`` for an option that could change nothing."""
     latent, preset = options["latent"], options["preset"]
-    fixed = [name for name in ("likelihood", "latent_dim", "latent", "condition") if options[name] is not None]
-    if preset == "article" and fixed:
-        named = " and ".join(f"`--{name.replace('_', '-')}`" for name in fixed)
-        raise ValueError(f"{named} must not be given with `--preset article`, which is fixed.")
+    refused = _REFUSED[preset]
+    named = " and ".join(f"`--{name.replace('_', '-')}`" for name in refused if options[name] is not None)
+    if named:
+        why = ", which is fixed" if preset == "article" else ""
+        raise ValueError(f"{named} must not be given with `--preset {preset}`{why}.")
+    if options["adversarial"] and options["patience"] is not None:
+        raise ValueError("`--patience` must not be given with `--adversarial`: no bound says which epoch is best.")
     wanted = {"latent_dim": (None, "gaussian"), "num_codes": ("vq", "rvq", "bsq"), "levels": ("fsq",)}
     for name, latents in wanted.items():
         if options[name] is not None and latent not in latents:
@@ -65,10 +74,14 @@ def make_model(options: dict[str, Any], images: Any) -> Any:
         "discretized_logistic": likelihoods.DiscretizedLogistic,
     }
     latent = _make_latent(options, images.image_shape[1:])
+    likelihood = None if options["likelihood"] is None else families[options["likelihood"]]()
+    if options["preset"] == "autoencoder_kl":
+        sizes = {name: options[name] for name in ("factor", "width") if options[name] is not None}
+        return presets.autoencoder_kl(images.image_shape, latent=latent, likelihood=likelihood, **sizes)
     return presets.conv_vae(
         images.image_shape,
         options["latent_dim"],
-        likelihood=families[options["likelihood"] or "bernoulli"](),
+        likelihood=likelihood,
         latent=latent,
         condition=_make_condition(options["condition"], images),
         **({} if latent is None else _CODE_NETWORK),
@@ -94,6 +107,9 @@ def _make_latent(options: dict[str, Any], image_size: tuple[int, int]) -> Any:
     if kind in (None, "gaussian"):
         return None
     code_map = plan(image_size, len(_CODE_NETWORK["hidden_channels"]), kernel_size=3, stride=2)[-1].small
+    if options["preset"] == "autoencoder_kl":
+        factor = options["factor"] or 8
+        code_map = image_size[0] // factor, image_size[1] // factor
     if kind == "fsq":
         levels = options["levels"] or _LEVELS
         return latents.FiniteScalarQuantizer((len(levels), *code_map), levels)
@@ -104,20 +120,32 @@ def _make_latent(options: dict[str, Any], image_size: tuple[int, int]) -> Any:
     return latents.VectorQuantizer((_CODE_SIZE, *code_map), num_codes)
 
 
-def make_trainer(options: dict[str, Any]) -> Any:
+def _make_objective(options: dict[str, Any], image_shape: tuple[int, int, int]) -> Any:
+    """The bound; with ``--adversarial`` a perceptual term and a discriminator too, of up to 3 layers."""
+    from vaelib.networks import PatchDiscriminator
+    from vaelib.objectives import Adversarial, Elbo, perceptual_distance
+    from vaelib.schedules import linear_warmup
+
+    beta, steps = options["beta"], options["kl_warmup"]
+    bound = Elbo(beta=linear_warmup(steps, beta) if steps else beta)
+    if not options["adversarial"]:
+        return bound
+    layers = min(3, max(1, (min(image_shape[1:]) // 3).bit_length() - 1))
+    discriminator = PatchDiscriminator(image_shape[0], num_layers=layers)
+    return Adversarial(discriminator, elbo=bound, perceptual=perceptual_distance)
+
+
+def make_trainer(options: dict[str, Any], image_shape: tuple[int, int, int]) -> Any:
     """What trains it."""
     import torch
 
-    from vaelib.objectives import Elbo
-    from vaelib.schedules import linear_warmup
     from vaelib.training import EMA, Checkpoints, EarlyStopping, Trackers, Trainer
 
-    beta, steps = options["beta"], options["kl_warmup"]
-    recipe: dict[str, Any] = (
-        {"learning_rate": 1e-3, "lr_schedule": "constant", "optimizer": torch.optim.Adam}
-        if options["preset"] == "article"
-        else {}
-    )
+    recipes: dict[str, dict[str, Any]] = {
+        "article": {"learning_rate": 1e-3, "lr_schedule": "constant", "optimizer": torch.optim.Adam},
+        "autoencoder_kl": {"learning_rate": 3e-4},
+    }
+    recipe = recipes.get(options["preset"], {})
     recipe |= {name: options[name] for name in ("learning_rate", "lr_schedule") if options[name] is not None}
     callbacks: list[Any] = [Checkpoints(options["checkpoint_every"], options["keep_last"])]
     callbacks += [EMA(options["ema"])] if options["ema"] is not None else []
@@ -125,7 +153,7 @@ def make_trainer(options: dict[str, Any]) -> Any:
     callbacks += [Trackers(*options["tracker"])] if options["tracker"] else []
     names = ("batch_size", "accumulate", "clip_norm", "precision", "compile", "sync_batch_norm", "seed")
     return Trainer(
-        Elbo(beta=linear_warmup(steps, beta) if steps else beta),
+        _make_objective(options, image_shape),
         max_epochs=options["epochs"],
         output_dir=options["out"],
         callbacks=callbacks,

@@ -53,12 +53,24 @@ def train(
         typer.Option(help="Directory of the run; runs/NAME if not given.", parser=a_path),
     ] = None,
     preset: Annotated[
-        Literal["conv", "article"],
+        Literal["conv", "autoencoder_kl", "article"],
         typer.Option(
-            help="conv: vaelib's own network. article: the 2021 tutorial's for 32x32, with its recipe"
-            " (Adam, constant learning rate 1e-3)."
+            help="conv: vaelib's own network. autoencoder_kl: the first stage of a latent generator, with a latent map."
+            " article: the 2021 tutorial's for 32x32, with its recipe (Adam, constant learning rate 1e-3)."
         ),
     ] = "conv",
+    factor: Annotated[
+        int | None,
+        typer.Option(help="Size of an image by that of its latent map (preset autoencoder_kl); 8 if not given.", min=1),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Channels at the image's resolution (preset autoencoder_kl); 128 if not given.", min=1),
+    ] = None,
+    adversarial: Annotated[
+        bool,
+        typer.Option("--adversarial", help="Train with a perceptual term and a discriminator, for sharp images."),
+    ] = False,
     image_size: ImageSize = None,
     latent_dim: Annotated[
         int | None,
@@ -66,13 +78,13 @@ def train(
     ] = None,
     likelihood: Annotated[
         Likelihood | None,
-        typer.Option(help="p(x|z) (preset conv); bernoulli if not given."),
+        typer.Option(help="p(x|z) (not preset article); bernoulli if not given, of autoencoder_kl laplace."),
     ] = None,
     latent: Annotated[
         Latent | None,
         typer.Option(
-            help="gaussian if not given; or codes, one for each 4 x 4 pixels: vq (a learned codebook), rvq (4 of them,"
-            " each for what is left), fsq (levels), bsq (bits). Preset conv."
+            help="gaussian if not given; or codes, one for each 4 x 4 pixels (preset conv) or place of the map: vq (a"
+            " learned codebook), rvq (4 of them, each for what is left), fsq (levels), bsq (bits). Not preset article."
         ),
     ] = None,
     num_codes: Annotated[
@@ -198,7 +210,7 @@ def _train(options: dict[str, Any], *, begins: bool, json_output: bool) -> None:
         typer.echo(f"Validation on {len(val_images):,} images: {_VALIDATION[options['validation']]}.", err=True)
     torch.manual_seed(options["seed"])
     model = make_model(options, train_images)
-    trainer = make_trainer(options)
+    trainer = make_trainer(options, train_images.image_shape)
     if main:
         writable_directory("--out", out)
     record = _record(options, train_images.image_shape)

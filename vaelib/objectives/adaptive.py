@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 __all__ = ["adaptive_weight"]
 
-_LARGEST_RATIO = 1e4
-
 
 def adaptive_weight(decoder: nn.Module, recon_params: Tensor, images: Tensor, fixed: Tensor, slope: Tensor) -> Tensor:
     """Half the ratio of two gradients' norms at the decoder's last weight, as means over the images of all processes.
+
+    The ratio is at most the number of an image's values, over which ``fixed`` is a sum and the adversarial loss is none;
+    the 1e4 of the reference is for a certain image size.
 
     Args:
         decoder: What made ``recon_params``.
@@ -33,7 +34,7 @@ def adaptive_weight(decoder: nn.Module, recon_params: Tensor, images: Tensor, fi
     (of_slope,) = torch.autograd.grad(images, recon_params, slope, retain_graph=True)
     found = torch.stack([_at(weights[-1], recon_params, each) for each in (of_fixed, of_slope)])
     norms = torch.linalg.vector_norm(_mean_over_processes(found, len(images)).flatten(1), dim=1)
-    return 0.5 * (norms[0] / (norms[1] + 1e-4)).clamp(max=_LARGEST_RATIO)
+    return 0.5 * (norms[0] / (norms[1] + 1e-4)).clamp(max=images[0].numel())
 
 
 def _at(weight: nn.Parameter, recon_params: Tensor, slope: Tensor) -> Tensor:
