@@ -655,12 +655,12 @@ def test_a_signal_finishes_the_step_and_says_how_to_resume(digits, uninterrupted
     assert torch.equal(weights(vl.load(run / "last")), uninterrupted)
 
 
-def kill_and_resume(digits, run, kills, generator, *more):
+def kill_and_resume(digits, run, kills, generator):
     """Runs to its end, killed without warning at ``kills`` random moments; how often a kill hit the training."""
 
     def begun():
         options = ["--resume"] if (run / "run.json").exists() else []
-        process = FORKS.Process(target=main, args=(arguments(digits, run, *more, *options),), daemon=True)
+        process = FORKS.Process(target=main, args=(arguments(digits, run, *options),), daemon=True)
         process.start()
         return process
 
@@ -695,22 +695,28 @@ def test_killed_12_times(digits, uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_with_a_discriminator_killed_5_times(digits, tmp_path):
-    """Model, average and discriminator are in the end bitwise those of a run that nothing stopped."""
+    """Each time after another checkpoint; model, average and both networks' moments end bitwise as in one run."""
     more = ["--adversarial", "--image-size", "12", "--epochs", "8"]
     assert main(arguments(digits, tmp_path / "whole", *more)) == 0
-    hits, generator = 0, random.Random(2)
-    while hits < 5:
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
-        hits += kill_and_resume(digits, tmp_path / "run", 5, generator, *more)
-        states = [newest_checkpoint(tmp_path / name)[1] for name in ("run", "whole")]
-        for part in ("model", "objective", "optimization", "callbacks"):
-            leaves = [
-                [value for value in tree_leaves(state[part]) if isinstance(value, torch.Tensor)] for state in states
-            ]
-            assert all(map(torch.equal, *leaves)) and len(leaves[0]) > 1
-        for name in ("best", "last"):
-            assert torch.equal(*(weights(vl.load(tmp_path / folder / name)) for folder in ("run", "whole")))
-    print(f"killed {hits} times")
+    run, generator = tmp_path / "run", random.Random(2)
+    for count in range(6):
+        resumed = [] if count == 0 else ["--resume"]
+        known = {path.name for path in run.glob("checkpoints/step_*")}
+        process = FORKS.Process(target=main, args=(arguments(digits, run, *more, *resumed),), daemon=True)
+        process.start()
+        while count < 5 and process.is_alive() and known >= {path.name for path in run.glob("checkpoints/step_*")}:
+            time.sleep(0.01)
+        if count < 5:
+            process.join(generator.uniform(0, 0.05))
+            process.kill()
+        process.join()
+        assert process.exitcode == (0 if count == 5 else -signal.SIGKILL)
+    states = [newest_checkpoint(tmp_path / name)[1] for name in ("run", "whole")]
+    for part in ("model", "objective", "optimization", "callbacks"):
+        found, expected = ([value for value in tree_leaves(state[part]) if torch.is_tensor(value)] for state in states)
+        assert len(found) > 1 and all(map(torch.equal, found, expected))
+    for name in ("best", "last"):
+        assert torch.equal(*(weights(vl.load(tmp_path / folder / name)) for folder in ("run", "whole")))
 
 
 def test_a_run_of_an_objective_by_its_old_name_is_resumed(tmp_path):

@@ -11,8 +11,8 @@ __all__ = ["adaptive_weight"]
 def adaptive_weight(decoder: nn.Module, recon_params: Tensor, images: Tensor, fixed: Tensor, slope: Tensor) -> Tensor:
     """Half the ratio of two gradients' norms at the decoder's last weight, as means over the images of all processes.
 
-    The ratio is at most the number of an image's values, over which ``fixed`` is a sum and the adversarial loss is none;
-    the 1e4 of the reference is for a certain image size.
+    The ratio is at most the number of an image's values, since ``fixed`` is a sum over them and the adversarial loss is
+    a mean; the limit of the reference, 1e4, is of one image size.
 
     Args:
         decoder: What made ``recon_params``.
