@@ -1,6 +1,7 @@
 """A discriminator beside the bound: gradients by the textbook, the term's start, and runs of the Trainer."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -165,6 +166,11 @@ def test_the_term_enters_at_a_step_or_at_a_fraction_of_the_run():
         (lambda: adversarial(elbo=vl.Elbo(extra=vl.perceptual_distance)), ValueError, "`elbo` must have no `extra`"),
         (lambda: adversarial(perceptual=3), TypeError, "`perceptual` must be callable"),
         (lambda: vl.Adversarial(len), TypeError, "`discriminator` must be an nn.Module object"),
+        (
+            lambda: adversarial().double()(vae(), images()),
+            TypeError,
+            "`discriminator` must be of the model's dtype, torch.",
+        ),
         (lambda: adversarial().set_total_steps(0), ValueError, "`total_steps` must be >= 1, got 0"),
         (lambda: adversarial(elbo=vl.Elbo())(points(), images()), TypeError, "`model` must have a prior"),
         (lambda: adversarial()(None, images()), TypeError, "`model` must be an AutoEncoder or a VAE for Adversarial"),
@@ -339,6 +345,24 @@ def test_the_discriminator_has_what_its_optimiser_is_given():
     trainer = vl.Trainer(objective, max_epochs=1, batch_size=6, lr_schedule="constant", callbacks=[rates])
     trainer.fit(vae(), images(12), progress=False)
     assert rates.seen[0] == [5e-3, 1.25e-3]
+
+
+def test_a_large_gradient_of_the_discriminator_changes_nothing_for_the_model():
+    """Neither is the model's clipped by it, nor the step skipped, before the term has entered."""
+    found = []
+    for objective in (vl.Elbo(), adversarial(start=99, perceptual=None)):
+        model, x = vae(), images(12)
+        if isinstance(objective, vl.Adversarial):
+            with torch.no_grad():
+                objective.discriminator.layers[0].weight.mul_(1e4)
+        limits = {"clip_norm": 1.0, "skip_norm": 1e5, "optimizer": torch.optim.SGD}
+        with (
+            pytest.warns(UserWarning, match="never enters") if isinstance(objective, vl.Adversarial) else nullcontext()
+        ):
+            history = vl.Trainer(objective, max_epochs=2, batch_size=6, **limits).fit(model, x, progress=False)
+        assert history[-1].skipped == 0
+        found.append(weights(model))
+    assert torch.equal(*found)
 
 
 def test_early_stopping_has_nothing_to_compare():

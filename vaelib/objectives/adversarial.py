@@ -181,6 +181,9 @@ class Adversarial(nn.Module):
     def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
         """:class:`AdversarialTerms` of one batch; ``step`` drives ``start``, ``ramp`` and the schedules of ``elbo``."""
         check_has_code("Adversarial", model)
+        dtype = next((weight.dtype for weight in self.discriminator.parameters()), x.dtype)
+        if dtype != x.dtype:
+            raise TypeError(f"`discriminator` must be of the model's dtype, {x.dtype}, got {dtype}.")
         share = self.share(step)
         recon_params, draw = one_draw(model, x, generator)
         elbo: Any = self.elbo or default_objective(model)

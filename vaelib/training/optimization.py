@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,10 +68,14 @@ class Optimization:
         self.optimizer = optimizer
         self._model, self._learning_rate, self._accelerator = model, learning_rate, accelerator
         self._clip_norm, self._skip_norm = clip_norm, skip_norm
-        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        objective = getattr(model, "objective", None)
+        own = {id(weight) for weight in objective.parameters()} if isinstance(objective, nn.Module) else set[int]()
+        self._of_model = [parameter for parameter in parameters if id(parameter) not in own]
+        self._of_objective = [parameter for parameter in parameters if id(parameter) in own]
         self._keep_gradients = keep_gradients
         if keep_gradients:
-            for parameter in self._parameters:
+            for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         self._followers, self._seed, self._step = followers(model), seed, 0
         self._buffers = list(model.buffers())
@@ -157,16 +161,21 @@ class Optimization:
             self._moved.clear()
 
     def _check(self, loss: Tensor) -> Tensor:
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        ok = torch.isfinite(norm)
+        norm, own = (_total_norm(parameters) for parameters in (self._of_model, self._of_objective))
+        ok = torch.isfinite(norm) & torch.isfinite(own)
         if self._accelerator.num_processes == 1:  # of several, each has its own loss but all have the same gradients
             ok = ok & loss.isfinite()
         if self._skip_norm is not None:
             ok = ok & (norm <= self._skip_norm)
         if self._clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self._parameters, self._clip_norm, norm)
+            # Apart: the size of a discriminator's gradient says nothing about the model's.
+            nn.utils.clip_grads_with_norm_(self._of_model, self._clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(self._of_objective, self._clip_norm, own)
         return ok
+
+
+def _total_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def _blame(model: nn.Module, terms: Any) -> str:

@@ -61,9 +61,9 @@ class Trainer:
             class, called as ``optimizer(parameters, lr=learning_rate)``.
         accumulate: Pieces into which each process cuts its part of a batch, to need less memory; the gradient is
             that of the whole batch, batch normalisation sees the pieces.
-        clip_norm: Total norm to which larger gradients are scaled down, or None.
-        skip_norm: Total gradient norm above which a step is skipped, or None. Steps with gradients that are not
-            finite are always skipped; 20 in a row end the run.
+        clip_norm: Total norm to which larger gradients are scaled down, or None; an objective's own weights apart.
+        skip_norm: Norm of the model's gradient above which a step is skipped, or None. Steps with gradients that are
+            not finite are always skipped; 20 in a row end the run.
         precision: ``"fp32"``; ``"tf32"`` lets CUDA round factors of products; ``"bf16"`` or ``"fp16"`` (with a loss
             scale) run the networks in mixed precision, while the objective stays in float32. None is what
             ``accelerate launch`` says, else ``"fp32"`` with torch's settings.
