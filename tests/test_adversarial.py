@@ -281,6 +281,7 @@ def test_a_network_as_the_measure_is_fixed_and_not_kept():
     assert not [name for name in objective.state_dict() if "layer.weight" in name.removeprefix("discriminator.layers")]
 
 
+@pytest.mark.filterwarnings("default:.*:UserWarning:torchvision")  # by arguments that lpips gives it
 def test_lpips_is_a_measure_by_one_line():
     lpips = pytest.importorskip("lpips", reason="lpips is not installed")
     net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)

@@ -5,7 +5,8 @@ The functions know no model. The classes beside them are what a ``Trainer`` call
 that needs several draws or passes is written the same way.
 
 ``BetaTcLoss``, ``FactorLoss``, ``DipLoss``, ``InfoLoss`` and ``WaeLoss`` look at a batch as a whole; where a step is
-cut into pieces or over processes, each piece is their batch.
+cut into pieces or over processes, each piece is their batch. So it is for the adaptive weight of ``Adversarial``, which
+is the same on all processes.
 """
 
 from typing import Any
