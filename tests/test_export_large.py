@@ -123,32 +123,31 @@ def test_what_layers_gave_is_forgotten_where_nobody_looks():
 
 
 DECODE = """
-import resource, sys
+import sys
 sys.modules["torch"] = None
 import numpy as np
 from vaelib.runtime import OnnxVAE
 model = OnnxVAE(sys.argv[1])
-z = np.random.default_rng(0).standard_normal((1, 4, 64, 64), dtype=np.float32)
-images = model.decode(z)
-print(images.shape, images.dtype, bool(np.isfinite(images).all()))
+generator = np.random.default_rng(0)
+large, small = (generator.standard_normal((1, 4, side, side), dtype=np.float32) for side in (64, 8))
+np.savez(sys.argv[1] + "/decoded.npz", large=model.decode(large), small=model.decode(small), z=small)
 """
 
 
 @pytest.mark.slow
 def test_a_model_of_the_size_of_stable_diffusion_s_is_exported_and_decodes_512_x_512_without_torch(tmp_path):
-    """84 million random weights, group norm and attention; the training size is 512 x 512 and nothing runs at it."""
+    """84 million random weights, group norm and attention."""
     torch.manual_seed(0)
     options = {"norm": "group", "attention": True, "quant_conv": True}
     model = vl.autoencoder_kl((3, 512, 512), width=128, **options).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == 83_653_863
-    sizes = set()
-    model.encoder.register_forward_hook(lambda module, inputs, output: sizes.add(tuple(inputs[0].shape[2:])))
     vl.export_onnx(model, tmp_path, dynamic_size=True)
-    found = subprocess.run(
-        [sys.executable, "-c", DECODE, str(tmp_path)], capture_output=True, text=True, timeout=900, check=True
-    )
-    assert found.stdout.split("\n")[0] == "(1, 3, 512, 512) float32 True"
-    z = torch.from_numpy(np.random.default_rng(1).standard_normal((1, 4, 8, 8), dtype=np.float32))
+    subprocess.run([sys.executable, "-c", DECODE, str(tmp_path)], timeout=1800, check=True)
+    decoded = np.load(tmp_path / "decoded.npz")
+    assert decoded["large"].shape == (1, 3, 512, 512)
+    assert decoded["large"].std() > 0.01
+    same = vl.autoencoder_kl((3, 64, 64), width=128, **options).eval()
+    same.load_state_dict(model.state_dict(), assign=True)
     with torch.no_grad():
-        expected = model.decoder(z)
-    assert torch.isfinite(expected).all()
+        expected = same.decode_mean(torch.from_numpy(decoded["z"])).numpy()
+    assert np.abs(decoded["small"] - expected).max() < 1e-5
