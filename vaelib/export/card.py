@@ -15,6 +15,7 @@ from vaelib.export.differences import Parity, at_most, drawn_inputs
 from vaelib.export.graphs import Graph
 from vaelib.export.precision import Judgement
 from vaelib.export.proof import images_per_second, session
+from vaelib.export.tiling import sentence
 from vaelib.runtime.contract import axes_of
 
 __all__ = ["Speed", "card", "measure"]
@@ -32,7 +33,7 @@ their hashes.
 {files}
 
 Images are float32 in [0, 1], shape (B, {axes}), the batch of any length.{sizes}
-Those that the graphs give are clamped to [0, 1]; `recon_params` and `distortion` are of values that are not.
+Those that the graphs give are clamped to [0, 1]; `recon_params` and `distortion` are of values that are not.{tiles}
 
 ## Model
 
@@ -159,6 +160,7 @@ def card(
         image=", ".join(map(str, image)),
         image_size=math.prod(image),
         sizes=f" H and W may be any multiples of {multiple}, h and w are that much smaller." if multiple else "",
+        tiles=sentence(model["tiling"]),
         files=_table(("file", "inputs", "outputs"), [_graph_row(graph) for graph in graphs.values() if graph["file"]]),
         model=_table(("", ""), _model_rows(model)),
         config="null" if config is None else "{\n" + ",\n".join(lines) + "\n}",

@@ -20,6 +20,7 @@ from vaelib.export.lint import lint
 from vaelib.export.parts import graphs_of
 from vaelib.export.precision import LIMITS, check_calibration, check_headroom, halved, quantized
 from vaelib.export.proof import compare, how_proved, prove
+from vaelib.export.tiling import tiling_of
 from vaelib.vae import VAE
 
 __all__ = ["export_onnx"]
@@ -158,7 +159,7 @@ def export_onnx(
             part: compare(contents[part], graph, limits[part], third_opinion=precision == "fp16")
             for part, graph in networks.items()
         }
-    described = manifest.described(metadata, proofs, parity)
+    described = manifest.described({**metadata, "tiling": tiling_of(graphs)}, proofs, parity)
     files = {
         f"{part}.onnx": with_metadata(content, manifest.props_of(part, described)) for part, content in contents.items()
     }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vaelib._checks import ExportError
 from vaelib.runtime.contract import Contract, Spec
+from vaelib.tiling.passes import free_axes, multiple_of
 from vaelib.vae import VAE
 from vaelib.vae.verbs import Given
 
@@ -171,16 +172,13 @@ def free_sizes(model: VAE) -> tuple[int, tuple[int, int]]:
             f"got the vector {tuple(model.latent_shape)}."
         )
     (_, height, width), (_, rows, columns) = model.image_shape, model.latent_shape
-    multiple = height // rows
-    if (multiple * rows, multiple * columns) != (height, width):
+    multiple = multiple_of(model)
+    if multiple is None:
         raise ExportError(
             "`dynamic_size` needs images whose height and width are the same multiple of the latent map's, got"
             f" {height} x {width} and {rows} x {columns}: train with sides that every stride divides."
         )
-    for module in model.modules():
-        for name in ("image_shape", "latent_shape"):
-            if hasattr(module, name):
-                setattr(module, name, (getattr(module, name)[0], "H", "W"))  # a string is a free axis to the checks
+    free_axes(model)
     small = min(rows, _SMALL), min(columns, _SMALL)
     if small != (rows, columns):
         with contextlib.suppress(ExportError):  # such as a padding by reflection that is wider than the map

@@ -21,6 +21,7 @@ from vaelib._timing import timed
 from vaelib.export.differences import EXACT, Judge, Limit, Parity, answers_of_torch, drawn_inputs, near_ties
 from vaelib.export.graphs import Graph, contract_of, culprit, reason_of
 from vaelib.export.manifest import write_bundle
+from vaelib.export.tiling import prove_tiles
 from vaelib.runtime import OnnxVAE, Plan
 from vaelib.runtime.protobuf import MODEL, ProtobufError, parse
 from vaelib.runtime.rules import GraphError, check_graph
@@ -231,6 +232,7 @@ def prove(
                 model.use(plan)
                 for part, graph in graphs.items():
                     _compare(model, graph, files.get(f"{part}.onnx", b""), limits.get(part, EXACT), plan, batches)
+            prove_tiles(model, limits)
         except ExportError:
             raise
         except ValueError as error:  # of a file that is refused, or of values that are not finite

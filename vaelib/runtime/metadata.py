@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vaelib._checks import ModelFileError
+from vaelib._tiles import Axis
 from vaelib.runtime.contract import MAX_VALUES, Contract, Spec
 
 __all__ = ["checked_metadata", "described", "from_json"]
@@ -81,6 +82,25 @@ def _is_scaling(value: Any) -> bool:
     return are_numbers and all(number >= 1 / _LARGEST for number in scale)
 
 
+def _is_tiling(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    return value.keys() == {"encoder", "decoder"} and all(map(_is_tiled, value.values()))
+
+
+def _is_tiled(value: Any) -> bool:
+    """One part: the axes of its receptive field, or the layer without a bound."""
+    if not isinstance(value, dict) or value.keys() != {"rows", "columns"}:
+        return isinstance(value, dict) and _is_text(value.get("layer")) and _is_text(value.get("reason"))
+    return all(
+        isinstance(axis, dict)
+        and axis.keys() == {*Axis._fields}
+        and all(type(count) is int and count <= _MAX_EXTENT for count in axis.values())
+        and all(count >= (0 if name in ("low", "high") else 1) for name, count in axis.items())
+        for axis in value.values()
+    )
+
+
 _RULES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("version", "kind", "likelihood", "prior", "precision", "weights_sha256"), _is_text),
     "image_shape": lambda value: _extents(value) and len(value) == 3,
@@ -93,8 +113,9 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "condition": _is_condition,
     "codes": _are_codes,
     "scaling": _is_scaling,
+    "tiling": _is_tiling,
 }
-_NONE = {"condition": None, "codes": None, "scaling": None}
+_NONE = dict.fromkeys(("condition", "codes", "scaling", "tiling"))
 """Of bundles that were written before there were any."""
 
 

@@ -13,6 +13,7 @@ from vaelib.runtime.draws import codes_of_noise, noise_of_prior, z_of_noise
 from vaelib.runtime.inputs import Array
 from vaelib.runtime.opened import Graphs
 from vaelib.runtime.scaling import scaling_if
+from vaelib.runtime.tiles import decoded, encoded
 
 __all__ = ["Verbs"]
 
@@ -22,6 +23,14 @@ class Verbs:
 
     Where they have ``condition=`` it is that of ``OnnxVAE.given``; where they have ``scaled=``, latents are
     ``(z - shift) * scale`` by ``metadata["scaling"]``, which must be there.
+
+    Where they have ``tile=``, encoder and decoder of a bundle with free sizes compute one tile after the other, none
+    with a side of more than ``tile`` pixels, so only input and result grow with the image. Tiles overlap by the
+    receptive radius in ``metadata["tiling"]``, and the result is that of the whole, up to 1e-6 of its range. A graph
+    that looks at the whole image, through a normalisation over space or attention, is refused by the name of that
+    layer; with ``blend=True`` its tiles overlap by a quarter and are blended linearly: ``metadata["tiling"]`` has the
+    error that this made at export. Images whose size is no multiple of ``spatial_multiple`` are reflected at the bottom
+    and on the right, and a warning reports it.
     """
 
     contract: Mapping[str, Contract]
@@ -32,7 +41,13 @@ class Verbs:
         return self._graphs if condition is None else self._graphs.given(condition, "condition")
 
     def encode(
-        self, images: NDArray[Any], *, condition: Any = None, scaled: bool = False
+        self,
+        images: NDArray[Any],
+        *,
+        condition: Any = None,
+        scaled: bool = False,
+        tile: int | None = None,
+        blend: bool = False,
     ) -> tuple[Array, Array] | NDArray[Any]:
         """Images, floating-point ``(B, C, H, W)`` in [0, 1], to ``(mu, logvar)``, codes or z, as ``VAE.encode``.
 
@@ -44,18 +59,26 @@ class Verbs:
         names = ("mu", "logvar") if "mu" in outputs else ("codes",) if "codes" in outputs else ("z",)
         if scaling is not None and "codes" in outputs:
             raise ValueError("`scaled` must be False for codes, which have no scale: `embed` gives their z.")
-        found = self._given(condition).ask("encoder", "image", images, "images", names)
+        found = encoded(self._given(condition), images, names, (tile, blend))
         if len(found) == 2:
             return (found[0], found[1]) if scaling is None else scaling.posterior(found[0], found[1])
         return found[0] if scaling is None else scaling.of(found[0])
 
-    def embed(self, images: NDArray[Any], *, condition: Any = None, scaled: bool = False) -> Array:
+    def embed(
+        self,
+        images: NDArray[Any],
+        *,
+        condition: Any = None,
+        scaled: bool = False,
+        tile: int | None = None,
+        blend: bool = False,
+    ) -> Array:
         """Images to the z that :meth:`reconstruct` decodes, ``(B, *latent_shape)``: mu, or an AutoEncoder's code.
 
         Deterministic; mu through the flow if the posterior has one. Raises as :meth:`encode`.
         """
         scaling = scaling_if(scaled, self.metadata)
-        z = self._given(condition).ask("encoder", "image", images, "images", ("z",))[0]
+        z = encoded(self._given(condition), images, ("z",), (tile, blend))[0]
         return z if scaling is None else scaling.of(z)
 
     def encode_codes(self, images: NDArray[Any], *, condition: Any = None) -> Codes:
@@ -78,18 +101,28 @@ class Verbs:
         _ = self._graphs.num_codes
         return self._graphs.ask("codes", "codes", codes, "codes", ("z",))[0]
 
-    def decode(self, z: NDArray[Any], *, condition: Any = None, scaled: bool = False) -> Array:
+    def decode(
+        self,
+        z: NDArray[Any],
+        *,
+        condition: Any = None,
+        scaled: bool = False,
+        tile: int | None = None,
+        blend: bool = False,
+    ) -> Array:
         """Latents ``(B, *latent_shape)``, finite floats, to images ``(B, C, H, W)``: p(x|z)'s mean, clamped to [0, 1].
 
         Raises:
             ValueError: If the shape is wrong, or a value is not finite, in ``z`` or in the images.
             TypeError: If ``z`` is no array of floating point.
         """
-        return self._given(condition).ask("decoder", "z", self._unscaled(z, scaled), "z", ("mean",))[0]
+        return decoded(self._given(condition), self._unscaled(z, scaled), "mean", (tile, blend))
 
-    def decode_params(self, z: NDArray[Any], *, scaled: bool = False) -> Array:
+    def decode_params(
+        self, z: NDArray[Any], *, scaled: bool = False, tile: int | None = None, blend: bool = False
+    ) -> Array:
         """Latents to the raw parameters of p(x|z), ``(B, K, H, W)``, as ``VAE.decode``. Raises as :meth:`decode`."""
-        return self._graphs.ask("decoder", "z", self._unscaled(z, scaled), "z", ("recon_params",))[0]
+        return decoded(self._graphs, self._unscaled(z, scaled), "recon_params", (tile, blend))
 
     def _unscaled(self, z: NDArray[Any], scaled: bool) -> NDArray[Any]:
         scaling = scaling_if(scaled, self.metadata)
@@ -103,9 +136,16 @@ class Verbs:
         """:meth:`decode` of one batch after the other."""
         return map(self.decode, batches)
 
-    def reconstruct(self, images: NDArray[Any], *, condition: Any = None) -> Array:
-        """Images from images, ``(B, C, H, W)`` both, by :meth:`embed`: deterministic. Raises as :meth:`encode`."""
-        return self.decode(self.embed(images, condition=condition), condition=condition)
+    def reconstruct(
+        self, images: NDArray[Any], *, condition: Any = None, tile: int | None = None, blend: bool = False
+    ) -> Array:
+        """Images from images, ``(B, C, H, W)`` both, by :meth:`embed`: deterministic. Raises as :meth:`encode`.
+
+        With ``tile`` an image may have any height and width: it is reflected up to whole cells, the result cropped.
+        """
+        graphs, tiles = self._given(condition), (tile, blend)
+        z = encoded(graphs, images, ("z",), tiles, is_cropped=True)[0]
+        return decoded(graphs, z, "mean", tiles)[:, :, : images.shape[2], : images.shape[3]]
 
     def sample(self, num_samples: int, *, condition: Any = None, seed: int | None = None) -> Array:
         """Images from the prior, ``(num_samples, C, H, W)``; a seed gives the same again, as ``VAE.sample`` does.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from vaelib._tiles import Axis
-from vaelib.tiling.operators import rule_of
+from vaelib.tiling.operators import expanded, rule_of
 from vaelib.tiling.reach import Reach, UnboundedError, axis_of, joined
 from vaelib.tiling.sampling import Call, Dims, Value
 
@@ -58,22 +58,30 @@ def receptive_field(network: nn.Module, examples: Sequence[Tensor]) -> Field | R
     """
     try:
         with torch.no_grad():
-            program = torch.export.export(network, tuple(examples), strict=False).run_decompositions({})
+            program = torch.export.export(network, tuple(examples), strict=False)
+        found = None if any(map(_changes_its_input, program.graph.nodes)) else _walked(program)
+        # Without in-place and composite operators, at twice the time.
+        return found if isinstance(found, Field) else _walked(program.run_decompositions({}))
     except Exception as error:  # torch wraps whatever went wrong in errors of many kinds
-        return Refusal(
-            f"`{type(network).__name__}`", f"cannot be traced by torch: {str(error).partition(chr(10))[0]:.200}"
-        )
+        reason = str(error).partition("\n")[0]
+        return Refusal(f"`{type(network).__name__}`", f"cannot be traced by torch: {reason:.200}")
+
+
+def _changes_its_input(node: Any) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and bool(node.target._schema.is_mutable)
+
+
+def _walked(program: Any) -> Field | Refusal:
     walk = _Walk(program)
+    node = None
     try:
         for node in program.graph.nodes:
             walk.visit(node)
+        node = None
+        rows, columns = (axis_of(_of_outputs(walk.outputs, dim)) for dim in (2, 3))
     except UnboundedError as error:
-        return Refusal(_layer_of(node), str(error))
-    try:
-        found = [axis_of(_of_outputs(walk.outputs, dim)) for dim in (2, 3)]
-    except UnboundedError as error:
-        return Refusal("the output", str(error))
-    return Field(*found)
+        return Refusal("the output" if node is None else _layer_of(node), str(error))
+    return Field(rows, columns)
 
 
 class _Walk:
@@ -101,8 +109,8 @@ class _Walk:
     def _called(self, node: Any) -> Any:
         shapes = _shapes(node)
         found: Any = [(None,) * len(shape) for shape in shapes]  # of weights alone, whatever is made of them
-        if shapes and any(self._known[each].over() for each in node.all_input_nodes):
-            rule = rule_of(node.target)
+        rule = rule_of(node.target)
+        if shapes and (rule is expanded or any(self._known[each].over() for each in node.all_input_nodes)):
             if rule is None:
                 raise UnboundedError(f"calls {node.target}, of which vaelib does not know how far it looks")
             schema = node.target._schema.arguments

@@ -11,7 +11,7 @@ import torch
 from vaelib.tiling.reach import Reach, UnboundedError, joined
 from vaelib.tiling.sampling import SAMPLING, Call, Dims, Rule, Same
 
-__all__ = ["rule_of"]
+__all__ = ["expanded", "rule_of"]
 
 
 def _pointwise(call: Call) -> Dims:
@@ -86,7 +86,8 @@ def _permuted(call: Call) -> Dims:
     return tuple(call.first.dims[dim] for dim in order)
 
 
-def _expanded(call: Call) -> Dims:
+def expanded(call: Call) -> Dims:
+    """One value for many places, as the planes of a condition are."""
     new = len(call.shapes[0]) - len(call.first.shape)
     before = (*[(None, 1)] * new, *zip(call.first.dims, call.first.shape, strict=True))
     return tuple(Same() if size > old else dim for (dim, old), size in zip(before, call.shapes[0], strict=True))
@@ -134,6 +135,7 @@ def _unless(name: str, reason: str) -> Rule:
 
 
 _STATISTICS = "takes mean and variance over the whole map"
+_OF_BATCH = "takes the statistics of the batch, as in training mode"
 _RANDOM = "draws random numbers, as in training mode"
 _RULES: dict[Rule, str] = {
     _pointwise: "to _to_copy contiguous detach alias prelu hardswish log_sigmoid lift_fresh_copy type_as rsub where"
@@ -145,16 +147,16 @@ _RULES: dict[Rule, str] = {
     _joined_at: "cat",
     _split: "split split_with_sizes chunk",
     _permuted: "permute transpose",
-    _expanded: "expand",
+    expanded: "expand",
     _viewed: "view reshape _unsafe_view unsqueeze squeeze flatten unflatten",
     _constant: "zeros_like ones_like full_like",
     _batch_norm: "_native_batch_norm_legit_no_training",
     _refused(_STATISTICS): "group_norm native_group_norm",
     _refused("attends to the whole map"): "scaled_dot_product_attention",
     _refused("pools the whole map to a fixed size"): "adaptive_avg_pool2d adaptive_max_pool2d",
-    _refused("takes the statistics of the batch, as in training mode"): "_native_batch_norm_legit native_batch_norm"
-    " _native_batch_norm_legit_functional",
+    _refused(_OF_BATCH): "_native_batch_norm_legit native_batch_norm _native_batch_norm_legit_functional",
     _refused(_RANDOM): "native_dropout bernoulli rand_like randn_like",
+    _unless("training", _OF_BATCH): "batch_norm",
     _unless("use_input_stats", _STATISTICS): "instance_norm",
     _unless("train", _RANDOM): "dropout feature_dropout",
 }

@@ -1,0 +1,174 @@
+"""Bundles on images of any size, tile by tile."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import vaelib as vl
+from vaelib._tiles import Axis
+from vaelib.errors import ExportError, ModelFileError
+from vaelib.export import proof
+from vaelib.export.tiling import prove_tiles, smooth_images
+from vaelib.runtime import OnnxVAE
+
+
+def build(**options):
+    torch.manual_seed(0)
+    return vl.conv_vae(
+        (1, 16, 16), latent_shape=(2, 4, 4), hidden_channels=(4, 4), upsample="nearest", **options
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    """A model with a bound and a condition, and its bundle."""
+    vae = build(condition=vl.Labels(3))
+    vae.scaling = vl.LatentScaling(0.5, 2.0)
+    directory = tmp_path_factory.mktemp("exact") / "bundle"
+    vl.export_onnx(vae, directory, dynamic_size=True)
+    return vae, directory
+
+
+@pytest.fixture(scope="module")
+def unbounded(tmp_path_factory):
+    """The bundle of a model with group normalisation."""
+    directory = tmp_path_factory.mktemp("unbounded") / "bundle"
+    vl.export_onnx(build(norm="group"), directory, dynamic_size=True)
+    return directory
+
+
+def images(*shape):
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def apart(one, other):
+    return np.abs(one - other).max() / np.ptp(one)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (20, 92)], ids=str)
+@pytest.mark.parametrize("tile", [12, 33])
+def test_tiles_of_a_bundle_are_the_whole(exact, size, tile):
+    vae, directory = exact
+    model = OnnxVAE(directory).given(labels=[2, 0, 1])
+    x = images(3, 1, *size)
+    z = model.embed(x)
+    assert apart(z, model.embed(x, tile=tile)) <= 1e-6
+    for one, other in zip(model.encode(x, scaled=True), model.encode(x, scaled=True, tile=tile), strict=True):
+        assert apart(one, other) <= 1e-6
+    assert apart(model.decode(z), model.decode(z, tile=tile)) <= 1e-6
+    assert apart(model.decode_params(z), model.decode_params(z, tile=tile)) <= 1e-6
+    scaled = model.embed(x, scaled=True, tile=tile)
+    assert apart(model.decode(scaled, scaled=True), model.decode(scaled, scaled=True, tile=tile)) <= 1e-6
+    of_torch = vae.reconstruct(torch.from_numpy(x), condition=[2, 0, 1], tile=100).numpy()
+    np.testing.assert_allclose(model.reconstruct(x, tile=tile), of_torch, atol=1e-5)
+    one = OnnxVAE(directory).reconstruct(x[1:2], condition=0, tile=tile)
+    np.testing.assert_allclose(one, of_torch[1:2], atol=1e-5)
+
+
+def test_sizes_that_are_no_multiple_are_reflected_and_cropped(exact):
+    model = OnnxVAE(exact[1]).given(labels=1)
+    x = images(1, 1, 17, 30)
+    reflected = np.pad(x, ((0, 0), (0, 0), (0, 3), (0, 2)), "reflect")
+    with pytest.warns(UserWarning, match="`images` of 17 x 30 are reflected at the bottom and on the right to 20 x 32"):
+        z = model.embed(x, tile=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(z, model.embed(reflected), atol=1e-6)
+        np.testing.assert_allclose(
+            model.reconstruct(x, tile=16), model.reconstruct(reflected)[..., :17, :30], atol=1e-6
+        )
+        assert model.reconstruct(x[:0], tile=16).shape == x[:0].shape
+
+
+def test_a_layer_without_a_bound_is_refused_by_name_and_its_stated_error_is_a_fresh_one(unbounded):
+    model = OnnxVAE(unbounded)
+    for part, call, layer in (("encoder", model.embed, "stages.1"), ("decoder", model.decode, "stages.0")):
+        stated = model.metadata["tiling"][part]
+        assert stated["layer"] == f"`{layer}` (GroupNorm)"
+        size, tile = stated["blend"]["size"], stated["blend"]["tile"]
+        x = smooth_images(4, 1, size, torch.Generator().manual_seed(7)).numpy()
+        values = x if part == "encoder" else model.embed(x)
+        with pytest.raises(ValueError, match=rf"in the {part} `{layer}` \(GroupNorm\) takes mean and variance"):
+            call(values, tile=tile)
+        whole, tiled = call(values), call(values, tile=tile, blend=True)
+        off = np.abs(tiled - whole).reshape(4, -1) / np.ptp(whole)
+        for name, fresh in (("rms", np.sqrt((off**2).mean(1)).mean()), ("max", off.max(1).mean())):
+            assert 0.5 <= stated["blend"][name] / fresh <= 2, (part, name)
+    assert "only with `blend=True`, since `stages.0` (GroupNorm) takes mean" in (unbounded / "README.md").read_text()
+
+
+def test_a_radius_that_is_too_small_is_no_bundle(exact, monkeypatch, tmp_path):
+    model = OnnxVAE(exact[1])
+    prove_tiles(model, dict.fromkeys(("encoder", "decoder"), proof.EXACT))
+    model.metadata["tiling"]["decoder"]["columns"]["high"] -= 1
+    with pytest.raises(ExportError, match=r"another result in tiles than for the whole: decoder\.onnx is off by"):
+        prove_tiles(model, dict.fromkeys(("encoder", "decoder"), proof.EXACT))
+
+
+X, Z = images(1, 1, 64, 64), images(1, 2, 16, 16)
+REFUSED = [
+    (lambda m: m.decode(Z, tile=0), ValueError, "`tile` must be >= 1"),
+    (lambda m: m.decode(Z, tile=2.0), TypeError, "`tile` must be an int"),
+    (lambda m: m.decode(Z, blend=True), ValueError, "`blend` must be False where `tile` is None"),
+    (lambda m: m.decode(Z, tile=64, blend=None), TypeError, "`blend` must be"),
+    (
+        lambda m: m.decode(Z, tile=8),
+        ValueError,
+        r"`tile` must be at least 12 for this network, whose outputs",
+    ),
+    (lambda m: m.decode(Z[:, :1], tile=64), ValueError, r"`z` must have shape \(B, 2, h, w\)"),
+    (lambda m: m.decode(Z[:, :, :0], tile=64), ValueError, "`z` must have a height and a width of at least 1"),
+    (lambda m: m.decode(Z * np.nan, tile=16), ValueError, "`z` must be finite"),
+    (lambda m: m.embed(X[0], tile=64), ValueError, r"`images` must have shape \(B, 1, H, W\)"),
+    (lambda m: m.embed(X + 1, tile=16), ValueError, r"`images` must"),
+    (lambda m: m.embed([1.0], tile=64), TypeError, "`images` must be a numpy array"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "match"), REFUSED, ids=range(len(REFUSED)))
+def test_arguments_that_are_refused(exact, call, error, match):
+    with pytest.raises(error, match=match):
+        call(OnnxVAE(exact[1]).given(labels=0))
+
+
+def test_a_bundle_of_one_size_has_no_tiles(tiny_bundle):
+    with pytest.raises(ValueError, match="`tile` must be None for a bundle of one image size, or of a vaelib without"):
+        OnnxVAE(tiny_bundle).decode(np.zeros((1, 2), np.float32), tile=64)
+
+
+AXIS = Axis(1, 4)._asdict()
+REFUSAL = {"layer": "`1`", "reason": "is so"}
+WRONG = [
+    {},
+    {"encoder": REFUSAL},
+    {"encoder": REFUSAL, "decoder": {"layer": 1, "reason": "is so"}},
+    {"encoder": REFUSAL, "decoder": {"rows": AXIS}},
+    {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": [1, 4]}},
+    {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": {**AXIS, "low": -1}}},
+    {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": {**AXIS, "step": 0}}},
+    {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": {**AXIS, "cells": 1.5}}},
+    {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": {"step": 1}}},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=range(len(WRONG)))
+def test_what_a_stranger_says_of_tiles_is_checked(tiny_bundle, tmp_path, wrong):
+    directory = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["model"]["tiling"] = wrong
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelFileError, match="its `tiling` is"):
+        OnnxVAE(directory)
+
+
+@pytest.mark.slow
+def test_the_residual_autoencoder_is_exact_in_tiles(tmp_path):
+    vae = vl.autoencoder_kl((3, 32, 32), factor=4, channels=2, width=32, residual_blocks=1)
+    vl.export_onnx(vae, tmp_path, dynamic_size=True)
+    model = OnnxVAE(tmp_path)
+    x = images(1, 3, 280, 221)
+    assert apart(model.reconstruct(x, tile=300), model.reconstruct(x, tile=180)) <= 1e-6
