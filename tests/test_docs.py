@@ -129,6 +129,19 @@ def first_stage_ran(names, directory):
     assert names["vae"].latent_shape == (4, 8, 8) and not names["vae"].decoder.conv_out.weight.grad.isnan().any()
 
 
+def photo(directory):
+    vl.plots.save_grid(torch.rand(1, 3, 61, 90), directory / "photo.jpg")
+
+
+def large_images_ran(names, directory):
+    assert vl.data.read_images([directory / "again.png"]).shape == (1, 3, 61, 90)
+    page = (HOWTO / "large_images.md").read_text()
+    assert str(names["model"].metadata["tiling"]["decoder"]["rows"]) in page
+    with pytest.raises(ValueError, match="tile") as refused:
+        names["grouped"].reconstruct(names["x"], tile=48)
+    assert str(refused.value) in page
+
+
 RAN = {
     "first_stage": first_stage_ran,
     "diffusers": diffusers_ran,
@@ -137,7 +150,9 @@ RAN = {
     "resume": resume_ran,
     "many_gpus": many_gpus_ran,
     "onnx_python": onnx_python_ran,
+    "large_images": large_images_ran,
 }
+GIVEN = {"own_pictures": photos, "diffusers": autoencoder, "large_images": photo}
 
 
 def run_page(name, directory, monkeypatch, commands=True):
@@ -155,8 +170,8 @@ def run_page(name, directory, monkeypatch, commands=True):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RAN)
 def test_how_to_pages_run(name, tmp_path, monkeypatch):
-    if name in ("own_pictures", "diffusers"):
-        {"own_pictures": photos, "diffusers": autoencoder}[name](tmp_path)
+    if name in GIVEN:
+        GIVEN[name](tmp_path)
     RAN[name](run_page(name, tmp_path, monkeypatch, commands=name not in ("many_gpus", "first_stage")), tmp_path)
 
 

@@ -10,6 +10,7 @@ import torch
 
 import vaelib as vl
 from vaelib._tiles import Axis
+from vaelib.cli import main
 from vaelib.errors import ExportError, ModelFileError
 from vaelib.export import proof
 from vaelib.export.tiling import prove_tiles, smooth_images
@@ -107,6 +108,32 @@ def test_a_radius_that_is_too_small_is_no_bundle(exact, monkeypatch, tmp_path):
     model.metadata["tiling"]["decoder"]["columns"]["high"] -= 1
     with pytest.raises(ExportError, match=r"another result in tiles than for the whole: decoder\.onnx is off by"):
         prove_tiles(model, dict.fromkeys(("encoder", "decoder"), proof.EXACT))
+
+
+def test_the_command_line_keeps_the_size_of_an_image(exact, tmp_path, capsys):
+    vae, bundle = exact
+    vl.save(vae, tmp_path / "model")
+    vl.plots.save_grid(torch.rand(1, 1, 61, 50), tmp_path / "x.png")
+    x = vl.data.read_images([tmp_path / "x.png"], channels=1).float() / 255
+    expected = vae.reconstruct(x, condition=1, tile=100)
+    for name, directory in (("model", tmp_path / "model"), ("bundle", bundle)):
+        out = tmp_path / f"{name}.png"
+        command = ["reconstruct", str(directory), str(tmp_path / "x.png"), "--condition", "1", "--tile", "24"]
+        assert main([*command, "--out", str(out)]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("61 x 50 in tiles of 24 written to")
+        assert "; reflected to 64 x 52 for it, and cropped. PSNR " in said
+        found = vl.data.read_images([out], channels=1) / 255
+        assert (found - expected).abs().max() <= 0.6 / 255
+    assert main([*command, "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["computed"] == [64, 52]
+    for extra, words in (
+        ([str(tmp_path / "x.png"), "--tile", "24"], "`--tile` is for one image file, which keeps its size"),
+        (["--blend"], "`blend` must be False where `tile` is None"),
+        (["--tile", "8"], "`tile` must be at least 12"),
+    ):
+        assert main([*command[:5], *extra, "--out", str(out)]) == 1
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 X, Z = images(1, 1, 64, 64), images(1, 2, 16, 16)

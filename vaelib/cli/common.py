@@ -174,6 +174,21 @@ def reading_of_run(record: Mapping[str, Any], data: str | None) -> dict[str, Any
     return reading_options(record) if is_same else {}
 
 
+def reading_of_files(directory: Path, channels: int, reading: dict[str, Any]) -> dict[str, Any]:
+    """How image files are read for the model of a directory: as those of its run, if these were files too.
+
+    Raises:
+        ValueError: If the model's images have other channels than files have.
+    """
+    from vaelib.data.entries import ARRAY_SUFFIXES
+
+    if channels not in (1, 3):
+        raise ValueError(f"Image files have 1 or 3 channels, the model in {directory} has {channels}.")
+    record = read_record(directory)
+    is_of_arrays = Path(record.get("data") or "").suffix in ARRAY_SUFFIXES
+    return reading if is_of_arrays else reading_of_run(record, None) | reading
+
+
 def rows_at(rows: Any, first: int, count: int) -> Any:
     """The rows of some images."""
     return None if rows is None else rows[first : first + count]

@@ -11,18 +11,19 @@ import typer
 
 from vaelib._checks import IMAGE_FORMATS, LARGEST_GRID
 from vaelib._files import written_whole
+from vaelib._tiles import tiles_asked
 from vaelib.cli.common import (
     load_data,
     load_model,
     output_file,
     print_json,
     print_table,
-    read_record,
-    reading_of_run,
+    reading_of_files,
     reading_options,
     rows_at,
     with_condition,
 )
+from vaelib.cli.large import reconstruct_in_tiles
 from vaelib.cli.options import (
     ChannelsLast,
     Condition,
@@ -62,6 +63,20 @@ def reconstruct(
         ),
     ] = Path("reconstructions.png"),
     condition: Condition = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="Reconstruct one image at its own size, in tiles of at most so many pixels a side; also by a bundle"
+            " that was exported with --dynamic-size. The reconstruction alone is written.",
+            min=1,
+        ),
+    ] = None,
+    blend: Annotated[
+        bool,
+        typer.Option(
+            "--blend", help="With --tile, take a model that looks at the whole image: its tiles are blended, not exact."
+        ),
+    ] = False,
     value_range: ValueRange = None,
     frames: Frames = None,
     json_output: Json = False,
@@ -69,6 +84,9 @@ def reconstruct(
     """Send your own images through a model, and say how well it explains each (nats; lower is more typical)."""
     target = output_file(out, IMAGE_FORMATS)
     _check_exist(files)
+    if tiles_asked(tile, blend):
+        reconstruct_in_tiles(context, model, files, target, tile=tile, blend=blend)
+        return
     trained = load_model(model)
     import torch
 
@@ -117,17 +135,12 @@ def _read(trained: Any, model: Path, paths: Sequence[Path], reading: dict[str, A
 
     They are read as those of the run were, if these were image files too.
     """
-    from vaelib.data.entries import ARRAY_SUFFIXES
     from vaelib.data.files import read_files
 
     channels, height, width = trained.image_shape
-    if channels not in (1, 3):
-        raise ValueError(f"Image files have 1 or 3 channels, the model in {model} has {channels}.")
     if {"channels_last", "images_key"} & set(reading):
         raise ValueError("`--channels-last` and `--images-key` are for arrays, FILES_OR_FOLDERS are images.")
-    record = read_record(model)
-    if Path(record.get("data") or "").suffix not in ARRAY_SUFFIXES:
-        reading = reading_of_run(record, None) | reading
+    reading = reading_of_files(model, channels, reading)
     images, skipped = read_files(paths, (height, width), channels, **reading)
     skipped.warn(", ".join(map(str, paths)))
     return images, skipped
