@@ -57,7 +57,7 @@ def main(models=MODELS):
         for (size, tile), row in best.items():
             time_of, memory_of = row["seconds"] / whole, row["mib"] / small
             print(
-                f"{model:>15} {size:>5} tile {tile or 'none':>5}: {row['seconds']:7.2f} s ({time_of:4.2f} of whole 2048)"
+                f"{model:>15} {size:>5} tile {tile or 'none':>5}: {row['seconds']:7.2f} s ({time_of:4.2f} of whole)"
                 f" {row['mib']:7.0f} MiB ({memory_of:4.2f} of whole 512)",
                 flush=True,
             )

@@ -24,7 +24,7 @@ MANY_PARAMETERS = {
     "Trainer": 15,
     "VAE": 10,
 }
-APART = {"runtime": {"_checks", "_tiles"}, "explorer": {"_checks", "_files", "runtime"}}
+APART = {"runtime": {"_checks", "_tiles"}, "explorer": {"_checks", "_files", "_tiles", "runtime"}}
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "accelerate", "matplotlib", "numpy", "rich", "typer")
 
 

@@ -136,6 +136,32 @@ def test_the_command_line_keeps_the_size_of_an_image(exact, tmp_path, capsys):
         assert words in " ".join(capsys.readouterr().err.split())
 
 
+def test_the_explorer_reconstructs_an_image_at_its_own_size(exact, unbounded):
+    testclient = pytest.importorskip("starlette.testclient")
+    from vaelib.explorer import server
+    from vaelib.explorer.scene import Scene
+
+    model, binary = OnnxVAE(exact[1]), {"content-type": "application/octet-stream"}
+    x = images(1, 1, 33, 50)
+    client = testclient.TestClient(server.application(model, Scene({}, {}), 80), base_url="http://127.0.0.1:80")
+    assert client.get("/scene.json").json()["largest_image"] == 2**24
+    answer = client.post("/large/33/50?label=1", content=x.tobytes(), headers=binary)
+    expected = model.reconstruct(x, condition=1, tile=512)
+    np.testing.assert_array_equal(np.frombuffer(answer.content, "<f4").reshape(1, 1, 33, 50), expected)
+    for path, content, status, words in (
+        ("/large/33/50?label=9", x.tobytes(), 422, "must be in"),
+        ("/large/0/50", b"", 413, "An image must have 1 to 16777216 numbers"),
+        ("/large/5000/5000", x.tobytes(), 413, "An image must have 1 to 16777216 numbers"),
+        ("/large/33/49", x.tobytes(), 413, "at most 1 items"),
+    ):
+        answer = client.post(path, content=content, headers=binary)
+        assert answer.status_code == status and words in answer.text, answer.text
+    blended = server.application(OnnxVAE(unbounded), Scene({}, {}), 80)
+    client = testclient.TestClient(blended, base_url="http://127.0.0.1:80")
+    assert client.get("/scene.json").json()["largest_image"] == 0
+    assert client.post("/large/33/50", content=x.tobytes(), headers=binary).status_code == 404
+
+
 X, Z = images(1, 1, 64, 64), images(1, 2, 16, 16)
 REFUSED = [
     (lambda m: m.decode(Z, tile=0), ValueError, "`tile` must be >= 1"),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vaelib._checks import MissingExtraError
+from vaelib._tiles import Axis
 from vaelib.explorer.scene import MAX_CODES, Array, Scene, encoded, has_code_prior, terms
 from vaelib.runtime import OnnxVAE
 from vaelib.runtime.contract import item_shape
@@ -44,6 +45,9 @@ _HEADERS = [
 ]
 _MAX_VALUES = 2**22
 """Numbers that one call takes or gives; an image with more is one call."""
+_LARGEST_IMAGE = 2**24
+"""Numbers of an image that is reconstructed at its own size, such as 2048 x 2048 in colour."""
+_TILE = 512
 _TYPES = {
     "html": "text/html",
     "css": "text/css",
@@ -71,7 +75,9 @@ def largest_batch(model: OnnxVAE) -> int:
 def application(model: OnnxVAE, scene: Scene, port: int) -> Any:
     """The ASGI application; whoever asks must have reached it as ``127.0.0.1`` or ``localhost`` at this port."""
     largest = largest_batch(model)
-    content = page_files() | Scene(scene.facts | {"largest_batch": largest}, scene.arrays).files()
+    tile = _tile_of(model)
+    facts = scene.facts | {"largest_batch": largest, "largest_image": _LARGEST_IMAGE if tile else 0}
+    content = page_files() | Scene(facts, scene.arrays).files()
     calls: dict[str, tuple[tuple[int, ...], _Answer]] = {
         "decode": (model.latent_shape, lambda given, z: given.decode(z)),
         "encode": (model.image_shape, lambda given, images: np.hstack([*encoded(given, images).values()])),
@@ -84,6 +90,8 @@ def application(model: OnnxVAE, scene: Scene, port: int) -> Any:
     if "noise" in scene.arrays:
         calls["terms"] = (model.image_shape, lambda given, images: terms(given, images, scene.arrays["noise"]))
     answering = [_call(model, name, *call, largest) for name, call in calls.items()]
+    if tile:
+        answering.append(_at_own_size(model, tile))
     return _Guard(Starlette(routes=[*_files(content), *answering]), port)
 
 
@@ -151,33 +159,60 @@ def _files(content: dict[str, bytes]) -> list[Route]:
     return [Route("/", answer("index.html")), *routes]
 
 
+def _tile_of(model: OnnxVAE) -> int | None:
+    """Pixels of the tiles that large images are reconstructed in; None if the model cannot, or not exactly."""
+    found = list((model.metadata["tiling"] or {}).values())
+    if not found or not all("rows" in part for part in found):
+        return None
+    axes = [Axis(**axis) for part in found for axis in part.values()]
+    return max(_TILE, *(max(axis.step, axis.cells) * max(axis.low + axis.high + 1, axis.least) for axis in axes))
+
+
 def _call(model: OnnxVAE, name: str, shape: tuple[int, ...], function: _Answer, largest: int) -> Route:
     """``POST /name``: whole items of ``shape`` as little-endian float32, answered likewise; ``?label=`` is of all."""
-    item = 4 * math.prod(shape)
 
     async def endpoint(request: Request) -> Response:
-        if request.headers.get("content-type") != _BINARY:
-            raise HTTPException(415, f"The body must be {_BINARY}: float32 numbers, not text.")
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > largest * item:
-                raise HTTPException(413, f"The body must have at most {largest} items of {item} bytes, got more.")
-        if not body or len(body) % item:
-            raise HTTPException(
-                400, f"The body must be items of shape {shape}, {item} bytes each, got {len(body)} bytes."
-            )
-        values = np.frombuffer(bytes(body), "<f4").reshape(-1, *shape)
-        try:
-            given = _given(model, request.query_params.get("label"))
-            answer = function(
-                given, values
-            )  # here and now: one visitor, who waits for it, and a thread would cost more
-        except (TypeError, ValueError) as error:
-            raise HTTPException(422, str(error)) from error
-        return Response(answer.astype("<f4").tobytes(), media_type=_BINARY)
+        values = np.frombuffer(await _body(request, shape, largest), "<f4").reshape(-1, *shape)
+        return _answered(lambda: function(_given(model, request.query_params.get("label")), values))
 
     return Route(f"/{name}", endpoint, methods=["POST"])
+
+
+def _at_own_size(model: OnnxVAE, tile: int) -> Route:
+    """``POST /large/HEIGHT/WIDTH``: one image of that size, reconstructed tile by tile."""
+
+    async def endpoint(request: Request) -> Response:
+        shape = (model.image_shape[0], request.path_params["height"], request.path_params["width"])
+        if not 0 < math.prod(shape) <= _LARGEST_IMAGE:
+            raise HTTPException(413, f"An image must have 1 to {_LARGEST_IMAGE} numbers, got the shape {shape}.")
+        image = np.frombuffer(await _body(request, shape, 1), "<f4").reshape(1, *shape)
+        label = request.query_params.get("label")
+        return _answered(lambda: _given(model, label).reconstruct(image, tile=tile))
+
+    return Route("/large/{height:int}/{width:int}", endpoint, methods=["POST"])
+
+
+async def _body(request: Request, shape: tuple[int, ...], largest: int) -> bytes:
+    """1 to ``largest`` items of ``shape``."""
+    item = 4 * math.prod(shape)
+    if request.headers.get("content-type") != _BINARY:
+        raise HTTPException(415, f"The body must be {_BINARY}: float32 numbers, not text.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > largest * item:
+            raise HTTPException(413, f"The body must have at most {largest} items of {item} bytes, got more.")
+    if not body or len(body) % item:
+        raise HTTPException(400, f"The body must be items of shape {shape}, {item} bytes each, got {len(body)} bytes.")
+    return bytes(body)
+
+
+def _answered(function: Callable[[], Array]) -> Response:
+    """Here and now: one visitor, who waits for it, and a thread would cost more."""
+    try:
+        return Response(function().astype("<f4").tobytes(), media_type=_BINARY)
+    except (TypeError, ValueError) as error:
+        raise HTTPException(422, str(error)) from error
 
 
 class _Guard:

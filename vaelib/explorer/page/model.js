@@ -51,6 +51,8 @@ export async function openModel(scene) {
         Float32Array.from({ length: count * size }, (_, i) => found[Math.floor(i / size) * width + from + (i % size)]);
       return { z: part(0, scene.size), codes: part(scene.size, scene.positions) };
     },
+    /** One image (C x height x width) of any size, reconstructed in tiles; where scene.largest_image is not 0. */
+    large: (image, height, width) => ask(`large/${height}/${width}`, image),
     /** Codes (N) to their z (D). */
     embed: (codes) => ask("codes", codes),
     /** One image to its z, the log variance of a Gaussian posterior around it, and its codes. */

@@ -3,6 +3,7 @@ import { element } from "./element.js";
 import { number } from "./maths.js";
 import { pad as mountPad } from "./pad.js";
 import { fromFile, fromImage, sheet } from "./images.js";
+import { mountLarge } from "./large.js";
 import { latest } from "./point.js";
 import { className } from "./scene.js";
 
@@ -106,7 +107,12 @@ export function mountOwn(scene, model, point, map, tabs) {
       `Mean and two standard deviations, from ${number(-scene.reach, 0)} to ${scene.reach}. The point is at the mean.`;
   }
 
-  const take = async (file) => pad.show(await fromFile(file));
+  const large = mountLarge(scene, model);
+  const take = async (file) => {
+    const image = await fromFile(file);
+    pad.show(image);
+    large(image);
+  };
   $("file").addEventListener("change", () => $("file").files[0] && take($("file").files[0]));
   const view = document.getElementById("own");
   addEventListener("paste", (event) => {
