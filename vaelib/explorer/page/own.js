@@ -18,7 +18,11 @@ function svg(name, attributes) {
 
 export function mountOwn(scene, model, point, map, tabs) {
   const $ = (id) => document.getElementById(`own-${id}`);
-  const pad = mountPad($("pad"), scene.image_shape, (source) => judge(fromImage(source, scene.image_shape)));
+  const large = mountLarge(scene, model);
+  const pad = mountPad($("pad"), scene.image_shape, (source) => {
+    large(source instanceof HTMLImageElement ? source : null);
+    judge(fromImage(source, scene.image_shape));
+  });
   const ofData = scene.distortion?.map((distortion, n) => distortion + scene.kl[n]).sort();
   let z, seen;
 
@@ -107,12 +111,7 @@ export function mountOwn(scene, model, point, map, tabs) {
       `Mean and two standard deviations, from ${number(-scene.reach, 0)} to ${scene.reach}. The point is at the mean.`;
   }
 
-  const large = mountLarge(scene, model);
-  const take = async (file) => {
-    const image = await fromFile(file);
-    pad.show(image);
-    large(image);
-  };
+  const take = async (file) => pad.show(await fromFile(file));
   $("file").addEventListener("change", () => $("file").files[0] && take($("file").files[0]));
   const view = document.getElementById("own");
   addEventListener("paste", (event) => {
