@@ -15,10 +15,10 @@ from vaelib.runtime.opened import Graphs
 from vaelib.runtime.scaling import scaling_if
 from vaelib.runtime.tiles import decoded, encoded
 
-__all__ = ["Verbs"]
+__all__ = ["Passes", "Verbs"]
 
 
-class Verbs:
+class Passes:
     """The methods between images, latents and codes.
 
     Where they have ``condition=`` it is that of ``OnnxVAE.given``; where they have ``scaled=``, latents are
@@ -146,6 +146,10 @@ class Verbs:
         graphs, tiles = self._given(condition), (tile, blend)
         z = encoded(graphs, images, ("z",), tiles, is_cropped=True)[0]
         return decoded(graphs, z, "mean", tiles)[:, :, : images.shape[2], : images.shape[3]]
+
+
+class Verbs(Passes):
+    """Draws of the prior, in addition to the methods between images, latents and codes."""
 
     def sample(self, num_samples: int, *, condition: Any = None, seed: int | None = None) -> Array:
         """Images from the prior, ``(num_samples, C, H, W)``; a seed gives the same again, as ``VAE.sample`` does.
