@@ -143,7 +143,7 @@ def test_the_explorer_reconstructs_an_image_at_its_own_size(exact, unbounded):
 
     model, binary = OnnxVAE(exact[1]), {"content-type": "application/octet-stream"}
     x = images(1, 1, 33, 50)
-    client = testclient.TestClient(server.application(model, Scene({}, {}), 80), base_url="http://127.0.0.1:80")
+    client = testclient.TestClient(server.application(model, Scene({}, {}), 8321), base_url="http://127.0.0.1:8321")
     assert client.get("/scene.json").json()["largest_image"] == 2**24
     answer = client.post("/large/33/50?label=1", content=x.tobytes(), headers=binary)
     expected = model.reconstruct(x, condition=1, tile=512)
@@ -156,8 +156,8 @@ def test_the_explorer_reconstructs_an_image_at_its_own_size(exact, unbounded):
     ):
         answer = client.post(path, content=content, headers=binary)
         assert answer.status_code == status and words in answer.text, answer.text
-    blended = server.application(OnnxVAE(unbounded), Scene({}, {}), 80)
-    client = testclient.TestClient(blended, base_url="http://127.0.0.1:80")
+    blended = server.application(OnnxVAE(unbounded), Scene({}, {}), 8321)
+    client = testclient.TestClient(blended, base_url="http://127.0.0.1:8321")
     assert client.get("/scene.json").json()["largest_image"] == 0
     assert client.post("/large/33/50", content=x.tobytes(), headers=binary).status_code == 404
 

@@ -226,6 +226,14 @@ def with_condition(model: Any, directory: Path, texts: list[str] | None, count: 
     return model, part.check(values)[torch.arange(count) % len(texts)]
 
 
+def condition_of(texts: list[str], described: Mapping[str, Any] | None) -> Any:
+    """What ``OnnxVAE.given`` takes, of a bundle whose condition is ``described`` so."""
+    if described is not None and described["kind"] == "vector":
+        return _vectors(texts)
+    names = (described or {}).get("names") or ()
+    return [int(text) if text.isascii() and text.isdecimal() and text not in names else text for text in texts]
+
+
 def _label(text: str, labels: Any) -> int | str:
     """A number unless a class has that name."""
     is_number = text.isascii() and text.removeprefix("-").isdecimal() and text not in (labels.names or ())

@@ -8,7 +8,15 @@ from typing import Any
 
 import typer
 
-from vaelib.cli.common import is_bundle, load_model, print_json, reading_of_files, reading_options, with_condition
+from vaelib.cli.common import (
+    condition_of,
+    is_bundle,
+    load_model,
+    print_json,
+    reading_of_files,
+    reading_options,
+    with_condition,
+)
 
 __all__ = ["reconstruct_in_tiles"]
 
@@ -29,7 +37,7 @@ def reconstruct_in_tiles(
         from vaelib.runtime import OnnxVAE
 
         model = OnnxVAE(directory)
-        model = model.given(condition=given) if given else model
+        model = model.given(condition=condition_of(given, model.metadata["condition"])) if given else model
     else:
         model, given = with_condition(load_model(directory), directory, given, 1)
     import torch
