@@ -149,7 +149,7 @@ def test_the_explorer_reconstructs_an_image_at_its_own_size(exact, unbounded):
     expected = model.reconstruct(x, condition=1, tile=512)
     np.testing.assert_array_equal(np.frombuffer(answer.content, "<f4").reshape(1, 1, 33, 50), expected)
     for path, content, status, words in (
-        ("/large/33/50?label=9", x.tobytes(), 422, "must be in"),
+        ("/large/33/50?label=9", x.tobytes(), 422, "must be labels in"),
         ("/large/0/50", b"", 413, "An image must have 1 to 16777216 numbers"),
         ("/large/5000/5000", x.tobytes(), 413, "An image must have 1 to 16777216 numbers"),
         ("/large/33/49", x.tobytes(), 413, "at most 1 items"),
