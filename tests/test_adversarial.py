@@ -144,11 +144,11 @@ def test_the_term_enters_at_a_step_or_at_a_fraction_of_the_run():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: adversarial(start=0.5).share(0), ValueError, "`start` is a fraction of the run, 0.5, and nobody said"),
+        (lambda: adversarial(start=0.5).share(0), ValueError, "`start` is a fraction of the run, 0.5, and the number"),
         (
             lambda: adversarial(ramp=0.1)(vae(), images()),
             ValueError,
-            "`ramp` is a fraction of the run, 0.1, and nobody",
+            "`ramp` is a fraction of the run, 0.1, and the num",
         ),
         (
             lambda: adversarial(start=1.5),
@@ -165,6 +165,11 @@ def test_the_term_enters_at_a_step_or_at_a_fraction_of_the_run():
         (lambda: adversarial(elbo=vl.Iwae(2)), TypeError, "`elbo` must be an Elbo, a Reconstruction or None"),
         (lambda: adversarial(elbo=vl.Elbo(extra=vl.perceptual_distance)), ValueError, "`elbo` must have no `extra`"),
         (lambda: adversarial(perceptual=3), TypeError, "`perceptual` must be callable"),
+        (
+            lambda: vl.Adversarial(nn.BatchNorm2d(3)),
+            ValueError,
+            "`discriminator` must have no batch normalisation, which",
+        ),
         (lambda: vl.Adversarial(len), TypeError, "`discriminator` must be an nn.Module object"),
         (
             lambda: adversarial().double()(vae(), images()),

@@ -184,6 +184,12 @@ LINES = [
     ("train --preset article --width 8", 1, "`--width` must not be given with `--preset article`, which is fixed"),
     ("train --factor 4", 1, "`--factor` must not be given with `--preset conv`"),
     ("train --preset autoencoder_kl --latent-dim 4", 1, "`--latent-dim` must not be given with `--preset autoencoder_"),
+    (
+        "train --preset autoencoder_kl --image-size 18 --factor 4",
+        1,
+        "`--factor` must divide the height and width of the",
+    ),
+    (f"{TRAIN} --adversarial --image-size 8", 1, "`--adversarial` needs images of at least 11 x 11 pixels, got 8 x 8"),
     ("train --adversarial --patience 3", 1, "`--patience` must not be given with `--adversarial`: no bound says"),
     (f"{TRAIN} --tracker paper", 1, "got 'paper'"),
     (f"{TRAIN} --latent vq", 1, "`--latent-dim` is for `--latent gaussian`, got 2"),

@@ -76,6 +76,11 @@ def make_model(options: dict[str, Any], images: Any) -> Any:
     latent = _make_latent(options, images.image_shape[1:])
     likelihood = None if options["likelihood"] is None else families[options["likelihood"]]()
     if options["preset"] == "autoencoder_kl":
+        factor, (height, width) = options["factor"] or 8, images.image_shape[1:]
+        if height % factor or width % factor:
+            raise ValueError(
+                f"`--factor` must divide the height and width of the images, got {factor} of {height} x {width}."
+            )
         sizes = {name: options[name] for name in ("factor", "width") if options[name] is not None}
         return presets.autoencoder_kl(images.image_shape, latent=latent, likelihood=likelihood, **sizes)
     return presets.conv_vae(
@@ -130,6 +135,11 @@ def _make_objective(options: dict[str, Any], image_shape: tuple[int, int, int]) 
     bound = Elbo(beta=linear_warmup(steps, beta) if steps else beta)
     if not options["adversarial"]:
         return bound
+    if min(image_shape[1:]) < 11:
+        height, width = image_shape[1:]
+        raise ValueError(
+            f"`--adversarial` needs images of at least 11 x 11 pixels, got {height} x {width}: --image-size."
+        )
     layers = min(3, max(1, (min(image_shape[1:]) // 3).bit_length() - 1))
     discriminator = PatchDiscriminator(image_shape[0], num_layers=layers)
     return Adversarial(discriminator, elbo=bound, perceptual=perceptual_distance)

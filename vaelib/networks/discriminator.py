@@ -1,4 +1,4 @@
-"""A network that tells real images from reconstructed ones, patch by patch."""
+"""The discriminator of real and reconstructed images, by patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WIDEST = 8  # times the first layer's width
 
 
 class PatchDiscriminator(nn.Module):
-    """Images to logits, one for each of many overlapping patches: high where a patch looks real.
+    """A discriminator: images to logits, one for each of many overlapping patches, high where a patch looks real.
 
     ``num_layers`` convolutions of stride 2, each twice as wide as the one before up to 8 times ``width``, then two of
     stride 1; all of kernel size 4, with leaky ReLU between. With 3 layers a logit sees 70 x 70 pixels.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vaelib._checks import (
     check_callable,
@@ -48,8 +49,8 @@ class AdversarialTerms(NamedTuple):
     weight: Tensor
     """The weight of ``adversarial`` in the loss, the same for all images, shape ``(B,)``; 0 before ``start``."""
     discriminator: Tensor
-    """The discriminator's loss per image, the mean over patches, shape ``(B,)``: where it can tell nothing, 1 of
-    hinge, 0.25 of least squares."""
+    """The discriminator's loss per image, the mean over patches, shape ``(B,)``: 1 of hinge and 0.25 of
+    least squares where real and reconstructed images look alike to it."""
 
 
 def _hinge(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,17 +91,18 @@ class Adversarial(nn.Module):
         perceptual: ``(x, images) -> (B,)``, a fixed measure that is added to the loss of each image, beside a sum of
             nats: :func:`perceptual_distance`, ``lambda x, y: x[0].numel() * lpips(x, y, normalize=True)``, or None. A
             module is set to eval mode without gradients for its weights, moved to the images' device, and not saved.
-        start: When the term enters: a fraction of the run, a float in [0, 1], or a step, an int.
-        ramp: How long it grows from 0 to its full weight: a fraction of the run or a number of steps.
-        weight: Of the term: a number, or ``"adaptive"``: half the ratio of the norms of the gradients of reconstruction
-            and perceptual term, and of the adversarial term, at the decoder's last layer (the last weight of its
-            parameters), over the images of all processes.
+        start: Start of the term in the model's loss: a fraction of the run, a float in [0, 1], or a step, an int.
+        ramp: Length of its growth from 0 to the full weight: a fraction of the run or a number of steps.
+        weight: Weight of the term: a number, or ``"adaptive"``: half the ratio of the norms of the gradients of
+            reconstruction and perceptual term, and of the adversarial term, at the decoder's last layer (the last
+            weight of its parameters), over the images of all processes.
         loss: ``"hinge"`` or ``"least_squares"``.
-        optimizer: What is different for the discriminator: ``lr_scale``, by which the learning rate is multiplied, and
+        optimizer: Settings of the discriminator's own: ``lr_scale``, by which the learning rate is multiplied, and
             arguments of the optimiser; see :class:`Objective`.
 
     Raises:
-        ValueError: If an argument is out of its range, or a fraction is given and nobody said the number of steps.
+        ValueError: If an argument is out of its range, the discriminator has batch normalisation, or a
+            fraction is given and the number of steps is not known.
         TypeError: If an argument has the wrong type.
 
     Examples:
@@ -131,6 +133,8 @@ class Adversarial(nn.Module):
     ) -> None:
         super().__init__()
         check_module("discriminator", discriminator)
+        if any(isinstance(part, _BatchNorm) for part in discriminator.modules()):
+            raise ValueError("`discriminator` must have no batch normalisation, which mixes images: take group norm.")
         if elbo is not None:
             check_type("elbo", elbo, Elbo | Reconstruction, "an Elbo, a Reconstruction or None")
         if getattr(elbo, "extra", None) is not None:
@@ -218,7 +222,7 @@ class Adversarial(nn.Module):
             return moment
         if self._total_steps is None:
             raise ValueError(
-                f"`{name}` is a fraction of the run, {moment:g}, and nobody said how many steps the run has: call"
+                f"`{name}` is a fraction of the run, {moment:g}, and the number of steps is not known: call"
                 " `set_total_steps` before the first, or give a step, an int."
             )
         return round(moment * self._total_steps)
