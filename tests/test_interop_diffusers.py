@@ -88,7 +88,7 @@ def random_model(kind, config):
     model = getattr(diffusers, kind)(**config).eval()
     with torch.no_grad():
         for name, values in model.named_parameters():
-            if "norm" in name:
+            if "norm" in name and ".conv_y." not in name and ".conv_b." not in name:
                 values.normal_(1.0, 0.3) if name.endswith("weight") else values.normal_(0.0, 0.3)
             if name == "quantize.embedding.weight":
                 values.normal_()
