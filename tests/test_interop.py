@@ -122,23 +122,62 @@ def test_attention_of_old_files_is_read(tmp_path):
     assert torch.equal(vl.from_diffusers(tmp_path / "vae").embed(x), vae.embed(x))
 
 
+def sharded(directory, tensors, count=2):
+    """The weights in shards with their index, as diffusers writes large models."""
+    files = [f"diffusion_pytorch_model-{number + 1:05}-of-{count:05}.safetensors" for number in range(count)]
+    place = {name: files[number % count] for number, name in enumerate(tensors)}
+    for file in files:
+        save_file({name: tensor for name, tensor in tensors.items() if place[name] == file}, directory / file)
+    (directory / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": place}))
+
+
 def test_shards_halves_and_variants_are_read(written):
     x, vae = torch.rand(1, *IMAGE), vl.from_diffusers(written)
-    tensors = {name: tensor.half() for name, tensor in load_file(written / WEIGHTS).items()}
+    tensors = load_file(written / WEIGHTS)
     (written / WEIGHTS).unlink()
-    for number, keep in ((1, "encoder"), (2, "decoder")):
-        part = {name: tensor for name, tensor in tensors.items() if name.startswith(keep)}
-        save_file(part, written / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors")
+    sharded(written, {name: tensor + 1 for name, tensor in tensors.items()}, 3)  # of an older model
+    sharded(written, tensors)
+    halves = {name: tensor.half() for name, tensor in tensors.items()}
+    save_file(halves, written / "diffusion_pytorch_model.fp16.safetensors")
+    assert torch.equal(vl.from_diffusers(written).reconstruct(x), vae.reconstruct(x))
+    (written / f"{WEIGHTS}.index.json").unlink()
+    with pytest.raises(ModelFileError, match="shards with their index or one variant, got diffusion_pytorch_model-0"):
+        vl.from_diffusers(written)
+    for path in written.glob("*-of-*"):
+        path.unlink()
     again = vl.from_diffusers(written)
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
     torch.testing.assert_close(again.reconstruct(x), vae.reconstruct(x), atol=1e-2, rtol=0)
-    for variant in ("fp16", "ema"):
-        save_file(tensors, written / f"diffusion_pytorch_model.{variant}.safetensors")
-    with pytest.raises(ModelFileError, match="or one variant of it, got diffusion_pytorch_model-00001"):
+
+
+@pytest.mark.parametrize("place", [None, [], {"a": 3}, {"a": "../other.safetensors"}, {"a": "weights.bin"}])
+def test_an_index_names_files_beside_it(written, place):
+    (written / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": place}))
+    with pytest.raises(ModelFileError, match="must have a `weight_map` of names to safetensors files beside it"):
         vl.from_diffusers(written)
-    for path in (*written.glob("*-of-*"), *written.glob("*.ema.*")):
-        path.unlink()
-    assert torch.equal(vl.from_diffusers(written).reconstruct(x), again.reconstruct(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_weights_are_floating_point(written, dtype):
+    tensors = load_file(written / WEIGHTS)
+    save_file({**tensors, "encoder.conv_in.bias": tensors["encoder.conv_in.bias"].to(dtype)}, written / WEIGHTS)
+    with pytest.raises(ModelFileError, match=f"must be floating point, got {dtype} in 'encoder.conv_in.bias'"):
+        vl.from_diffusers(written)
+
+
+def test_nothing_is_written_beside_weights_that_diffusers_would_open(written, tmp_path):
+    tensors = load_file(written / WEIGHTS)
+    for name in ("shards", "variant", "saved"):
+        (tmp_path / name).mkdir()
+    sharded(tmp_path / "shards", tensors)
+    save_file(tensors, tmp_path / "variant" / "diffusion_pytorch_model.fp16.safetensors")
+    config = json.loads((written / CONFIG).read_text())
+    (tmp_path / "saved" / CONFIG).write_text(json.dumps({**config, "_diffusers_version": "0.42.1"}))
+    for name, found in (("shards", "00001-of-00002"), ("variant", "fp16"), ("saved", CONFIG)):
+        before = sorted(path.name for path in (tmp_path / name).iterdir())
+        with pytest.raises(FileExistsError, match=f"{found}.*Move them away, or give another directory"):
+            vl.to_diffusers(small(), tmp_path / name)
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == before
 
 
 def test_loaded_codes_stay_until_they_are_trained(tmp_path):
@@ -168,6 +207,9 @@ KL_ERRORS = [
     ({"down_block_types": ["DownBlock2D"] * 2}, r"`down_block_types\[0\]` must be one of .* got 'DownBlock2D'"),
     ({"up_block_types": ["UpDecoderBlock2D"]}, "`up_block_types` must have 2 entries, .* got 1"),
     ({"act_fn": "tanh"}, "`act_fn` must be one of 'silu', .* got 'tanh'"),
+    ({"sample_size": 17}, r"`sample_size` must be a multiple of 2, .* got \(17, 17\): give `image_size`"),
+    ({"block_out_channels": []}, "`block_out_channels` must have 1 to 16 entries, got 0"),
+    ({"block_out_channels": [8] * 20_000}, "`block_out_channels` must have 1 to 16 entries, got 20000"),
     ({"sample_size": 0}, r"`sample_size\[0\]` must be >= 1, got 0"),
     ({"scaling_factor": 0}, "`scaling_factor` must be > 0, got 0"),
     ({"shift_factor": 1.0, "latents_mean": [0] * 4, "latents_std": [1] * 4}, "`shift_factor` must be None where"),
@@ -248,7 +290,14 @@ def parts(encoder, decoder, latent):
     )
 
 
+def reparametrised():
+    vae = small()
+    torch.nn.utils.parametrizations.weight_norm(vae.encoder.conv_in)
+    return vae
+
+
 UNWRITABLE = [
+    (reparametrised, ValueError, "the layers of its networks as they were built, got another 'encoder.conv_in.para"),
     (lambda: None, TypeError, "`model` must be a VAE, got None"),
     (lambda: vl.conv_vae((1, 8, 8), 2), TypeError, "`model` must be made of ResidualEncoder .* got ConvEncoder, Conv"),
     (lambda: small(latent=vl.FiniteScalarQuantizer((1, 8, 8), (4,))), TypeError, "got .*, FiniteScalarQuantizer"),

@@ -175,6 +175,15 @@ def test_the_preset_opens_in_diffusers(tmp_path):
     assert torch.equal(decoded(theirs, theirs.encode(2 * x - 1).latent_dist.mode()).clamp(0, 1), vae.reconstruct(x))
 
 
+@torch.no_grad()
+def test_shards_of_diffusers_are_read(tmp_path):
+    theirs = random_model(*KL["f2"])
+    theirs.save_pretrained(tmp_path, max_shard_size="30KB")
+    assert len(list(tmp_path.glob("*-of-*.safetensors"))) > 1
+    vae, x = vl.from_diffusers(tmp_path), images()
+    assert torch.equal(theirs.encode(2 * x - 1).latent_dist.mode(), vae.embed(x))
+
+
 @pytest.mark.parametrize(("kind", "config"), [KL["f4 of two blocks"], VQ["plain"], TINY["f2"]])
 def test_a_model_trained_here_gives_there_what_it_gives_here(tmp_path, kind, config):
     theirs, vae = both(tmp_path / "theirs", kind, config)

@@ -23,6 +23,7 @@ CONFIG_NAME = "config.json"
 _MAX_CONFIG_BYTES = 2**20
 DOWN = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
 UP = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
+_MOST_LEVELS = 16
 _DEFAULT_SIZE = 512  # of AutoencoderTiny, whose config has none
 _SCALE = 0.5  # a deviation of 1 in [-1, 1], which the models were trained with
 
@@ -103,8 +104,10 @@ def read_config(directory: Path) -> dict[str, Any]:
 def factor_of(config: Mapping[str, Any]) -> int:
     """How much smaller the latent map is than the image."""
     key = "num_encoder_blocks" if config["_class_name"] == "AutoencoderTiny" else "block_out_channels"
-    levels = check_int_tuple(key, config[key])
-    return int(2 ** (len(levels) - 1))
+    levels = len(check_int_tuple(key, config[key], minimum=0))
+    if not 1 <= levels <= _MOST_LEVELS:
+        raise ValueError(f"`{key}` must have 1 to {_MOST_LEVELS} entries, got {levels}.")
+    return int(2 ** (levels - 1))
 
 
 def size_of(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from vaelib.vae import VAE
 
 __all__ = ["from_diffusers", "to_diffusers"]
 
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+_STEM = "diffusion_pytorch_model"
+WEIGHTS_NAME = f"{_STEM}.safetensors"
 _SEAL = "_vaelib_weights_sha256"
 """Key of the configs that vaelib writes; diffusers ignores keys with an underscore."""
 _SETTINGS = ("sample_size", "force_upcast", "lookup_from_codebook", "latent_magnitude", "latent_shift")
@@ -84,6 +84,11 @@ def from_diffusers(directory: str | Path, *, image_size: int | Sequence[int] | N
         factor, size = factor_of(config), size_of(config)
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"{where} does not describe {name}: {error}") from error
+    if image_size is None and any(side % factor for side in size):
+        raise ModelFileError(
+            f"{where}: `sample_size` must be a multiple of {factor}, by which the latent map is smaller, got {size}:"
+            " give `image_size`."
+        )
     if image_size is not None:
         sides = [image_size] * 2 if isinstance(image_size, int) else image_size
         size = check_int_tuple("image_size", sides, length=2)  # type: ignore[assignment]
@@ -116,8 +121,9 @@ def to_diffusers(model: VAE, directory: str | Path, *, like: str | Path | None =
 
     Raises:
         TypeError: If diffusers has no such model.
-        ValueError: If it has no such layers or scaling, or ``like`` is of another class.
-        FileExistsError: If the directory holds a config or weights that this function did not write.
+        ValueError: If it has no such layers or scaling, a layer was changed after it was built, or ``like`` is of
+            another class.
+        FileExistsError: If the directory holds a config or weights that this function did not write, such as shards.
         OSError: If the directory cannot be written.
 
     Examples:
@@ -140,7 +146,9 @@ def to_diffusers(model: VAE, directory: str | Path, *, like: str | Path | None =
         config |= {key: theirs[key] for key in _SETTINGS if key in theirs}
     state = model.state_dict()
     tensors = {theirs: state[ours] for ours, theirs in names_of(model).items()}
+    _check_layers(model, config)
     path = target_directory("directory", directory)
+    _check_no_other_weights(path)
     with files_replaced(path, CONFIG_NAME, _listed) as staging:
         digest = write_tensors(staging / WEIGHTS_NAME, tensors)
         content = {"_class_name": config["_class_name"], _SEAL: digest, **config}
@@ -148,35 +156,81 @@ def to_diffusers(model: VAE, directory: str | Path, *, like: str | Path | None =
 
 
 def _listed(config: Path) -> Listed | None:
-    """Both files of a directory that :func:`to_diffusers` wrote."""
+    """Both files of a directory that :func:`to_diffusers` wrote; diffusers keeps the seal, and adds its version."""
     try:
         content = read_object(config, 2**20)
     except (ModelFileError, OSError):
         return None
-    if content.get("_class_name") not in DEFAULTS or not isinstance(content.get(_SEAL), str):
+    if "_diffusers_version" in content or not isinstance(content.get(_SEAL), str):
         return None
     return {CONFIG_NAME: None, WEIGHTS_NAME: content[_SEAL]}
 
 
+def _check_no_other_weights(directory: Path) -> None:
+    """Raise ``FileExistsError`` for shards, their index and variants: diffusers would open them in our file's place."""
+    others = sorted({path.name for path in directory.glob(f"{_STEM}*")} - {WEIGHTS_NAME})
+    if others:
+        raise FileExistsError(
+            f"`directory` must hold no other weights, which diffusers would open; {directory} holds"
+            f" {', '.join(others):.300}. Move them away, or give another directory."
+        )
+
+
+def _check_layers(model: VAE, config: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless the weights are those of the network that the config describes."""
+    with torch.device("meta"):
+        described = model_of({**DEFAULTS[config["_class_name"]], **config}, model.image_shape[1:])
+    wanted, found = ({name: each.state_dict()[name].shape for name in names_of(each)} for each in (described, model))
+    if wrong := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+        raise ValueError(f"`model` must have the layers of its networks as they were built, got another {wrong[0]!r}.")
+
+
 def _tensors_in(directory: Path) -> dict[str, Tensor]:
-    """The weights in float32 by the names that diffusers writes now."""
-    files = sorted(directory.glob("diffusion_pytorch_model*.safetensors"))
-    if directory / WEIGHTS_NAME in files:
-        files = [directory / WEIGHTS_NAME]
+    """The weights in float32 by the names that diffusers writes now.
+
+    As diffusers does, of shards what their index says, else the one file; and a variant where it is the only one.
+    """
+    index = directory / f"{WEIGHTS_NAME}.index.json"
+    if index.exists():
+        place = _places(index)
+        tensors: dict[str, Tensor] = {}
+        for file in sorted(set(place.values())):
+            held = read_tensors(directory / file, None)
+            tensors |= {name: tensor for name, tensor in held.items() if place.get(name) == file}
+    else:
+        tensors = read_tensors(_only_file(directory), None)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ModelFileError(f"The weights in {directory} must be floating point, got {tensor.dtype} in {name!r}.")
+    return {name: tensor.float() for name, tensor in with_todays_names(tensors).items()}
+
+
+def _places(index: Path) -> dict[str, str]:
+    """The file that holds each weight."""
+    place = read_object(index, 2**24).get("weight_map")
+    if not isinstance(place, dict) or not all(
+        isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors") for file in place.values()
+    ):
+        raise ModelFileError(f"{index} must have a `weight_map` of names to safetensors files beside it.")
+    return place
+
+
+def _only_file(directory: Path) -> Path:
+    if (directory / WEIGHTS_NAME).exists():
+        return directory / WEIGHTS_NAME
+    files = sorted(directory.glob(f"{_STEM}*.safetensors"))
     if not files:
         found = ", ".join(sorted(path.name for path in directory.iterdir()))
         raise FileNotFoundError(
             f"`directory` must hold {WEIGHTS_NAME}, got {found:.300}. Weights in a pickle are not opened: write them"
             " with diffusers' save_pretrained(..., safe_serialization=True)."
         )
-    if len({re.sub(r"-\d+-of-\d+", "", file.name) for file in files}) > 1:
+    if len(files) > 1:
+        found = ", ".join(file.name for file in files)
         raise ModelFileError(
-            f"{directory} must hold {WEIGHTS_NAME} or one variant of it, got {', '.join(file.name for file in files)}."
+            f"{directory} must hold {WEIGHTS_NAME}, shards with their index or one variant, got {found:.300}."
         )
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= read_tensors(file, None)
-    return {name: tensor.float() for name, tensor in with_todays_names(tensors).items()}
+    return files[0]
 
 
 def _fill(model: Any, tensors: dict[str, Tensor], directory: Path) -> None:
