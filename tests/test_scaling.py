@@ -86,7 +86,8 @@ def test_one_number_serves_all_channels_as_diffusers_has_it():
 
 
 REFUSALS = [
-    (lambda m: vl.LatentScaling("a", 1.0), TypeError, "`shift` must be a number, got 'a'"),
+    (lambda m: vl.LatentScaling("a", 1.0), TypeError, "`shift` must be a number, or a list of one .*, got 'a'"),
+    (lambda m: vl.LatentScaling(torch.ones(2), 1.0), TypeError, "`shift` must be a number, or a list of one for each"),
     (lambda m: vl.LatentScaling((), 1.0), ValueError, r"`shift` must be a number, or one for each channel, got \(\)"),
     (lambda m: vl.LatentScaling(0.0, 0.0), ValueError, "`scale` must be >= 1e-30 and <= 1e\\+30, got 0.0"),
     (lambda m: vl.LatentScaling(0.0, (1.0, float("nan"))), ValueError, r"`scale\[1\]` must be >= 1e-30"),

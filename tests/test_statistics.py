@@ -116,12 +116,32 @@ def test_other_latents(model, noise, rate):
 def test_words_tell_a_posterior_from_a_point():
     wide, narrow = (latent_statistics(known(logvar), images(50)).in_words() for logvar in (-1.0, -16.0))
     assert wide.endswith("% of the deviation of z.")
+    prior = latent_statistics(known(logvar=14.0), images(50)).in_words()
+    assert prior.endswith("The posterior's noise is 100% of the deviation of z.")
     assert "z is nearly a point, as after training with a KL weight of 1e-6" in narrow
 
 
 class Constant(nn.Module):
     def forward(self, x):
         return x.new_zeros(len(x), 2)
+
+
+class Blur(nn.Module):
+    """Averages over a square of ``size`` pixels; 1 is the identity, None a grey image."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x):
+        if self.size is None:
+            return torch.full_like(x, 0.5)
+        return nn.functional.avg_pool2d(x, self.size, 1, self.size // 2)
+
+
+class Nowhere(nn.Module):
+    def forward(self, z):
+        return z * float("nan")
 
 
 def constant():
@@ -168,6 +188,14 @@ def constant():
             lambda: high_frequency_energy(images(2)[..., :3]),
             ValueError,
             "`images` must have at least 4 pixels a side, got 8",
+        ),
+        (lambda: high_frequency_energy(images(0)), ValueError, "`images` must hold at least one image, got none"),
+        (
+            lambda: text_reconstruction(
+                vl.AutoEncoder(Blur(1), Nowhere(), image_shape=(1, 24, 24), latent_shape=(1, 24, 24))
+            ),
+            ValueError,
+            "`model` must give finite numbers, but the reconstruction is not finite",
         ),
         (lambda: high_frequency_energy(images(2) / 0), ValueError, "`images` must be finite"),
         (lambda: text_reconstruction(3), TypeError, "`model` must be a VAE or an AutoEncoder, got int"),
@@ -235,19 +263,6 @@ def test_high_frequency_energy_is_that_of_the_upper_band():
     assert torch.allclose(high_frequency_energy(0.5 * noise), 0.25 * high_frequency_energy(noise))
 
 
-class Blur(nn.Module):
-    """Averages over a square of ``size`` pixels; 1 is the identity, None a grey image."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.size = size
-
-    def forward(self, x):
-        if self.size is None:
-            return torch.full_like(x, 0.5)
-        return nn.functional.avg_pool2d(x, self.size, 1, self.size // 2)
-
-
 @pytest.mark.parametrize("shape", [(1, 24, 40), (3, 25, 26)])
 def test_text_is_read_as_long_as_it_is_there(shape):
     def score(size):
@@ -259,6 +274,8 @@ def test_text_is_read_as_long_as_it_is_there(shape):
     assert perfect.num_letters == 40 * (shape[1] // 22) * (shape[2] // 12)
     assert gone.accuracy.value < 0.2 < blurred.accuracy.value < 1.0
     assert score(5) == blurred
+    model = vl.AutoEncoder(Blur(5), nn.Identity(), image_shape=shape, latent_shape=shape)
+    assert text_reconstruction(model, num_images=40, seed=3, batch_size=7) == blurred
 
 
 @pytest.mark.parametrize("condition", [None, vl.Labels(2)])

@@ -14,6 +14,7 @@ from torch import Tensor
 from vaelib._checks import DataError, check_finite, check_int, check_shape, check_tensor
 from vaelib.evaluation.bound import Estimate
 from vaelib.evaluation.inputs import check_model
+from vaelib.evaluation.reconstruction import reconstructed
 from vaelib.vae import VAE
 
 __all__ = ["TextReconstruction", "high_frequency_energy", "text_reconstruction"]
@@ -37,7 +38,7 @@ def high_frequency_energy(images: Tensor) -> Tensor:
         images: ``(B, C, H, W)``, finite, with H and W of at least 4.
 
     Raises:
-        ValueError: If the shape is wrong or a value not finite.
+        ValueError: If the shape is wrong, there is no image, or a value is not finite.
         TypeError: If it is no floating-point tensor.
 
     Examples:
@@ -53,6 +54,8 @@ def high_frequency_energy(images: Tensor) -> Tensor:
     check_tensor("images", images)
     check_shape("images", images.shape, ("B", "C", "H", "W"))
     height, width = images.shape[2:]
+    if not len(images):
+        raise ValueError("`images` must hold at least one image, got none.")
     if min(height, width) < 4:
         raise ValueError(f"`images` must have at least 4 pixels a side, got {height} x {width}.")
     check_finite("images", images)
@@ -100,7 +103,7 @@ def text_reconstruction(
 
     Raises:
         DataError: A ``ValueError``: if no letter fits in the model's images.
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or a reconstruction is not finite.
         TypeError: If ``model`` is neither a VAE nor an autoencoder.
 
     Examples:
@@ -125,16 +128,14 @@ def text_reconstruction(
         )
     generator = np.random.default_rng(seed)
     drawings = _drawings(scale)
+    all_letters = torch.from_numpy(generator.integers(len(_ALPHABET), size=(num_images, *counts)))
     shares = []
-    for start in range(0, num_images, batch_size):
-        count = min(batch_size, num_images - start)
-        letters = torch.from_numpy(generator.integers(len(_ALPHABET), size=(count, *counts)))
-        paper, ink = _colours(generator, (count, channels, 1, 1))
-        written = torch.zeros(count, 1, height, width)
+    all_colours = _colours(generator, (num_images, channels, 1, 1))
+    for letters, paper, ink in zip(*(part.split(batch_size) for part in (all_letters, *all_colours)), strict=True):
+        written = torch.zeros(len(letters), 1, height, width)
         written[:, 0, : counts[0] * size[0], : counts[1] * size[1]] = _lines(drawings[letters])
         images = paper + (ink - paper) * written
-        weights = next(model.parameters(), images)
-        found = model.reconstruct(images.to(weights)).to(images)
+        found = reconstructed(model, images.to(next(model.parameters(), images))).to(images)
         shares.append((_read(found, drawings, counts, ink - paper) == letters).double().mean((1, 2)))
     share = torch.cat(shares)
     return TextReconstruction(Estimate.of(share), num_images * math.prod(counts), num_images)

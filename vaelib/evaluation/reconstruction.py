@@ -15,7 +15,7 @@ from vaelib.evaluation.fidelity import Extractor, features_of, fid
 from vaelib.evaluation.inputs import batches_for, check_model, check_model_finite, metrics_module
 from vaelib.vae import VAE, bound
 
-__all__ = ["ReconstructionQuality", "reconstruction_quality", "rfid"]
+__all__ = ["ReconstructionQuality", "reconstructed", "reconstruction_quality", "rfid"]
 
 _SSIM_SIZE = 6
 """Pixels that the border of an 11-pixel window can mirror."""
@@ -83,7 +83,7 @@ def reconstruction_quality(
     columns = []
     for images, condition in batches_for(model, data, batch_size, generator):
         # SSIM's variances are small differences.
-        found, wanted = _reconstructed(bound(model, condition), images).double(), images.double()
+        found, wanted = reconstructed(bound(model, condition), images).double(), images.double()
         columns.append([measure(found, wanted, data_range=(0.0, 1.0), reduction="none") for measure in measures])
     psnr, ssim, *ms_ssim = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
     return ReconstructionQuality(
@@ -94,7 +94,7 @@ def reconstruction_quality(
     )
 
 
-def _reconstructed(model: Any, images: Tensor) -> Tensor:
+def reconstructed(model: Any, images: Tensor) -> Tensor:
     """``model.reconstruct`` of images; raw outputs are checked too, since a sigmoid makes infinite ones 0 or 1."""
     raw: list[Tensor] = []
     handle = model.decoder.register_forward_hook(lambda module, inputs, output: raw.append(output))
@@ -147,7 +147,7 @@ def rfid(
     check_model("model", model)
     pairs = []
     for images, condition in batches_for(model, data, batch_size, generator):
-        found = _reconstructed(bound(model, condition), images)
+        found = reconstructed(bound(model, condition), images)
         pairs.append([features_of(extractor, part, batch_size=batch_size) for part in (images, found)])
     real, generated = (torch.cat(features) for features in zip(*pairs, strict=True))
     return fid(real, generated)

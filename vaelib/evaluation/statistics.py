@@ -63,7 +63,7 @@ class LatentStatistics(NamedTuple):
         if self.noise is None or not self.deviation.any():
             return said
         share = float(self.noise.square().sum().sqrt() / self.deviation.square().sum().sqrt())
-        said += f" The posterior's noise is {100 * share:.2g}% of the deviation of z"
+        said += f" The posterior's noise is {100 * share:.{1 if share < 0.1 else 0}f}% of the deviation of z"
         if share > _NEARLY_A_POINT:
             return f"{said}."
         return (

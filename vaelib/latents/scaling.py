@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -115,6 +116,8 @@ def scaling_if(scaled: bool, model: Any) -> LatentScaling | None:
 
 def _numbers(name: str, value: float | Sequence[float], least: float) -> float | tuple[float, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray | memoryview):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"`{name}` must be a number, or a list of one for each channel, got {shown(value)}.")
         return check_float(name, value, least, _LARGEST)
     if not value:
         raise ValueError(f"`{name}` must be a number, or one for each channel, got {shown(value)}.")
