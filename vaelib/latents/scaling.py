@@ -114,7 +114,7 @@ def scaling_if(scaled: bool, model: Any) -> LatentScaling | None:
     return scaling
 
 
-def _numbers(name: str, value: float | Sequence[float], least: float) -> float | tuple[float, ...]:
+def _numbers(name: str, value: Any, least: float) -> float | tuple[float, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray | memoryview):
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"`{name}` must be a number, or a list of one for each channel, got {shown(value)}.")
