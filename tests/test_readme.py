@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import vaelib as vl
 from vaelib.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -38,6 +40,10 @@ def test_python_blocks(code, tmp_path, monkeypatch):
         assert names["estimate"].num_images == 200
     elif "codes" in names:
         assert names["codes"].shape == (16, 49)
+    elif "objective" in names:
+        x = torch.rand(2, 3, 32, 32)
+        assert names["again"].reconstruct(x).equal(names["vae"].reconstruct(x))
+        assert isinstance(names["trainer"].objective, vl.Adversarial)
     elif "trainer" in names:
         assert len(names["history"]) == 2
     else:
