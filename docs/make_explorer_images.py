@@ -1,4 +1,4 @@
-"""The pictures in docs/explorer.md: python docs/make_explorer_images.py BUNDLE DATA (chromium and playwright needed).
+"""The images in docs/explorer.md: python docs/make_explorer_images.py BUNDLE DATA (chromium and playwright needed).
 
 Those in the repository show `vaelib train --preset article --data mnist --image-size 32 --epochs 3`, with
 `vaelib export --evaluate`.
@@ -30,7 +30,7 @@ def drag(page: Page, selector: str, *points: tuple[float, float]) -> None:
 
 
 def explore(page: Page, x: float, y: float) -> None:
-    """Go somewhere on the map, the last step by keyboard, which keeps the picture beside the place."""
+    """Go somewhere on the map, the last step by keyboard, which keeps the image beside the place."""
     drag(page, "#map-canvas", (0.5, 0.5), (x, y))
     page.focus("#map-canvas")
     page.keyboard.press("ArrowRight")
@@ -49,7 +49,7 @@ def traverse(page: Page) -> None:
     page.click("#tab-traverse")
 
 
-def pictures(address: str) -> None:
+def images(address: str) -> None:
     """Four screenshots; with few colours, to be small."""
     shots = {
         "map": (WIDE, "light", lambda page: explore(page, 0.78, 0.5)),
@@ -81,6 +81,6 @@ if __name__ == "__main__":
     command = ["vaelib", "explore", bundle, "--data", data, "--port", "0", "--no-browser"]
     with subprocess.Popen([sys.executable, "-u", "-m", *command], stdout=subprocess.PIPE, text=True) as server:
         try:
-            pictures(re.match(r"http://\S+", server.stdout.readline())[0])
+            images(re.match(r"http://\S+", server.stdout.readline())[0])
         finally:
             server.terminate()

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vaelib"]
 # ///
-"""Which pictures are unlike those that were trained on? One class is left out of the training and then looked for.
+"""Which images are unlike those that were trained on? One class is left out of the training and then looked for.
 
     VAELIB_DATA=folder/with/MNIST python examples/anomaly_detection.py --odd 0
 
@@ -25,7 +25,7 @@ def main():
     parser.add_argument("--data", default="mnist", help="with labels: mnist, or shapes, which needs no file")
     parser.add_argument("--odd", type=int, default=0, help="the class left out of the training")
     parser.add_argument("--epochs", type=int, default=4, help="4 of MNIST take about 2 minutes on one CPU core")
-    parser.add_argument("--out", type=Path, default=Path("runs/anomaly_detection"), help="folder of the picture")
+    parser.add_argument("--out", type=Path, default=Path("runs/anomaly_detection"), help="folder of the image")
     parser.add_argument("--quick", action="store_true", help="5,000 images, to see that it runs")
     arguments = parser.parse_args()
     train, test = (vl.data.load(arguments.data, split, image_size=28) for split in ("train", "test"))

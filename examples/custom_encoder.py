@@ -23,7 +23,7 @@ import vaelib as vl
 
 @vl.register
 class ResNetEncoder(nn.Module):
-    """ResNet-18 or -34 with two outputs a latent; grey pictures are shown to it as coloured ones."""
+    """ResNet-18 or -34 with two outputs a latent; grey images are shown to it as coloured ones."""
 
     def __init__(self, image_shape, latent_dim, depth=18):
         super().__init__()

@@ -2,13 +2,13 @@
 # requires-python = ">=3.11"
 # dependencies = ["vaelib"]
 # ///
-"""Clean pictures from noisy ones: a VAE whose encoder trains on corrupted images, beside one that never saw noise.
+"""Clean images from noisy ones: a VAE whose encoder trains on corrupted images, beside one that never saw noise.
 
     python examples/denoise.py --probability 0.3
 
 The corruption is a part of the model, applied to the encoder's input while training; the decoder explains the clean
-picture. Prints how well a clean test picture is told from its noisy copy: -log p(clean|z) in nats, with z the
-posterior's mean for the noisy picture, and the root mean square error of the pixels. Writes `denoised.png`.
+image. Prints how well a clean test image is told from its noisy copy: -log p(clean|z) in nats, with z the
+posterior's mean for the noisy image, and the root mean square error of the pixels. Writes `denoised.png`.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from vaelib.evaluation import Estimate
 
 @torch.no_grad()
 def nats_of_clean(vae, clean, noisy):
-    """-log p(clean|z) of each picture."""
+    """-log p(clean|z) of each image."""
     recon_params = vae.decode(vae.encode(noisy)[0])
     return -vae.likelihood.log_prob(clean, recon_params)
 
 
-def rmse(pictures, clean):
-    return Estimate.of((pictures - clean).square().mean((1, 2, 3)).sqrt() * 255)
+def rmse(images, clean):
+    return Estimate.of((images - clean).square().mean((1, 2, 3)).sqrt() * 255)
 
 
 def main():
@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--data", default="shapes", help="whatever vl.data.load takes, such as mnist or a folder")
     parser.add_argument("--probability", type=float, default=0.2, help="of a pixel to turn black or white")
     parser.add_argument("--epochs", type=int, default=8, help="8 of shapes take about a minute on one CPU core")
-    parser.add_argument("--out", type=Path, default=Path("runs/denoise"), help="folder of the picture")
+    parser.add_argument("--out", type=Path, default=Path("runs/denoise"), help="folder of the image")
     parser.add_argument("--quick", action="store_true", help="2,000 images twice, to see that it runs")
     arguments = parser.parse_args()
     train, test = (vl.data.load(arguments.data, split, image_size=32) for split in ("train", "test"))
@@ -47,7 +47,7 @@ def main():
     clean = test.batch(slice(1_000))
     noisy = noise(clean, generator=torch.Generator().manual_seed(0))
     print(f"{'':22}{'-log p(clean|z), nats':>24}{'error, of 255 levels':>24}")
-    print(f"{'noisy pictures':22}{'':>24}{rmse(noisy, clean)!s:>24}")
+    print(f"{'noisy images':22}{'':>24}{rmse(noisy, clean)!s:>24}")
     for name, corruption in (("trained on clean ones", None), ("trained to denoise", noise)):
         torch.manual_seed(0)
         vae = vl.conv_vae(train.image_shape, latent_dim=16, corruption=corruption)

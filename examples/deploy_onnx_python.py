@@ -7,7 +7,7 @@
     python examples/deploy_onnx_python.py runs/first/bundle
 
 Without a bundle, two commands in processes of their own train and export one; this process never imports torch, and
-the machine that serves needs not have it. Prints what a bundle answers: codes, the ELBO of drawn pictures and of
+the machine that serves needs not have it. Prints what a bundle answers: codes, the ELBO of drawn images and of
 noise in nats, and images per second. Writes `samples.png` and `between.png`.
 """
 
@@ -33,10 +33,10 @@ def make_bundle(bundle, *recipe):
     return bundle
 
 
-def save_picture_grid(pictures, path):
-    """Pictures ``(rows, columns, 1, H, W)`` in [0, 1] as one PNG."""
-    rows, columns, _, height, width = pictures.shape
-    canvas = pictures.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width)
+def save_image_grid(images, path):
+    """Images ``(rows, columns, 1, H, W)`` in [0, 1] as one PNG."""
+    rows, columns, _, height, width = images.shape
+    canvas = images.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width)
     Image.fromarray((canvas * 255).round().astype(np.uint8)).save(path)
 
 
@@ -57,22 +57,22 @@ def main():
     started = time.perf_counter()
     model = OnnxVAE(bundle)
     model.sample(1)
-    print(f"{'first picture':16}after {time.perf_counter() - started:.2f} s")
+    print(f"{'first image':16}after {time.perf_counter() - started:.2f} s")
     model.tune()  # how batches are best cut here; else on first use
-    pictures = model.sample(1_024, seed=0)
+    images = model.sample(1_024, seed=0)
     started = time.perf_counter()
-    mu, _ = model.encode(pictures)
+    mu, _ = model.encode(images)
     print(f"{'encoded':16}{len(mu) / (time.perf_counter() - started):,.0f} images/s, codes {mu.shape}")
     started = time.perf_counter()
     model.decode(mu)
     print(f"{'decoded':16}{len(mu) / (time.perf_counter() - started):,.0f} images/s")
 
-    noise = np.random.default_rng(0).random(pictures.shape, dtype=np.float32)
-    print(f"{'ELBO, drawn':16}{mean_and_error(model.score(pictures))} nats per image")
+    noise = np.random.default_rng(0).random(images.shape, dtype=np.float32)
+    print(f"{'ELBO, drawn':16}{mean_and_error(model.score(images))} nats per image")
     print(f"{'ELBO, noise':16}{mean_and_error(model.score(noise))} nats per image")
 
-    save_picture_grid(pictures[:64].reshape(4, 16, *model.image_shape), arguments.out / "samples.png")
-    save_picture_grid(model.interpolate(mu[:4], mu[4:8], 16, spherical=True), arguments.out / "between.png")
+    save_image_grid(images[:64].reshape(4, 16, *model.image_shape), arguments.out / "samples.png")
+    save_image_grid(model.interpolate(mu[:4], mu[4:8], 16, spherical=True), arguments.out / "between.png")
     print(f"{'torch':16}{'imported' if 'torch' in sys.modules else 'never imported'}")
 
 

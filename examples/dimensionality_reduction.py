@@ -2,13 +2,13 @@
 # requires-python = ">=3.11"
 # dependencies = ["vaelib[plots]"]
 # ///
-"""Pictures as points in a plane: a VAE with two latents beside the two principal components.
+"""Images as points in a plane: a VAE with two latents beside the two principal components.
 
     VAELIB_DATA=folder/with/MNIST python examples/dimensionality_reduction.py
 
 Both see the training images without their labels. Prints how many test images have the label that most of their ten
 nearest training images have in the plane, and the ELBO. Writes `vae.png` and `pca.png`, the maps coloured by label,
-and `manifold.png`, the pictures that a grid of latents decodes to.
+and `manifold.png`, the images that a grid of latents decodes to.
 """
 
 import argparse
@@ -66,8 +66,8 @@ def main():
     result = vl.evaluation.elbo(vae, test, generator=torch.Generator().manual_seed(0))
     print(f"ELBO of the VAE with 2 latents: {result.elbo} nats per test image")
     with torch.no_grad():
-        pictures = vae.likelihood.mean(vae.decode(grid(20)))
-    vl.plots.save_grid(pictures, arguments.out / "manifold.png", columns=20)
+        images = vae.likelihood.mean(vae.decode(grid(20)))
+    vl.plots.save_grid(images, arguments.out / "manifold.png", columns=20)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 # requires-python = ">=3.11"
 # dependencies = ["vaelib"]
 # ///
-"""Pictures with an attribute asked for, from a model that was trained without labels.
+"""Images with an attribute asked for, from a model that was trained without labels.
 
     python examples/latent_arithmetic.py
 
 An attribute's vector is the mean latent of the images that have it, less the mean latent of those that have not.
-Added to samples of the prior it moves their pictures towards the attribute. The built-in shapes have known factors,
+Added to samples of the prior it moves their images towards the attribute. The built-in shapes have known factors,
 so what comes out is measured, not judged: each line compares the same samples with and without the vector, beside
 the difference between real images with and without the attribute. Writes `samples.png`: without, then with each.
 """
@@ -21,19 +21,19 @@ import vaelib as vl
 from vaelib.evaluation import Estimate
 
 
-def mass(pictures):
+def mass(images):
     """White pixels."""
-    return pictures.sum((1, 2, 3))
+    return images.sum((1, 2, 3))
 
 
-def column(pictures):
+def column(images):
     """The centre of the white pixels, from the left."""
-    return (pictures.sum((1, 2)) @ torch.arange(pictures.shape[3]).float()) / mass(pictures)
+    return (images.sum((1, 2)) @ torch.arange(images.shape[3]).float()) / mass(images)
 
 
-def row(pictures):
+def row(images):
     """The same from the top."""
-    return column(pictures.mT)
+    return column(images.mT)
 
 
 ATTRIBUTES = {  # name: factor, what measures it
@@ -46,7 +46,7 @@ ATTRIBUTES = {  # name: factor, what measures it
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10, help="10 take less than a minute on one CPU core")
-    parser.add_argument("--out", type=Path, default=Path("runs/latent_arithmetic"), help="folder of the picture")
+    parser.add_argument("--out", type=Path, default=Path("runs/latent_arithmetic"), help="folder of the image")
     parser.add_argument("--quick", action="store_true", help="3,000 images twice, to see that it runs")
     arguments = parser.parse_args()
     train, test = (vl.data.load("shapes", split, image_size=32) for split in ("train", "test"))
@@ -75,7 +75,7 @@ def main():
             print(f"{name:14}{moved!s:>18}{real:>24.2f}  {unit}")
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    shown = torch.cat([pictures[:16] for pictures in decoded.values()])
+    shown = torch.cat([images[:16] for images in decoded.values()])
     vl.plots.save_grid(shown, arguments.out / "samples.png", columns=16)
 
 

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vaelib"]
 # ///
-"""A small MNIST classifier whose features measure pictures offline: FID, KID, precision and recall without Inception.
+"""A small MNIST classifier whose features measure images offline: FID, KID, precision and recall without Inception.
 
     VAELIB_DATA=folder/with/MNIST python examples/mnist_classifier.py --out mnist_classifier.safetensors
 
@@ -30,7 +30,7 @@ from vaelib import evaluation
 
 
 class MnistClassifier(nn.Module):
-    """Grey pictures ``(B, 1, H, W)`` in [0, 1] to ten logits; other sizes than 28x28 are resized."""
+    """Grey images ``(B, 1, H, W)`` in [0, 1] to ten logits; other sizes than 28x28 are resized."""
 
     def __init__(self):
         super().__init__()

@@ -22,7 +22,7 @@ from torchvision import datasets, transforms
 
 
 class ArticleVAE(nn.Module):
-    """The tutorial's network, sigmoid included: ``forward`` returns pictures, mu and logvar."""
+    """The tutorial's network, sigmoid included: ``forward`` returns images, mu and logvar."""
 
     def __init__(self):
         super().__init__()
@@ -55,14 +55,14 @@ class ArticleVAE(nn.Module):
         return self.decode(z), mu, logvar
 
 
-def loss_sum(x, pictures, mu, logvar):
+def loss_sum(x, images, mu, logvar):
     """Binary cross-entropy plus KL, summed over the batch, in nats."""
-    reconstruction = F.binary_cross_entropy(pictures, x, reduction="sum")
+    reconstruction = F.binary_cross_entropy(images, x, reduction="sum")
     return reconstruction - 0.5 * torch.sum(1 + logvar - mu**2 - logvar.exp())
 
 
 def loaders(num_images=None):
-    """MNIST at 32x32 as the tutorial reads it: one PIL picture after the other."""
+    """MNIST at 32x32 as the tutorial reads it: one PIL image after the other."""
     resize = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])
     sets = [datasets.MNIST(os.environ["VAELIB_DATA"], train=train, transform=resize) for train in (True, False)]
     if num_images:

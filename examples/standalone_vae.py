@@ -21,7 +21,7 @@ from torchvision import datasets
 
 
 class VAE(nn.Module):
-    """q(z|x) and p(x|z) for 28x28 pictures: a diagonal Gaussian, and a Bernoulli for each pixel."""
+    """q(z|x) and p(x|z) for 28x28 images: a diagonal Gaussian, and a Bernoulli for each pixel."""
 
     def __init__(self, latent_dim=32):
         super().__init__()

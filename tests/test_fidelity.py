@@ -1,4 +1,4 @@
-"""Distances between sets of pictures: closed forms, hand values, laws, and torchmetrics as an oracle."""
+"""Distances between sets of images: closed forms, hand values, laws, and torchmetrics as an oracle."""
 
 import functools
 import math
@@ -49,7 +49,7 @@ def test_psnr_by_hand():
     assert reconstruction_quality(echo((1, 8, 8), 0.1), pair).psnr == pytest.approx(expected, rel=1e-4)
 
 
-def test_ssim_of_constant_pictures_by_hand():
+def test_ssim_of_constant_images_by_hand():
     """Without structure the luminance term is left: (2 a b + c1) / (a^2 + b^2 + c1)."""
     x = torch.full((2, 3, 8, 8), 0.5)
     found = reconstruction_quality(echo((3, 8, 8), 0.25), x)
@@ -232,7 +232,7 @@ def shifted(n, m, seed, latents=2):
 
 
 def test_the_errors_of_precision_and_recall_cover():
-    """Where the error of a share, over pictures taken as independent, covers half of the times."""
+    """Where the error of a share, over images taken as independent, covers half of the times."""
     _, ours, of_share = covered(shifted, (100, 100), 120)
     assert (ours > 0.84).all()
     assert (of_share < 0.7).all()
@@ -289,7 +289,7 @@ def test_the_same_set_and_sets_apart():
 
 
 def test_a_part_is_precise_but_recalls_little():
-    """Generated pictures of one of two classes."""
+    """Generated images of one of two classes."""
     one, other = normal(100), normal(100, seed=1) + 50
     found = precision_recall(torch.cat([one, other]), normal(100, seed=2))
     assert found.precision.value > 0.8
@@ -298,7 +298,7 @@ def test_a_part_is_precise_but_recalls_little():
     assert (turned.recall.value, turned.precision.value) == (found.precision.value, found.recall.value)
 
 
-# --- sets of pictures
+# --- sets of images
 
 
 def test_features_come_in_eval_mode_from_any_data():

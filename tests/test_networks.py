@@ -59,8 +59,8 @@ def test_images_of_a_batch_do_not_see_each_other_in_eval_mode(architecture):
         apart = [torch.cat(parts) for parts in zip(vae.encode(x[:1]), vae.encode(x[1:]), strict=True)]
         torch.testing.assert_close(mu, apart[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(logvar, apart[1], rtol=1e-4, atol=1e-5)
-        pictures = torch.cat([vae.decode(mu[:1]), vae.decode(mu[1:])])
-        torch.testing.assert_close(vae.decode(mu), pictures, rtol=1e-4, atol=1e-5)
+        images = torch.cat([vae.decode(mu[:1]), vae.decode(mu[1:])])
+        torch.testing.assert_close(vae.decode(mu), images, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (1, 37), (53, 1), (1, 1), (28, 28), (512, 512)])

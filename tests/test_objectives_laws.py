@@ -16,7 +16,7 @@ OBJECTIVES = {
     "elbo": lambda latents: vl.Elbo(),
     "beta": lambda latents: vl.Elbo(beta=4.0, free_bits=0.1),
     "capacity": lambda latents: vl.Elbo(beta=10.0, capacity=5.0),
-    "extra": lambda latents: vl.Elbo(extra=lambda x, pictures: (x - pictures).abs().flatten(1).sum(1)),
+    "extra": lambda latents: vl.Elbo(extra=lambda x, images: (x - images).abs().flatten(1).sum(1)),
     "beta-tc": lambda latents: vl.BetaTcLoss(IMAGES),
     "factor": lambda latents: vl.FactorLoss(latents, hidden_features=(8, 8)),
     "dip i": lambda latents: vl.DipLoss(),
@@ -253,7 +253,7 @@ def test_terms_are_nats_summed_over_pixels_and_latents(objective):
     assert terms.loss > 0
 
 
-def test_pictures_outside_the_support_are_refused(objective):
+def test_images_outside_the_support_are_refused(objective):
     with pytest.raises(ValueError, match=r"`x` must have values in \[0, 1\]"):
         objective(model_of(), torch.full((4, 1, 8, 8), 2.0))
 

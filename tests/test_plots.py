@@ -10,8 +10,8 @@ from vaelib.errors import MissingExtraError
 
 
 def size(path):
-    with Image.open(path) as picture:
-        return picture.size
+    with Image.open(path) as image:
+        return image.size
 
 
 def test_grid_of_any_channels_and_range(tmp_path):

@@ -40,7 +40,7 @@ def test_article_vae_has_the_tutorials_layers_in_order():
 
 
 def test_article_vae_computes_what_the_tutorial_computes(tutorial):
-    """Same weights, same pictures, same loss and gradients as the standalone code, which knows nothing of vaelib."""
+    """Same weights, same images, same loss and gradients as the standalone code, which knows nothing of vaelib."""
     theirs, ours = tutorial.ArticleVAE(), vl.presets.article_vae()
     with torch.no_grad():
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):

@@ -183,7 +183,7 @@ def test_the_vamp_prior_is_the_mean_of_posteriors_and_follows_its_encoder():
     assert not any(name.startswith("prior.") and "pseudo" not in name for name in vae.state_dict())
 
 
-def test_pseudo_inputs_start_from_pictures():
+def test_pseudo_inputs_start_from_images():
     images = torch.rand(3, 1, 8, 8).clamp(0.05, 0.95)
     prior = vl.VampPrior((1, 8, 8), 3).start_from(images)
     torch.testing.assert_close(prior.pseudo_logits.sigmoid().detach(), images)

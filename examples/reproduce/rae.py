@@ -37,8 +37,8 @@ def parts():
 def fid(model, prior):
     z = prior.sample(len(test), (16,), generator=torch.Generator().manual_seed(arguments.seed))
     z = z.to(next(model.parameters()).device)
-    pictures = torch.cat([model.likelihood.mean(model.decode(part)) for part in z.split(500)])
-    return evaluation.fidelity(classifier.features, test, pictures).fid._asdict()
+    images = torch.cat([model.likelihood.mean(model.decode(part)) for part in z.split(500)])
+    return evaluation.fidelity(classifier.features, test, images).fid._asdict()
 
 
 results, started = {}, time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which pictures a model finds strange, and how well that tells one set from another."""
+"""Which images a model finds strange, and how well that tells one set from another."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def anomaly_scores(
     """Score images by how badly ``model`` explains them.
 
     The likelihood of an image is high where its pixels are simple, whatever it shows. A background model, a second VAE
-    trained on the same pictures with a share of their pixels replaced by random ones, knows of pixels only; what the
+    trained on the same images with a share of their pixels replaced by random ones, knows of pixels only; what the
     model explains no better than it does is foreign.
 
     Args:
@@ -127,8 +127,8 @@ def anomaly(
 
     Examples:
         >>> import vaelib as vl
-        >>> pictures = torch.rand(10, 1, 8, 8)
-        >>> report = anomaly(vl.conv_vae((1, 8, 8), 2), pictures, pictures)
+        >>> images = torch.rand(10, 1, 8, 8)
+        >>> report = anomaly(vl.conv_vae((1, 8, 8), 2), images, images)
         >>> report.num_normal, 0 <= report.negative_elbo.value <= 1
         (10, True)
     """

@@ -1,4 +1,4 @@
-"""How close two sets of pictures are, in the features that some network sees.
+"""How close two sets of images are, in the features that some network sees.
 
 Numbers of different networks, or of sets of different sizes, can't be compared: name both beside every result.
 """
@@ -33,22 +33,22 @@ class PrecisionRecall(NamedTuple):
     """Improved precision and recall, in [0, 1]."""
 
     precision: Estimate
-    """Share of the generated pictures that lie among the real ones: quality."""
+    """Share of the generated images that lie among the real ones: quality."""
     recall: Estimate
-    """Share of the real pictures that lie among the generated ones: coverage."""
+    """Share of the real images that lie among the generated ones: coverage."""
 
 
 class Fidelity(NamedTuple):
-    """Generated pictures against real ones."""
+    """Generated images against real ones."""
 
     fid: Estimate
     """Frechet distance; 0 is best, and few images raise it."""
     kid: Estimate
     """Kernel distance, unbiased: around 0, or below, where the sets are alike."""
     precision: Estimate
-    """Share of the generated pictures that lie among the real ones: quality."""
+    """Share of the generated images that lie among the real ones: quality."""
     recall: Estimate
-    """Share of the real pictures that lie among the generated ones: coverage."""
+    """Share of the real images that lie among the generated ones: coverage."""
     num_real: int
     num_generated: int
 
@@ -60,7 +60,7 @@ def fidelity(
     *,
     batch_size: int = 256,
 ) -> Fidelity:
-    """Set generated pictures beside real ones by FID, KID, precision and recall.
+    """Set generated images beside real ones by FID, KID, precision and recall.
 
     Args:
         extractor: Maps images ``(B, C, H, W)`` in [0, 1] to features ``(B, F)``: Inception if you have its weights,
@@ -77,8 +77,8 @@ def fidelity(
         ValueError: If there are fewer than 20 images, or the features are not ``(B, F)`` or not finite.
 
     Examples:
-        >>> pictures = torch.rand(50, 1, 2, 2)
-        >>> result = fidelity(lambda x: x.flatten(1), pictures, pictures)
+        >>> images = torch.rand(50, 1, 2, 2)
+        >>> result = fidelity(lambda x: x.flatten(1), images, images)
         >>> round(result.fid.value, 5), result.precision.value, result.num_real
         (0.0, 1.0, 50)
     """
@@ -198,7 +198,7 @@ def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
 
 
 def precision_recall(real: Tensor, generated: Tensor, *, num_neighbors: int = 3) -> PrecisionRecall:
-    """Whether pictures of one set lie among those of the other: within reach of one's k-th nearest neighbour.
+    """Whether images of one set lie among those of the other: within reach of one's k-th nearest neighbour.
 
     The standard errors are the standard deviations over 40 random halves of both sets, drawn without replacement and
     each with neighbours of its own: half of a set moves a mean as far from that of the whole as another whole set
