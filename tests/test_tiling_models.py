@@ -1,9 +1,11 @@
 """Models on images of any size, tile by tile."""
 
+import math
 import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import vaelib as vl
@@ -128,7 +130,54 @@ def test_another_layer_is_another_receptive_field():
 
 
 X = torch.rand(1, 1, 64, 64)
+
+
+class Changing(nn.Module):
+    """A layer whose code reads the size of the map, or an attribute that may change."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act, self.looks_at_all = act, False
+
+    def forward(self, x):
+        return self.act(x) - (x.mean((2, 3), keepdim=True) if self.looks_at_all else 0)
+
+
+def changing(act):
+    vae = build()
+    vae.decoder.stages.insert(0, Changing(act))
+    return vae
+
+
+SIZED = {
+    "gain": lambda h: h * (h.shape[-1] / 4),
+    "offset": lambda h: h + math.log(h.shape[2] * h.shape[3]),
+    "branch": lambda h: F.avg_pool2d(h, 3, 1, 1) if h.shape[2] > 8 else h,
+    "kernel": lambda h: F.avg_pool2d(h, 3 if h.shape[2] > 8 else 5, 1, 1 if h.shape[2] > 8 else 2),
+    "half": lambda h: torch.cat([h[:, :, : h.shape[2] // 2], h[:, :, h.shape[2] // 2 :] * 2], 2),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_layer_that_reads_the_size_of_the_map_is_refused(name):
+    with pytest.raises(ValueError, match=r"in the decoder `stages\.0` \(Changing\)"):
+        changing(SIZED[name]).reconstruct(X, tile=24)
+
+
+def test_the_receptive_field_is_that_of_the_layers_as_they_are():
+    vae = changing(lambda h: h)
+    vae.reconstruct(X, tile=40)
+    vae.decoder.stages[0].looks_at_all = True
+    with pytest.raises(ValueError, match=r"in the decoder `stages\.0` \(Changing\) "):
+        vae.reconstruct(X, tile=40)
+
+
 REFUSED = [
+    (
+        lambda: build(latent=vl.GaussianLatent((2, 4, 4), posterior=vl.FlowPosterior((2, 4, 4)))).embed(X, tile=64),
+        ValueError,
+        "`tile` must be None for a latent with a flow as its posterior.*FlowPosterior",
+    ),
     (lambda: build().embed(X, tile=0), ValueError, "`tile` must be >= 1, got 0"),
     (lambda: build().embed(X, tile=1.5), TypeError, "`tile` must be an int"),
     (lambda: build().embed(X, blend=True), ValueError, "`blend` must be False where `tile` is None"),

@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import vaelib as vl
 from vaelib._tiles import Axis
@@ -216,6 +218,59 @@ def test_what_a_stranger_says_of_tiles_is_checked(tiny_bundle, tmp_path, wrong):
     (directory / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ModelFileError, match="its `tiling` is"):
         OnnxVAE(directory)
+
+
+def test_tiles_that_do_not_fit_the_latent_map_are_no_bundle(exact, tmp_path):
+    directory = shutil.copytree(exact[1], tmp_path / "bundle")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["model"]["tiling"]["decoder"]["rows"]["cells"] += 1
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelFileError, match="its `tiling` is of 1 to 5 cells in the decoder, with a `spatial_multip"):
+        OnnxVAE(directory)
+
+
+class Sized(nn.Module):
+    """What it does depends on the size of the map."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x):
+        if self.kind == "gain":
+            return x * (x.shape[-1] / 4)
+        return F.avg_pool2d(x, 3, 1, 1) if x.shape[2] > 8 else x
+
+
+def sized(kind):
+    vae = build()
+    vae.decoder.stages.insert(0, Sized(kind))
+    return vae
+
+
+def test_a_branch_on_the_size_has_no_graph_of_any_size(tmp_path):
+    with pytest.raises(ExportError, match=r"the same at every size: decoder `\S*stages\.0` \(Sized\) calls other"):
+        vl.export_onnx(sized("branch"), tmp_path, dynamic_size=True)
+
+
+def test_a_number_made_of_the_size_has_no_tiles(tmp_path):
+    vae = sized("gain")
+    vl.export_onnx(vae, tmp_path, dynamic_size=True)
+    model = OnnxVAE(tmp_path)
+    z = np.random.default_rng(0).standard_normal((1, 2, 9, 11), np.float32)
+    with torch.no_grad():
+        whole = vae.decode_mean(torch.from_numpy(z), tile=999, blend=True)
+    np.testing.assert_allclose(model.decode(z), whole, atol=1e-5)
+    with pytest.raises(ValueError, match=r"`stages\.0` \(Sized\) has other numbers for maps of"):
+        model.decode(z, tile=32)
+
+
+def test_blended_tiles_are_those_of_torch(unbounded):
+    x = images(1, 1, 64, 48)
+    found = OnnxVAE(unbounded).reconstruct(x, tile=32, blend=True)
+    np.testing.assert_allclose(
+        found, build(norm="group").reconstruct(torch.from_numpy(x), tile=32, blend=True), atol=1e-5
+    )
 
 
 @pytest.mark.slow

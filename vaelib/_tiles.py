@@ -94,9 +94,12 @@ def tiles_of(axes: Sequence[Axis], sizes: Sequence[int], tile: int, *, exact: bo
     parts = []
     for axis, size in zip(axes, sizes, strict=True):
         steps, rest = divmod(size, axis.step)
-        if rest:
-            raise ValueError(f"Tiles need a height and a width that are multiples of {axis.step} cells, got {size}.")
         pixels = max(axis.step, axis.cells)
+        if rest:
+            raise ValueError(
+                f"`tile` needs images whose height and width are multiples of {pixels} for this network, got"
+                f" {size * pixels // axis.step}."
+            )
         overlap = axis.low + axis.high if exact else max(1, tile // pixels // 4)
         least = pixels * (max(overlap + 1, axis.least) if exact else 4)
         if steps * pixels > tile and tile < least:

@@ -17,6 +17,7 @@ from vaelib.export.graphs import Graph
 from vaelib.runtime import OnnxVAE
 from vaelib.tiling import Field, receptive_field
 from vaelib.tiling.passes import COLUMNS, ROWS
+from vaelib.tiling.sizes import size_dependence
 
 __all__ = ["prove_tiles", "sentence", "smooth_images", "tiling_of"]
 
@@ -31,6 +32,9 @@ def tiling_of(graphs: Mapping[str, Graph]) -> dict[str, Any] | None:
     """By part, the axes of its receptive field, or the layer that has none and what blending costs.
 
     None where height and width are fixed.
+
+    Raises:
+        ExportError: If a part computes in another way at another size, which a graph cannot.
     """
     multiple = graphs["encoder"].multiple
     if multiple is None:
@@ -39,7 +43,12 @@ def tiling_of(graphs: Mapping[str, Graph]) -> dict[str, Any] | None:
     for part, name, scale in (("encoder", "image", multiple), ("decoder", "z", 1)):
         graph = graphs[part]
         sized = graph._replace(inputs={**graph.inputs, name: (graph.inputs[name][0], ROWS * scale, COLUMNS * scale)})
-        field = receptive_field(graph.module.eval(), [values[:1] for values in sized.constant_inputs(0.5)])
+        module, examples = graph.module.eval(), [values[:1] for values in sized.constant_inputs(0.5)]
+        sizes = [graph.for_proof().inputs[name][1:], (4 * ROWS * scale, 4 * COLUMNS * scale)]
+        changing = size_dependence(module, examples, sizes)
+        if changing is not None and changing.is_branch:
+            raise ExportError(f"`dynamic_size` needs a model that computes the same at every size: {part} {changing}.")
+        field = changing or receptive_field(module, examples)
         if isinstance(field, Field):
             found[part] = {name: axis._asdict() for name, axis in field._asdict().items()}
         else:

@@ -142,6 +142,14 @@ def checked_metadata(found: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ModelFileError(
             f"{where} was not exported by vaelib: images of {image} are not {multiple} times a latent map of {latent}."
         )
+    for part, tiled in (found["tiling"] or {}).items():
+        for axis in (tiled[name] for name in ("rows", "columns") if name in tiled):
+            inner, outer = (axis["step"], axis["cells"]) if part == "decoder" else (axis["cells"], axis["step"])
+            if multiple is None or outer != multiple * inner:
+                raise ModelFileError(
+                    f"{where} was not exported by vaelib: its `tiling` is of {axis['step']} to {axis['cells']} cells in"
+                    f" the {part}, with a `spatial_multiple` of {multiple}."
+                )
     return found
 
 

@@ -15,7 +15,7 @@ from vaelib.tiling.operators import expanded, rule_of
 from vaelib.tiling.reach import Reach, UnboundedError, axis_of, joined
 from vaelib.tiling.sampling import Call, Dims, Value
 
-__all__ = ["Field", "Refusal", "receptive_field"]
+__all__ = ["Field", "Refusal", "layer_of", "receptive_field", "traced"]
 
 
 class Field(NamedTuple):
@@ -31,6 +31,8 @@ class Refusal(NamedTuple):
     layer: str
     """Its name in the network and its class; the operator, of code outside of all layers."""
     reason: str
+    is_branch: bool = False
+    """Whether the network computes in another way at another size, so that no one graph is right for all sizes."""
 
     def __str__(self) -> str:
         return f"{self.layer} {self.reason}"
@@ -57,14 +59,19 @@ def receptive_field(network: nn.Module, examples: Sequence[Tensor]) -> Field | R
         '`2` (GroupNorm) takes mean and variance over the whole map'
     """
     try:
-        with torch.no_grad():
-            program = torch.export.export(network, tuple(examples), strict=False)
+        program = traced(network, examples)
         found = None if any(map(_changes_its_input, program.graph.nodes)) else _walked(program)
         # Without in-place and composite operators, at twice the time.
         return found if isinstance(found, Field) else _walked(program.run_decompositions({}))
     except Exception as error:  # torch wraps whatever went wrong in errors of many kinds
         reason = str(error).partition("\n")[0]
         return Refusal(f"`{type(network).__name__}`", f"cannot be traced by torch: {reason:.200}")
+
+
+def traced(network: nn.Module, examples: Sequence[Tensor]) -> Any:
+    """The graph that torch makes of the network for inputs of the shapes of the examples."""
+    with torch.no_grad():
+        return torch.export.export(network, tuple(examples), strict=False)
 
 
 def _changes_its_input(node: Any) -> bool:
@@ -80,7 +87,7 @@ def _walked(program: Any) -> Field | Refusal:
         node = None
         rows, columns = (axis_of(_of_outputs(walk.outputs, dim)) for dim in (2, 3))
     except UnboundedError as error:
-        return Refusal("the output" if node is None else _layer_of(node), str(error))
+        return Refusal("the output" if node is None else layer_of(node), str(error))
     return Field(rows, columns)
 
 
@@ -136,7 +143,7 @@ def _of_outputs(outputs: Sequence[Value], dim: int) -> Reach:
     return joined(found)
 
 
-def _layer_of(node: Any) -> str:
+def layer_of(node: Any) -> str:
     """The innermost module around a node, by name and class."""
     for name, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
         if name:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vaelib._tiles import Axis, assembled, reflected, refused, tiles_of
 from vaelib.tiling.field import Field, Refusal, receptive_field
+from vaelib.tiling.sizes import size_dependence
 
 __all__ = ["COLUMNS", "ROWS", "InTiles", "free_axes", "multiple_of", "sharing_copy", "to_whole_steps"]
 
 ROWS, COLUMNS = 48, 80
 """Steps of the example that a network is traced with: large against any padding, and multiples of many strides."""
-_known: WeakKeyDictionary[nn.Module, tuple[Any, Field | Refusal]] = WeakKeyDictionary()
 
 
 def multiple_of(model: Any) -> int | None:
@@ -55,33 +55,45 @@ def to_whole_steps(images: Tensor, multiple: int) -> Tensor:
 class InTiles(nn.Module):
     """A network that is computed tile by tile.
 
+    Its receptive field is read off anew at each call: whatever the code of a layer reads may have changed.
+
     Args:
         name: What it is called, for the errors.
         network: Maps feature maps ``(B, C, H, W)`` to one or several of one size.
-        original: The network that ``network`` is a copy of; its receptive field is kept with it.
         scale: Input and output cells by step, if the network has no bound.
         tile: The longest side of a tile in pixels, overlap included.
         blend: Whether to blend the tiles of a network that has no bound; else it is refused.
+        finish: What is done with the result of each tile, cell by cell, before tiles are put together.
     """
 
     def __init__(
-        self, name: str, network: nn.Module, original: nn.Module, scale: tuple[int, int], tile: int, blend: bool
+        self,
+        name: str,
+        network: nn.Module,
+        scale: tuple[int, int],
+        tile: int,
+        blend: bool,
+        finish: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.takes_condition = network, getattr(network, "takes_condition", False)
-        self._name, self._scale, self._tile, self._blend = name, scale, tile, blend
-        self._original = [original]  # which is no part of this module
+        self._name, self._scale, self._tile, self._blend, self._finish = name, scale, tile, blend, finish
 
     def forward(self, x: Tensor, *more: Tensor) -> Any:
         """What the network gives for all of ``x``."""
-        found = self._field(x, more)
+        example = x.new_zeros(1, x.shape[1], ROWS * self._scale[0], COLUMNS * self._scale[0])
+        examples = [example, *(each[:1].detach() for each in more)]
+        found = receptive_field(self.network, examples)
+        if isinstance(found, Field):
+            found = size_dependence(self.network, examples, self._sizes(x, found)) or found
         if isinstance(found, Refusal) and not self._blend:
             raise ValueError(refused(self._name, found))
-        axes = tuple(found) if isinstance(found, Field) else (Axis(*self._scale),) * 2
+        axes = self._axes(found)
         structures = []
 
         def call(values: Tensor) -> list[Tensor]:
-            leaves, structure = tree_flatten(self.network(values, *more))
+            result = self.network(values, *more)
+            leaves, structure = tree_flatten(result if self._finish is None else self._finish(result))
             structures.append(structure)
             return leaves
 
@@ -95,12 +107,12 @@ class InTiles(nn.Module):
         )
         return tree_unflatten(leaves, structures[0])
 
-    def _field(self, x: Tensor, more: tuple[Tensor, ...]) -> Field | Refusal:
-        """By the layers as they are now, which is looked up only if they were the same before."""
-        original = self._original[0]
-        layers = repr(original), [module.training for module in original.modules()], x.shape[1]
-        if original not in _known or _known[original][0] != layers:
-            example = x.new_zeros(1, x.shape[1], ROWS * self._scale[0], COLUMNS * self._scale[0])
-            found = receptive_field(self.network, [example, *(each[:1].detach() for each in more)])
-            _known[original] = layers, found
-        return _known[original][1]
+    def _axes(self, found: Field | Refusal) -> tuple[Axis, Axis]:
+        return tuple(found) if isinstance(found, Field) else (Axis(*self._scale),) * 2  # type: ignore[return-value]
+
+    def _sizes(self, x: Tensor, field: Field) -> list[tuple[int, ...]]:
+        """Height and width of the whole and of a tile."""
+        whole = tuple(x.shape[2:])
+        parts = tiles_of(field, whole, self._tile)
+        tile = tuple((of[0].stop - of[0].start) * axis.step for of, axis in zip(parts, field, strict=True))
+        return [whole] if tile == whole else [whole, tile]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 from vaelib._checks import check_shape, check_tensor
 from vaelib._tiles import tiles_asked
 from vaelib.tiling.passes import InTiles, free_axes, multiple_of, sharing_copy, to_whole_steps
+from vaelib.vae.outputs import image_of
 
 __all__ = ["in_tiles"]
 
@@ -41,6 +43,11 @@ def in_tiles(view: Any, name: str, value: Any, tile: Any, blend: bool, *, is_cro
             "`tile` must be None for a model whose latent is no map of the image, by a whole factor: its `image_shape`"
             f" is {tuple(model.image_shape)}, its `latent_shape` {tuple(model.latent_shape)}."
         )
+    if getattr(model.latent, "posterior", None) is not None:
+        raise ValueError(
+            "`tile` must be None for a latent with a flow as its posterior, which is made for one size, got"
+            f" posterior={type(model.latent.posterior).__name__}."
+        )
     check_tensor(name, value)
     channels = (model.image_shape if name == "x" else model.latent_shape)[0]
     check_shape(name, value.shape, ("B", channels, "H", "W"))
@@ -60,8 +67,12 @@ def in_tiles(view: Any, name: str, value: Any, tile: Any, blend: bool, *, is_cro
     tiled = _of_size(model, rows, columns, multiple)
     for network in (tiled.encoder, tiled.decoder):
         free_axes(network)
-    tiled.encoder = InTiles("encoder", tiled.encoder, model.encoder, (multiple, 1), tile, blend)
-    tiled.decoder = InTiles("decoder", tiled.decoder, model.decoder, (1, multiple), tile, blend)
+    tiled.encoder = InTiles("encoder", tiled.encoder, (multiple, 1), tile, blend)
+    if blend:  # images are blended, as OnnxVAE does, not parameters of p(x|z), whose mean is another
+        finish, tiled.likelihood = partial(image_of, model.likelihood), None
+    else:
+        finish = None
+    tiled.decoder = InTiles("decoder", tiled.decoder, (1, multiple), tile, blend, finish)
     if model is not view:
         view = copy.copy(view)
         view.model = tiled

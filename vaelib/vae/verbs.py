@@ -128,7 +128,7 @@ class Verbs:
         With ``tile``, of latent maps of any size, as :meth:`Passes.reconstruct`.
         """
         view, z = in_tiles(self, "z", z, tile, blend)
-        return image_of(self.likelihood, view.decode(z, scaled=scaled))
+        return image_of(view.likelihood, view.decode(z, scaled=scaled))
 
     def _features(self, x: Tensor) -> Any:
         features = self._run(self.encoder, x)
