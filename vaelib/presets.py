@@ -48,8 +48,8 @@ def conv_vae(
         latent_dim: D of a latent vector; 32 if neither this, ``latent_shape`` nor ``latent`` is given.
         latent_shape: ``(C, h, w)`` of a latent map.
         hidden_channels: Channels per stage, from the image inwards; the decoder's are the same, reversed.
-        kernel_size: Of the resampling convolutions.
-        stride: Of the same.
+        kernel_size: Side of the kernels of the convolutions that halve and double.
+        stride: Stride of these convolutions.
         norm: See :class:`ConvEncoder`.
         activation: See :class:`ConvEncoder`.
         dropout: Probability in [0, 1].
