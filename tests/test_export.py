@@ -200,6 +200,7 @@ def test_metadata(bundle):
         "condition": None,
         "codes": None,
         "scaling": None,
+        "tiling": None,
         "spatial_multiple": None,
     }
     assert 0 <= validation["decoder"]["mean"]["max_rel"] <= 1e-5
