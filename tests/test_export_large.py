@@ -58,6 +58,7 @@ def test_a_batch_is_cut_however_small_it_is(most, batches):
     assert second.workers == 1
 
 
+@pytest.mark.slow
 def test_a_large_network_is_exported_and_the_card_says_how_it_was_proved(monkeypatch, tmp_path):
     as_large(monkeypatch)
     torch.manual_seed(0)

@@ -87,6 +87,7 @@ def test_sizes_that_are_no_multiple_are_reflected_and_cropped(exact):
         assert model.reconstruct(x[:0], tile=16).shape == x[:0].shape
 
 
+@pytest.mark.slow
 def test_a_layer_without_a_bound_is_refused_by_name_and_its_stated_error_is_a_fresh_one(unbounded):
     model = OnnxVAE(unbounded)
     for part, call, layer in (("encoder", model.embed, "stages.1"), ("decoder", model.decode, "stages.0")):
@@ -138,6 +139,7 @@ def test_the_command_line_keeps_the_size_of_an_image(exact, tmp_path, capsys):
         assert words in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_the_explorer_reconstructs_an_image_at_its_own_size(exact, unbounded):
     testclient = pytest.importorskip("starlette.testclient")
     from vaelib.explorer import server
@@ -248,11 +250,13 @@ def sized(kind):
     return vae
 
 
+@pytest.mark.slow
 def test_a_branch_on_the_size_has_no_graph_of_any_size(tmp_path):
     with pytest.raises(ExportError, match=r"the same at every size: decoder `\S*stages\.0` \(Sized\) calls other"):
         vl.export_onnx(sized("branch"), tmp_path, dynamic_size=True)
 
 
+@pytest.mark.slow
 def test_a_number_made_of_the_size_has_no_tiles(tmp_path):
     vae = sized("gain")
     vl.export_onnx(vae, tmp_path, dynamic_size=True)
@@ -265,6 +269,7 @@ def test_a_number_made_of_the_size_has_no_tiles(tmp_path):
         model.decode(z, tile=32)
 
 
+@pytest.mark.slow
 def test_blended_tiles_are_those_of_torch(unbounded):
     x = images(1, 1, 64, 48)
     found = OnnxVAE(unbounded).reconstruct(x, tile=32, blend=True)
