@@ -399,6 +399,7 @@ def test_pieces_give_the_gradient_of_the_whole_if_the_weight_is_a_number():
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's compiler looks at it
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, pytest.param({"compile": True}, marks=pytest.mark.slow)])
 def test_the_trainer_runs_it(options):
     history = trained(**options, learning_rate=1e-4)[2]
