@@ -18,7 +18,7 @@ CLASSES = ("cat", "dog", "owl")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """30 images of three classes, one of each grey value."""
-    root = tmp_path_factory.mktemp("told")
+    root = tmp_path_factory.mktemp("given")
     names = [f"{split}/{CLASSES[i % 3]}/{i}.png" for split in ("train", "test") for i in range(30)]
     return write_folder(root / "set", {name: 60 + 60 * (i % 3) for i, name in enumerate(names)})
 
@@ -56,8 +56,8 @@ def test_a_run_keeps_its_condition(run, capsys):
 
 def test_samples_of_a_label_by_number_and_by_name(run, tmp_path):
     vae, files = vl.load(run), {}
-    for name, told in (("number", ["1"]), ("name", ["dog"]), ("several", ["owl", "0"])):
-        options = [word for value in told for word in ("--condition", value)]
+    for name, given in (("number", ["1"]), ("name", ["dog"]), ("several", ["owl", "0"])):
+        options = [word for value in given for word in ("--condition", value)]
         files[name] = tmp_path / f"{name}.png"
         assert main(["sample", str(run), "--num", "5", "--seed", "3", "--out", str(files[name]), *options]) == 0
     assert np.array_equal(image_of(files["number"]), image_of(files["name"]))
@@ -77,8 +77,8 @@ def test_samples_beyond_one_batch_keep_their_labels(run, tmp_path, monkeypatch):
 
 def test_reconstruct_and_encode_ones_own_images(run, folder, tmp_path, capsys):
     files = [str(folder / "test" / name) for name in ("cat/0.png", "dog/1.png")]
-    told = ["--condition", "cat", "--condition", "1"]
-    result = run_json(capsys, "reconstruct", run, *files, *told, "--out", tmp_path / "r.png")
+    given = ["--condition", "cat", "--condition", "1"]
+    result = run_json(capsys, "reconstruct", run, *files, *given, "--out", tmp_path / "r.png")
     vae, images = vl.load(run), vl.data.read_images(files, image_size=8).float() / 255
     generator = torch.Generator().manual_seed(0)
     data = vl.data.ImageDataset(images, condition=torch.tensor([0, 1]))
@@ -86,7 +86,7 @@ def test_reconstruct_and_encode_ones_own_images(run, folder, tmp_path, capsys):
     assert sum(row["kl"] for row in result["images"].values()) / 2 == pytest.approx(expected.kl.value, rel=1e-4)
     vl.plots.save_pairs(images, vae.reconstruct(images, condition=["cat", "dog"]), tmp_path / "expected.png")
     assert np.array_equal(image_of(tmp_path / "r.png"), image_of(tmp_path / "expected.png"))
-    assert main(["encode", str(run), *files, *told, "--out", str(tmp_path / "e.npz")]) == 0
+    assert main(["encode", str(run), *files, *given, "--out", str(tmp_path / "e.npz")]) == 0
     with np.load(tmp_path / "e.npz") as arrays, torch.no_grad():
         mu, _ = vae.eval().encode(images, condition=torch.tensor([0, 1]))
         np.testing.assert_allclose(arrays["mu"], mu.numpy(), atol=1e-5)
@@ -109,8 +109,8 @@ def test_evaluate_names_what_it_measures(run, capsys):
     each = [vl.evaluation.log_likelihood(vae.given(c), test, num_samples=200, progress=False) for c in range(3)]
     marginal = torch.stack([found.per_image for found in each]).logsumexp(0).mean().item() - np.log(3)
     assert result["log_likelihood"]["value"] == pytest.approx(marginal, abs=1)
-    told = vl.evaluation.log_likelihood(vae, test, num_samples=200, progress=False).log_likelihood.value
-    assert result["log_likelihood_given_condition"]["value"] == pytest.approx(told, abs=1)
+    given = vl.evaluation.log_likelihood(vae, test, num_samples=200, progress=False).log_likelihood.value
+    assert result["log_likelihood_given_condition"]["value"] == pytest.approx(given, abs=1)
     assert main(["evaluate", str(run)]) == 0
     assert "and not of log p(x)" in " ".join(capsys.readouterr().out.split())
 
@@ -167,13 +167,13 @@ def test_a_vector_of_factors(tmp_path, capsys):
 )
 def test_codes(folder, tmp_path, capsys, latent, options, kind):
     out = tmp_path / "run"
-    told = ["--condition", "labels"] if latent == "vq" else []
-    line = ["train", "--data", folder, *SHORT, "--image-size", "8", "--latent", latent, *options, *told]
+    given = ["--condition", "labels"] if latent == "vq" else []
+    line = ["train", "--data", folder, *SHORT, "--image-size", "8", "--latent", latent, *options, *given]
     run_json(capsys, *line, "--out", out)
     vae = vl.load(out)
     assert type(vae.latent) is kind and vae.latent_shape[1:] == (2, 2)
     assert vae.latent.num_codes == {"fsq": 12, "bsq": 16}.get(latent, 8)
-    if told:
+    if given:
         assert main(["train", "--out", str(out), "--resume", "--epochs", "2"]) == 0
     assert main(["encode", str(out), "--out", str(tmp_path / "e.npz"), "--plot"]) == 0
     with np.load(tmp_path / "e.npz") as arrays:
@@ -181,7 +181,7 @@ def test_codes(folder, tmp_path, capsys, latent, options, kind):
     test = vl.data.load(folder, "test", image_size=8, condition="labels")
     assert codes.dtype == torch.int64 and torch.equal(codes, vl.evaluation.encode(vl.load(out), test))
     line = ["sample", str(out), "--num", "4", "--out", str(tmp_path / "s.png")]
-    assert main([*line, *(["--condition", "owl"] if told else [])]) == 0
+    assert main([*line, *(["--condition", "owl"] if given else [])]) == 0
     assert "The codes were drawn uniformly, as no prior was fitted" in capsys.readouterr().out
     result = run_json(capsys, "evaluate", out, "--samples", "9")
     assert 1 <= result["perplexity"] <= result["num_codes"] == vae.latent.num_codes

@@ -10,7 +10,7 @@ from vaelib.data.named import FACTOR_SIZES, render
 from vaelib.errors import DataError, MissingExtraError
 
 
-def picture(path, size=(12, 10), mode="RGB", color=128):
+def image_file(path, size=(12, 10), mode="RGB", color=128):
     Image.new(mode, size, color).save(path)
 
 
@@ -68,7 +68,7 @@ def test_loading_builds_one_set(tmp_path, monkeypatch, options):
     np.savez(tmp_path / "a.npz", images=np.full((20, 6, 6), 200, np.uint8), labels=np.arange(20))
     for number in range(20):
         (tmp_path / f"{number % 2}").mkdir(exist_ok=True)
-        picture(tmp_path / f"{number % 2}" / f"{number}.png")
+        image_file(tmp_path / f"{number % 2}" / f"{number}.png")
     built, build = [], ImageDataset.__init__
     monkeypatch.setattr(ImageDataset, "__init__", lambda self, *a, **k: built.append(self) or build(self, *a, **k))
     for path in (tmp_path / "a.npz", tmp_path):
@@ -188,10 +188,10 @@ def test_edges_are_anti_aliased():
 
 
 def test_folder_of_pictures_of_any_size_and_mode(tmp_path):
-    picture(tmp_path / "0.png", (12, 10), "RGB", (255, 0, 0))
-    picture(tmp_path / "1.png", (7, 30), "L", 255)
-    picture(tmp_path / "2.png", (5, 5), "RGBA", (0, 255, 0, 255))
-    picture(tmp_path / "3.png", (9, 9), "1", 1)
+    image_file(tmp_path / "0.png", (12, 10), "RGB", (255, 0, 0))
+    image_file(tmp_path / "1.png", (7, 30), "L", 255)
+    image_file(tmp_path / "2.png", (5, 5), "RGBA", (0, 255, 0, 255))
+    image_file(tmp_path / "3.png", (9, 9), "1", 1)
     dataset = load(tmp_path, "all", image_size=8)
     assert dataset.images.shape == (4, 3, 8, 8)
     assert dataset.images[1].min() == 255
@@ -283,7 +283,7 @@ def files(tmp_path_factory):
     root = tmp_path_factory.mktemp("wrong")
     for name, size in (("one/a", (4, 4)), ("sizes/a", (4, 4)), ("sizes/b", (4, 5)), ("right", (12, 10))):
         (root / name).parent.mkdir(exist_ok=True)
-        picture(root / f"{name}.png", size)
+        image_file(root / f"{name}.png", size)
     (root / "empty").mkdir()
     (root / "text.png").write_text("text")
     (root / "a.txt").touch()

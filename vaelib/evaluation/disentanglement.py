@@ -44,7 +44,7 @@ class DisentanglementReport(NamedTuple):
     completeness: Estimate
     """DCI's second: one latent a factor."""
     informativeness: Estimate
-    """DCI's third: how well the factors can be told from the codes."""
+    """DCI's third: how well the factors can be predicted from the codes."""
     beta_vae: Estimate
     factor_vae: Estimate
     modularity: Estimate

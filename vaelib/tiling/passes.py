@@ -55,7 +55,7 @@ def to_whole_steps(images: Tensor, multiple: int) -> Tensor:
 class InTiles(nn.Module):
     """A network that is computed tile by tile.
 
-    Its receptive field is read off anew at each call: whatever the code of a layer reads may have changed.
+    Its receptive field is read off again at each call: whatever the code of a layer reads may have changed.
 
     Args:
         name: What it is called, for the errors.

@@ -1,6 +1,6 @@
 """Which input cells a cell of a feature map depends on, along one axis, through strides and back up.
 
-A feature map behind strides and upsampling looks the same again after a period: its cell ``p + period`` depends on what
+A feature map after strides and upsampling looks the same again after a period: its cell ``p + period`` depends on what
 cell ``p`` depends on, moved by ``advance`` input cells. So a few integers tell all of it, exactly.
 """
 
