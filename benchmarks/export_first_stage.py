@@ -7,7 +7,6 @@ Weights are random: neither time nor memory depends on them. The memory is the p
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ def measure(name):
     import torch
 
     import vaelib as vl
+    from vaelib.benchmark.worker import host_peak_mib
     from vaelib.runtime import OnnxVAE
 
     options, dynamic_size = CASES[name]
@@ -40,7 +40,7 @@ def measure(name):
         wall, cpu = time.perf_counter(), time.process_time()
         vl.export_onnx(model, directory, dynamic_size=dynamic_size)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = host_peak_mib() / 2**10
         side = 64 if dynamic_size else 32
         z = np.random.default_rng(0).standard_normal((1, 4, side, side), np.float32)
         runtime, start = OnnxVAE(directory), time.perf_counter()

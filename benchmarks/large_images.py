@@ -5,7 +5,6 @@ of that process, Python and libraries included.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ def decode(directory, size, tile):
     """Seconds and MiB of one image of ``size`` pixels a side."""
     import numpy as np
 
+    from vaelib.benchmark.worker import host_peak_mib
     from vaelib.runtime import OnnxVAE
 
     model = OnnxVAE(directory)
@@ -39,7 +39,7 @@ def decode(directory, size, tile):
     started = time.perf_counter()
     model.decode(z, tile=tile)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": seconds, "mib": host_peak_mib()}
 
 
 def main(models=MODELS):

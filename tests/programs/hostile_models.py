@@ -4,7 +4,6 @@ import collections
 import hashlib
 import json
 import random
-import resource
 import shutil
 import sys
 import time
@@ -16,6 +15,7 @@ from mutating import mutated
 import vaelib as vl
 from vaelib import presets
 from vaelib._weights import sealed
+from vaelib.benchmark.worker import host_peak_mib
 from vaelib.errors import ModelFileError
 from vaelib.training.checkpoints import read_checkpoint, write_checkpoint
 
@@ -140,5 +140,5 @@ for number in range(count):
         message = str(error)
         assert len(message) < 5000, len(message)
     longest = max(longest, time.perf_counter() - started)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+peak = host_peak_mib() / 2**10
 print(json.dumps({"loaded": counts["loaded"], "refused": counts["refused"], "seconds": longest, "peak_gib": peak}))

@@ -19,7 +19,7 @@ from vaelib._timing import timed
 from vaelib.benchmark.backend import Backend, Opened
 from vaelib.benchmark.backends import BACKENDS
 
-__all__ = ["Peaks", "Process", "ProcessError", "Worker", "table_of"]
+__all__ = ["Peaks", "Process", "ProcessError", "Worker", "host_peak_mib", "table_of"]
 
 _PAUSE = 0.1  # until a process on the CPU is quiet: the threads of a plain onnxruntime session spin for some 60 ms
 _WARM_UP = 4  # calls, of which CUDA graphs are captured in the last; fewer of those that take long
@@ -152,7 +152,7 @@ class _Answers:
 
     def __call__(self, command: dict[str, Any]) -> dict[str, Any]:
         if not command:
-            return Peaks(_host_peak_mib(), _device_peak_mib())._asdict()
+            return Peaks(host_peak_mib(), _device_peak_mib())._asdict()
         found = {"first": self._begin(**command)} if "operation" in command else {"times": self._turn(**command)}
         _give_back()
         return found
@@ -187,7 +187,8 @@ def _forget_peaks() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _host_peak_mib() -> float:
+def host_peak_mib() -> float:
+    """The most memory that this process has held, in MiB."""
     status = Path("/proc/self/status")
     if status.is_file():  # what getrusage says began with the process that started this one
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10
