@@ -216,16 +216,15 @@ def test_a_graph_that_differs_is_refused_and_leaves_no_file(tmp_path, monkeypatc
     """An exporter that gets a batch norm wrong: refused, and the files of before are still there."""
     vae = build("batch", "relu", "transpose", "vector")
     write_bundle(tmp_path, {"schema": "3"}, {"encoder.onnx": b"before"})
-    to_bytes = conversion.to_bytes
 
-    def faulty(graph, opset):
-        content = to_bytes(graph, opset)
-        for module in graph.module.modules():
+    def faulty(graphs, opset):
+        contents = conversion.convert(graphs, opset)
+        for module in graphs["vae"].module.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean += 0.01
-        return content
+        return contents
 
-    monkeypatch.setattr(exporter, "to_bytes", faulty)
+    monkeypatch.setattr(exporter, "convert", faulty)
     with pytest.raises(
         ExportError,
         match=r"The encoder's graph differs from torch.*: `(z|mu|logvar)` at batch \d+, .*: .* > 1e-04\. That is the"
@@ -256,17 +255,15 @@ def test_what_a_model_makes_of_rounding_is_no_fault_of_its_graph(tmp_path, monke
         layer.weight.data *= 20
     parity = vl.export_onnx(vae, tmp_path / "right")["vae"]["reconstruction"].max_rel
     assert 1e-5 < parity < 1e-2
-    to_bytes = conversion.to_bytes
 
-    def faulty(graph, opset):
-        if graph.part != "vae":
-            return to_bytes(graph, opset)
-        changed = copy.deepcopy(graph.module)
+    def faulty(graphs, opset):
+        changed = copy.deepcopy(graphs["vae"].module)
         for layer in (layer for layer in changed.modules() if isinstance(layer, nn.Conv2d)):
             layer.weight.data *= 1.001
-        return to_bytes(graph._replace(module=changed), opset)
+        wrong = conversion.to_bytes(graphs["vae"]._replace(module=changed), opset)
+        return conversion.convert(graphs, opset) | {"vae": wrong}
 
-    monkeypatch.setattr(exporter, "to_bytes", faulty)
+    monkeypatch.setattr(exporter, "convert", faulty)
     with pytest.raises(ExportError, match="The vae's graph differs from torch.* `reconstruction`"):
         vl.export_onnx(vae, tmp_path / "wrong")
 
@@ -284,7 +281,6 @@ def test_fresh_statistics_do_not_hide_a_faulty_fold(tmp_path, monkeypatch):
         return to_bytes(ignoring, opset)
 
     monkeypatch.setattr(exporter, "to_bytes", ignoring_statistics)
-    monkeypatch.setattr(exporter, "graphs_of", lambda model, **_: {"vae": parts.graphs_of(model)["vae"]})
     with pytest.raises(ExportError, match="graph differs from torch"):
         vl.export_onnx(vae, tmp_path)
     assert os.listdir(tmp_path) == []

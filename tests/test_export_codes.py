@@ -123,15 +123,13 @@ def test_a_bundle_of_codes(exported):
 def test_a_graph_with_another_code_is_refused(monkeypatch, tmp_path):
     """One code of the embedding of many, as a faulty translation of ``argmin`` might give."""
     vae = build(LATENTS["fsq"]())
-    to_bytes = conversion.to_bytes
 
-    def faulty(graph, opset):
-        content = to_bytes(graph, opset)
-        if graph.part == "encoder":
-            [*graph.module.model.encoder.parameters()][-1].data.add_(0.5)  # the bias of its head
-        return content
+    def faulty(graphs, opset):
+        contents = conversion.convert(graphs, opset)
+        [*graphs["encoder"].module.model.encoder.parameters()][-1].data.add_(0.5)  # the bias of its head
+        return contents
 
-    monkeypatch.setattr(exporter, "to_bytes", faulty)
+    monkeypatch.setattr(exporter, "convert", faulty)
     with pytest.raises(ExportError, match=r"The encoder's graph differs from torch.*`codes` at batch .*: inf > "):
         vl.export_onnx(vae, tmp_path)
 

@@ -72,12 +72,12 @@ def test_a_faulty_graph_of_a_large_network_is_refused(monkeypatch, tmp_path):
     torch.manual_seed(0)
     model = vl.conv_vae((1, 8, 8), 2, hidden_channels=(4,), norm="group")
 
-    def faulty(graph, opset):
-        content = conversion.to_bytes(graph, opset)
-        list(graph.module.model.encoder.parameters())[-1].data += 0.01
-        return content
+    def faulty(graphs, opset):
+        contents = conversion.convert(graphs, opset)
+        list(graphs["encoder"].module.model.encoder.parameters())[-1].data += 0.01
+        return contents
 
-    monkeypatch.setattr(exporter, "to_bytes", faulty)
+    monkeypatch.setattr(exporter, "convert", faulty)
     with pytest.raises(ExportError, match=r"The encoder's graph differs from torch.*at batch \d"):
         vl.export_onnx(model, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from onnxscript import opset18 as op
@@ -17,8 +18,9 @@ from onnxscript import opset18 as op
 from vaelib._checks import ExportError
 from vaelib.export.graphs import Graph, culprit, reason_of
 from vaelib.export.lowering import lower
+from vaelib.export.together import Together, cut, together
 
-__all__ = ["lowest_ir_version", "to_bytes", "with_metadata"]
+__all__ = ["convert", "lowest_ir_version", "to_bytes", "with_metadata"]
 
 _LOGGERS = ("torch", "onnx_ir", "onnxscript", "onnxruntime")
 
@@ -50,30 +52,51 @@ def _like(x: Any, value: float) -> Any:
 _TRANSLATIONS: dict[Any, Any] = {torch.ops.aten.log_sigmoid.default: _log_sigmoid, torch.ops.aten.expm1.default: _expm1}
 
 
-@torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away
 def to_bytes(graph: Graph, opset: int) -> bytes:
     """One ONNX file with a free batch axis and no trace of this machine."""
+    with _export_errors(graph):
+        return _written(_converted(graph, opset))
+
+
+def convert(graphs: Mapping[str, Graph], opset: int) -> dict[str, bytes]:
+    """The ONNX file of each graph of one model, as of :func:`to_bytes`.
+
+    Most time of an export is torch's, and much of it the same for a small graph and a large one: so the graphs are
+    converted as one, in which each network occurs once, and cut out of it.
+    """
+    whole = together(graphs)
+    try:
+        with _export_errors(whole):
+            files = {part: _written(model) for part, model in cut(_converted(whole, opset), graphs)}
+    except ExportError:  # each by itself, for an error that names the one which fails
+        files = {part: to_bytes(graph, opset) for part, graph in graphs.items()}
+    return files
+
+
+@torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away
+def _converted(graph: Graph, opset: int) -> ir.Model:
     # torch takes a free axis whose example is 1 for a fixed one, and the model's own latent map may be one pixel.
     example = (graph if graph.multiple is None else graph.larger()).constant_inputs(0.5)
-    try:
-        with _quiet():
-            program: Any = torch.onnx.export(
-                graph.module.eval(),
-                example,
-                input_names=list(graph.inputs),
-                output_names=list(graph.outputs),
-                dynamic_shapes=graph.free_axes(),
-                opset_version=opset,
-                dynamo=True,
-                custom_translation_table=_TRANSLATIONS,
-                verbose=False,
-            )
-            lower(program.model)
-    except Exception as error:  # torch wraps whatever went wrong in exporter errors of many kinds
-        raise ExportError(f"torch could not export {culprit(graph)}: {reason_of(error)}") from error
-    RemoveUnusedNodesPass()(program.model)
-    ClearMetadataAndDocStringPass()(program.model)
-    proto = program.model_proto
+    axes: Any = graph.free_axes()
+    program: Any = torch.onnx.export(
+        graph.module.eval(),
+        example,
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+        dynamic_shapes=(axes,) if isinstance(graph.module, Together) else axes,
+        opset_version=opset,
+        dynamo=True,
+        custom_translation_table=_TRANSLATIONS,
+        verbose=False,
+    )
+    return program.model
+
+
+def _written(model: ir.Model) -> bytes:
+    lower(model)
+    RemoveUnusedNodesPass()(model)
+    ClearMetadataAndDocStringPass()(model)
+    proto = ir.to_proto(model)
     for value in (*proto.graph.input, *proto.graph.output):
         del value.metadata_props[:]
     proto.producer_name, proto.producer_version = "vaelib", ""
@@ -91,6 +114,16 @@ def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
     proto = onnx.load_model_from_string(content)
     onnx.helper.set_model_props(proto, dict(metadata))
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def _export_errors(graph: Graph) -> Iterator[None]:
+    """Nothing printed, and one kind of error: torch wraps whatever goes wrong in exporter errors of many kinds."""
+    try:
+        with _quiet():
+            yield
+    except Exception as error:
+        raise ExportError(f"torch could not export {culprit(graph)}: {reason_of(error)}") from error
 
 
 @contextlib.contextmanager

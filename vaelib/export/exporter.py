@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vaelib._checks import ExportError, check_choice, check_float, check_int, check_no_view, check_type
 from vaelib.export import manifest
 from vaelib.export.card import card, measure
-from vaelib.export.conversion import to_bytes, with_metadata
+from vaelib.export.conversion import convert, to_bytes, with_metadata
 from vaelib.export.differences import EXACT, Parity
 from vaelib.export.independence import check_independence
 from vaelib.export.lint import lint
@@ -137,10 +137,8 @@ def export_onnx(
     for graph in proofs.values():
         check_independence(graph)
     written = {part: graph for part, graph in proofs.items() if graph.has_file}
-    contents, parity = {}, {}
-    for part, graph in written.items():
-        contents[part] = to_bytes(graph, opset)
-        parity[part] = compare(contents[part], graph)
+    contents = convert(written, opset)
+    parity = {part: compare(contents[part], graph) for part, graph in written.items()}
     if any(norm.num_batches_tracked == 0 for norm in _batch_norms(exported)):
         whole = proofs["vae"]  # it has every fold in it
         changed = whole._replace(module=_with_random_statistics(whole.module))
@@ -150,7 +148,7 @@ def export_onnx(
     if precision != "fp32":
         networks = {part: graph for part, graph in written.items() if part != "prior"}
         if precision == "fp16":
-            contents |= {part: to_bytes(halved(graph), opset) for part, graph in networks.items()}
+            contents |= convert({part: halved(graph) for part, graph in networks.items()}, opset)
         else:
             small, judgement = quantized({part: contents[part] for part in networks}, graphs, images, max_loss)
             contents |= small

@@ -93,8 +93,10 @@ class Graph(NamedTuple):
             return tuple({0: batch} for _ in self.inputs)
         image = {0: batch, 2: self.multiple * rows, 3: self.multiple * columns}
         latent = {0: batch, 2: rows, 3: columns}
-        axes = {"image": image, "condition": {0: batch}}
-        return tuple(axes.get(name, latent) for name in self.inputs)
+        return tuple(
+            {0: batch} if len(shape) != 3 else image if name == "image" else latent
+            for name, shape in self.inputs.items()
+        )
 
 
 def contract_of(graph: Graph) -> Contract:

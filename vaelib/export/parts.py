@@ -17,7 +17,7 @@ from vaelib.priors import CodeTable, UniformCodes
 from vaelib.vae import VAE, image_of
 from vaelib.vae.verbs import Given
 
-__all__ = ["Thresholds", "graphs_of", "input_of"]
+__all__ = ["Thresholds", "bound", "decoded", "encoded", "graphs_of", "input_of"]
 
 _INFINITY = 0x7F800000  # the bits of the float32
 _MOST_VALUES = 2**25
@@ -43,20 +43,12 @@ class _Of(nn.Module):
 class _Encoder(_Of):
     def forward(self, image: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         view = self.view(condition)
-        features = view._run(view.encoder, image)
-        found = view.latent.encoded(features)
-        if isinstance(found, tuple):
-            return (view.latent.point(features).clone(), *found)
-        if found.is_floating_point():
-            return (found.clone(),)
-        return view.latent.embed(found).clone(), found
+        return encoded(view, view._run(view.encoder, image))
 
 
 class _Decoder(_Of):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        view = self.view(condition)
-        recon_params = view.decode_hidden(view.latent.hidden(z))
-        return image_of(view.likelihood, recon_params), recon_params.clone()
+        return decoded(self.view(condition), z)
 
 
 class _Whole(_Of):
@@ -64,10 +56,7 @@ class _Whole(_Of):
         view = self.view(condition)
         draw = view.latent.draw(view._run(view.encoder, image), noise)
         recon_params = view.decode_hidden(draw.hidden)
-        found = image_of(view.likelihood, recon_params), draw.z.clone()
-        if not view.latent.has_prior:
-            return found
-        return (*found, -view.likelihood.log_prob(image, recon_params), draw.kl.sum(1), draw.kl)
+        return image_of(view.likelihood, recon_params), *bound(view, image, draw, recon_params)
 
 
 class _WholeWithoutNoise(_Whole):
@@ -109,6 +98,29 @@ class _Next(_Of):
     def forward(self, codes: Tensor, position: Tensor, condition: Tensor | None = None) -> Tensor:
         logits: Tensor = self.view(condition).prior.next_logits(codes, position)
         return logits
+
+
+def encoded(view: Any, features: Any) -> tuple[Tensor, ...]:
+    """The outputs of the encoder's graph, from what the encoder gives."""
+    found = view.latent.encoded(features)
+    if isinstance(found, tuple):
+        return (view.latent.point(features).clone(), *found)
+    if found.is_floating_point():
+        return (found.clone(),)
+    return view.latent.embed(found).clone(), found
+
+
+def decoded(view: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs of the decoder's graph."""
+    recon_params = view.decode_hidden(view.latent.hidden(z))
+    return image_of(view.likelihood, recon_params), recon_params.clone()
+
+
+def bound(view: Any, image: Tensor, draw: Draw, recon_params: Tensor) -> tuple[Tensor, ...]:
+    """What the graph of the whole gives beside the reconstruction."""
+    if not view.latent.has_prior:
+        return (draw.z.clone(),)
+    return draw.z.clone(), -view.likelihood.log_prob(image, recon_params), draw.kl.sum(1), draw.kl
 
 
 def graphs_of(model: VAE, *, dynamic_size: bool = False) -> dict[str, Graph]:
