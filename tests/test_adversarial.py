@@ -208,6 +208,8 @@ def test_the_term_enters_at_a_step_or_at_a_fraction_of_the_run():
         (lambda: vl.PatchDiscriminator(num_layers=0), ValueError, "`num_layers` must be >= 1"),
         (lambda: vl.PatchDiscriminator(1)(images()), ValueError, r"`images` must have shape \(B, 1, H, W\)"),
         (lambda: vl.PatchDiscriminator(3)(images()), ValueError, "`images` must have at least 24 x 24 pixels for 3"),
+        (lambda: adversarial()(vae(), images(0)), ValueError, "`x` must hold at least one image, got shape"),
+        (lambda: vl.perceptual_distance(images(0), images(0)), ValueError, "`x` must hold at least one image, got"),
         (lambda: vl.perceptual_distance(images(), images()[:2]), ValueError, "`images` must have"),
         (lambda: vl.perceptual_distance(images()[..., :9], images()[..., :9]), ValueError, "at least 11 x 11 pixels"),
     ],
@@ -399,9 +401,29 @@ def test_pieces_give_the_gradient_of_the_whole_if_the_weight_is_a_number():
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's compiler looks at it
-@pytest.mark.parametrize("options", [{"precision": "bf16"}, pytest.param({"compile": True}, marks=pytest.mark.slow)])
-def test_the_trainer_runs_it(options):
-    history = trained(**options, learning_rate=1e-4)[2]
+def test_the_adaptive_weight_of_a_step_in_pieces_is_that_of_each_piece():
+    """As documented: the step's gradient is the mean of the pieces' own, and not that of the whole batch."""
+    moves, seen, sgd = [], [], {"optimizer": torch.optim.SGD, "learning_rate": 1.0, "lr_schedule": "constant"}
+    for count in (1, 2):
+        model, objective = points(), adversarial()
+        objective.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+        before = torch.cat([weights(model), weights(objective.discriminator)])
+        trainer = vl.Trainer(objective, max_epochs=1, batch_size=6, accumulate=count, **sgd)
+        trainer.fit(model, images(6), progress=False)
+        moves.append(before - torch.cat([weights(model), weights(objective.discriminator)]))
+    model, objective = points(), adversarial()
+    pieces = [objective(model, piece) for piece in seen[1:]]
+    assert (pieces[0].weight[0] / pieces[1].weight[0] - 1).abs() > 1e-3
+    (sum(piece.loss for piece in pieces) / 2).backward()
+    expected = torch.cat([gradient.flatten() for gradient in gradients(model, objective.discriminator)])
+    assert (moves[1] - expected).norm() < 1e-5 * expected.norm() < 0.01 * (moves[0] - expected).norm()
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_trainer_runs_it_in_mixed_precision_and_reports_that_it_is_not_compiled(compile, caplog):
+    history = trained(precision="bf16", compile=compile, learning_rate=1e-4)[2]
     assert history[-1].train.weight > 0 and history[-1].skipped == 0
     assert history[-1].val.discriminator > 0
+    assert [record.getMessage() for record in caplog.records] == (
+        ["The step is not compiled: torch.compile cannot run Adversarial."] if compile else []
+    )

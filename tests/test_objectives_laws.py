@@ -53,6 +53,13 @@ def objective(request):
     return OBJECTIVES[request.param](4)
 
 
+@pytest.mark.parametrize("name", OF_AUTOENCODERS)
+def test_no_image_has_no_loss(name, objective):
+    for model, of_none in ((model_of(), objective), (autoencoder_of(), OF_AUTOENCODERS[name]())):
+        with pytest.raises(ValueError, match=r"`x` must hold at least one image, got shape \(0, 1, 8, 8\)"):
+            of_none(model, torch.rand(0, 1, 8, 8))
+
+
 def check_one_step(model, objective, x):
     """The weights move, all gradients are finite, and the loss after the step is."""
     parts = [model, *(part for part in [objective] if isinstance(part, torch.nn.Module) and [*part.parameters()])]

@@ -101,6 +101,12 @@ def check_batch(name: str, values: Any) -> None:
         raise ValueError(f"`{name}` must have shape (B, ...), got {tuple(values.shape)}.")
 
 
+def check_any_image(name: str, x: Any) -> None:
+    """Raise ``ValueError`` if ``x`` is a tensor of no image, whose mean loss is none; the rest is left to others."""
+    if getattr(x, "shape", (1,))[:1] == (0,):
+        raise ValueError(f"`{name}` must hold at least one image, got shape {tuple(x.shape)}.")
+
+
 def check_one_device(**tensors: Any) -> None:
     """Raise ``ValueError`` unless all tensors are on the device of the first; a scalar may be anywhere."""
     (first, home), *others = tensors.items()

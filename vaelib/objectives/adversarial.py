@@ -77,12 +77,13 @@ class Adversarial(nn.Module):
     trained from step 0; its term enters the model's loss at ``start``, over ``ramp``. Before that the model's gradient
     is bitwise that of ``elbo`` and ``perceptual`` alone.
 
-    Where a step is cut into pieces, the adaptive weight is that of each piece.
+    Where a step is cut into pieces (``Trainer(accumulate=...)``), the adaptive weight is that of each piece, so the
+    gradient is not that of the whole batch; with a number it is.
 
     A :class:`Trainer` moves, keeps and resumes the discriminator with the model, says how many steps the run has, and
     averages the model alone (:class:`EMA`). No number says which epoch of such a run is best, so ``best/`` is the last.
     A loop of your own gives the optimiser both networks and calls :meth:`set_total_steps` if ``start`` or ``ramp`` are
-    fractions. The step is not compiled.
+    fractions. The step runs eagerly: ``torch.compile`` knows no gradients within it.
 
     Args:
         discriminator: Images ``(B, C, H, W)`` to logits ``(B, ...)``, high for real ones, such as
@@ -118,6 +119,7 @@ class Adversarial(nn.Module):
     """
 
     adaptive_weight: Tensor
+    eager = True
 
     def __init__(
         self,
@@ -181,7 +183,7 @@ class Adversarial(nn.Module):
         """The schedule of ``elbo``, or None."""
         return getattr(self.elbo, "capacity", None)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator] # gradients within the step
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # which knows no gradients within a step
     def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
         """:class:`AdversarialTerms` of one batch; ``step`` drives ``start``, ``ramp`` and the schedules of ``elbo``."""
         check_has_code("Adversarial", model)

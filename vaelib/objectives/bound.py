@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vaelib._checks import (
+    check_any_image,
     check_batch,
     check_float,
     check_module,
@@ -184,6 +185,7 @@ def bound_loss(
 
 def one_draw(model: Any, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Draw]:
     """``recon_params`` and the draw of q(z|x) that they are of, as training sees them."""
+    check_any_image("x", x)
     draw = model.draw(model.observe(x, generator=generator), generator=generator)
     return model.decode(draw), draw
 

@@ -24,7 +24,8 @@ class Objective(Protocol):
     method ``parameter_groups(model)`` it also says how the optimiser treats the weights: a sequence of dicts, each
     with ``params``, of the model or its own, and what differs for them: ``lr_scale``, by which the learning rate is
     multiplied, and arguments of the optimiser such as ``betas``. What is in no group is trained as always. One with a
-    method ``set_total_steps(total_steps)`` receives the number of steps of the run before the first.
+    method ``set_total_steps(total_steps)`` receives the number of steps of the run before the first. One with an
+    attribute ``eager`` that is true is never compiled.
     """
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaelib._checks import check_batch, check_bool, check_choice, check_float, check_has_prior, check_int
+from vaelib._checks import (
+    check_any_image,
+    check_batch,
+    check_bool,
+    check_choice,
+    check_float,
+    check_has_prior,
+    check_int,
+)
 from vaelib.functional import gaussian_log_prob
 from vaelib.latents import Draw
 from vaelib.objectives.bound import frozen, gaussian_of, may_have_penalty, penalised
@@ -116,6 +124,7 @@ class Iwae:
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
         """:class:`IwaeTerms` of one batch."""
         check_has_prior("Iwae", model)
+        check_any_image("x", x)
         draws = self.num_samples * self.num_groups
         draw = model.draw(model.observe(x, generator=generator), num_samples=draws, generator=generator)
         if self.gradient != "plain":

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaelib._checks import check_batch, check_like, check_shape
+from vaelib._checks import check_any_image, check_batch, check_like, check_shape
 
 __all__ = ["perceptual_distance"]
 
@@ -33,7 +33,7 @@ def perceptual_distance(x: Tensor, images: Tensor) -> Tensor:
         Shape ``(B,)``, 0 for equal images; differentiable.
 
     Raises:
-        ValueError: If shapes differ or images are too small.
+        ValueError: If shapes differ, images are too small, or there is none.
         TypeError: If they are not floating point.
 
     Examples:
@@ -48,6 +48,7 @@ def perceptual_distance(x: Tensor, images: Tensor) -> Tensor:
         functions for image restoration with neural networks. https://arxiv.org/abs/1511.08861
     """
     check_batch("x", x)
+    check_any_image("x", x)
     check_like("x", x, images=images)
     check_shape("x", x.shape, ("B", "C", "H", "W"))
     check_shape("images", images.shape, x.shape)

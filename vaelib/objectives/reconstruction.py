@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vaelib._checks import (
+    check_any_image,
     check_batch,
     check_choice,
     check_float,
@@ -139,6 +140,7 @@ class RaeLoss:
         check_has_code("RaeLoss", model)
         if model.latent.has_prior:
             raise TypeError(f"`RaeLoss` needs an autoencoder, whose codes are points, got {type(model).__name__}.")
+        check_any_image("x", x)
         z = model.draw(model.observe(x, generator=generator)).z
         if self.penalty == "gradient":
             recon_params, penalty = _decoded_with_slope(model, z, generator)

@@ -36,6 +36,7 @@ __all__ = [
     "tuned",
 ]
 
+_logger = logging.getLogger("vaelib.training")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _STEPS_THAT_PAY = 20_000  # compilation costs up to a minute, and gains a few milliseconds a step
 
@@ -105,7 +106,7 @@ def _warn_of_a_store_that_stays() -> None:
     get = os.environ.get
     stays = get("TORCHELASTIC_USE_AGENT_STORE") == "True" and int(get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
     if stays and int(get("GROUP_WORLD_SIZE", "1")) > 1 and PartialState().is_main_process:
-        logging.getLogger("vaelib.training").warning(
+        _logger.warning(
             "After a restart, processes on several machines may wait for each other without end: set"
             " TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine."
         )
@@ -124,8 +125,12 @@ def _on_cpu() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_CPU") == 1 or not torch.accelerator.is_available()
 
 
-def compiles(wanted: bool | None, total_steps: int, device: torch.device) -> bool:
+def compiles(wanted: bool | None, total_steps: int, device: torch.device, objective: Any) -> bool:
     """Whether to compile; by itself only where that was measured to gain, on a CPU with a compiler, in long runs."""
+    if getattr(objective, "eager", False):
+        if wanted:
+            _logger.warning("The step is not compiled: torch.compile cannot run %s.", type(objective).__name__)
+        return False
     if wanted is not None:
         return wanted
     return device.type == "cpu" and total_steps >= _STEPS_THAT_PAY and shutil.which("g++") is not None

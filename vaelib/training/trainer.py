@@ -68,6 +68,7 @@ class Trainer:
             scale) run the networks in mixed precision, while the objective stays in float32. None is what
             ``accelerate launch`` says, else ``"fp32"`` with torch's settings.
         compile: Compile the step with ``torch.compile``, on CUDA as graphs; None compiles long runs on a CPU.
+            An objective that cannot be compiled, such as :class:`Adversarial`, runs eagerly, with a warning.
         sync_batch_norm: Batch normalisation over all processes' images (CUDA only) instead of each one's own.
         seed: Of the order of images, the draws and dropout. The weights are the model's own: seed before making it.
         output_dir: Where ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, images and
@@ -216,7 +217,7 @@ def _started(
     device, total_steps = accelerator.device, trainer.max_epochs * len(batches)
     # A longer run is compiled if the one so far was.
     wanted = found[1]["recipe"]["compile"] if found is not None and trainer.compile is None else trainer.compile
-    compile = compiles(wanted, total_steps, device)
+    compile = compiles(wanted, total_steps, device, module.objective)
     module.to(device)
     if trainer.sync_batch_norm:
         module.model = nn.SyncBatchNorm.convert_sync_batchnorm(module.model)
