@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vaelib as vl
-from vaelib.export.conversion import to_bytes
+from vaelib.export.conversion import convert
 from vaelib.export.parts import graphs_of
 from vaelib.export.proof import session
 
@@ -260,14 +260,23 @@ def apart(theirs, x, embed, decode):
     ]
 
 
+OF_EACH_KIND = [  # one for each operator, and for each number of levels
+    *("AutoencoderKL f1", "AutoencoderKL f4 of two blocks", "AutoencoderKL f8", "AutoencoderKL f16"),
+    *("AutoencoderKL no attention", "AutoencoderKL attention at levels", "AutoencoderKL odd multipliers"),
+    *("AutoencoderKL no quant_conv", "AutoencoderKL mish", "AutoencoderKL gelu", "AutoencoderKL relu"),
+    *("VQModel spatial norm with attention", "VQModel vectors of two"),
+    *("AutoencoderTiny bilinear", "AutoencoderTiny silu"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", OF_EACH_KIND)
 def test_the_graphs_give_what_diffusers_gives(tmp_path, case):
     theirs, vae = both(tmp_path / "theirs", *ALL[case])
-    graphs = graphs_of(vae)
+    files = convert({part: graph for part, graph in graphs_of(vae).items() if graph.has_file}, 18)
 
     def run(part, output):
-        opened = session(to_bytes(graphs[part], 18))
+        opened = session(files[part])
         return lambda values: opened.run([output], {opened.get_inputs()[0].name: values})[0]
 
     assert max(apart(theirs, images(vae.image_shape[0]), run("encoder", "z"), run("decoder", "recon_params"))) <= 1e-5
