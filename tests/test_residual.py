@@ -109,16 +109,8 @@ def test_it_trains_and_comes_back_from_disk(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"norm": "group", "attention": True, "quant_conv": True},
-        {"latent": vl.VectorQuantizer((4, 8, 8), 16), "factor": 2, "quant_conv": True},
-    ],
-)
-def test_it_exports_within_the_tolerance(tmp_path, options):
-    parity = vl.export_onnx(small(residual_blocks=1, **options), tmp_path / "bundle")
+def test_it_exports_within_the_tolerance(tmp_path):
+    parity = vl.export_onnx(small(residual_blocks=1), tmp_path / "bundle")
     assert all(each.max_rel <= 1e-5 for part in ("encoder", "decoder") for each in parity[part].values())
 
 
