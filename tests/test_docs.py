@@ -44,7 +44,7 @@ def module(name):
     return loaded
 
 
-reference, make_pictures = module("reference"), module("make_pictures")
+reference, draw_images = module("reference"), module("draw_images")
 
 
 def fences(page, *languages):
@@ -77,7 +77,7 @@ def photos(directory):
             (folder / f"{number}.png").rename(folder / f"{number}.jpg")  # the content counts, not the name
 
 
-def own_pictures_ran(names, directory):
+def own_images_ran(names, directory):
     assert names["reconstructions"].shape == (2, 3, 32, 32)
     assert (directory / "runs/mine.png").exists()
     assert (directory / "pairs.png").exists() and (directory / "red.png").exists()
@@ -145,14 +145,14 @@ def large_images_ran(names, directory):
 RAN = {
     "first_stage": first_stage_ran,
     "diffusers": diffusers_ran,
-    "own_pictures": own_pictures_ran,
+    "own_images": own_images_ran,
     "image_size": image_size_ran,
     "resume": resume_ran,
     "many_gpus": many_gpus_ran,
     "onnx_python": onnx_python_ran,
     "large_images": large_images_ran,
 }
-GIVEN = {"own_pictures": photos, "diffusers": autoencoder, "large_images": photo}
+GIVEN = {"own_images": photos, "diffusers": autoencoder, "large_images": photo}
 
 
 def run_page(name, directory, monkeypatch, commands=True):
@@ -315,8 +315,8 @@ def test_links_lead_to_files(page):
 
 
 def test_drawings_are_those_of_the_script():
-    for path, content in make_pictures.pictures():
-        assert path.read_text() == content, f"run `python docs/make_pictures.py`: {path.name} is out of date"
+    for path, content in draw_images.drawings():
+        assert path.read_text() == content, f"run `python docs/draw_images.py`: {path.name} is out of date"
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT)))

@@ -325,7 +325,7 @@ def test_a_malformed_body_gets_a_sentence(client, call, content, headers, status
 
 def asked(directory, calls):
     """Status and text, or numbers, of each call to the page of a bundle written by hand."""
-    model = OnnxVAE(directory)
+    model = OnnxVAE(directory, threads=1)
     with served(model, build_scene(directory, model)) as client:
         answers = [post(client, call, values) for call, values in calls]
     return model, [numbers(answer) if answer.status_code == 200 else answer for answer in answers]

@@ -77,7 +77,7 @@ def _cut(model: ir.Model, graph: Graph) -> ir.Model:
     for values, names in ((found.inputs, graph.inputs), (found.outputs, graph.outputs)):
         for value, name in zip(values, names, strict=True):
             value.name = name
-    return ir.Model(found, ir_version=model.ir_version)
+    return ir.Model(found, ir_version=model.ir_version, functions=list(model.functions.values()))
 
 
 def _measure_own_inputs(whole: ir.Graph, graph: Graph) -> None:

@@ -4,7 +4,7 @@
 # ///
 """Your own folder of pictures, of any sizes, to a VAE, in nats and in bits per dimension.
 
-    python examples/own_pictures.py my/photos --image-size 64 --epochs 50
+    python examples/own_images.py my/photos --image-size 64 --epochs 50
 
 A random tenth of the pictures is kept for testing. The likelihood is one of 8-bit values, so the nats are those of
 the files' own pixels: an image that costs less than 8 bits per dimension is compressed. Without a folder it paints
@@ -42,7 +42,7 @@ def main():
     parser.add_argument(
         "--epochs", type=int, default=10, help="10 of 2,000 pictures take about a minute on one CPU core"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/own_pictures"), help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path("runs/own_images"), help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="400 painted pictures if no folder is given, 8 epochs")
     arguments = parser.parse_args()
     folder = arguments.folder

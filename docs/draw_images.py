@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation: ``python docs/make_pictures.py``. Plain Python, no packages.
+"""Draw the images of the documentation: ``python docs/draw_images.py``. Plain Python, no packages.
 
 ``images/rooms.svg`` is the table of docs/architecture.md drawn as a house; ``images/vae.svg`` is a VAE.
 """
@@ -91,18 +91,18 @@ def vae() -> str:
         box(680, 60, 170, 60, red, "recon_params", "likelihood's parameters"),
         box(430, 5, 70, 34, violet, "prior"),
         arrow(465, 39, 465, 58),
-        caption(510, 26, "p(z): draw from here for new pictures", "start"),
+        caption(510, 26, "p(z): draw from here for new images", "start"),
         caption(345, 160, "KL: nats that the code costs"),
         caption(735, 160, "-log p(x|z): nats still missing"),
     )
 
 
-def pictures() -> Iterator[tuple[Path, str]]:
+def drawings() -> Iterator[tuple[Path, str]]:
     """Each file and what belongs in it."""
     yield DOCS / "images/rooms.svg", rooms((DOCS / "architecture.md").read_text())
     yield DOCS / "images/vae.svg", vae()
 
 
 if __name__ == "__main__":
-    for path, content in pictures():
+    for path, content in drawings():
         path.write_text(content)
