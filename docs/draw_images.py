@@ -72,13 +72,13 @@ def rooms(architecture: str) -> str:
 
 
 def vae() -> str:
-    """Picture, encoder, posterior, draw, decoder, likelihood."""
+    """Image, encoder, posterior, draw, decoder, likelihood."""
     blue, green, yellow, red, violet = FILLS
     return svg(
         860,
         190,
         "A variational autoencoder",
-        box(10, 60, 100, 60, blue, "x", "picture"),
+        box(10, 60, 100, 60, blue, "x", "image"),
         arrow(110, 90, 138, 90),
         box(140, 50, 120, 80, green, "encoder", "q(z|x)"),
         arrow(260, 90, 288, 90),

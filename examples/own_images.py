@@ -2,11 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = ["vaelib"]
 # ///
-"""Your own folder of pictures, of any sizes, to a VAE, in nats and in bits per dimension.
+"""Your own folder of images, of any sizes, to a VAE, in nats and in bits per dimension.
 
     python examples/own_images.py my/photos --image-size 64 --epochs 50
 
-A random tenth of the pictures is kept for testing. The likelihood is one of 8-bit values, so the nats are those of
+A random tenth of the images is kept for testing. The likelihood is one of 8-bit values, so the nats are those of
 the files' own pixels: an image that costs less than 8 bits per dimension is compressed. Without a folder it paints
 some JPEGs and takes those. Writes the model, `reconstructions.png` and `samples.png`.
 """
@@ -28,22 +28,22 @@ def paint(folder, count):
     for i in range(count):
         width, height = random.integers(80, 160, 2)
         sky = np.linspace(random.integers(0, 128, 3), random.integers(64, 256, 3), height)
-        picture = Image.fromarray(sky.astype(np.uint8)[:, None].repeat(width, 1))
+        painted = Image.fromarray(sky.astype(np.uint8)[:, None].repeat(width, 1))
         x, y, radius = random.uniform((20, 20, 10), (width - 20, height - 20, 30))
         colour = tuple(random.integers(128, 256, 3).tolist())
-        ImageDraw.Draw(picture).ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-        picture.save(folder / f"{i:04}.jpg")
+        ImageDraw.Draw(painted).ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        painted.save(folder / f"{i:04}.jpg")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="of pictures; if not given, painted ones")
+    parser.add_argument("folder", type=Path, nargs="?", help="of images; if not given, painted ones")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument(
-        "--epochs", type=int, default=10, help="10 of 2,000 pictures take about a minute on one CPU core"
+        "--epochs", type=int, default=10, help="10 of 2,000 images take about a minute on one CPU core"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/own_images"), help="folder of the results")
-    parser.add_argument("--quick", action="store_true", help="400 painted pictures if no folder is given, 8 epochs")
+    parser.add_argument("--quick", action="store_true", help="400 painted images if no folder is given, 8 epochs")
     arguments = parser.parse_args()
     folder = arguments.folder
     if folder is None:
@@ -61,8 +61,8 @@ def main():
 
     generator = torch.Generator().manual_seed(0)
     result = vl.evaluation.elbo(vae, test, generator=generator)
-    print(f"{len(train):,} pictures to train, {len(test):,} to test, {train.image_shape}")
-    print(f"{'ELBO':18}{result.elbo} nats per test picture")
+    print(f"{len(train):,} images to train, {len(test):,} to test, {train.image_shape}")
+    print(f"{'ELBO':18}{result.elbo} nats per test image")
     print(f"{'  reconstruction':18}{result.reconstruction}")
     print(f"{'  KL':18}{result.kl}")
     print(f"{'-ELBO':18}{result.bits_per_dim} bits per dimension")

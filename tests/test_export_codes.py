@@ -11,8 +11,8 @@ import vaelib as vl
 from vaelib.errors import ExportError
 from vaelib.export import conversion, differences, exporter, parts
 from vaelib.export.graphs import Graph
-from vaelib.export.thresholds import Thresholds
 from vaelib.export.proof import compare
+from vaelib.export.thresholds import Thresholds
 from vaelib.priors.codes import codes_at
 from vaelib.runtime import OnnxVAE
 
