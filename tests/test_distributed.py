@@ -1,12 +1,11 @@
 """Two gloo processes on one machine beside one process."""
 
 import json
-import subprocess
 import time
 
 import pytest
 import torch
-from launching import SETTINGS, TORCHRUN, environment_of, free_port, program, run, start
+from launching import PATIENCE, SETTINGS, TORCHRUN, Fork, environment_of, free_port, program, run, start
 from torch.utils.data import DataLoader, DistributedSampler
 from train import report_of
 
@@ -95,16 +94,16 @@ def test_two_processes_write_one_run_and_resume_it(straight, tmp_path):
 def test_under_torchrun_a_stop_within_an_epoch_or_at_its_end_resumes_to_the_bit(straight, tmp_path):
     """7 steps an epoch: the processes agree on a stop, which one of them noted, at its end if they did not before."""
     settings = DRAWS | {"output_dir": str(tmp_path / "run")}
-    launcher = [*TORCHRUN, "--nproc-per-node", "2", "--master-port"]
-    for count, (step, end) in enumerate([("2", 7), ("14", 14), ("none", 21)]):
-        environment = environment_of(STOPPED=f"1:{step}")
+    launcher = [TORCHRUN, "--nproc-per-node", "2", "--master-port"]
+    for count, (step, end) in enumerate([("2", 7), ("14", 14)]):
         command = [*launcher, str(free_port()), *program(settings | {"resume": count > 0})]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        agent = Fork(command, environment_of(STOPPED=f"1:{step}"))
+        _, errors = agent.communicate(PATIENCE)
         newest = int(sorted((tmp_path / "run" / "checkpoints").iterdir())[-1].name.removeprefix("step_"))
-        assert end - 6 * (step == "2") <= newest <= end, result.stderr[-3000:]
-        assert (result.returncode == 0) == (step == "none"), result.stderr[-3000:]
-        assert step == "none" or f"Stopped by SIGTERM after step {newest} " in result.stderr
-    check_same(next(json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")), straight)
+        assert end - 6 * (step == "2") <= newest <= end, errors[-3000:]
+        assert agent.returncode != 0
+        assert f"Stopped by SIGTERM after step {newest} " in errors
+    check_same(run(2, **settings, resume=True)[0], straight)
 
 
 @pytest.mark.slow
@@ -118,8 +117,8 @@ def test_a_process_that_dies_ends_the_other():
     processes = start(2, {"max_epochs": 2000}, {"EXITS": "1:20"})
     started = time.monotonic()
     _, errors = processes[0].communicate(timeout=120)
-    assert processes[1].wait() == 9
     processes[1].communicate()
+    assert processes[1].returncode == 9
     assert processes[0].returncode != 0
     assert "onnection" in errors
     assert time.monotonic() - started < 90
@@ -135,11 +134,11 @@ def test_a_step_must_reach_every_process():
 @pytest.mark.slow
 def test_vaelib_train_under_torchrun(tmp_path):
     arguments = ["--data", "shapes", "--image-size", "8", "--epochs", "1", "--batch-size", "500", "--latent-dim", "2"]
-    launcher = [*TORCHRUN, "--nproc-per-node", "2", "--master-port", str(free_port())]
-    command = [*launcher, "-m", "vaelib", "train", *arguments, "--out", str(tmp_path / "run")]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment_of(), check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("nats per validation image after 1 epochs") == 1
+    launcher = [TORCHRUN, "--nproc-per-node", "2", "--master-port", str(free_port())]
+    agent = Fork([*launcher, "-m", "vaelib", "train", *arguments, "--out", str(tmp_path / "run")], environment_of())
+    out, errors = agent.communicate(PATIENCE)
+    assert agent.returncode == 0, errors[-3000:]
+    assert out.count("nats per validation image after 1 epochs") == 1
     assert vl.load(tmp_path / "run").image_shape == (1, 8, 8)
     state = json.loads(next((tmp_path / "run" / "checkpoints").iterdir()).joinpath("state.json").read_text())
     assert ["processes", 2] in dict(state["state"]["pairs"])["recipe"]["pairs"]

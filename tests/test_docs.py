@@ -109,15 +109,15 @@ def onnx_python_ran(names, directory):
 def autoencoder(directory):
     """A directory as diffusers writes one."""
     torch.manual_seed(0)
-    vae = vl.autoencoder_kl((3, 64, 64), 2, width=8, norm="group", groups=4, residual_blocks=1)
+    vae = vl.autoencoder_kl((3, 32, 32), 2, width=8, norm="group", groups=4, residual_blocks=1)
     vae.scaling = vl.LatentScaling(0.1, 0.18215)
     vl.to_diffusers(vae, directory / "vae")
 
 
 def diffusers_ran(names, directory):
-    assert names["wide"].shape == (1, 3, 64, 96)
+    assert names["wide"].shape == (1, 3, 32, 48)
     assert vl.from_diffusers(directory / "trained").scaling.scale == 0.18215
-    x = torch.rand(1, 3, 64, 64)
+    x = torch.rand(1, 3, 32, 32)
     assert torch.equal(vl.from_diffusers(directory / "trained").reconstruct(x), names["vae"].reconstruct(x))
     assert torch.equal(vl.from_diffusers(directory / "own").embed(x), names["own"].embed(x))
     bundle = OnnxVAE(directory / "bundle").reconstruct(x.numpy())

@@ -7,12 +7,10 @@ fit reach the constructors: they run in a process of their own, whose memory and
 import json
 import random
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from launching import PROGRAMS
+from launching import PROGRAMS, Fork, environment_of
 from mutating import mutated
 
 import vaelib as vl
@@ -80,10 +78,11 @@ HOSTILE = (
 @pytest.mark.parametrize("how", HOSTILE)
 def test_hostile_files_cost_little(how, tmp_path):
     """Whoever makes checksums fit gets the error of a constructor, or a model; never another error."""
-    command = [sys.executable, PROGRAMS / "hostile_models.py", tmp_path / "files", how, str(COUNT)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr[-3000:]
-    found = json.loads(result.stdout)
+    words = [str(PROGRAMS / "hostile_models.py"), str(tmp_path / "files"), how, str(COUNT)]
+    process = Fork(words, environment_of())
+    out, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors[-3000:]
+    found = json.loads(out)
     print(f"{how}: {found}")
     assert found["loaded"] + found["refused"] == COUNT and found["refused"] > COUNT / 10
     assert found["seconds"] < 20 and found["peak_gib"] < 2

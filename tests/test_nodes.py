@@ -14,7 +14,6 @@ from launching import (
     begin,
     end,
     environment_of,
-    finish,
     outputs_of,
     program,
     run,
@@ -129,10 +128,9 @@ def test_killed_ranks_come_back_and_nothing_differs(tmp_path):
     faults = {"KILLED": "1:5 0:11", "FAULTS": str(tmp_path / "faults")}
     settings = DRAWS | {"output_dir": str(tmp_path / "run"), "resume": True}
     faults["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else restarted processes may find the addresses of killed ones
-    unbroken = start_nodes(program(DRAWS | {"output_dir": str(tmp_path / "whole")}))
+    whole = run(2, {"ALL_RANKS": "1"}, **DRAWS)
     broken = run_nodes(faults, arguments=["--max-restarts", "5"], **settings)
     assert len(list((tmp_path / "faults").iterdir())) == 2
-    whole = finish(unbroken)
     for name in ("state", "train", "val", "images"):
         assert [report[name] for report in broken] == [report[name] for report in whole]
 
@@ -165,7 +163,7 @@ def test_a_cable_that_is_cut_ends_both_sides(network, tmp_path):
     started = []
     command = program(LONG | {"output_dir": str(tmp_path / "run"), "silence": 8.0})
     for number, name in enumerate(network):
-        agent = agent_of(number, f"10.77.0.{number + 1}", "10.77.0.1:29500")
+        agent = [sys.executable, "-m", *agent_of(number, f"10.77.0.{number + 1}", "10.77.0.1:29500")]
         own = environment_of(GLOO_SOCKET_IFNAME="end", SHOW_STEPS="1")
         started.append(begin(["ip", "netns", "exec", name, *agent, *command], env=own))
     try:

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from launching import FORKS, PROGRAMS
+from launching import FORKS, PROGRAMS, Fork, environment_of
 from PIL import Image
 from runs import StopAt, images_of, seeded, tiny, weights
 from torch.utils._pytree import tree_leaves
@@ -589,11 +589,10 @@ def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
 def test_a_full_disk_is_told_and_earlier_checkpoints_stay(tmp_path):
     """The limit of file sizes stands for the full disk: writing fails half-way in the same place."""
     run = tmp_path / "run"
-    result = subprocess.run(
-        [sys.executable, PROGRAMS / "filling_the_disk.py", run], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 1
-    assert "OSError" in result.stderr
+    process = Fork([str(PROGRAMS / "filling_the_disk.py"), str(run)], environment_of())
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "OSError" in errors
     path, state = newest_checkpoint(run)
     assert path.name == "step_0000000003" and state["step"] == 3
     assert sorted(os.listdir(run / "checkpoints")) == ["step_0000000003"]
@@ -619,18 +618,20 @@ def digits(tmp_path_factory):
 
 
 def arguments(digits, run, *options):
-    shape = ["--data", str(digits), "--epochs", "20", "--batch-size", "16", "--latent-dim", "2", "--ema", "0.9"]
+    shape = ["--data", str(digits), "--epochs", "8", "--batch-size", "16", "--latent-dim", "2", "--ema", "0.9"]
     return ["train", *shape, "--checkpoint-every", "7", "--out", str(run), *options]
 
 
-def command(*words):
-    return [sys.executable, "-m", "vaelib", *words]
+def program(*words):
+    return Fork(["vaelib", *words], environment_of())
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(digits, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(*arguments(digits, run)), check=True, capture_output=True)
+    process = program(*arguments(digits, run))
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     return weights(vl.load(run / "last"))
 
 
@@ -642,16 +643,15 @@ def wait_for_checkpoint(run, process):
 @pytest.mark.slow
 def test_a_signal_finishes_the_step_and_says_how_to_resume(digits, uninterrupted, tmp_path):
     run, number = tmp_path / "run", signal.SIGTERM
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command(*arguments(digits, run)), stdout=pipe, stderr=pipe, text=True)
+    process = program(*arguments(digits, run))
     wait_for_checkpoint(run, process)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     _, errors = process.communicate()
     assert process.returncode == 128 + number
     assert f"Stopped by {number.name} after step" in errors
     said = errors.split("Resume with: vaelib ")[1].splitlines()[0]
-    result = subprocess.run(command(*shlex.split(said)), check=True, capture_output=True)
-    assert b"after 20 epochs" in result.stdout
+    resumed = program(*shlex.split(said))
+    assert "after 8 epochs" in resumed.communicate()[0]
     assert torch.equal(weights(vl.load(run / "last")), uninterrupted)
 
 
@@ -668,7 +668,7 @@ def kill_and_resume(digits, run, kills, generator):
     for _ in range(kills):
         before = newest_checkpoint(run) if started else None
         process = begun()
-        process.join(generator.uniform(0.1, 1.5))
+        process.join(generator.uniform(0.1, 1.0))
         process.kill()
         process.join()
         hits += process.exitcode == -signal.SIGKILL
@@ -696,7 +696,7 @@ def test_killed_12_times(digits, uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_a_run_with_a_discriminator_killed_5_times(digits, tmp_path):
     """Each time after another checkpoint; model, average and both networks' moments end bitwise as in one run."""
-    more = ["--adversarial", "--image-size", "12", "--epochs", "8"]
+    more = ["--adversarial", "--image-size", "12", "--epochs", "4"]
     assert main(arguments(digits, tmp_path / "whole", *more)) == 0
     run, generator = tmp_path / "run", random.Random(2)
     for count in range(6):

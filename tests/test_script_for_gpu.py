@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from launching import Fork, environment_of
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -23,6 +24,11 @@ def results():
 def run(*command, **options):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, **options)
+
+
+def begin(program, *options):
+    """A program of benchmarks/."""
+    return Fork([str(BENCHMARKS / program), *map(str, options)], environment_of())
 
 
 def test_a_result_file_is_whole_after_every_row(results, tmp_path):
@@ -84,15 +90,13 @@ def test_a_run_in_which_nothing_ran_fails(tmp_path):
 @pytest.mark.slow
 def test_tests_that_are_killed_leave_those_that_have_ended(tmp_path):
     out = tmp_path / "tests.json"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, BENCHMARKS / "gpu_tests.py", "--out", out, "--device", "cpu"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    process = begin("gpu_tests.py", "--out", out, "--device", "cpu")
     for _ in range(1200):
         time.sleep(0.1)
         if out.exists() and len(rows := json.loads(out.read_text())["rows"]) > 3:
             break
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     content = json.loads(out.read_text())
     assert len(rows) <= len(content["rows"]) < content["collected"]
     assert {row["outcome"] for row in content["rows"]} <= {"passed", "skipped"}
@@ -101,9 +105,10 @@ def test_tests_that_are_killed_leave_those_that_have_ended(tmp_path):
 @pytest.mark.slow
 def test_no_test_begins_when_the_time_is_over(tmp_path):
     out = tmp_path / "tests.json"
-    found = run(sys.executable, BENCHMARKS / "gpu_tests.py", "--out", out, "--device", "cpu", "--seconds", 0)
+    process = begin("gpu_tests.py", "--out", out, "--device", "cpu", "--seconds", 0)
+    shown, _ = process.communicate()
     content = json.loads(out.read_text())
-    assert found.returncode == 0, found.stdout
+    assert process.returncode == 0, shown
     assert content["rows"] == []
     assert set(content["skipped"].values()) == {"no time remained"}
     assert len(content["skipped"]) == content["collected"] > 50
@@ -112,11 +117,12 @@ def test_no_test_begins_when_the_time_is_over(tmp_path):
 @pytest.mark.slow
 def test_the_row_is_resumed(mnist_root, tmp_path):
     pytest.importorskip("zuko")
-    command = [sys.executable, BENCHMARKS / "gpu_row.py", "--out", tmp_path / "row.json", "--runs", tmp_path / "runs"]
+    options = ["--out", tmp_path / "row.json", "--runs", tmp_path / "runs", "--device", "cpu", "--quick"]
     ended = []
     for seconds in (0, 60):
-        found = run(*command, "--device", "cpu", "--quick", "--seconds", seconds)
-        assert found.returncode == 0, found.stderr
+        process = begin("gpu_row.py", *options, "--seconds", seconds)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
         (row,) = json.loads((tmp_path / "row.json").read_text())["rows"]
         ended.append(row["ended"])
         assert row["log_likelihood"]["value"] < 0

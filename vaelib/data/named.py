@@ -23,6 +23,8 @@ from vaelib.data.guard import check_memory
 
 FACTOR_NAMES = ("shape", "scale", "orientation", "position_x", "position_y")
 FACTOR_SIZES = (3, 6, 40, 32, 32)
+NUM_SHAPES = {"train": 10_000, "test": 2_000}
+"""Images in each split of "shapes"."""
 
 _LARGEST = 0.15  # half the largest shape, in units of the shorter side
 _MARGIN = 0.25  # between centres and border: the largest shape stays inside, whatever its orientation
@@ -132,9 +134,8 @@ _DISTANCES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (_square, _ellipse,
 
 def load_shapes(split: str, size: tuple[int, int], seed: int) -> ImageDataset:
     """10,000 shapes to train, 2,000 to test, or both."""
-    train, test = (10_000, 2 * seed), (2_000, 2 * seed + 1)
-    wanted = {"train": [train], "test": [test], "all": [train, test]}[split]
-    return concatenated([shapes(count, image_size=size, seed=s) for count, s in wanted])
+    parts = [part for part in NUM_SHAPES if split in (part, "all")]
+    return concatenated([shapes(NUM_SHAPES[p], image_size=size, seed=2 * seed + (p == "test")) for p in parts])
 
 
 def load_named(name: str, split: str, size: tuple[int, int] | None, *, download: bool) -> ImageDataset:
