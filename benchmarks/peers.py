@@ -1,7 +1,8 @@
 """What vaelib is measured against, as backends of `vaelib.benchmark`: opened in processes of their own.
 
 The article's code and pythae run the article's network with the same weights, and diffusers a first stage of
-``vl.autoencoder_kl`` with the same weights.
+``vl.autoencoder_kl`` with the same weights. torch is imported by those that run on it, so that it is no part of the
+memory of the others.
 """
 
 import functools
@@ -12,8 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 import vaelib as vl
 from vaelib.benchmark.backend import Backend, Opened
 
@@ -21,6 +20,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def _opened(functions):
+    import torch
+
     def call(operation, values):
         with torch.inference_mode():
             return functions[operation](torch.from_numpy(values)).numpy()
@@ -30,6 +31,8 @@ def _opened(functions):
 
 def _article_network(directory, threads):
     """The tutorial's own network with the weights of ``vl.presets.article_vae()``."""
+    import torch
+
     torch.set_num_threads(threads)
     sys.path.insert(0, str(EXAMPLES))
     from standalone_article import ArticleVAE
@@ -89,6 +92,7 @@ TILE = 256
 def _diffusers(directory, threads, *, tiled=False):
     """diffusers' own code with the weights of the model; images in [0, 1], as its pipelines take and give them."""
     import diffusers
+    import torch
 
     torch.set_num_threads(threads)
     vl.to_diffusers(vl.load(directory / "model"), directory / "diffusers")
@@ -109,6 +113,8 @@ def _diffusers(directory, threads, *, tiled=False):
 
 
 def _torch_tiled(directory, threads):
+    import torch
+
     torch.set_num_threads(threads)
     model, how = vl.load(directory / "model"), _how(directory)
     return _opened({"encode": lambda x: model.embed(x, **how), "decode": lambda z: model.decode_mean(z, **how)})
@@ -133,6 +139,8 @@ def _how(directory):
 
 def _trainer(directory, threads):
     """An epoch of `vl.Trainer` in batches of 64, from the first line of `fit` to its last."""
+    import torch
+
     torch.set_num_threads(threads)
     model = vl.load(directory / "model")
 

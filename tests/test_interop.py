@@ -122,13 +122,14 @@ def test_attention_of_old_files_is_read(tmp_path):
     assert torch.equal(vl.from_diffusers(tmp_path / "vae").embed(x), vae.embed(x))
 
 
-def sharded(directory, tensors, count=2):
-    """The weights in shards with their index, as diffusers writes large models."""
-    files = [f"diffusion_pytorch_model-{number + 1:05}-of-{count:05}.safetensors" for number in range(count)]
+def sharded(directory, tensors, count=2, variant=""):
+    """The weights in shards with their index, as diffusers writes large models and their variants, such as `.fp16`."""
+    stem = f"diffusion_pytorch_model{variant}"
+    files = [f"{stem}-{number + 1:05}-of-{count:05}.safetensors" for number in range(count)]
     place = {name: files[number % count] for number, name in enumerate(tensors)}
     for file in files:
         save_file({name: tensor for name, tensor in tensors.items() if place[name] == file}, directory / file)
-    (directory / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": place}))
+    (directory / f"{WEIGHTS}.index{variant}.json").write_text(json.dumps({"weight_map": place}))
 
 
 def test_shards_halves_and_variants_are_read(written):
@@ -148,6 +149,11 @@ def test_shards_halves_and_variants_are_read(written):
     again = vl.from_diffusers(written)
     assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
     torch.testing.assert_close(again.reconstruct(x), vae.reconstruct(x), atol=1e-2, rtol=0)
+    sharded(written, halves, variant=".fp16")
+    with pytest.raises(ModelFileError, match="or one variant, got diffusion_pytorch_model.fp16-0"):
+        vl.from_diffusers(written)
+    (written / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    assert torch.equal(vl.from_diffusers(written).reconstruct(x), again.reconstruct(x))
 
 
 @pytest.mark.parametrize("place", [None, [], {"a": 3}, {"a": "../other.safetensors"}, {"a": "weights.bin"}])

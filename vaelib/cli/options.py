@@ -104,7 +104,7 @@ Split = Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Whi
 Seed = Annotated[
     int,
     typer.Option(
-        help="Of the weights, the order and all draws: the same seed, the same result.", min=0, max=LARGEST_INT
+        help="Seed of the weights, the order and all draws: the same seed, the same result.", min=0, max=LARGEST_INT
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch a named data set that is missing.")]

@@ -61,7 +61,11 @@ def train(
     ] = "conv",
     factor: Annotated[
         int | None,
-        typer.Option(help="Size of an image by that of its latent map (preset autoencoder_kl); 8 if not given.", min=1),
+        typer.Option(
+            help="How many times smaller than the image the latent map is: 1, 2, 4, 8, 16 or 32; 8 if not given (preset"
+            " autoencoder_kl).",
+            min=1,
+        ),
     ] = None,
     width: Annotated[
         int | None,
@@ -69,7 +73,11 @@ def train(
     ] = None,
     adversarial: Annotated[
         bool,
-        typer.Option("--adversarial", help="Train with a perceptual term and a discriminator, for sharp images."),
+        typer.Option(
+            "--adversarial",
+            help="Train with a perceptual term, and a discriminator whose term enters after a quarter of the steps, for"
+            " sharp images.",
+        ),
     ] = False,
     image_size: ImageSize = None,
     latent_dim: Annotated[
@@ -78,7 +86,9 @@ def train(
     ] = None,
     likelihood: Annotated[
         Likelihood | None,
-        typer.Option(help="p(x|z) (not preset article); bernoulli if not given, of autoencoder_kl laplace."),
+        typer.Option(
+            help="p(x|z) (not preset article); if not given, bernoulli, and for preset autoencoder_kl laplace."
+        ),
     ] = None,
     latent: Annotated[
         Latent | None,
@@ -102,7 +112,10 @@ def train(
     kl_warmup: Annotated[int, typer.Option(help="Steps over which beta rises from 0; 0 for none.", min=0)] = 0,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate; the preset's if not given.", callback=positive),
+        typer.Option(
+            help="Peak learning rate; if not given, 5e-3, for preset autoencoder_kl 3e-4, for article 1e-3.",
+            callback=positive,
+        ),
     ] = None,
     binarize: Annotated[
         str | None,
@@ -114,7 +127,7 @@ def train(
     images_key: ImagesKey = None,
     lr_schedule: Annotated[
         Literal["cosine", "one_cycle", "constant"] | None,
-        typer.Option(help="Of the learning rate; the preset's if not given."),
+        typer.Option(help="Schedule of the learning rate; if not given, cosine, and for preset article constant."),
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror training images left to right at random.")] = False,
     stream: Annotated[
@@ -132,14 +145,18 @@ def train(
         float | None,
         typer.Option(help="Scale larger gradients down to this norm.", callback=positive),
     ] = None,
-    accumulate: Annotated[int, typer.Option(help="Cut each batch into pieces, to need less memory.", min=1)] = 1,
+    accumulate: Annotated[
+        int, typer.Option(help="Number of pieces that each batch is cut into, to need less memory.", min=1)
+    ] = 1,
     precision: Annotated[
         Literal["fp32", "tf32", "bf16", "fp16"] | None,
-        typer.Option(help="Of the networks; what `accelerate launch` says if not given."),
+        typer.Option(help="Precision of the networks; what `accelerate launch` says if not given."),
     ] = None,
     compile: Annotated[
         bool | None,
-        typer.Option("--compile/--no-compile", help="Compile the step; by the run's length if not given."),
+        typer.Option(
+            "--compile/--no-compile", help="Compile the step, but for --adversarial; by the run's length if not given."
+        ),
     ] = None,
     sync_batch_norm: Annotated[
         bool, typer.Option("--sync-batch-norm", help="Batch norm over all processes' images (CUDA).")

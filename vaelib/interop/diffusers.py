@@ -49,7 +49,7 @@ def from_diffusers(directory: str | Path, *, image_size: int | Sequence[int] | N
 
     Args:
         directory: A directory with ``config.json`` and ``diffusion_pytorch_model.safetensors``, its shards or, without
-            it, one variant, such as ``diffusion_pytorch_model.fp16.safetensors``.
+            it, one variant, such as ``diffusion_pytorch_model.fp16.safetensors`` or its shards.
         image_size: Side, or height and width, of the images that the model is to take, multiples of its factor; the
             config's ``sample_size`` if None, and 512 where it has none.
 
@@ -190,8 +190,8 @@ def _tensors_in(directory: Path) -> dict[str, Tensor]:
 
     As diffusers does, of shards what their index says, else the one file; and a variant where it is the only one.
     """
-    index = directory / f"{WEIGHTS_NAME}.index.json"
-    if index.exists():
+    index = _index_in(directory)
+    if index is not None:
         place = _places(index)
         tensors: dict[str, Tensor] = {}
         for file in sorted(set(place.values())):
@@ -203,6 +203,19 @@ def _tensors_in(directory: Path) -> dict[str, Tensor]:
         if not tensor.is_floating_point():
             raise ModelFileError(f"The weights in {directory} must be floating point, got {tensor.dtype} in {name!r}.")
     return {name: tensor.float() for name, tensor in with_todays_names(tensors).items()}
+
+
+def _index_in(directory: Path) -> Path | None:
+    """The index of the shards, or of those of a variant if there is nothing else; None if there are none."""
+    index = directory / f"{WEIGHTS_NAME}.index.json"
+    if index.exists():
+        return index
+    variants, files = directory.glob(f"{WEIGHTS_NAME}.index.*.json"), {file.name for file in _files_in(directory)}
+    return next((variant for variant in variants if files == {*_places(variant).values()}), None)
+
+
+def _files_in(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{_STEM}*.safetensors"))
 
 
 def _places(index: Path) -> dict[str, str]:
@@ -218,7 +231,7 @@ def _places(index: Path) -> dict[str, str]:
 def _only_file(directory: Path) -> Path:
     if (directory / WEIGHTS_NAME).exists():
         return directory / WEIGHTS_NAME
-    files = sorted(directory.glob(f"{_STEM}*.safetensors"))
+    files = _files_in(directory)
     if not files:
         found = ", ".join(sorted(path.name for path in directory.iterdir()))
         raise FileNotFoundError(
