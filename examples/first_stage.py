@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vaelib"]
 # ///
-"""A first stage for a latent generator: photographs to 8 x 8 x 4 latents, without and with a discriminator.
+"""A first stage for a latent generator: photographs to 16 x 16 x 4 latents, without and with a discriminator.
 
     python examples/first_stage.py --data folder/with/train/and/test
 
@@ -27,8 +27,8 @@ SIZE, SHOWN = 64, 10
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="shapes", help="a folder with train and test, or shapes")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--width", type=int, default=24, help="channels of the first layer")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--width", type=int, default=12, help="channels at the image's resolution")
     parser.add_argument("--out", type=Path, default=Path("runs/first_stage"), help="folder of both models")
     parser.add_argument("--quick", action="store_true", help="a few steps of a small model, to see that it runs")
     arguments = parser.parse_args()
@@ -69,14 +69,7 @@ def energy(images):
 
 def trained(name, train, arguments):
     torch.manual_seed(0)
-    width = arguments.width  # vl.autoencoder_kl is the larger network for more time: residual blocks at every level
-    model = vl.conv_vae(
-        (3, SIZE, SIZE),
-        latent_shape=(4, SIZE // 8, SIZE // 8),
-        hidden_channels=(width, 2 * width, 4 * width),
-        upsample="nearest",
-        likelihood=vl.Laplace("optimal"),
-    )
+    model = vl.autoencoder_kl((3, SIZE, SIZE), factor=4, channels=4, width=arguments.width, residual_blocks=1)
     objective = vl.Elbo()
     if name == "adversarial":
         objective = vl.Adversarial(
@@ -90,10 +83,10 @@ def trained(name, train, arguments):
     trainer = vl.Trainer(
         objective,
         max_epochs=arguments.epochs,
-        batch_size=16,
-        learning_rate=3e-3,
+        batch_size=8,
+        learning_rate=1e-3,
         output_dir=arguments.out / name,
-        callbacks=[vl.EMA(0.98), vl.Pictures(every=10)],
+        callbacks=[vl.EMA(0.98), vl.Pictures(every=2)],
     )
     trainer.fit(model, vl.data.ImageDataset(train, flip=True), resume=True)
     return model.cpu().eval()

@@ -99,6 +99,16 @@ def test_without_attention_and_with_pixel_norm_an_output_depends_on_a_bounded_pa
         assert apart[..., -1, -1].any() != bounded
 
 
+@pytest.mark.parametrize("norm", ["pixel", "group"])
+def test_before_training_latents_and_images_follow_what_is_put_in(norm):
+    """With torch's own weights, images of different latents deviate by 0.1."""
+    torch.manual_seed(0)
+    vae = vl.autoencoder_kl((3, 32, 32), width=16, norm=norm, groups=4).eval()
+    colours = torch.rand(16, 3, 1, 1).expand(-1, -1, 32, 32)
+    assert vae.embed(colours).std(0).mean() > 0.25
+    assert vae.decode(torch.randn(16, *vae.latent_shape)).std(0).mean() > 0.2
+
+
 def test_it_trains_and_comes_back_from_disk(tmp_path):
     vae = small(attention=True, quant_conv=True)
     vl.Elbo()(vae, torch.rand(2, *IMAGE)).loss.backward()

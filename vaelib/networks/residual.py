@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vaelib._checks import check_bool, check_choice, check_images, check_int, check_int_tuple, check_shape, check_tensor
 from vaelib.networks.blocks import LARGEST_NETWORK
-from vaelib.networks.residual_blocks import ACTIVATIONS, NORMS, Layers, Level, Middle, normalized
+from vaelib.networks.residual_blocks import ACTIVATIONS, NORMS, Layers, Level, Middle, initialize, normalized
 
 __all__ = ["ResidualDecoder", "ResidualEncoder"]
 
@@ -152,6 +152,7 @@ class ResidualEncoder(_Residual):
         self.quant_conv = (
             nn.Identity() if self.inner_channels is None else nn.Conv2d(outputs, num_heads * self.latent_channels, 1)
         )
+        initialize(self)
 
     def forward(self, x: Tensor) -> Any:
         """``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, or one tensor; each ``(B, *latent_shape)``."""
@@ -241,6 +242,7 @@ class ResidualDecoder(_Residual):
         )
         self.norm_out = self.layers.normalize(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], self.param_channels, 3, padding=1)
+        initialize(self)
 
     def forward(self, z: Tensor) -> Tensor:
         """``(B, *latent_shape)`` to ``(B, param_channels, H, W)``, images where these are C."""

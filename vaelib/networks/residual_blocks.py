@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ACTIVATIONS", "NORMS", "Layers", "Level", "Middle", "PixelNorm", "SpatialNorm", "normalized"]
+__all__ = ["ACTIVATIONS", "NORMS", "Layers", "Level", "Middle", "PixelNorm", "SpatialNorm", "initialize", "normalized"]
 
 NORMS = ("group", "pixel", "spatial")
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -24,6 +24,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 _EPSILON = 1e-6
 _SPATIAL_GROUPS = 32
+_BRANCH = 0.3
+"""Deviation of a residual branch's last weights before training, by that which keeps the variance."""
 
 
 class PixelNorm(nn.Module):
@@ -165,3 +167,18 @@ class Middle(nn.Module):
         for attention in self.attentions:
             x = attention(x, z)
         return self.blocks[1](x, z)
+
+
+def initialize(network: nn.Module) -> None:
+    """Weights to begin training with: convolutions keep the variance, residual branches begin small, no biases.
+
+    With torch's own, each convolution between the levels leaves a third of the variance, until biases drown the image.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    for module in network.modules():
+        if isinstance(module, Residual):
+            with torch.no_grad():
+                module.conv2.weight.mul_(_BRANCH)
