@@ -39,9 +39,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="of images; if not given, painted ones")
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument(
-        "--epochs", type=int, default=10, help="10 of 2,000 images take about a minute on one CPU core"
-    )
+    parser.add_argument("--epochs", type=int, default=10, help="10 of 2,000 images take about a minute on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/own_images"), help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="400 painted images if no folder is given, 8 epochs")
     arguments = parser.parse_args()
