@@ -9,7 +9,7 @@ BATCHES = {
     "residual 64": (1, 8, 64, 256, 1024),
     "map 256": (1, 2, 4),
 }
-SMOKE = ("torch", "onnxruntime", "onnxruntime int8", "OnnxVAE")
+SMOKE = ("torch", "onnxruntime", "OnnxVAE")
 
 
 def pytest_generate_tests(metafunc):
