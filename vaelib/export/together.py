@@ -77,6 +77,9 @@ def _cut(model: ir.Model, graph: Graph) -> ir.Model:
     for values, names in ((found.inputs, graph.inputs), (found.outputs, graph.outputs)):
         for value, name in zip(values, names, strict=True):
             value.name = name
+    weights = sorted(found.initializers.items())  # extract has them in any order
+    found.initializers.clear()
+    found.initializers.update(weights)
     return ir.Model(found, ir_version=model.ir_version, functions=list(model.functions.values()))
 
 
@@ -95,4 +98,5 @@ def _inputs(graph: Graph) -> list[str]:
 
 
 def _outputs(graph: Graph) -> list[str]:
-    return ["decoder_mean" if name == "reconstruction" else f"{graph.part}_{name}" for name in graph.outputs]
+    names = {"vae_reconstruction": "decoder_mean"}
+    return [names.get(name, name) for name in (f"{graph.part}_{output}" for output in graph.outputs)]
