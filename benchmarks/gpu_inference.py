@@ -66,7 +66,7 @@ def groups_of(device, quick):
 def cells_of(device, quick):
     """All cells of a network, in order of worth."""
     if quick:
-        order = [("plain", 1), ("plain", 8), ("compiled", 8)]
+        order = [("plain", 8), ("compiled", 1)]
     else:
         order = [("plain", 64), ("plain", 1024), ("compiled", 64), ("plain", 1), ("compiled", 1024), ("plain", 256)]
         order += [("compiled", 1)]
