@@ -55,7 +55,7 @@ class Graph(NamedTuple):
         """The graph with the shapes of its inputs for another latent map; of fixed sizes the graph itself."""
         if self.multiple is None:
             return self
-        steps = {name: self.multiple if name.endswith("image") else 1 for name in self.inputs}
+        steps = {name: self.multiple if name == "image" else 1 for name in self.inputs}
         sized = {
             name: (shape[0], rows * steps[name], columns * steps[name]) if len(shape) == 3 else shape
             for name, shape in self.inputs.items()
@@ -94,7 +94,7 @@ class Graph(NamedTuple):
         image = {0: batch, 2: self.multiple * rows, 3: self.multiple * columns}
         latent = {0: batch, 2: rows, 3: columns}
         return tuple(
-            {0: batch} if len(shape) != 3 else image if name.endswith("image") else latent
+            {0: batch} if len(shape) != 3 else image if name == "image" else latent
             for name, shape in self.inputs.items()
         )
 
