@@ -709,6 +709,16 @@ WRONG = [
     (wrong(BSQ, (3,), entropy=-0.1), ValueError, "`entropy` must be >= 0, got -0.1"),
     (lambda: BSQ((3,)).embed(torch.tensor([[8]])), ValueError, r"`codes` must have values in \[0, 8\), got \[8, 8\]"),
     (lambda: BSQ((3,)).embed(torch.tensor([[1.0]])), TypeError, "`codes` must be int64"),
+    (
+        lambda: vl.ResidualQuantizer((3,), 4, 2).codes_of(torch.zeros(2, 3)),
+        ValueError,
+        "`depth` must be 1 for codes of `z`, .* got 2",
+    ),
+    (
+        lambda: vl.ResidualQuantizer((3,), 4, 2, vl.CodeTable(4, 2)).log_prob(torch.zeros(2, 3)),
+        ValueError,
+        "`depth` must be 1 for codes of `z`, .* got 2",
+    ),
     (lambda: BSQ((3,)).codes_of(torch.zeros(2, 4)), ValueError, r"`z` must have shape \(B, 3\), got \(2, 4\)"),
 ]
 

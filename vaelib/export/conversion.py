@@ -18,7 +18,7 @@ from onnxscript import opset18 as op
 from vaelib._checks import ExportError
 from vaelib.export.graphs import Graph, culprit, reason_of
 from vaelib.export.lowering import lower
-from vaelib.export.together import Together, cut, together
+from vaelib.export.together import Together, cut, decodes_its_z, together
 
 __all__ = ["convert", "lowest_ir_version", "to_bytes", "with_metadata"]
 
@@ -65,12 +65,20 @@ def convert(graphs: Mapping[str, Graph], opset: int) -> dict[str, bytes]:
     converted as one, in which each network occurs once, and cut out of it.
     """
     whole = together(graphs)
-    try:
-        with _export_errors(whole):
-            files = {part: _written(model) for part, model in cut(_converted(whole, opset), graphs)}
-    except ExportError:  # each by itself, for an error that names the one which fails
-        files = {part: to_bytes(graph, opset) for part, graph in graphs.items()}
-    return files
+    with contextlib.suppress(ExportError), _export_errors(whole):
+        if decodes_its_z(graphs["vae"]):
+            model = _converted(whole, opset)
+            if _has_free_axes(model, whole):
+                return {part: _written(graph) for part, graph in cut(model, graphs)}
+    # Each by itself: where the decoder is given more than z, or for an error that names the graph that fails.
+    return {part: to_bytes(graph, opset) for part, graph in graphs.items()}
+
+
+def _has_free_axes(model: ir.Model, graph: Graph) -> bool:
+    """Whether no network has fixed a size for all of them."""
+    shapes = [value.shape for value in model.graph.inputs]
+    axes = zip(shapes, graph.free_axes(), strict=True)
+    return not any(shape is None or isinstance(shape[axis], int) for shape, free in axes for axis in free)
 
 
 @torch.no_grad()  # with gradients torch traces the graph of the backward pass too, and throws it away

@@ -37,7 +37,7 @@ class Thresholds(nn.Module):
         reached = _reached(logits)
         self.rounds = math.ceil(math.log2(logits.shape[1]))
         width = 2**self.rounds
-        table = F.pad(reached, (0, width - reached.shape[1]), value=math.inf)
+        table = F.pad(reached, (0, width - reached.shape[1]), value=math.nan)
         self.register_buffer("table", table.reshape(-1, 1))
         self.register_buffer("starts", width * torch.arange(len(table)))
 
@@ -63,8 +63,8 @@ def _reached(logits: Tensor) -> Tensor:
         middle = (low + high).div(2, rounding_mode="floor")
         is_reached = torch.special.ndtr(_in_order(middle).double()) * total >= cumulative
         low, high = torch.where(is_reached, low, middle + 1), torch.where(is_reached, middle, high)
-    # Codes after the last of any probability are not reached.
-    return torch.where(cumulative < total, _in_order(high), math.inf)
+    # Codes after the last of any probability are not reached: nothing is >= NaN.
+    return torch.where(cumulative < total, _in_order(high), math.nan)
 
 
 def _in_order(numbers: Tensor) -> Tensor:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
+import torch
 from onnx_ir.convenience import extract, replace_all_uses_with
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from vaelib.export.graphs import Graph
 from vaelib.export.parts import bound, decoded, encoded
 
-__all__ = ["Together", "cut", "together"]
+__all__ = ["Together", "cut", "decodes_its_z", "together"]
 
 _NETWORKS = ("encoder", "decoder", "vae")
 
@@ -35,13 +38,27 @@ class Together(nn.Module):
         given = dict(zip(self.names, tensors, strict=True))
         image, view = given["image"], self.view(given.get("condition"))
         features = view._run(view.encoder, image)
+        answers = [*encoded(view, features)]
         draw = view.latent.draw(features, given.get("noise", image.new_zeros(image.shape[0], 0)))
         mean, recon_params = decoded(view, given["z"])
-        answers = [*encoded(view, features), mean, recon_params, *bound(view, image, draw, recon_params)]
+        answers += [mean, recon_params, *bound(view, image, draw, recon_params)]
         for module, inputs in self.others:
             answer = module(*(given[name] for name in inputs))
             answers += [answer] if isinstance(answer, Tensor) else answer
         return tuple(answers)
+
+
+@torch.no_grad()
+def decodes_its_z(whole: Graph) -> bool:
+    """Whether all that the decoder is given of a draw is in z, and drawing leaves what the encoder gives as it is."""
+    given = dict(zip(whole.inputs, whole.constant_inputs(0.5), strict=True))
+    image, module = given["image"], cast(Any, whole.module)
+    view = module.view(given.get("condition"))
+    features = view._run(view.encoder, image)
+    before = copy.deepcopy(features)
+    draw = view.latent.draw(features, given.get("noise", image.new_zeros(len(image), 0)))
+    same = map(torch.equal, tree_leaves(before), tree_leaves(features))
+    return torch.equal(draw.hidden, view.latent.hidden(draw.z)) and all(same)
 
 
 def together(graphs: Mapping[str, Graph]) -> Graph:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaelib._checks import check_bool, check_choice, check_float, check_int
+from vaelib._checks import check_bool, check_choice, check_float, check_int, check_tensor
 from vaelib._parts import check_head
 from vaelib.latents.codebook import Codebook, Reduce
 from vaelib.latents.quantizer import GRADIENTS, LARGEST_CODEBOOK, Quantizer
+from vaelib.priors import UniformCodes
 
 __all__ = ["ResidualQuantizer", "VectorQuantizer"]
 
@@ -69,6 +70,31 @@ class ResidualQuantizer(Quantizer):
         self.codebooks = nn.ModuleList(
             Codebook(self.num_codes, self.latent_shape[0], self.decay, self.restart) for _ in range(self.depth)
         )
+
+    def codes_of(self, z: Tensor) -> Tensor:
+        """The codes of ``z``, ``(B, *latent_shape)``, int64 ``(B, N)``, if ``depth`` is 1.
+
+        Raises:
+            ValueError: If it is more: a sum of vectors does not tell which ones it is made of.
+        """
+        if self.depth > 1:
+            raise ValueError(
+                f"`depth` must be 1 for codes of `z`, which is a sum here that may be made of other vectors too, got"
+                f" {self.depth}: take those of `encode`, and `log_p` of a draw or `prior.log_prob(codes)`."
+            )
+        return super().codes_of(z)
+
+    def log_prob(self, z: Tensor, *, prior: Any = None) -> Tensor:
+        """Log p(codes of z) in nats, ``(B,)``; if ``depth`` is more than 1, of uniform codes only.
+
+        Raises:
+            ValueError: Of a ``depth`` above 1 with another prior.
+        """
+        if self.depth > 1 and isinstance(self.prior if prior is None else prior, UniformCodes):
+            check_tensor("z", z, ("B", *self.latent_shape))
+            any_codes = torch.zeros(len(z), self.num_positions, dtype=torch.int64, device=z.device)
+            return self.prior.log_prob(any_codes).sum(1)
+        return super().log_prob(z, prior=prior)
 
     def after_step(
         self, reduce: Reduce | None = None, generator: torch.Generator | None = None, moved: bool | Tensor = True

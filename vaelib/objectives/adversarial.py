@@ -183,7 +183,6 @@ class Adversarial(nn.Module):
         """The schedule of ``elbo``, or None."""
         return getattr(self.elbo, "capacity", None)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator] # which knows no gradients within a step
     def forward(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> Any:
         """:class:`AdversarialTerms` of one batch; ``step`` drives ``start``, ``ramp`` and the schedules of ``elbo``."""
         check_has_code("Adversarial", model)

@@ -108,7 +108,7 @@ class RaeLoss:
     """A regularised :class:`AutoEncoder`, to be sampled by a density fitted to its codes.
 
     The gradient penalty is that of ``recon_params`` with respect to z, summed over all pairs of them, by one random
-    projection an image, which is unbiased. It costs a second pass through the decoder and is not compiled.
+    projection an image, which is unbiased. It costs a second pass through the decoder, and the step runs eagerly.
 
     Args:
         beta: Weight of half the squared norm of codes, >= 0.
@@ -134,6 +134,7 @@ class RaeLoss:
         self.weight = check_float("weight", weight, 0.0)
         check_choice("penalty", penalty, ("gradient", "l2"))
         self.penalty = penalty
+        self.eager = penalty == "gradient"  # torch.compile knows no gradients of gradients
 
     def __call__(self, model: Any, x: Tensor, *, step: int = 0, generator: torch.Generator | None = None) -> RaeTerms:
         """Terms of one batch."""
@@ -152,7 +153,6 @@ class RaeLoss:
         return RaeTerms(loss + (self.beta * code + self.weight * penalty).mean(), reconstruction, code, penalty)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator] # which knows no gradients of gradients
 def _decoded_with_slope(model: Any, z: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """``recon_params``, and the squared norm of their Jacobian per image: E ||v J||^2 over signs v."""
     with torch.enable_grad():  # in validation too
