@@ -16,7 +16,7 @@ import torch
 from networks import NETWORKS, used
 
 import vaelib as vl
-from vaelib.benchmark.matrix import Matrix
+from vaelib.benchmark.matrix import LEAST_CALLS, Matrix
 
 ONCE = {"seconds": 0.0, "rounds": 1, "least_calls": 2}
 """How much a smoke test measures."""
@@ -126,8 +126,8 @@ def cells(matrix_of):
 def run_row(benchmark, cells, skip_row, replay):
     """One backend's row of a cell as a benchmark: what is missing is skipped, what failed or is wrong fails."""
 
-    def run(network, operation, batch, backend, backends, table=None):
-        options = ONCE if benchmark.disabled else {}
+    def run(network, operation, batch, backend, backends, table=None, least_calls=LEAST_CALLS):
+        options = ONCE if benchmark.disabled else {"least_calls": least_calls}
         rows, matrix = cells(network, operation, batch, backends, table, **options)
         if backend in matrix.skipped:
             skip_row(backend, matrix.skipped[backend])

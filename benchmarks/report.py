@@ -138,40 +138,57 @@ def plot(rows, network, path):
     plt.close(figure)
 
 
-OTHERS = {
-    "test_the_article_and_pythae": "The article's network, the same weights",
-    "test_autoencoder_kl": "A first stage, 256x256 to 4x32x32, the same weights as diffusers' AutoencoderKL",
-    "test_tiled": "Whole and in tiles of 256, the same weights as diffusers'",
-}
-
-
 def others(run, out, name):
     parts = []
-    columns = ["", "", "images/s", "p50 ms", "peak MiB", "of products", "off by"]
-    for test, title in OTHERS.items():
-        found = entries(run, test)
-        networks = dict.fromkeys(r["network"] for r in found)
-        for network in networks:
-            rows = [r for r in found if r["network"] == network]
-            lines = [
-                [
-                    f"{r['operation']}, batch {r['batch']}",
-                    r["backend"],
-                    f"{r['images_per_second']:,.0f}"
-                    if r["images_per_second"] >= 10
-                    else f"{r['images_per_second']:.2f}",
-                    f"{r['p50']:.3g}",
-                    f"{r['peak_mib']:,.0f}",
-                    f"{r['of_products']:.0%}",
-                    f"{r['error']:.0e}",
-                ]
-                for r in sorted(rows, key=lambda r: (OPERATIONS.index(r["operation"]), r["batch"]))
+    if rows := entries(run, "test_the_article_and_pythae"):
+        columns = ["", "", "images/s", "p50 ms", "peak MiB", "of products"]
+        lines = [
+            [
+                f"{r['operation']}, batch {r['batch']}",
+                r["backend"],
+                f"{r['images_per_second']:,.0f}",
+                f"{r['p50']:.3g}",
+                f"{r['peak_mib']:,.0f}",
+                f"{r['of_products']:.0%}",
             ]
-            parts += [f"### {title}{f': {network}' if len(networks) > 1 else ''}", table(columns, lines)]
+            for r in in_order(rows)
+        ]
+        parts += ["### The article's network, the same weights", table(columns, lines)]
+    if rows := entries(run, "test_autoencoder_kl") + entries(run, "test_tiled"):
+        parts += [f"### First stages, the weights of diffusers' {DIFFUSERS}", first_stages(rows)]
     for found in entries(run, "test_first_answer"):
         lines = [[b, f"{f['seconds']:.2f}", f"{f['peak_mib']:.0f}"] for b, f in found["first_answer"].items()]
         parts += ["### A process from its start to its first image", table(["", "seconds", "peak MiB"], lines)]
     return "\n\n".join(["## Against others", *parts]) if parts else ""
+
+
+DIFFUSERS = "AutoencoderKL (first stage) and AutoencoderTiny (without norms)"
+
+
+def in_order(rows):
+    return sorted(rows, key=lambda r: (OPERATIONS.index(r["operation"]), r["batch"]))
+
+
+def first_stages(rows):
+    """Median call and peak memory of a process for each backend, whole and in tiles; README has this table."""
+    backends = [b for b in dict.fromkeys(r["backend"] for r in rows) if not b.endswith(" tiled")]
+    lines = []
+    for network in dict.fromkeys(r["network"] for r in rows):
+        found = {(r["operation"], r["batch"], r["backend"]): r for r in in_order(rows) if r["network"] == network}
+        for operation, batch in dict.fromkeys(key[:2] for key in found):
+            for tiled in ("", " tiled"):
+                cells = [time_and_memory(found.get((operation, batch, backend + tiled))) for backend in backends]
+                if any(cells):
+                    lines.append([f"{network}, {operation}{tiled}", batch, *cells])
+    return table(["p50 ms, peak MiB", "batch", *backends], lines)
+
+
+def time_and_memory(row):
+    """What is off by more than rounding says by how much: of the largest value, as blended tiles are."""
+    if row is None:
+        return ""
+    off = f", off by {row['error']:.0e}" if row["error"] > 1e-4 else ""
+    return f"{row['p50']:,.0f}, {row['peak_mib']:,.0f}{off}"
 
 
 def training(run, out, name):

@@ -14,8 +14,10 @@ from vaelib.benchmark.backend import OPERATIONS
 
 PEERS = Path(__file__).parent / "peers.py"
 BESIDE = ("the article's code", "pythae", "torch", "OnnxVAE")
-TILED = ("diffusers", "torch", "OnnxVAE", "diffusers tiled", "torch tiled", "OnnxVAE tiled")
 BESIDE_DIFFUSERS = ("diffusers", "torch", "onnxruntime", "OnnxVAE")
+TILED = (*BESIDE_DIFFUSERS, "diffusers tiled", "torch tiled", "OnnxVAE tiled")
+FEW = 21
+"""Calls of what takes up to seconds, 3 in each round."""
 
 
 @pytest.mark.parametrize("peer", BESIDE)
@@ -35,17 +37,20 @@ def test_autoencoder_kl(benchmark, run_row, operation, batch, peer):
     """The first stage of latent diffusion in small, with the same random weights, so the same numbers."""
     if benchmark.disabled:
         pytest.skip("measured with --benchmark-only")
-    run_row("first stage 256", operation, batch, peer, BESIDE_DIFFUSERS, PEERS)
+    run_row("first stage 256", operation, batch, peer, BESIDE_DIFFUSERS, PEERS, FEW)
 
 
 @pytest.mark.parametrize("peer", TILED)
 @pytest.mark.parametrize("operation", OPERATIONS[:2])
 @pytest.mark.parametrize("network", ["first stage 512", "without norms 512"])
 def test_tiled(benchmark, run_row, network, operation, peer):
-    """Whole and in tiles of 256: blended by all where there are group norms, exact in vaelib where there are none."""
+    """Whole and in tiles of 256: blended by all where there are group norms, exact in vaelib where there are none.
+
+    A plain onnxruntime session has no tiles.
+    """
     if benchmark.disabled:
         pytest.skip("measured with --benchmark-only")
-    run_row(network, operation, 1, peer, TILED, PEERS)
+    run_row(network, operation, 1, peer, TILED, PEERS, FEW)
 
 
 FIRST_ANSWER = {
