@@ -76,8 +76,8 @@ def trained(name, train, arguments):
             vl.PatchDiscriminator(3, width=16, num_layers=2),
             elbo=objective,
             perceptual=vl.perceptual_distance,
-            start=0.25,
-            ramp=0.1,
+            start=0.6,
+            ramp=0.2,
             optimizer={"betas": (0.5, 0.9), "lr_scale": 0.2},
         )
     trainer = vl.Trainer(
