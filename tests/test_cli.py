@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.main import get_command
 
 import vaelib as vl
-from vaelib.cli import main
+from vaelib.cli import app, main
 from vaelib.cli.common import reading_of_run, reading_options
+from vaelib.cli.making import make_trainer
 
 SHORT = ("--epochs", "2", "--batch-size", "16", "--latent-dim", "4", "--seed", "3")
 
@@ -105,6 +107,20 @@ def test_train_a_first_stage_with_a_discriminator(run, tmp_path, capsys, options
     model = vl.load(tmp_path / "run")
     assert isinstance(model.latent, latent) and model.latent_shape[1:] == (3, 3)
     assert {"perceptual", "adversarial", "weight", "discriminator"} < set(result["val"])
+
+
+def test_the_help_of_train_says_the_rates_of_the_presets(capsys):
+    """`--learning-rate` and what makes the trainer are in two modules."""
+    options = {"adversarial": False, "beta": 1.0, "kl_warmup": 0, "checkpoint_every": None, "keep_last": 2}
+    trained = {"batch_size": 8, "epochs": 1, "accumulate": 1, "sync_batch_norm": False, "seed": 0, "out": None}
+    none = ("learning_rate", "lr_schedule", "ema", "patience", "tracker", "clip_norm", "precision", "compile")
+    rates = [
+        make_trainer({**options, **trained, **dict.fromkeys(none), "preset": preset}, (3, 16, 16)).learning_rate
+        for preset in ("conv", "autoencoder_kl", "article")
+    ]
+    assert rates == [5e-3, 3e-4, 1e-3]
+    (said,) = (o.help for o in get_command(app).commands["train"].params if o.name == "learning_rate")
+    assert said == "Peak learning rate; if not given, 5e-3, for preset autoencoder_kl 3e-4, for article 1e-3."
 
 
 def test_evaluate(run, capsys):
