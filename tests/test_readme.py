@@ -60,11 +60,11 @@ def test_python_blocks(code, tmp_path, monkeypatch):
 def test_command_line_blocks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [line for code in blocks("bash") for line in code.splitlines() if line.startswith("vaelib ")]
-    assert len(lines) == 8
+    assert len(lines) == 9
     for line in lines:
         assert main(shlex.split(line)[1:]) == 0, line
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {
-        "first", "samples.png", "mine.png", "embedding.npz", "embedding.png", "bundle",
+        "first", "samples.png", "one.png", "mine.png", "embedding.npz", "embedding.png", "bundle",
     }  # fmt: skip
 
 
