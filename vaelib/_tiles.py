@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from vaelib._checks import check_bool, check_int
 
-__all__ = ["Axis", "Part", "assembled", "reflected", "refused", "tiles_asked", "tiles_of"]
+__all__ = ["Axis", "Part", "assembled", "reflected", "refused", "tiles_asked", "tiles_by_section", "tiles_of"]
 
 
 class Axis(NamedTuple):
@@ -159,6 +159,28 @@ def assembled(
             else:
                 result[:, :, kept[0], kept[1]] = own
     return results
+
+
+def tiles_by_section(
+    sections: Sequence[Sequence[Axis]], sizes: Sequence[int], tile: int, *, exact: bool = True
+) -> list[list[list[Part]]]:
+    """The tiles of networks that follow each other, as :func:`tiles_of` gives them for each.
+
+    A section with neither end at the image's resolution, whose maps have more channels, gets tiles of a quarter as many
+    cells, or of twice the least.
+    """
+    found = []
+    finest = max(_pixels(axis) for axes in sections for axis in axes)
+    for axes in sections:
+        least = max(_pixels(axis) * max(axis.low + axis.high + 1, axis.least) for axis in axes)
+        own = tile if max(map(_pixels, axes)) == finest else max(tile // 4, 2 * least)
+        found.append(tiles_of(axes, sizes, own, exact=exact))
+        sizes = [size // axis.step * axis.cells for size, axis in zip(sizes, axes, strict=True)]
+    return found
+
+
+def _pixels(axis: Axis) -> int:
+    return max(axis.step, axis.cells)
 
 
 def reflected(size: int, multiple: int) -> list[int]:

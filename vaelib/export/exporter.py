@@ -161,7 +161,9 @@ def export_onnx(
             part: compare(contents[part], graph, limits[part], third_opinion=precision == "fp16")
             for part, graph in networks.items()
         }
-    described = manifest.described({**metadata, "tiling": tiling_of(graphs)}, proofs, parity)
+    described = manifest.described(
+        {**metadata, "tiling": tiling_of(graphs, contents if precision == "fp32" else {})}, proofs, parity
+    )
     files = {
         f"{part}.onnx": with_metadata(content, manifest.props_of(part, described)) for part, content in contents.items()
     }

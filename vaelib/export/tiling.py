@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vaelib._checks import ExportError
@@ -15,8 +18,10 @@ from vaelib._tiles import Axis, assembled, tiles_of
 from vaelib.export.differences import Limit
 from vaelib.export.graphs import Graph
 from vaelib.runtime import OnnxVAE
+from vaelib.runtime.protobuf import ProtobufError
+from vaelib.runtime.sections import cut_out
 from vaelib.tiling import Field, receptive_field
-from vaelib.tiling.passes import COLUMNS, ROWS
+from vaelib.tiling.passes import COLUMNS, ROWS, sections_of
 from vaelib.tiling.sizes import size_dependence
 
 __all__ = ["prove_tiles", "sentence", "smooth_images", "tiling_of"]
@@ -24,14 +29,16 @@ __all__ = ["prove_tiles", "sentence", "smooth_images", "tiling_of"]
 _IMAGES = 2
 _MOST = 5e-2
 """For int8, whose distance from torch has no limit."""
+_SAME = 1e-4
+"""Of the range: what the same value may differ by in torch and onnxruntime."""
 _SIDE = 64
 """Pixels of the tiles that are blended for the stated error, or the side of the model's images if that is less."""
 
 
-def tiling_of(graphs: Mapping[str, Graph]) -> dict[str, Any] | None:
+def tiling_of(graphs: Mapping[str, Graph], contents: Mapping[str, bytes]) -> dict[str, Any] | None:
     """By part, the axes of its receptive field, or the layer that has none and what blending costs.
 
-    None where height and width are fixed.
+    None where height and width are fixed. The graph of a part in ``contents`` is looked into for sections.
 
     Raises:
         ExportError: If a part computes in another way at another size, which a graph cannot.
@@ -50,11 +57,56 @@ def tiling_of(graphs: Mapping[str, Graph]) -> dict[str, Any] | None:
             raise ExportError(f"`dynamic_size` needs a model that computes the same at every size: {part} {changing}.")
         field = changing or receptive_field(module, examples)
         if isinstance(field, Field):
-            found[part] = {name: axis._asdict() for name, axis in field._asdict().items()}
+            found[part] = _axes(field)
+            if part in contents and len(examples) == 1:
+                found[part] |= _in_sections(graph, name, examples[0], contents[part])
         else:
             layer = field.layer.replace("`model.", "`").replace(f"`{part}.", "`")
             found[part] = {"layer": layer, "reason": field.reason, "blend": _blended(graphs, part, multiple)}
     return found
+
+
+def _axes(field: Field) -> dict[str, Any]:
+    return {name: axis._asdict() for name, axis in field._asdict().items()}
+
+
+@torch.no_grad()
+def _in_sections(graph: Graph, name: str, example: Tensor, content: bytes) -> dict[str, Any]:
+    """The two sections of the network and the value of the graph that lies between them; nothing if there is none."""
+    sections = sections_of(getattr(graph.module.model, graph.part), [example])
+    if len(sections) != 2:
+        return {}
+    first, second = sections
+    given = torch.rand(1, *graph.for_proof().inputs[name], generator=torch.Generator().manual_seed(0))
+    between = first.network(given)
+    value = _value_like(content, {name: given.numpy()}, between.numpy())
+    if value is None:
+        return {}
+    cuts = [(name, given, first), (value, between, second)]
+    return {"sections": [{"given": n, "channels": v.shape[1], **_axes(section.found)} for n, v, section in cuts]}
+
+
+def _value_like(content: bytes, inputs: Mapping[str, Any], wanted: NDArray[np.float32]) -> str | None:
+    """The name of the value of a graph that is closest to ``wanted``, if it is close and all outputs depend on it."""
+    proto = onnx.load_model_from_string(content)
+    outputs = [value.name for value in proto.graph.output]
+    names = [name for node in proto.graph.node for name in node.output]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    apart = {
+        name: np.abs(value - wanted).max()
+        for name, value in zip(names, session.run(names, dict(inputs)), strict=True)
+        if value.shape == wanted.shape
+    }
+    name = min(apart, key=apart.__getitem__, default=None)
+    if name is None or not apart[name] <= _SAME * np.ptp(wanted):
+        return None
+    try:
+        cut_out(content, name, outputs)
+    except ProtobufError:  # they also depend on something else
+        return None
+    return name
 
 
 @torch.no_grad()
@@ -136,14 +188,20 @@ def prove_tiles(model: OnnxVAE, limits: Mapping[str, Mapping[str, Limit]]) -> No
         if "rows" not in tiling.get(part, {}):
             continue
         axes = [Axis(**tiling[part][name]) for name in ("rows", "columns")]
-        steps = max(max(axis.low + axis.high + 1, axis.least) for axis in axes)
+        steps = max(_least(axis) for axis in axes)
+        ends = [section[name] for section in tiling[part].get("sections", []) for name in ("rows", "columns")]
+        tile = max(_least(Axis(**axis)) for axis in ends) if ends else steps
         for along in (0, 1):
             sizes = [axis.step * (steps + 3 if i == along else axis.least) for i, axis in enumerate(axes)]
             values = generator.random((1, channels, *sizes), np.float32)
-            whole, tiled = call(values), call(values, tile=steps * max(axes[0].step, axes[0].cells))
+            whole, tiled = call(values), call(values, tile=tile * max(axes[0].step, axes[0].cells))
             off = np.abs(tiled - whole).max() / max(np.ptp(whole), 1e-12)
             if not off <= min(limits[part][kind].tolerance, _MOST):
                 raise ExportError(
                     f"vaelib.runtime gives another result in tiles than for the whole: {part}.onnx is off by {off:.1e}"
                     " of its range."
                 )
+
+
+def _least(axis: Axis) -> int:
+    return max(axis.low + axis.high + 1, axis.least)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vaelib._checks import check_bool, check_choice, check_images, check_int, check_int_tuple, check_shape, check_tensor
 from vaelib.networks.blocks import LARGEST_NETWORK
-from vaelib.networks.residual_blocks import ACTIVATIONS, NORMS, Layers, Level, Middle, initialize, normalized
+from vaelib.networks.residual_blocks import ACTIVATIONS, NORMS, Layers, Level, Middle, Section, initialize, normalized
 
 __all__ = ["ResidualDecoder", "ResidualEncoder"]
 
@@ -68,6 +68,17 @@ class _Residual(nn.Module):
                 f"A network may have {LARGEST_NETWORK:.1e} weights, this would have {weights:.1e}: make"
                 " `hidden_channels` or `residual_blocks` smaller."
             )
+
+    def sections(self) -> tuple[nn.Module, ...]:
+        """Two networks which make up this one, cut at the lowest resolution; none if the map there is too large.
+
+        Each looks less far than both together, so that large images take less time in tiles. The map between them is
+        held whole: of an image of 16 tiles it is no larger than a map of one tile at the image's resolution.
+        """
+        least, most = sorted((self.hidden_channels[0], self.hidden_channels[-1]))
+        if self.norm == "spatial" or 16 * most > least * 4 ** (len(self.hidden_channels) - 1):
+            return ()
+        return Section(self, self._before), Section(self, self._after)
 
     def _levels_of(self, attention_levels: Sequence[int]) -> tuple[int, ...]:
         return check_int_tuple("attention_levels", attention_levels, minimum=0, maximum=len(self.hidden_channels) - 1)
@@ -158,10 +169,16 @@ class ResidualEncoder(_Residual):
         """``(B, C, H, W)`` in [0, 1] to ``(mu, logvar)``, or one tensor; each ``(B, *latent_shape)``."""
         check_tensor("x", x, floating=False)
         check_images("x", x, self.image_shape, floating=x.is_floating_point())
-        hidden = self.conv_in(2 * x - 1)
-        for level in self.levels:
+        return self._after(self._before(x))
+
+    def _before(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.conv_in(2 * x - 1)
+        for level in self.levels[:-1]:
             hidden = level(hidden)
-        hidden = self.norm_out(self.middle(hidden))
+        return hidden
+
+    def _after(self, hidden: Tensor) -> Any:
+        hidden = self.norm_out(self.middle(self.levels[-1](hidden)))
         heads = self.quant_conv(self.conv_out(nn.functional.silu(hidden)))
         if self.num_heads == 1:
             return heads
@@ -248,8 +265,15 @@ class ResidualDecoder(_Residual):
         """``(B, *latent_shape)`` to ``(B, param_channels, H, W)``, images where these are C."""
         check_tensor("z", z)
         check_shape("z", z.shape, ("B", *self.latent_shape))
-        hidden = self.middle(self.conv_in(self.quant_conv(z)), z)
-        for level in self.levels:
+        return self._after(self._before(z), z)
+
+    def _before(self, z: Tensor) -> Tensor:
+        return self.levels[0].features(self.middle(self.conv_in(self.quant_conv(z)), z), z)
+
+    def _after(self, hidden: Tensor, z: Tensor | None = None) -> Tensor:
+        if self.levels[0].resample is not None:
+            hidden = self.levels[0].resample(hidden)
+        for level in self.levels[1:]:
             hidden = level(hidden, z)
         hidden = nn.functional.silu(normalized(self.norm_out, hidden, z))
         return self.conv_out(hidden) / 2 + 0.5

@@ -6,13 +6,13 @@ The operations, and so every bit of the results, are those of AutoencoderKL in d
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ACTIVATIONS", "NORMS", "Layers", "Level", "Middle", "PixelNorm", "SpatialNorm", "initialize", "normalized"]
+__all__ = ["ACTIVATIONS", "NORMS", "Layers", "Level", "Middle", "PixelNorm", "Section", "SpatialNorm", "initialize", "normalized"]
 
 NORMS = ("group", "pixel", "spatial")
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -146,11 +146,16 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """``(B, C, H, W)`` to ``(B, C', H', W')``."""
+        x = self.features(x, z)
+        return x if self.resample is None else self.resample(x)
+
+    def features(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """The same before it is resampled."""
         for i, block in enumerate(self.blocks):
             x = block(x, z)
             if self.attentions:
                 x = self.attentions[i](x, z)
-        return x if self.resample is None else self.resample(x)
+        return x
 
 
 class Middle(nn.Module):
@@ -182,3 +187,15 @@ def initialize(network: nn.Module) -> None:
         if isinstance(module, Residual):
             with torch.no_grad():
                 module.conv2.weight.mul_(_BRANCH)
+
+
+class Section(nn.Module):
+    """A part of a network, as a network of its own."""
+
+    def __init__(self, network: nn.Module, forward: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.network, self._forward = network, forward
+
+    def forward(self, x: Tensor) -> Any:
+        """``(B, C, H, W)`` to one or several maps."""
+        return self._forward(x)

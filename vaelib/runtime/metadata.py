@@ -89,15 +89,30 @@ def _is_tiling(value: Any) -> bool:
 
 
 def _is_tiled(value: Any) -> bool:
-    """One part: the axes of its receptive field, or the layer without a bound."""
-    if not isinstance(value, dict) or value.keys() != {"rows", "columns"}:
+    """One part: the axes of its receptive field, also of each of its sections, or the layer without a bound."""
+    if not isinstance(value, dict) or not {"rows", "columns"} <= value.keys() <= {"rows", "columns", "sections"}:
         return isinstance(value, dict) and _is_text(value.get("layer")) and _is_text(value.get("reason"))
+    sections = value.get("sections", [])
+    return _are_axes(value) and isinstance(sections, list) and all(map(_is_section, sections))
+
+
+def _is_section(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"given", "channels", "rows", "columns"}
+        and _is_text(value["given"])
+        and _is_count(value["channels"], _MAX_EXTENT)
+        and _are_axes(value)
+    )
+
+
+def _are_axes(value: dict[str, Any]) -> bool:
     return all(
         isinstance(axis, dict)
         and axis.keys() == {*Axis._fields}
         and all(type(count) is int and count <= _MAX_EXTENT for count in axis.values())
         and all(count >= (0 if name in ("low", "high") else 1) for name, count in axis.items())
-        for axis in value.values()
+        for axis in (value["rows"], value["columns"])
     )
 
 

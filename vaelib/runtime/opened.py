@@ -14,7 +14,7 @@ from vaelib.runtime.codes import code_check, uniform_codes, whole_numbers
 from vaelib.runtime.contract import Spec, axes_of, bound_axes, item_shape
 from vaelib.runtime.engine import Array, Check, Engine
 from vaelib.runtime.inputs import checked_condition, finite, finite_check, floats, range_check, rows_for, shown
-from vaelib.runtime.machine import Machine
+from vaelib.runtime.machine import Machine, Session
 
 __all__ = ["Graphs"]
 
@@ -28,6 +28,7 @@ class Graphs:
     def __init__(self, directory: str | Path, machine: Machine) -> None:
         self._bundle, self._machine = Bundle(directory), machine
         self._engines: dict[str, Engine] = {}
+        self._sections: dict[tuple[str, str], Session] = {}
         self._lock = Lock()
         self.directory = self._bundle.directory
         self.metadata, self.contract = self._bundle.metadata, self._bundle.graphs
@@ -76,6 +77,23 @@ class Graphs:
         check_shape(called, values.shape, spec.shape)
         _check_extents(spec, values.shape, self.multiple or 1, called)
         return values
+
+    def section(
+        self, part: str, given: str, values: Array, called: str, outputs: Mapping[str, tuple[int, ...]]
+    ) -> list[Array]:
+        """Values within ``part`` by the value ``given``, which is an input, and checked then, or lies within too.
+
+        ``outputs`` has the shapes of one item.
+        """
+        if given in self.contract[part].inputs:
+            _check_of(given, called, values, None)(values)
+        key = part, given
+        if key not in self._sections:
+            names = tuple(outputs) if given in self.contract[part].inputs else tuple(self.contract[part].outputs)
+            self._sections[key] = self.engine(part).section(given, names)
+        items = {name: (shape, values.dtype) for name, shape in outputs.items()}
+        results = self._sections[key].call({given: values}, items)
+        return [_checked_output(part, name, found) for name, found in zip(outputs, results, strict=True)]
 
     def shape_of(self, part: str, name: str) -> tuple[int, ...]:
         """Of one item of an input, at the size of the training.
@@ -146,7 +164,7 @@ def _check_extents(spec: Spec, shape: tuple[int, ...], multiple: int, called: st
         )
 
 
-def _check_of(name: str, called: str, values: Array, num_codes: int) -> Check:
+def _check_of(name: str, called: str, values: Array, num_codes: int | None) -> Check:
     """The check of the values of the input ``name``."""
     if name == "codes":
         return code_check(called, num_codes)

@@ -8,9 +8,10 @@ tables hold no message within itself, so the depth of reading is theirs, and ``M
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["MAX_FIELDS", "MODEL", "ProtobufError", "parse"]
+__all__ = ["MAX_FIELDS", "MODEL", "NODE", "TENSOR", "ProtobufError", "fields_of", "parse", "written"]
 
 MAX_FIELDS = 200_000
 """Of fields and of packed whole numbers in one file; a graph of 1,000 nodes has about 20,000."""
@@ -41,7 +42,7 @@ _VALUE = {
     3: Field("doc_string", str),
     4: Field("metadata_props", _ENTRY, many=True),
 }
-_TENSOR = {
+TENSOR = {
     1: Field("dims", int, many=True),
     2: Field("data_type", int),
     4: Field("float_data", float, many=True),
@@ -59,14 +60,14 @@ _ATTRIBUTE = {
     2: Field("f", float),
     3: Field("i", int),
     4: Field("s", str),
-    5: Field("t", _TENSOR),
+    5: Field("t", TENSOR),
     7: Field("floats", float, many=True),
     8: Field("ints", int, many=True),
     9: Field("strings", str, many=True),
     13: Field("doc_string", str),
     20: Field("type", int),
 }
-_NODE = {
+NODE = {
     1: Field("input", str, many=True),
     2: Field("output", str, many=True),
     3: Field("name", str),
@@ -77,9 +78,9 @@ _NODE = {
     9: Field("metadata_props", _ENTRY, many=True),
 }
 _GRAPH = {
-    1: Field("node", _NODE, many=True),
+    1: Field("node", NODE, many=True),
     2: Field("name", str),
-    5: Field("initializer", _TENSOR, many=True),
+    5: Field("initializer", TENSOR, many=True),
     10: Field("doc_string", str),
     11: Field("input", _VALUE, many=True),
     12: Field("output", _VALUE, many=True),
@@ -110,6 +111,31 @@ def parse(data: bytes, table: dict[int, Field]) -> dict[str, Any]:
     return _Reader().message(memoryview(data), table)
 
 
+def fields_of(data: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """The number of each field of a message that :func:`parse` has read, all its bytes, and those of its value."""
+    reader, at = _Reader(), 0
+    while at < len(data):
+        start = at
+        tag, at = reader.varint(data, at)
+        number, wire = divmod(tag, 8)
+        size, after = (4, at) if wire == _FOUR_BYTES else reader.varint(data, at)
+        at = after if wire == _VARINT else after + size
+        yield number, data[start:at], data[after:at]
+
+
+def written(number: int, value: bytes) -> bytes:
+    """A field of a message: a text, bytes, or a message."""
+    return _as_varint(8 * number + _BYTES) + _as_varint(len(value)) + value
+
+
+def _as_varint(value: int) -> bytes:
+    digits = []
+    while value > 0x7F:
+        digits.append(0x80 | value & 0x7F)
+        value >>= 7
+    return bytes([*digits, value])
+
+
 class _Reader:
     def __init__(self) -> None:
         self.left = MAX_FIELDS
@@ -122,7 +148,7 @@ class _Reader:
         seen = set()
         at = 0
         while at < len(data):
-            tag, at = self._varint(data, at)
+            tag, at = self.varint(data, at)
             number, wire = divmod(tag, 8)
             if number not in table:
                 raise ProtobufError(f"field {number} is not allowed here")
@@ -140,12 +166,12 @@ class _Reader:
     def _values(self, data: memoryview, at: int, wire: int, field: Field) -> tuple[list[Any], int]:
         """The value at ``at``, or the many that are packed there, and where it ends."""
         if wire == _VARINT and field.kind is int:
-            value, at = self._varint(data, at)
+            value, at = self.varint(data, at)
             return [_signed(value)], at
         if wire == _FOUR_BYTES and field.kind is float and at + 4 <= len(data):
             return list(struct.unpack_from("<f", data, at)), at + 4
         if wire == _BYTES and (field.many or field.kind not in (int, float)):
-            size, at = self._varint(data, at)
+            size, at = self.varint(data, at)
             if at + size <= len(data):
                 return self._content(data[at : at + size], field), at + size
         raise ProtobufError(f"`{field.name}` has wire type {wire} or reaches beyond its message")
@@ -166,12 +192,12 @@ class _Reader:
         if field.kind is int:
             numbers, at = [], 0
             while at < len(content):
-                value, at = self._varint(content, at)
+                value, at = self.varint(content, at)
                 numbers.append(_signed(value))
             return numbers
         return [self.message(content, field.kind)]
 
-    def _varint(self, data: memoryview, at: int) -> tuple[int, int]:
+    def varint(self, data: memoryview, at: int) -> tuple[int, int]:
         self._spend(1)
         value = 0
         for shift, byte in zip(range(0, 70, 7), data[at : at + 10], strict=False):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vaelib._tiles import Axis, assembled, reflected, refused, tiles_asked, tiles_of
+from vaelib._tiles import Axis, assembled, reflected, refused, tiles_asked, tiles_by_section
+from vaelib.runtime.contract import item_shape
 from vaelib.runtime.inputs import Array, rows_for
 from vaelib.runtime.opened import Graphs
 
@@ -32,7 +34,7 @@ def encoded(
     """
     if not tiles_asked(*tiles):
         return graphs.ask("encoder", "image", images, "images", outputs)
-    axes = _axes(graphs, "encoder", tiles)
+    sections = _sections(graphs, "encoder", "image", tiles)
     multiple = graphs.multiple or 1
     if isinstance(images, np.ndarray) and images.ndim == 4 and 0 not in images.shape[2:]:
         height, width = images.shape[2:]
@@ -46,46 +48,81 @@ def encoded(
                     UserWarning,
                     stacklevel=3,
                 )
-    return _in_tiles(graphs, ("encoder", "image", "images"), images, outputs, axes, tiles)
+    return _in_tiles(graphs, ("encoder", "image", "images"), images, outputs, sections, tiles)
 
 
 def decoded(graphs: Graphs, z: Any, output: str, tiles: Tiles) -> Array:
     """What the decoder gives for latents; raises as :func:`encoded`."""
     if not tiles_asked(*tiles):
         return graphs.ask("decoder", "z", z, "z", (output,))[0]
-    axes = _axes(graphs, "decoder", tiles)
-    return _in_tiles(graphs, ("decoder", "z", "z"), z, (output,), axes, tiles)[0]
+    sections = _sections(graphs, "decoder", "z", tiles)
+    return _in_tiles(graphs, ("decoder", "z", "z"), z, (output,), sections, tiles)[0]
+
+
+class _Section(NamedTuple):
+    """What is computed tile by tile: a graph, or the nodes of it that follow those of the section before."""
+
+    given: str
+    """The name of what it is given."""
+    axes: tuple[Axis, Axis]
+    channels: int = 0
+    """Of what it is given, where that lies within the graph."""
 
 
 def _in_tiles(
-    graphs: Graphs, of: tuple[str, str, str], values: Any, outputs: tuple[str, ...], axes: _Axes, tiles: Tiles
+    graphs: Graphs, of: tuple[str, str, str], values: Any, outputs: tuple[str, ...], sections: _Sections, tiles: Tiles
 ) -> list[Array]:
     """An image after the other, and one tile at a time with all threads: memory is that of one tile."""
     part, name, called = of
     values = graphs.checked(part, name, values, called)
     if not len(values):
         return graphs.ask(part, name, values, called, outputs)
-    cut = tiles_of(axes.both, values.shape[2:], tiles[0], exact=axes.are_exact)
-    found = [
-        assembled(
-            lambda tile, view=view: view.ask(part, name, tile, called, outputs),  # type: ignore[misc]
-            values[i : i + 1],
-            axes.both,
-            cut,
-            empty=lambda like, shape: np.zeros(shape, like.dtype),
-            like=lambda like, numbers: np.array(numbers, like.dtype),
-        )
-        for i, view in enumerate(_one_by_one(graphs, part, len(values)))
+    sides = [
+        size // axis.step * max(axis.step, axis.cells)
+        for size, axis in zip(values.shape[2:], sections.whole.axes, strict=True)
     ]
+    used = sections.parts if sections.parts and max(sides) > tiles[0] else [sections.whole]
+    cut = tiles_by_section([each.axes for each in used], values.shape[2:], tiles[0], exact=sections.are_exact)
+    found = []
+    for i, view in enumerate(_one_by_one(graphs, part, len(values))):
+        results = [values[i : i + 1]]
+        for section, after, parts in zip(used, [*used[1:], None], cut, strict=True):
+
+            def call(tile: Array, view: Graphs = view, section: _Section = section, after: Any = after) -> list[Array]:
+                if len(used) == 1:
+                    return view.ask(part, name, tile, called, outputs)
+                size = [n // axis.step * axis.cells for n, axis in zip(tile.shape[2:], section.axes, strict=True)]
+                wanted = {after.given: (after.channels, *size)} if after else _shapes(view, part, outputs, size)
+                return view.section(part, section.given, tile, called, wanted)
+
+            results = assembled(
+                call,
+                results[0],
+                section.axes,
+                parts,
+                empty=lambda like, shape: np.zeros(shape, like.dtype),
+                like=lambda like, numbers: np.array(numbers, like.dtype),
+            )
+        found.append(results)
     return found[0] if len(found) == 1 else [np.concatenate(results) for results in zip(*found, strict=True)]
 
 
-class _Axes(NamedTuple):
-    both: tuple[Axis, Axis]
+def _shapes(graphs: Graphs, part: str, outputs: tuple[str, ...], size: list[int]) -> dict[str, Any]:
+    """Of one item of each output, of this height and width."""
+    multiple = graphs.multiple or 1
+    rows, columns = size if part == "encoder" else (side // multiple for side in size)
+    axes = {"h": rows, "w": columns, "H": rows * multiple, "W": columns * multiple}
+    return {name: item_shape(graphs.contract[part].outputs[name], axes) for name in outputs}
+
+
+class _Sections(NamedTuple):
+    whole: _Section
+    parts: list[_Section]
+    """The same in several, each of which looks less far; none of most graphs."""
     are_exact: bool
 
 
-def _axes(graphs: Graphs, part: str, tiles: Tiles) -> _Axes:
+def _sections(graphs: Graphs, part: str, name: str, tiles: Tiles) -> _Sections:
     tiling, multiple = graphs.metadata["tiling"], graphs.multiple
     if tiling is None or multiple is None:
         raise ValueError(
@@ -94,11 +131,16 @@ def _axes(graphs: Graphs, part: str, tiles: Tiles) -> _Axes:
         )
     found = tiling[part]
     if "rows" in found:
-        return _Axes((Axis(**found["rows"]), Axis(**found["columns"])), are_exact=True)
+        parts = [_Section(each["given"], _both(each), each["channels"]) for each in found.get("sections", [])]
+        return _Sections(_Section(name, _both(found)), parts, are_exact=True)
     if not tiles[1]:
         raise ValueError(refused(part, f"{found['layer']} {found['reason']}"))
     axis = Axis(multiple, 1) if part == "encoder" else Axis(1, multiple)
-    return _Axes((axis, axis), are_exact=False)
+    return _Sections(_Section(name, (axis, axis)), [], are_exact=False)
+
+
+def _both(found: Mapping[str, Any]) -> tuple[Axis, Axis]:
+    return Axis(**found["rows"]), Axis(**found["columns"])
 
 
 def _one_by_one(graphs: Graphs, part: str, count: int) -> list[Graphs]:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from vaelib._tiles import Axis, assembled, reflected, refused, tiles_of
+from vaelib._tiles import Axis, assembled, reflected, refused, tiles_by_section
 from vaelib.tiling.field import Field, Refusal, receptive_field
 from vaelib.tiling.sizes import size_dependence
 
-__all__ = ["COLUMNS", "ROWS", "InTiles", "free_axes", "multiple_of", "sharing_copy", "to_whole_steps"]
+__all__ = [
+    "COLUMNS",
+    "ROWS",
+    "InTiles",
+    "free_axes",
+    "multiple_of",
+    "sections_of",
+    "sharing_copy",
+    "to_whole_steps",
+]
 
 ROWS, COLUMNS = 48, 80
 """Steps of the example that a network is traced with: large against any padding, and multiples of many strides."""
@@ -52,6 +61,31 @@ def to_whole_steps(images: Tensor, multiple: int) -> Tensor:
     return images
 
 
+class Section(NamedTuple):
+    """One of the networks that a network consists of, one after the other."""
+
+    network: nn.Module
+    examples: list[Tensor]
+    found: Field | Refusal
+
+
+@torch.no_grad()
+def sections_of(network: nn.Module, examples: Sequence[Tensor]) -> list[Section]:
+    """The ``sections()`` of the network, if it has any and all have a bound; else itself."""
+    found: list[Section] = []
+    given = list(examples)
+    for section in network.sections() if hasattr(network, "sections") and len(examples) == 1 else ():
+        field = receptive_field(section, given)
+        if isinstance(field, Refusal):
+            found = []
+            break
+        found.append(Section(section, given, field))
+        few = section(given[0][:, :, : 8 * field.rows.step, : 8 * field.columns.step])
+        sides = [size // axis.step * axis.cells for size, axis in zip(given[0].shape[2:], field, strict=True)]
+        given = [given[0].new_zeros(1, tree_leaves(few)[0].shape[1], *sides)]
+    return found or [Section(network, list(examples), receptive_field(network, examples))]
+
+
 class InTiles(nn.Module):
     """A network that is computed tile by tile.
 
@@ -82,37 +116,57 @@ class InTiles(nn.Module):
     def forward(self, x: Tensor, *more: Tensor) -> Any:
         """What the network gives for all of ``x``."""
         example = x.new_zeros(1, x.shape[1], ROWS * self._scale[0], COLUMNS * self._scale[0])
-        examples = [example, *(each[:1].detach() for each in more)]
-        found = receptive_field(self.network, examples)
-        if isinstance(found, Field):
-            found = size_dependence(self.network, examples, self._sizes(x, found)) or found
-        if isinstance(found, Refusal) and not self._blend:
-            raise ValueError(refused(self._name, found))
-        axes = self._axes(found)
-        structures = []
+        sections = sections_of(self.network, [example, *(each[:1].detach() for each in more)])
+        refusal = _refusal(sections, x.shape[2:], self._tile)
+        if refusal is not None and not self._blend:
+            raise ValueError(refused(self._name, refusal))
+        if refusal is None:
+            networks, all_axes = [each.network for each in sections], [each.found for each in sections]
+        else:
+            networks, all_axes = [self.network], [(Axis(*self._scale),) * 2]
+        tiles = tiles_by_section(all_axes, x.shape[2:], self._tile, exact=refusal is None)
+        for network, axes, parts in zip(networks, all_axes, tiles, strict=True):
+            finish = self._finish if network is networks[-1] else None
+            found = _computed(lambda values, network=network: network(values, *more), finish, x, axes, parts)
+            x = tree_leaves(found)[0]
+        return found
 
-        def call(values: Tensor) -> list[Tensor]:
-            result = self.network(values, *more)
-            leaves, structure = tree_flatten(result if self._finish is None else self._finish(result))
-            structures.append(structure)
-            return leaves
 
-        leaves = assembled(
-            call,
-            x,
-            axes,
-            tiles_of(axes, x.shape[2:], self._tile, exact=isinstance(found, Field)),
-            empty=lambda like, shape: like.new_zeros(shape),
-            like=lambda like, numbers: like.new_tensor(numbers),
-        )
-        return tree_unflatten(leaves, structures[0])
+def _computed(
+    network: Callable[[Tensor], Any], finish: Callable[[Any], Any] | None, x: Tensor, axes: Any, parts: Any
+) -> Any:
+    structures = []
 
-    def _axes(self, found: Field | Refusal) -> tuple[Axis, Axis]:
-        return tuple(found) if isinstance(found, Field) else (Axis(*self._scale),) * 2  # type: ignore[return-value]
+    def call(values: Tensor) -> list[Tensor]:
+        result = network(values)
+        leaves, structure = tree_flatten(result if finish is None else finish(result))
+        structures.append(structure)
+        return leaves
 
-    def _sizes(self, x: Tensor, field: Field) -> list[tuple[int, ...]]:
-        """Height and width of the whole and of a tile."""
-        whole = tuple(x.shape[2:])
-        parts = tiles_of(field, whole, self._tile)
-        tile = tuple((of[0].stop - of[0].start) * axis.step for of, axis in zip(parts, field, strict=True))
-        return [whole] if tile == whole else [whole, tile]
+    leaves = assembled(
+        call,
+        x,
+        axes,
+        parts,
+        empty=lambda like, shape: like.new_zeros(shape),
+        like=lambda like, numbers: like.new_tensor(numbers),
+    )
+    return tree_unflatten(leaves, structures[0])
+
+
+def _refusal(sections: Sequence[Section], size: Sequence[int], tile: int) -> Refusal | None:
+    """Why the tiles of an input of this size would not be exact."""
+    for _, _, found in sections:
+        if isinstance(found, Refusal):
+            return found
+    fields: Any = [each.found for each in sections]
+    for section, parts in zip(sections, tiles_by_section(fields, size, tile), strict=True):
+        both = list(zip(parts, section.found, strict=True))
+        sizes = [
+            tuple(of[-1].last * axis.step for of, axis in both),
+            tuple(of[0].stop * axis.step for of, axis in both),
+        ]
+        dependence = size_dependence(section.network, section.examples, sizes if sizes[0] != sizes[1] else sizes[:1])
+        if dependence is not None:
+            return dependence._replace(layer=dependence.layer.replace("`network.", "`"))
+    return None
