@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import vaelib as vl
+from vaelib.tiling import receptive_field
+from vaelib.tiling.passes import free_axes, sections_of, sharing_copy
 
 
 def build(**options):
@@ -216,3 +218,41 @@ REFUSED = [
 def test_arguments_that_are_refused(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+@pytest.mark.slow
+def test_a_deep_network_is_tiled_in_two_sections_that_look_less_far():
+    torch.manual_seed(0)
+    vae = vl.autoencoder_kl((1, 256, 160), factor=8, channels=2, width=4, residual_blocks=1).double().eval()
+    examples = {"encoder": torch.zeros(1, 1, 384, 640), "decoder": torch.zeros(1, 2, 48, 80)}
+    sized = sharing_copy(vae)
+    free_axes(sized)
+    for name, example in examples.items():
+        network, example = getattr(sized, name), example.double()
+        first, second = (section.found for section in sections_of(network, [example]))
+        whole = receptive_field(network, [example])
+        assert first.rows.step * second.rows.step * whole.rows.cells == whole.rows.step * second.rows.cells
+        assert max(first.rows.low, second.rows.low) < whole.rows.low <= first.rows.low + second.rows.low
+    x = torch.rand(1, 1, 256, 160, dtype=torch.float64)
+    with torch.no_grad():
+        z = vae.embed(x)
+        assert torch.allclose(vae.embed(x, tile=104), z, rtol=0, atol=1e-12)
+        assert torch.allclose(vae.decode_mean(z, tile=104), vae.decode_mean(z), rtol=0, atol=1e-12)
+    with pytest.raises(
+        ValueError, match=r"`tile` must be at least 88 for this network, whose .* 5 \+ 5 steps of 8 pix"
+    ):
+        vae.decode_mean(z, tile=80)
+    vae.decoder.conv_out = nn.Sequential(vae.decoder.conv_out, Changing(lambda h: h * h.shape[-1]))
+    with pytest.raises(ValueError, match=r"in the decoder `conv_out\.1` \(Changing\) has other numbers"):
+        vae.decode_mean(z, tile=104)
+
+
+def test_networks_without_a_small_map_have_no_sections():
+    deep = {"factor": 8, "width": 32}
+    for options, count in (({"factor": 4}, 0), (deep, 2), ({**deep, "norm": "group"}, 2)):
+        vae = vl.autoencoder_kl((1, 32, 32), **options)
+        assert len(vae.encoder.sections()) == len(vae.decoder.sections()) == count
+    for norm, count in (("spatial", 0), ("pixel", 1)):
+        decoder = vl.ResidualDecoder((1, 32, 32), 2, hidden_channels=(32,) * 3, norm=norm, attention=True)
+        assert len(sections_of(decoder, [torch.zeros(1, 2, 48, 80)])) == 1
+        assert len(decoder.sections()) == 2 * count

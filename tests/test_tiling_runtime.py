@@ -16,7 +16,9 @@ from vaelib.cli import main
 from vaelib.errors import ExportError, ModelFileError
 from vaelib.export import proof
 from vaelib.export.tiling import prove_tiles, smooth_images
-from vaelib.runtime import OnnxVAE
+from vaelib.runtime import OnnxVAE, machine
+from vaelib.runtime.protobuf import ProtobufError
+from vaelib.runtime.sections import cut_out
 
 
 def build(**options):
@@ -166,6 +168,76 @@ def test_the_explorer_reconstructs_an_image_at_its_own_size(exact, unbounded):
     assert client.post("/large/33/50", content=x.tobytes(), headers=binary).status_code == 404
 
 
+class Deep(nn.Module):
+    """Convolutions at a low resolution and at a high one, with a cut between them."""
+
+    def __init__(self, low, high):
+        super().__init__()
+        self.parts = nn.ModuleList([low, high])
+
+    def sections(self):
+        return tuple(self.parts)
+
+    def forward(self, x):
+        first, second = self.parts
+        return second(first(x))
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """The bundle of networks in two sections."""
+    torch.manual_seed(0)
+    encoder = Deep(
+        nn.Conv2d(1, 4, 8, 4, 2), nn.Sequential(nn.Conv2d(4, 4, 5, padding=2), nn.Conv2d(4, 2, 3, padding=1))
+    )
+    decoder = Deep(
+        nn.Sequential(nn.Conv2d(2, 4, 5, padding=2), nn.SiLU(), nn.Conv2d(4, 4, 3, padding=1)),
+        nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(4, 1, 3, padding=1)),
+    )
+    model = vl.AutoEncoder(encoder, decoder, image_shape=(1, 16, 16), latent_shape=(2, 4, 4)).eval()
+    directory = tmp_path_factory.mktemp("deep") / "bundle"
+    vl.export_onnx(model, directory, dynamic_size=True)
+    return directory
+
+
+def test_the_sections_of_a_bundle_are_tiled_one_after_the_other(deep, monkeypatch):
+    model = OnnxVAE(deep)
+    for part, radii in (("encoder", [1, 3]), ("decoder", [3, 1])):
+        tiling = model.metadata["tiling"][part]
+        assert [section["rows"]["low"] for section in tiling["sections"]] == radii
+        assert tiling["rows"]["low"] == 4
+    x = images(2, 1, 96, 60)
+    z = model.embed(x)
+    seen = []
+    call = machine.Session.call
+    monkeypatch.setattr(
+        machine.Session,
+        "call",
+        lambda self, inputs, wanted: seen.append(next(iter(inputs.values())).shape[2:]) or call(self, inputs, wanted),
+    )
+    assert apart(z, model.embed(x, tile=24)) <= 1e-6
+    assert {*seen} == {(24, 24), (12, 11)}
+    seen.clear()
+    assert apart(model.decode(z), model.decode(z, tile=16)) <= 1e-6
+    assert {*seen[1:]} == {(12, 11), (4, 4)}
+    assert apart(model.decode_params(z), model.decode_params(z, tile=16)) <= 1e-6
+    with pytest.raises(
+        ValueError, match=r"at least 12 for this network, whose outputs depend on 1 \+ 1 steps of 4 pix"
+    ):
+        model.decode(z, tile=8)
+    with pytest.raises(ValueError, match="`z` must be finite"):
+        model.decode(z * np.nan, tile=16)
+    model.metadata["tiling"]["decoder"]["sections"][1]["given"] = "elsewhere"
+    with pytest.raises(ModelFileError, match=r"decoder\.onnx has no such section: .* 'z': elsewhere is missing"):
+        model.decode(z, tile=16)
+
+
+def test_a_section_with_another_way_to_the_input_is_none(deep):
+    content = (deep / "decoder.onnx").read_bytes()
+    with pytest.raises(ProtobufError, match="recon_params cannot be had from 'mean': z is missing"):
+        cut_out(content, "mean", ["recon_params"])
+
+
 X, Z = images(1, 1, 64, 64), images(1, 2, 16, 16)
 REFUSED = [
     (lambda m: m.decode(Z, tile=0), ValueError, "`tile` must be >= 1"),
@@ -204,6 +276,8 @@ WRONG = [
     {"encoder": REFUSAL},
     {"encoder": REFUSAL, "decoder": {"layer": 1, "reason": "is so"}},
     {"encoder": REFUSAL, "decoder": {"rows": AXIS}},
+    {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": AXIS, "sections": {}}},
+    {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": AXIS, "sections": [{"given": "z"}]}},
     {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": [1, 4]}},
     {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": {**AXIS, "low": -1}}},
     {"encoder": REFUSAL, "decoder": {"rows": AXIS, "columns": {**AXIS, "step": 0}}},

@@ -21,7 +21,7 @@ from vaelib.runtime import OnnxVAE
 from vaelib.runtime.protobuf import ProtobufError
 from vaelib.runtime.sections import cut_out
 from vaelib.tiling import Field, receptive_field
-from vaelib.tiling.passes import COLUMNS, ROWS, sections_of
+from vaelib.tiling.passes import COLUMNS, ROWS, fields_of, sections_of
 from vaelib.tiling.sizes import size_dependence
 
 __all__ = ["prove_tiles", "sentence", "smooth_images", "tiling_of"]
@@ -76,14 +76,14 @@ def _in_sections(graph: Graph, name: str, example: Tensor, content: bytes) -> di
     sections = sections_of(getattr(graph.module.model, graph.part), [example])
     if len(sections) != 2:
         return {}
-    first, second = sections
+    fields = fields_of(sections)
     given = torch.rand(1, *graph.for_proof().inputs[name], generator=torch.Generator().manual_seed(0))
-    between = first.network(given)
+    between = sections[0].network(given)
     value = _value_like(content, {name: given.numpy()}, between.numpy())
     if value is None:
         return {}
-    cuts = [(name, given, first), (value, between, second)]
-    return {"sections": [{"given": n, "channels": v.shape[1], **_axes(section.found)} for n, v, section in cuts]}
+    cuts = zip((name, value), (given, between), fields, strict=True)
+    return {"sections": [{"given": n, "channels": v.shape[1], **_axes(field)} for n, v, field in cuts]}
 
 
 def _value_like(content: bytes, inputs: Mapping[str, Any], wanted: NDArray[np.float32]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,6 +68,9 @@ class _Residual(nn.Module):
                 f"A network may have {LARGEST_NETWORK:.1e} weights, this would have {weights:.1e}: make"
                 " `hidden_channels` or `residual_blocks` smaller."
             )
+
+    _before: Callable[[Any], Tensor]
+    _after: Callable[..., Any]
 
     def sections(self) -> tuple[nn.Module, ...]:
         """Two networks which make up this one, cut at the lowest resolution; none if the map there is too large.
@@ -268,11 +271,14 @@ class ResidualDecoder(_Residual):
         return self._after(self._before(z), z)
 
     def _before(self, z: Tensor) -> Tensor:
-        return self.levels[0].features(self.middle(self.conv_in(self.quant_conv(z)), z), z)
+        first: Any = self.levels[0]
+        hidden: Tensor = first.features(self.middle(self.conv_in(self.quant_conv(z)), z), z)
+        return hidden
 
     def _after(self, hidden: Tensor, z: Tensor | None = None) -> Tensor:
-        if self.levels[0].resample is not None:
-            hidden = self.levels[0].resample(hidden)
+        first: Any = self.levels[0]
+        if first.resample is not None:
+            hidden = first.resample(hidden)
         for level in self.levels[1:]:
             hidden = level(hidden, z)
         hidden = nn.functional.silu(normalized(self.norm_out, hidden, z))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,7 +14,7 @@ from vaelib.runtime.codes import code_check, uniform_codes, whole_numbers
 from vaelib.runtime.contract import Spec, axes_of, bound_axes, item_shape
 from vaelib.runtime.engine import Array, Check, Engine
 from vaelib.runtime.inputs import checked_condition, finite, finite_check, floats, range_check, rows_for, shown
-from vaelib.runtime.machine import Machine, Session
+from vaelib.runtime.machine import Machine
 
 __all__ = ["Graphs"]
 
@@ -28,7 +28,6 @@ class Graphs:
     def __init__(self, directory: str | Path, machine: Machine) -> None:
         self._bundle, self._machine = Bundle(directory), machine
         self._engines: dict[str, Engine] = {}
-        self._sections: dict[tuple[str, str], Session] = {}
         self._lock = Lock()
         self.directory = self._bundle.directory
         self.metadata, self.contract = self._bundle.metadata, self._bundle.graphs
@@ -79,21 +78,21 @@ class Graphs:
         return values
 
     def section(
-        self, part: str, given: str, values: Array, called: str, outputs: Mapping[str, tuple[int, ...]]
-    ) -> list[Array]:
-        """Values within ``part`` by the value ``given``, which is an input, and checked then, or lies within too.
+        self, part: str, given: str, called: str, outputs: tuple[str, ...]
+    ) -> Callable[[Array, Mapping[str, tuple[int, ...]]], list[Array]]:
+        """Computes ``outputs``, of shapes that it is told too, from ``given``: values of ``part`` or within it.
 
-        ``outputs`` has the shapes of one item.
+        Its session is not kept: the weights are also those of :meth:`engine`, and its memory is for the next section.
         """
-        if given in self.contract[part].inputs:
-            _check_of(given, called, values, None)(values)
-        key = part, given
-        if key not in self._sections:
-            names = tuple(outputs) if given in self.contract[part].inputs else tuple(self.contract[part].outputs)
-            self._sections[key] = self.engine(part).section(given, names)
-        items = {name: (shape, values.dtype) for name, shape in outputs.items()}
-        results = self._sections[key].call({given: values}, items)
-        return [_checked_output(part, name, found) for name, found in zip(outputs, results, strict=True)]
+        session = self.engine(part).section(given, outputs)
+
+        def run(values: Array, shapes: Mapping[str, tuple[int, ...]]) -> list[Array]:
+            if given in self.contract[part].inputs:
+                _check_of(given, called, values, 0)(values)
+            results = session.call({given: values}, {name: (shapes[name], values.dtype) for name in outputs})
+            return [_checked_output(part, name, found) for name, found in zip(outputs, results, strict=True)]
+
+        return run
 
     def shape_of(self, part: str, name: str) -> tuple[int, ...]:
         """Of one item of an input, at the size of the training.
@@ -164,7 +163,7 @@ def _check_extents(spec: Spec, shape: tuple[int, ...], multiple: int, called: st
         )
 
 
-def _check_of(name: str, called: str, values: Array, num_codes: int | None) -> Check:
+def _check_of(name: str, called: str, values: Array, num_codes: int) -> Check:
     """The check of the values of the input ``name``."""
     if name == "codes":
         return code_check(called, num_codes)

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["MAX_FIELDS", "MODEL", "NODE", "TENSOR", "ProtobufError", "fields_of", "parse", "written"]
+__all__ = ["MAX_FIELDS", "MODEL", "NODE", "TENSOR", "VALUE", "ProtobufError", "fields_of", "parse", "written"]
 
 MAX_FIELDS = 200_000
 """Of fields and of packed whole numbers in one file; a graph of 1,000 nodes has about 20,000."""
@@ -36,7 +36,7 @@ _ENTRY = {1: Field("key", str), 2: Field("value", str)}
 _DIMENSION = {1: Field("dim_value", int), 2: Field("dim_param", str), 3: Field("denotation", str)}
 _SHAPE = {1: Field("dim", _DIMENSION, many=True)}
 _TYPE = {1: Field("tensor_type", {1: Field("elem_type", int), 2: Field("shape", _SHAPE)}), 6: Field("denotation", str)}
-_VALUE = {
+VALUE = {
     1: Field("name", str),
     2: Field("type", _TYPE),
     3: Field("doc_string", str),
@@ -82,9 +82,9 @@ _GRAPH = {
     2: Field("name", str),
     5: Field("initializer", TENSOR, many=True),
     10: Field("doc_string", str),
-    11: Field("input", _VALUE, many=True),
-    12: Field("output", _VALUE, many=True),
-    13: Field("value_info", _VALUE, many=True),
+    11: Field("input", VALUE, many=True),
+    12: Field("output", VALUE, many=True),
+    13: Field("value_info", VALUE, many=True),
     16: Field("metadata_props", _ENTRY, many=True),
 }
 MODEL = {
@@ -101,7 +101,7 @@ MODEL = {
 _NOTHING = {int: 0, float: 0.0, str: "", bytes: b""}
 
 
-def parse(data: bytes, table: dict[int, Field]) -> dict[str, Any]:
+def parse(data: bytes | memoryview, table: dict[int, Field]) -> dict[str, Any]:
     """The message as a dictionary: a list for each field that may have many values, else its value or nothing.
 
     Raises:
@@ -123,9 +123,9 @@ def fields_of(data: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
         yield number, data[start:at], data[after:at]
 
 
-def written(number: int, value: bytes) -> bytes:
+def written(number: int, value: bytes | memoryview) -> bytes:
     """A field of a message: a text, bytes, or a message."""
-    return _as_varint(8 * number + _BYTES) + _as_varint(len(value)) + value
+    return b"".join([_as_varint(8 * number + _BYTES), _as_varint(len(value)), value])
 
 
 def _as_varint(value: int) -> bytes:

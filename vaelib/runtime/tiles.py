@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,16 +88,10 @@ def _in_tiles(
     for i, view in enumerate(_one_by_one(graphs, part, len(values))):
         results = [values[i : i + 1]]
         for section, after, parts in zip(used, [*used[1:], None], cut, strict=True):
-
-            def call(tile: Array, view: Graphs = view, section: _Section = section, after: Any = after) -> list[Array]:
-                if len(used) == 1:
-                    return view.ask(part, name, tile, called, outputs)
-                size = [n // axis.step * axis.cells for n, axis in zip(tile.shape[2:], section.axes, strict=True)]
-                wanted = {after.given: (after.channels, *size)} if after else _shapes(view, part, outputs, size)
-                return view.section(part, section.given, tile, called, wanted)
-
             results = assembled(
-                call,
+                partial(view.ask, part, name, called=called, outputs=outputs)
+                if len(used) == 1
+                else _section_of(view, of, section, after, outputs),
                 results[0],
                 section.axes,
                 parts,
@@ -105,6 +100,21 @@ def _in_tiles(
             )
         found.append(results)
     return found[0] if len(found) == 1 else [np.concatenate(results) for results in zip(*found, strict=True)]
+
+
+def _section_of(
+    graphs: Graphs, of: tuple[str, str, str], section: _Section, after: _Section | None, outputs: tuple[str, ...]
+) -> Callable[[Array], list[Array]]:
+    """Computes tiles of what ``after`` is given; of the outputs if there is none."""
+    part, _, called = of
+    run = graphs.section(part, section.given, called, outputs if after is None else (after.given,))
+
+    def call(tile: Array) -> list[Array]:
+        size = [n // axis.step * axis.cells for n, axis in zip(tile.shape[2:], section.axes, strict=True)]
+        wanted = _shapes(graphs, part, outputs, size) if after is None else {after.given: (after.channels, *size)}
+        return run(tile, wanted)
+
+    return call
 
 
 def _shapes(graphs: Graphs, part: str, outputs: tuple[str, ...], size: list[int]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "COLUMNS",
     "ROWS",
     "InTiles",
+    "fields_of",
     "free_axes",
     "multiple_of",
     "sections_of",
@@ -74,7 +75,8 @@ def sections_of(network: nn.Module, examples: Sequence[Tensor]) -> list[Section]
     """The ``sections()`` of the network, if it has any and all have a bound; else itself."""
     found: list[Section] = []
     given = list(examples)
-    for section in network.sections() if hasattr(network, "sections") and len(examples) == 1 else ():
+    sections: Any = getattr(network, "sections", tuple)
+    for section in sections() if len(examples) == 1 else ():
         field = receptive_field(section, given)
         if isinstance(field, Refusal):
             found = []
@@ -84,6 +86,11 @@ def sections_of(network: nn.Module, examples: Sequence[Tensor]) -> list[Section]
         sides = [size // axis.step * axis.cells for size, axis in zip(given[0].shape[2:], field, strict=True)]
         given = [given[0].new_zeros(1, tree_leaves(few)[0].shape[1], *sides)]
     return found or [Section(network, list(examples), receptive_field(network, examples))]
+
+
+def fields_of(sections: Sequence[Section]) -> list[Field]:
+    """The receptive field of each; none of a section without a bound."""
+    return [each.found for each in sections if isinstance(each.found, Field)]
 
 
 class InTiles(nn.Module):
@@ -121,24 +128,29 @@ class InTiles(nn.Module):
         if refusal is not None and not self._blend:
             raise ValueError(refused(self._name, refusal))
         if refusal is None:
-            networks, all_axes = [each.network for each in sections], [each.found for each in sections]
+            networks, all_axes = [each.network for each in sections], fields_of(sections)
         else:
-            networks, all_axes = [self.network], [(Axis(*self._scale),) * 2]
+            networks, all_axes = [self.network], [Field(Axis(*self._scale), Axis(*self._scale))]
         tiles = tiles_by_section(all_axes, x.shape[2:], self._tile, exact=refusal is None)
         for network, axes, parts in zip(networks, all_axes, tiles, strict=True):
             finish = self._finish if network is networks[-1] else None
-            found = _computed(lambda values, network=network: network(values, *more), finish, x, axes, parts)
+            found = _computed(network, more, finish, x, axes, parts)
             x = tree_leaves(found)[0]
         return found
 
 
 def _computed(
-    network: Callable[[Tensor], Any], finish: Callable[[Any], Any] | None, x: Tensor, axes: Any, parts: Any
+    network: nn.Module,
+    more: Sequence[Tensor],
+    finish: Callable[[Any], Any] | None,
+    x: Tensor,
+    axes: Any,
+    parts: Any,
 ) -> Any:
     structures = []
 
     def call(values: Tensor) -> list[Tensor]:
-        result = network(values)
+        result = network(values, *more)
         leaves, structure = tree_flatten(result if finish is None else finish(result))
         structures.append(structure)
         return leaves
@@ -159,9 +171,9 @@ def _refusal(sections: Sequence[Section], size: Sequence[int], tile: int) -> Ref
     for _, _, found in sections:
         if isinstance(found, Refusal):
             return found
-    fields: Any = [each.found for each in sections]
-    for section, parts in zip(sections, tiles_by_section(fields, size, tile), strict=True):
-        both = list(zip(parts, section.found, strict=True))
+    fields = fields_of(sections)
+    for section, field, parts in zip(sections, fields, tiles_by_section(fields, size, tile), strict=True):
+        both = list(zip(parts, field, strict=True))
         sizes = [
             tuple(of[-1].last * axis.step for of, axis in both),
             tuple(of[0].stop * axis.step for of, axis in both),
