@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ACTIVATIONS", "NORMS", "Layers", "Level", "Middle", "PixelNorm", "Section", "SpatialNorm", "initialize", "normalized"]
+__all__ = [
+    "ACTIVATIONS",
+    "NORMS",
+    "Layers",
+    "Level",
+    "Middle",
+    "PixelNorm",
+    "Section",
+    "SpatialNorm",
+    "initialize",
+    "normalized",
+]
 
 NORMS = ("group", "pixel", "spatial")
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

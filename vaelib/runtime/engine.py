@@ -20,12 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vaelib._checks import ModelFileError
 from vaelib.runtime.bundle import Bundle
 from vaelib.runtime.contract import axes_of, named_items, wanted_items
 from vaelib.runtime.machine import Item, Machine, Session
-from vaelib.runtime.protobuf import ProtobufError
-from vaelib.runtime.sections import cut_out
 
 __all__ = ["SIZE_CLASSES", "Array", "Check", "Engine", "Plan", "candidates", "size_class_of"]
 
@@ -71,11 +68,11 @@ class Engine:
     def __init__(self, bundle: Bundle, part: str, machine: Machine) -> None:
         self._part, self._machine = part, machine
         self._contract, axes = bundle.graphs[part], axes_of(bundle.metadata)
-        self._content, batch_invariant = bundle.read(part)
+        self.content, batch_invariant = bundle.read(part)
         self._batch_invariant = batch_invariant or not machine.is_cpu  # where no bits are promised
-        self._threads = threads = machine.threads if self._batch_invariant else 1
+        self.threads = threads = machine.threads if self._batch_invariant else 1
         # Holds the bytes: the file may be another by the time that it is needed again.
-        self._opened = functools.partial(machine.session, part, self._content, free_size=bool(axes))
+        self._opened = functools.partial(machine.session, part, self.content, free_size=bool(axes))
         self._session = self._opened(threads)
         self._single_threaded = self._session if threads == 1 else None
         self._given = named_items(self._contract.inputs, axes, self._contract.names)
@@ -108,14 +105,6 @@ class Engine:
         if len(items) == 0:
             return [np.empty((0, *shape), dtype) for shape, dtype in wanted.values()]
         return self._run_planned(inputs, wanted, check, self._plan_for(items, outputs))
-
-    def section(self, given: str, wanted: tuple[str, ...]) -> Session:
-        """The nodes that compute the values ``wanted`` from ``given``, ready to run."""
-        try:
-            content = cut_out(self._content, given, wanted)
-        except ProtobufError as error:
-            raise ModelFileError(f"{self._part}.onnx has no such section: {error}.") from error
-        return self._machine.session(self._part, content, self._threads, free_size=True)
 
     def fix(self, plan: Plan) -> None:
         """Cut batches of every size by ``plan``, and measure nothing."""

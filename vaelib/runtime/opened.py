@@ -8,15 +8,17 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from vaelib._checks import check_shape
+from vaelib._checks import ModelFileError, check_shape
 from vaelib.runtime.bundle import Bundle
 from vaelib.runtime.codes import code_check, uniform_codes, whole_numbers
 from vaelib.runtime.contract import Spec, axes_of, bound_axes, item_shape
 from vaelib.runtime.engine import Array, Check, Engine
 from vaelib.runtime.inputs import checked_condition, finite, finite_check, floats, range_check, rows_for, shown
 from vaelib.runtime.machine import Machine
+from vaelib.runtime.protobuf import ProtobufError
+from vaelib.runtime.sections import cut_out
 
-__all__ = ["Graphs"]
+__all__ = ["Graphs", "section"]
 
 
 class Graphs:
@@ -26,7 +28,7 @@ class Graphs:
     """Rows of a condition that every graph is given which takes one."""
 
     def __init__(self, directory: str | Path, machine: Machine) -> None:
-        self._bundle, self._machine = Bundle(directory), machine
+        self._bundle, self.machine = Bundle(directory), machine
         self._engines: dict[str, Engine] = {}
         self._lock = Lock()
         self.directory = self._bundle.directory
@@ -50,7 +52,7 @@ class Graphs:
         if part not in self._engines:
             with self._lock:
                 if part not in self._engines:
-                    self._engines[part] = Engine(self._bundle, part, self._machine)
+                    self._engines[part] = Engine(self._bundle, part, self.machine)
         return self._engines[part]
 
     def given(self, condition: Any, called: str) -> Graphs:
@@ -76,23 +78,6 @@ class Graphs:
         check_shape(called, values.shape, spec.shape)
         _check_extents(spec, values.shape, self.multiple or 1, called)
         return values
-
-    def section(
-        self, part: str, given: str, called: str, outputs: tuple[str, ...]
-    ) -> Callable[[Array, Mapping[str, tuple[int, ...]]], list[Array]]:
-        """Computes ``outputs``, of shapes that it is told too, from ``given``: values of ``part`` or within it.
-
-        Its session is not kept: the weights are also those of :meth:`engine`, and its memory is for the next section.
-        """
-        session = self.engine(part).section(given, outputs)
-
-        def run(values: Array, shapes: Mapping[str, tuple[int, ...]]) -> list[Array]:
-            if given in self.contract[part].inputs:
-                _check_of(given, called, values, 0)(values)
-            results = session.call({given: values}, {name: (shapes[name], values.dtype) for name in outputs})
-            return [_checked_output(part, name, found) for name, found in zip(outputs, results, strict=True)]
-
-        return run
 
     def shape_of(self, part: str, name: str) -> tuple[int, ...]:
         """Of one item of an input, at the size of the training.
@@ -149,6 +134,32 @@ class Graphs:
         axes = None if self.multiple is None else bound_axes(spec, first.shape, self.multiple)
         results = self.engine(part).run(inputs, outputs, check, axes)
         return [_checked_output(part, name, values) for name, values in zip(outputs, results, strict=True)]
+
+
+def section(
+    graphs: Graphs, part: str, given: str, called: str, outputs: tuple[str, ...]
+) -> Callable[[Array, Mapping[str, tuple[int, ...]]], list[Array]]:
+    """Computes ``outputs``, of shapes that it is told too, from ``given``: values of ``part`` or within it.
+
+    Its session is not kept: the weights are also those of the whole graph, and the memory is for the next section.
+
+    Raises:
+        ModelFileError: If the graph has no such values.
+    """
+    engine = graphs.engine(part)
+    try:
+        content = cut_out(engine.content, given, outputs)
+    except ProtobufError as error:
+        raise ModelFileError(f"{part}.onnx has no such section: {error}.") from error
+    session = graphs.machine.session(part, content, engine.threads, free_size=True)
+
+    def run(values: Array, shapes: Mapping[str, tuple[int, ...]]) -> list[Array]:
+        if given in graphs.contract[part].inputs:
+            _check_of(given, called, values, 0)(values)
+        results = session.call({given: values}, {name: (shapes[name], values.dtype) for name in outputs})
+        return [_checked_output(part, name, found) for name, found in zip(outputs, results, strict=True)]
+
+    return run
 
 
 def _check_extents(spec: Spec, shape: tuple[int, ...], multiple: int, called: str) -> None:

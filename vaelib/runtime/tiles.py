@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vaelib._tiles import Axis, assembled, reflected, refused, tiles_asked, tiles_by_section
+from vaelib.runtime import opened
 from vaelib.runtime.contract import item_shape
 from vaelib.runtime.inputs import Array, rows_for
 from vaelib.runtime.opened import Graphs
@@ -107,7 +108,7 @@ def _section_of(
 ) -> Callable[[Array], list[Array]]:
     """Computes tiles of what ``after`` is given; of the outputs if there is none."""
     part, _, called = of
-    run = graphs.section(part, section.given, called, outputs if after is None else (after.given,))
+    run = opened.section(graphs, part, section.given, called, outputs if after is None else (after.given,))
 
     def call(tile: Array) -> list[Array]:
         size = [n // axis.step * axis.cells for n, axis in zip(tile.shape[2:], section.axes, strict=True)]
