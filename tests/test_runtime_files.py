@@ -88,7 +88,7 @@ def test_numbers_of_every_kind():
     assert found[0]["float_data"] == [1.5, -2.0]
     assert found[1]["int64_data"] == [-1, 2**40, 0]
     assert parse(b"\x3a\x09\x2a\x07\x25" + struct.pack("<f", 3.0) + b"\x08\x05", MODEL)["graph"]["initializer"] == [
-        {**parse(b"", protobuf._TENSOR), "float_data": [3.0], "dims": [5]}
+        {**parse(b"", protobuf.TENSOR), "float_data": [3.0], "dims": [5]}
     ]
 
 
