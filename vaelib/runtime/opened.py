@@ -28,7 +28,7 @@ class Graphs:
     """Rows of a condition that every graph is given which takes one."""
 
     def __init__(self, directory: str | Path, machine: Machine) -> None:
-        self._bundle, self.machine = Bundle(directory), machine
+        self._bundle, self._machine = Bundle(directory), machine
         self._engines: dict[str, Engine] = {}
         self._lock = Lock()
         self.directory = self._bundle.directory
@@ -52,7 +52,7 @@ class Graphs:
         if part not in self._engines:
             with self._lock:
                 if part not in self._engines:
-                    self._engines[part] = Engine(self._bundle, part, self.machine)
+                    self._engines[part] = Engine(self._bundle, part, self._machine)
         return self._engines[part]
 
     def given(self, condition: Any, called: str) -> Graphs:
@@ -151,7 +151,7 @@ def section(
         content = cut_out(engine.content, given, outputs)
     except ProtobufError as error:
         raise ModelFileError(f"{part}.onnx has no such section: {error}.") from error
-    session = graphs.machine.session(part, content, engine.threads, free_size=True)
+    session = graphs._machine.session(part, content, engine.threads, free_size=True)
 
     def run(values: Array, shapes: Mapping[str, tuple[int, ...]]) -> list[Array]:
         if given in graphs.contract[part].inputs:
