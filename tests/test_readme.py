@@ -43,7 +43,7 @@ def test_python_blocks(code, tmp_path, monkeypatch):
         assert names["images"].shape == (16, 1, 32, 32)
         assert names["history"][-1].val.loss < names["history"][0].val.loss
     elif "estimate" in names:
-        assert names["estimate"].num_images == 200
+        assert names["estimate"].num_images == 50
     elif "codes" in names:
         assert names["codes"].shape == (16, 49)
     elif "objective" in names:
