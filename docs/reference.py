@@ -37,7 +37,7 @@ def public_names() -> Iterator[tuple[str, Any]]:
 
 
 def write() -> None:
-    """Write ``docs/reference`` and ``docs/measured`` anew."""
+    """Write ``docs/reference`` and ``docs/measured`` again."""
     reference, measured = (_emptied(DOCS / name) for name in ("reference", "measured"))
     (reference / "vaelib.md").write_text(_top_page())
     for name in rooms():

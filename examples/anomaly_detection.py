@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["vaelib"]
 # ///
-"""Which images are unlike those that were trained on? One class is left out of the training and then looked for.
+"""Which images are unlike those that were trained on? One class is held out of the training and then searched for.
 
     VAELIB_DATA=folder/with/MNIST python examples/anomaly_detection.py --odd 0
 
@@ -23,7 +23,7 @@ from vaelib.evaluation import Estimate, auroc
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="with labels: mnist, or shapes, which needs no file")
-    parser.add_argument("--odd", type=int, default=0, help="the class left out of the training")
+    parser.add_argument("--odd", type=int, default=0, help="the class held out of the training")
     parser.add_argument("--epochs", type=int, default=4, help="4 of MNIST take about 2 minutes on one CPU core")
     parser.add_argument("--out", type=Path, default=Path("runs/anomaly_detection"), help="folder of the image")
     parser.add_argument("--quick", action="store_true", help="5,000 images, to see that it runs")

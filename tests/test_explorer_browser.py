@@ -617,7 +617,7 @@ def test_a_server_that_is_gone_is_reported(browser, served):
     page.wait_for_selector("#trouble", state="visible")
     assert "The explorer's server does not answer" in page.inner_text("#trouble")
     page.unroute("**/decode")
-    page.click("#point-draw")  # and it goes on where it was
+    page.click("#point-draw")  # and it resumes where it was
     assert page.evaluate("vaelib.point.image !== undefined")
     page.close()
 

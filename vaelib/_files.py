@@ -148,7 +148,7 @@ def check_claimed(argument: str, directory: Path, names: Collection[str]) -> Non
 
 
 def claim(directory: Path, names: Collection[str]) -> None:
-    """List ``names`` as vaelib's to replace in ``directory``: for what is rewritten as a run goes on."""
+    """List ``names`` as vaelib's to replace in ``directory``: for what is rewritten during a run."""
     claimed = _claimed(directory)
     if not claimed.issuperset(names):
         with written_whole(directory / CLAIMS_NAME) as temporary:

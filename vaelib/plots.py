@@ -112,7 +112,7 @@ def save_curves(curves: Mapping[str, Sequence[float]], path: str | Path, *, ylab
     Args:
         curves: Label to one value per epoch.
         path: The file; its suffix, such as ``.png`` or ``.jpg``, is its format.
-        ylabel: Of the vertical axis.
+        ylabel: Label of the vertical axis.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.

@@ -30,7 +30,7 @@ def options(row, epochs):
     parser.add_argument("--threads", type=int, help="of torch; all cores if not given")
     parser.add_argument("--precision", default="fp32", help="of the networks in training; bf16 where the CPU has it")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints; a stopped run goes on")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints; a stopped run resumes")
     parser.add_argument("--quick", action="store_true", help="200 images, one epoch, 20 samples: to see that it runs")
     arguments = parser.parse_args()
     arguments.code = code_of(RESULTS.parent)  # of what runs: HEAD may move before the result is written

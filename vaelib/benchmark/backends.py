@@ -44,7 +44,7 @@ def _torch(device: str, directory: Path, threads: int, *, how: str = "eager", wh
         threads: Threads of the CPU's part.
         how: ``"eager"``, ``"channels last"``, ``"bf16"`` (autocast, channels last), ``"compiled"`` or
             ``"compiled graphs"`` (``mode="reduce-overhead"``).
-        where: Where batch and answer are: ``"device"``; ``"host"``, in numpy; or ``"pinned"``, in numpy and copied
+        where: Place of batch and answer: ``"device"``; ``"host"``, in numpy; or ``"pinned"``, in numpy and copied
             through pinned memory.
     """
     import torch

@@ -92,14 +92,14 @@ class Matrix:
     Args:
         source: A model, which is exported into a temporary directory and not changed, or the path of a bundle.
         backends: Names of what is to run it.
-        threads: Of every backend; as many as torch has if None.
+        threads: Threads of every backend; as many as torch has if None.
         table: A Python file whose ``BACKENDS`` are known too.
         products: The rates of matrix products here; measured if None.
 
     Attributes:
         skipped: Backend to why it is not there: what is missing on this machine.
         failed: Backend to how its process ended.
-        threads: Of every backend.
+        threads: Threads of every backend.
         products: The machine's rates of matrix products, as of :func:`vaelib.benchmark.roofline.rates`.
 
     Raises:
@@ -264,10 +264,10 @@ def measure(
     Args:
         source: A model or the path of a bundle.
         backends: Names from :data:`vaelib.benchmark.backends.BACKENDS`.
-        operations: Of ``"encode"``, ``"decode"``, ``"reconstruct"``.
+        operations: Some of ``"encode"``, ``"decode"``, ``"reconstruct"``.
         batches: Numbers of images in a call.
-        threads: Of every backend; as many as torch has if None.
-        seconds: Of one backend's turn in a round.
+        threads: Threads of every backend; as many as torch has if None.
+        seconds: Length of one backend's turn in a round.
         rounds: Turns of each backend, with at least 50 calls in all.
         tell: Is shown a line as each cell begins.
 

@@ -145,7 +145,7 @@ def benchmark(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer batches and shorter turns.")] = False,
     backend: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of every way to run it; as many as torch takes if not given.", min=1, max=1024)
+        int | None, typer.Option(help="Threads of every backend; as many as torch takes if not given.", min=1, max=1024)
     ] = None,
     json_output: Json = False,
 ) -> None:

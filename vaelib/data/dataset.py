@@ -40,7 +40,7 @@ class ImageDataset(Dataset[Any]):
         factors: Ground-truth factors per image as class indices, ``(N, F)`` int64, or None.
         factor_names: Their F names.
         class_names: Names of the classes, by their number; if empty, of labels that are names, these names, sorted.
-        names: Where each image comes from, such as its file; or none.
+        names: Source of each image, such as its file; or none.
         dynamic: Draw black or white pixels with the images' values as probabilities, again each time an image is used.
         flip: Mirror each image left to right with probability 1/2, again each time it is used.
         condition: Given in addition to each image: ``"labels"``; ``"factors"``, each scaled to [0, 1]; a tensor
@@ -143,7 +143,7 @@ class ImageDataset(Dataset[Any]):
         Args:
             batch_size: >= 1.
             shuffle: In a random order.
-            generator: Of the order, dynamic binarisation and flips; of any device.
+            generator: Random generator for the order, dynamic binarisation and flips, on any device.
 
         Yields:
             float32 ``(B, C, H, W)`` in [0, 1]; with a condition :class:`Batch`, ``(x, condition)``.

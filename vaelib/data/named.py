@@ -37,7 +37,7 @@ def shapes(num_images: int, *, image_size: int | Sequence[int] = 32, seed: int =
     Args:
         num_images: N, >= 1.
         image_size: Height and width in pixels, one number for a square.
-        seed: Of the factors; the same seed gives the same images.
+        seed: Seed of the factors; the same seed gives the same images.
 
     Returns:
         An :class:`ImageDataset` of uint8 images ``(N, 1, H, W)`` whose ``factors`` are ``(N, 5)`` class

@@ -133,7 +133,7 @@ class ImageStream(Dataset[Any]):
     """Images by their number, read when they are needed; made by :func:`stream`.
 
     Args:
-        listing: Where the images are.
+        listing: List of the images.
         size: Height and width.
         dynamic: See :func:`stream`, as for the rest.
         flip: See :func:`stream`.

@@ -59,8 +59,8 @@ def anomaly_scores(
         model: A VAE trained on normal images.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         background: A VAE for images of the same shape, with the same likelihood; None for no likelihood ratio.
-        batch_size: Where vaelib cuts the batches.
-        generator: Of the draws of z; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for the draws of z, on any device.
 
     Returns:
         :class:`AnomalyScores`.
@@ -115,8 +115,8 @@ def anomaly(
         normal: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         anomalous: Images of another kind, of the same shape.
         background: See :func:`anomaly_scores`.
-        batch_size: Where vaelib cuts the batches.
-        generator: Of the draws of z; of any device.
+        batch_size: Images per batch, unless they come in batches.
+        generator: Random generator for the draws of z, on any device.
 
     Returns:
         An :class:`AnomalyReport`.

@@ -117,8 +117,8 @@ def per_image_terms(
         model: What the objective runs; one with a condition is given that of each batch.
         batches: Image batches ``(B, C, H, W)`` in [0, 1], alone or as ``Batch``; moved to the model's device.
         objective: Such as :class:`Elbo`.
-        step: For its schedules.
-        generator: Of the draws; of any device.
+        step: Training step at which its schedules are taken.
+        generator: Random generator for the draws, on any device.
 
     Returns:
         The objective's own named tuple: ``loss`` the mean weighted by images, the other terms ``(N,)``, on the CPU.
@@ -171,8 +171,8 @@ def elbo(
     Args:
         model: A VAE.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
-        batch_size: Where vaelib cuts the batches.
-        generator: Of the draws of z; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for the draws of z, on any device.
 
     Returns:
         A :class:`BoundEstimate` in nats per image.

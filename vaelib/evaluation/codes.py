@@ -35,8 +35,8 @@ def encode(
     Args:
         model: A VAE or an autoencoder.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
-        batch_size: Where vaelib cuts the batches.
-        generator: Of a set that draws its images, as ``dynamic_mnist`` does; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for data that draw their images, as ``dynamic_mnist`` does; on any device.
 
     Returns:
         Of a VAE with a Gaussian posterior ``(mu, logvar)``, of a quantised latent int64 codes ``(N, positions)``, of
@@ -72,8 +72,8 @@ def embed(
     Args:
         model: A VAE or an autoencoder.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
-        batch_size: Where vaelib cuts the batches.
-        generator: Of a set that draws its images, as ``dynamic_mnist`` does; on the model's device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for data that draw their images, as ``dynamic_mnist`` does; on the model's device.
 
     Returns:
         ``(N, *latent_shape)`` on the CPU.
@@ -164,8 +164,8 @@ def code_usage(
     Args:
         model: A VAE with a quantised latent.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
-        batch_size: Where vaelib cuts the batches.
-        generator: Of a set that draws its images, as ``dynamic_mnist`` does; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for data that draw their images, as ``dynamic_mnist`` does; on any device.
 
     Returns:
         A :class:`CodeUsage`.

@@ -81,7 +81,7 @@ def compare(
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         num_samples: K draws an image for log p(x), as :func:`log_likelihood`; None for ELBOs with one draw.
         batch_size: Latents that are decoded at a time.
-        generator: Of the draws; of any device.
+        generator: Random generator for the draws, on any device.
         progress: Show a bar on standard error.
 
     Returns:
@@ -181,7 +181,7 @@ def marginal_log_likelihood(
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         num_samples: K draws an image and class.
         batch_size: Latents that are decoded at a time, over images and draws: the memory's budget.
-        generator: Of the draws; of any device.
+        generator: Random generator for the draws, on any device.
         progress: Show a bar on standard error.
 
     Returns:

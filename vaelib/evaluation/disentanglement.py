@@ -71,9 +71,9 @@ def disentanglement(
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         factors: Integers ``(N, F)`` in the images' order, as ``dataset.factors`` of the set ``shapes``.
         categorical: Indices of factors whose values have no order; of ``shapes``, ``[0]``.
-        batch_size: Of the encoder.
-        num_resamples: For the standard error, >= 2.
-        generator: Of splits and resamples, on the CPU.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        num_resamples: Resamples for the standard error, >= 2.
+        generator: Random generator for splits and resamples, on the CPU.
 
     Returns:
         A :class:`DisentanglementReport`.
@@ -134,8 +134,8 @@ def sap(
         codes: ``(N, D)``, D >= 2.
         factors: Integers ``(N, F)``, F >= 2.
         categorical: Indices of factors whose values have no order.
-        num_resamples: For the standard error, >= 2.
-        generator: Of the resamples.
+        num_resamples: Resamples for the standard error, >= 2.
+        generator: Random generator for the resamples.
 
     Raises:
         ValueError: If a shape is wrong, a factor is constant, or an index is out of range.
@@ -179,8 +179,8 @@ def dci(
         codes: ``(N, D)``, D >= 2.
         factors: Integers ``(N, F)``, F >= 2.
         categorical: Indices of factors whose values have no order.
-        num_resamples: For the standard error, >= 2.
-        generator: Of the halves and resamples.
+        num_resamples: Resamples for the standard error, >= 2.
+        generator: Random generator for the halves and resamples.
 
     Returns:
         :class:`DciScores`.

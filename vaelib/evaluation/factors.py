@@ -83,8 +83,8 @@ def beta_vae_score(
     Args:
         codes: ``(N, D)``, D >= 2.
         factors: Integers ``(N, F)``, F >= 2.
-        num_resamples: For the standard error, >= 2.
-        generator: Of pairs and resamples.
+        num_resamples: Resamples for the standard error, >= 2.
+        generator: Random generator for pairs and resamples.
 
     Raises:
         ValueError: If a shape is wrong or a factor is constant.
@@ -124,8 +124,8 @@ def factor_vae_score(
     Args:
         codes: ``(N, D)``, D >= 2.
         factors: Integers ``(N, F)``, F >= 2.
-        num_resamples: For the standard error, >= 2.
-        generator: Of images and resamples.
+        num_resamples: Resamples for the standard error, >= 2.
+        generator: Random generator for images and resamples.
 
     Raises:
         ValueError: If a shape is wrong or a factor is constant.
@@ -185,8 +185,8 @@ def mig(
     Args:
         codes: ``(N, D)``, D >= 2.
         factors: Integers ``(N, F)``, F >= 2.
-        num_resamples: For the standard error, >= 2.
-        generator: Of the resamples.
+        num_resamples: Resamples for the standard error, >= 2.
+        generator: Random generator for the resamples.
 
     Raises:
         ValueError: If a shape is wrong or a factor is constant.
@@ -223,8 +223,8 @@ def modularity(
     Args:
         codes: ``(N, D)``, D >= 2.
         factors: Integers ``(N, F)``, F >= 2.
-        num_resamples: For the standard error, >= 2.
-        generator: Of the resamples.
+        num_resamples: Resamples for the standard error, >= 2.
+        generator: Random generator for the resamples.
 
     Raises:
         ValueError: If a shape is wrong or a factor is constant.
@@ -251,7 +251,7 @@ def modularity_chance(
         codes: ``(N, D)``, D >= 2.
         factors: Integers ``(N, F)``, F >= 2.
         num_permutations: >= 2.
-        generator: Of the permutations, on the CPU.
+        generator: Random generator for the permutations, on the CPU.
 
     Returns:
         The mean, and the standard deviation of a single pairing.

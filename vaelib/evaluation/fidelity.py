@@ -68,7 +68,7 @@ def fidelity(
         real: Images, an ``ImageDataset``, or an iterable of batches; at least 20.
         generated: The same, such as ``vae.sample(10_000)``; of a model with a condition those of the real images, as in
             ``vae.sample(len(data), condition=data.condition)``.
-        batch_size: Where vaelib cuts the batches.
+        batch_size: Images per batch, unless they come in batches.
 
     Returns:
         A :class:`Fidelity`.
@@ -114,7 +114,7 @@ def fid(real: Tensor, generated: Tensor) -> Estimate:
     """Frechet distance between the Gaussians that fit two sets of features.
 
     ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, in float64. Its expectation falls as the sets grow. The
-    standard error is a jackknife over 20 random groups, the i-th of both sets left out together.
+    standard error is a jackknife over 20 random groups, the i-th of both sets omitted together.
 
     Args:
         real: Features ``(N, F)``, N >= 20.
@@ -140,7 +140,7 @@ def fid(real: Tensor, generated: Tensor) -> Estimate:
 
 
 def _moments(features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Mean and covariance of all features, then with each group left out."""
+    """Mean and covariance of all features, then without each group in turn."""
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
     count, total, squares = len(features), features.sum(0), features.T @ features
     for group in (features[:0], *features[order].tensor_split(_GROUPS)):

@@ -95,7 +95,7 @@ def text_reconstruction(
         model: A VAE or an autoencoder, of a condition with it bound by ``model.given``.
         num_images: How many images.
         scale: Pixels for each dot of the font: letters are ``6 * scale`` wide and ``11 * scale`` high.
-        seed: Of letters and colours.
+        seed: Seed of letters and colours.
         batch_size: Images reconstructed at a time.
 
     Returns:

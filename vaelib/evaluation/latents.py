@@ -94,8 +94,8 @@ def latents(
     Args:
         model: A VAE with a Gaussian posterior and any prior; of codes, see :func:`code_usage`.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches; N >= 2.
-        batch_size: Of the encoder.
-        generator: Of the draws; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for the draws, on any device.
 
     Returns:
         A :class:`LatentReport`, on the CPU.

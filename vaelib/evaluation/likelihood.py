@@ -108,7 +108,7 @@ def log_likelihood(
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
         num_samples: K draws an image.
         batch_size: Latents that are decoded at a time, over images and draws: the memory's budget.
-        generator: Of the draws; of any device.
+        generator: Random generator for the draws, on any device.
         progress: Show a bar on standard error.
 
     Returns:

@@ -47,8 +47,8 @@ def reconstruction_quality(
     Args:
         model: A VAE or an autoencoder.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
-        batch_size: Where vaelib cuts the batches.
-        generator: For the binarisation or flips of ``data``; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for the binarisation or flips of ``data``, on any device.
 
     Returns:
         A :class:`ReconstructionQuality`.
@@ -123,8 +123,8 @@ def rfid(
         extractor: Maps images ``(B, C, H, W)`` in [0, 1] to features ``(B, F)``, as for :func:`fidelity`.
         model: A VAE or an autoencoder.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches; N >= 20.
-        batch_size: Where vaelib cuts the batches.
-        generator: For the binarisation or flips of ``data``; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for the binarisation or flips of ``data``, on any device.
 
     Returns:
         The distance of :func:`fid`, 0 where features come back as they were.

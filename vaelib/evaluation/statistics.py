@@ -88,8 +88,8 @@ def latent_statistics(
     Args:
         model: A VAE or an autoencoder.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches: those of the training.
-        batch_size: Where vaelib cuts the batches.
-        generator: Of the draws; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for the draws, on any device.
 
     Returns:
         A :class:`LatentStatistics`, on the CPU.
@@ -163,8 +163,8 @@ def activation_ranges(
     Args:
         model: A VAE or an autoencoder.
         data: Images ``(N, C, H, W)`` in [0, 1], an ``ImageDataset``, or an iterable of batches.
-        batch_size: Where vaelib cuts the batches.
-        generator: Of the draws; of any device.
+        batch_size: Images per batch, unless ``data`` comes in batches.
+        generator: Random generator for the draws, on any device.
 
     Returns:
         By the name of the layer in the model, such as ``decoder.head.0``, in the order of the model; modules that hold

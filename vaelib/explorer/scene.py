@@ -64,7 +64,7 @@ def build_scene(bundle: str | Path, model: OnnxVAE, data: Data | None = None) ->
     Args:
         bundle: The directory that ``model`` was opened from.
         model: The model.
-        data: As many images as latents fit into 2^20 numbers are used. If None, 512 of the model's own samples
+        data: Images, used up to 2^20 latent numbers in all. If None, 512 of the model's own samples
             stand in for them. Each is encoded with its own label where the model takes labels.
 
     Raises:

@@ -43,8 +43,8 @@ def write_static(
         model: The model.
         scene: From :func:`build_scene`.
         directory: New, empty, or with a page that this function wrote. A link to a directory is followed.
-        onnxruntime_web: Where ``npm install onnxruntime-web`` was run. If None, the visitor's browser fetches version
-            1.30.0 from a CDN, and takes it only if its hash is right.
+        onnxruntime_web: Directory where ``npm install onnxruntime-web`` was run. If None, the visitor's browser fetches
+            version 1.30.0 from a CDN, and takes it only if its hash is right.
 
     Raises:
         FileNotFoundError: If there is no onnxruntime-web at that place.

@@ -78,8 +78,8 @@ def export_onnx(
         dynamic_size: Also leave H and W free, for a model with a latent map; they must then be multiples of what
             the manifest calls ``spatial_multiple``. Compared with torch at two sizes, with a latent map of 4 x 4 where
             the model runs at that size: a large first stage is exported soonest this way.
-        evaluation: For the model card: what ``vaelib evaluate --json`` prints, and any other words and numbers, such
-            as ``{"data": "mnist, test"}``.
+        evaluation: Results for the model card: what ``vaelib evaluate --json`` prints, and any other words and numbers,
+            such as ``{"data": "mnist, test"}``.
         benchmark: Also measure the speed on this machine's CPU and write it on the card, which then differs from
             one export to the next.
         strict: Refuse a model for which ``vaelib.export.lint.lint`` has a finding.

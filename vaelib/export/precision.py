@@ -71,7 +71,7 @@ def check_headroom(whole: Graph, calibration: Mapping[str, Tensor] | None) -> No
 
     Args:
         whole: The graph of the whole model.
-        calibration: Of :func:`check_calibration`; random images if None.
+        calibration: Images from :func:`check_calibration`; random images if None.
 
     Raises:
         ExportError: A ``ValueError`` that names the layer: if one gives more than a quarter of what float16 can hold.
@@ -111,7 +111,7 @@ def quantized(
     Args:
         files: The float32 graphs by part.
         graphs: What the files were made from, and the prior that the decoder is calibrated on too.
-        calibration: Of :func:`check_calibration`; at most 1,024 images are used.
+        calibration: Images from :func:`check_calibration`; at most 1,024 are used.
         max_loss: Nats per image that may be lost.
 
     Raises:

@@ -220,8 +220,8 @@ def prove(
     Args:
         described: The manifest but for its files.
         files: The bundle's files but its manifest, by name.
-        graphs: By part.
-        limits: By part and kind of output, what may differ; ``EXACT`` where there is no file.
+        graphs: Graphs by part.
+        limits: Allowed difference by part and kind of output; ``EXACT`` where there is no file.
     """
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place) / "bundle"

@@ -174,7 +174,7 @@ def prove_tiles(model: OnnxVAE, limits: Mapping[str, Mapping[str, Limit]]) -> No
 
     Args:
         model: A bundle.
-        limits: By part and kind of output, what may differ, of the range of the values.
+        limits: Allowed difference by part and kind of output, relative to the range of the values.
     """
     tiling, condition = model.metadata["tiling"] or {}, model.metadata["condition"]
     if condition is not None:

@@ -101,7 +101,7 @@ def _cut(model: ir.Model, graph: Graph) -> ir.Model:
 
 
 def _measure_own_inputs(whole: ir.Graph, graph: Graph) -> None:
-    """The batch has one size, which torch takes from any input: from one of ``graph`` from here on."""
+    """Read the batch size, which torch's export takes from any input, from an input of ``graph``."""
     own, *_ = inputs = [value for value in whole.inputs if value.name in _inputs(graph)]
     for value in whole.inputs:
         for node, _ in [] if value in inputs else list(value.uses()):

@@ -68,7 +68,7 @@ class Codebook(nn.Module):
     Args:
         num_codes: K.
         size: C.
-        decay: Of the averages that are the codes; None if gradients move them.
+        decay: Decay of the running means that are the codes; None if gradients move them.
         restart: Share of the mean count below which a code is dead.
     """
 

@@ -29,7 +29,7 @@ class ResidualQuantizer(Quantizer):
         depth: Number of codebooks.
         prior: p(codes); :class:`UniformCodes` if None.
         commitment: Nats per squared distance between what is left and its code, summed over the steps too.
-        decay: Of the running means; None to train the codes by gradients.
+        decay: Decay of the running means; None to train the codes by gradients.
         restart: A code used less often than this share of the mean is moved; 0 for never.
         gradient: ``"straight_through"`` or ``"rotation"``, from the sum of the codes to the encoder's vector.
 
@@ -106,7 +106,7 @@ class ResidualQuantizer(Quantizer):
 
         Args:
             reduce: Sums a tensor over processes; nothing if None.
-            generator: Of the places of restarted codes, the same on every process; torch's global one if None.
+            generator: Random generator for restarted codes, the same on every process; torch's global one if None.
             moved: Whether the step moved the weights; if it was skipped, those draws are forgotten. A tensor on a
                 device is waited for until k-means is done; then they are followed, and buffers are the caller's to
                 restore.
@@ -180,8 +180,8 @@ class VectorQuantizer(ResidualQuantizer):
         prior: p(codes); :class:`UniformCodes` if None.
         commitment: What a squared distance between encoder's vector and code costs, in nats, summed over positions and
             channels.
-        decay: Of the running means, in [0, 1]; None to train the codes by gradients, with their squared distances to
-            the encoder's vectors at 1 nat each.
+        decay: Decay of the running means, in [0, 1]; None to train the codes by gradients, with their squared
+            distances to the encoder's vectors at 1 nat each.
         restart: A code used less often than this share of the mean is moved; 0 for never.
         gradient: ``"straight_through"`` or ``"rotation"``.
         cosine: Compare directions; encoder's vectors and codes have length 1.

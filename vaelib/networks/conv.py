@@ -40,8 +40,8 @@ class ConvEncoder(nn.Module):
         latent_dim: D of a latent vector.
         latent_shape: ``(C, h, w)`` of a latent map instead; ``(h, w)`` is the size of the smallest map.
         hidden_channels: Channels per stage, from the image inwards; any number of stages.
-        kernel_size: Of the strided convolutions.
-        stride: Of the same.
+        kernel_size: Kernel size of the strided convolutions.
+        stride: Their stride.
         norm: ``"batch"``, ``"group"`` (up to 8 groups of 4 or more channels), ``"layer"`` (all channels and
             pixels) or ``"none"``.
         activation: ``"silu"``, ``"relu"``, ``"leaky_relu"``, ``"elu"``, ``"gelu"`` or ``"tanh"``.
@@ -123,7 +123,7 @@ class ConvDecoder(nn.Module):
         image_shape: ``(C, H, W)`` of one image, any size of at least one pixel.
         latent_shape: ``(C, h, w)`` of a latent map instead of ``latent_dim``.
         hidden_channels: Channels per stage, from the latent outwards; any number of stages.
-        kernel_size: Of the upsampling convolutions; the next odd number for nearest and pixel_shuffle.
+        kernel_size: Kernel size of the upsampling convolutions; the next odd number for nearest and pixel_shuffle.
         stride: Growth per stage.
         norm: ``"batch"``, ``"group"`` (up to 8 groups of 4 or more channels), ``"layer"`` (all channels and
             pixels) or ``"none"``.

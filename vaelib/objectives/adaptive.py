@@ -17,7 +17,7 @@ def adaptive_weight(decoder: nn.Module, recon_params: Tensor, images: Tensor, fi
     Args:
         decoder: What made ``recon_params``.
         recon_params: Its output for a batch.
-        images: Of these, the likelihood's means.
+        images: The likelihood's means for ``recon_params``.
         fixed: The loss of each image that the adversarial one is measured by, ``(B,)``.
         slope: The slope of each image's adversarial loss in its pixels, the shape of ``images``.
 

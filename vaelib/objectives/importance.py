@@ -66,7 +66,7 @@ def nats_of(model: Any, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
 
 
 class Iwae:
-    """The K-sample bound of a :class:`VAE`, and its kin.
+    """The K-sample bound of a :class:`VAE`, and its variants.
 
     ``Iwae(50)`` is IWAE. ``num_groups=M`` takes the mean of the bounds of M groups of K draws each: MIWAE.
     ``elbo_weight`` mixes the ELBO of all draws in: CIWAE. ``pool_decoder`` trains the encoder by groups but decoder and
@@ -84,8 +84,8 @@ class Iwae:
     Args:
         num_samples: K, draws in a bound.
         num_groups: M, bounds that are averaged.
-        elbo_weight: Of the ELBO beside the bound, in [0, 1].
-        gradient: Of the encoder.
+        elbo_weight: Weight of the ELBO beside the bound, in [0, 1].
+        gradient: Gradient of the encoder: ``"plain"``, ``"stl"`` or ``"dreg"``.
         pool_decoder: Whether decoder and prior follow one bound of all draws.
 
     Raises:

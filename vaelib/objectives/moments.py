@@ -159,7 +159,7 @@ def mmd(x: Tensor, y: Tensor, *, kernel: str = "imq", scale: float = 1.0) -> Ten
         x: Shape ``(n, ...)``, n >= 2.
         y: Shape ``(m, ...)``, m >= 2.
         kernel: ``"rbf"`` or ``"imq"``.
-        scale: Of the prior, > 0.
+        scale: Scale of the prior, > 0.
 
     Returns:
         A scalar.
@@ -207,8 +207,8 @@ class InfoLoss:
         alpha: Share of the mutual information that is free, at most 1.
         lambda_: Weight of the divergence to the prior, at least ``1 - alpha``. The MMD is a small number: published
             values reach from 10 to 1,000.
-        kernel: Of :func:`mmd`.
-        scale: Of the kernel, about that of the prior.
+        kernel: Kernel of :func:`mmd`.
+        scale: Scale of the kernel, about that of the prior.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -245,10 +245,10 @@ class WaeLoss:
     """:func:`reconstruction_loss` of an :class:`AutoEncoder` and the MMD of its codes to a prior, which it has not.
 
     Args:
-        weight: Of the MMD, >= 0.
+        weight: Weight of the MMD, >= 0.
         prior: What codes shall look like; :class:`StandardNormal` if None. It is not trained.
-        kernel: Of :func:`mmd`.
-        scale: Of the kernel, about that of the prior.
+        kernel: Kernel of :func:`mmd`.
+        scale: Scale of the kernel, about that of the prior.
 
     Raises:
         ValueError: If an argument is out of its range.

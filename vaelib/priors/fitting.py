@@ -49,13 +49,13 @@ def fit_prior(
         prior: Any with weights, such as :class:`MixtureOfGaussians` (begin with its ``start_from``),
             :class:`FlowPrior` or :class:`AutoregressiveCodes`; fitted in place.
         z: Latents ``(N, *latent_shape)``, or codes, int64 ``(N, num_positions)``, on the prior's device.
-        embedding: For a prior with a condition, that of each row, ``(N, E)``, as ``vae.condition.embed(labels)`` gives.
+        embedding: Embedding of each row, ``(N, E)``, for a prior with a condition: ``vae.condition.embed(labels)``.
             Nothing is dropped here: for ``vae.given(None).sample`` give rows of ``vae.condition.embed(None)`` too, with
             latents of ``vae.given(None)``.
         num_steps: Steps of Adam, whose learning rate falls to zero along half a cosine.
         batch_size: Latents in a step, drawn with replacement; 512, or of codes 64 images, if None.
         learning_rate: At the start; 5e-3, or the prior's own ``learning_rate`` if it has one, if None.
-        generator: Of the batches, on the CPU.
+        generator: Random generator for the batches, on the CPU.
         progress: Show a bar on standard error.
 
     Returns:

@@ -125,7 +125,7 @@ class VampPrior(Prior):
 
     @torch.no_grad()
     def fix(self) -> None:
-        """Compute the components once, for weights that will not change; in training mode they are computed anew."""
+        """Compute the components once, for weights that will not change; in training mode, again at each call."""
         self._mu, self._logvar = self._components()
 
     def log_prob(self, z: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def check_graph(model: Message, contract: Contract) -> None:
     """Refuse what vaelib does not run, and whatever takes or gives other than its contract says.
 
     Args:
-        model: As :func:`vaelib.runtime.protobuf.parse` reads it.
+        model: The model, as :func:`vaelib.runtime.protobuf.parse` reads it.
         contract: The names that the graph must have, in order, with dtypes and shapes.
 
     Raises:

@@ -77,7 +77,7 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Any:
 
     Args:
         directory: A model directory, or that of a run, whose ``best`` is meant; of one that is both, the model itself.
-        device: Where the weights go.
+        device: Device of the weights.
 
     Returns:
         A :class:`VAE`, :class:`AutoEncoder`, or whatever class was saved.

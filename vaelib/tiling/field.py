@@ -44,7 +44,7 @@ def receptive_field(network: nn.Module, examples: Sequence[Tensor]) -> Field | R
     Args:
         network: Maps the first example, ``(B, C, H, W)``, to one or several maps of one size.
         examples: Inputs of such shapes; the height and width of the first must be multiples of the network's stride,
-            and large against its padding. Of all others no dimension depends on H and W.
+            and large against its padding. The shapes of the others must not depend on H and W.
 
     Returns:
         A :class:`Refusal` for whatever looks at the whole map, such as a normalisation over space or attention, for

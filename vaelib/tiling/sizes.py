@@ -24,8 +24,8 @@ def size_dependence(network: nn.Module, examples: Sequence[Tensor], sizes: Seque
     """The first layer that computes in another way, or with other numbers, for a map of one of ``sizes``.
 
     Args:
-        network: As :func:`receptive_field` takes it.
-        examples: As it takes them.
+        network: Network, as :func:`receptive_field` takes it.
+        examples: Its inputs, as :func:`receptive_field` takes them.
         sizes: Height and width of other inputs.
 
     Examples:

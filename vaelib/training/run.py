@@ -68,7 +68,7 @@ class Run:
         batches: The steps of an epoch.
         max_epochs: Epochs, if nothing ends the run early.
         callbacks: Objects with hooks, in the order of their calls.
-        output_dir: Where the run is written, or None.
+        output_dir: Directory of the run, or None.
     """
 
     def __init__(

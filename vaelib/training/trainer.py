@@ -70,9 +70,9 @@ class Trainer:
         compile: Compile the step with ``torch.compile``, on CUDA as graphs; None compiles long runs on a CPU.
             An objective that cannot be compiled, such as :class:`Adversarial`, runs eagerly, with a warning.
         sync_batch_norm: Batch normalisation over all processes' images (CUDA only) instead of each one's own.
-        seed: Of the order of images, the draws and dropout. The weights are the model's own: seed before making it.
-        output_dir: Where ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, images and
-            ``curves.png`` go; nothing is written if None. ``best`` is the epoch of the lowest
+        seed: Seed of image order, draws and dropout. The weights are the model's own: seed before making it.
+        output_dir: Directory for ``history.csv``, ``checkpoints``, the ``best`` and ``last`` model, images and
+            ``curves.png``; nothing is written if None. ``best`` is the epoch of the lowest
             :attr:`EpochRecord.criterion` on ``val``: the bound at ``beta`` 1, without free bits, capacity or penalties.
         callbacks: Objects with some of ``on_start``, ``on_step``, ``on_epoch``, ``on_end``, such as :class:`EMA`,
             :class:`EarlyStopping`, :class:`Trackers`; see :mod:`vaelib.training`.

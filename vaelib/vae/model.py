@@ -110,10 +110,11 @@ class VAE(Passes, nn.Module):
         used as what that returns.
 
         Args:
-            condition: As the model's :class:`Labels` or :class:`Vector` takes it, one for all images or one for each;
-                None for the null embedding of a condition with ``dropout``.
-            generator: Of the dropout, which acts in training mode: one decision per row of the condition, for encoder
-                and decoder; one for all images where one condition serves them, so give each image its own there.
+            condition: Labels or vectors, as the model's :class:`Labels` or :class:`Vector` takes them, one for all
+                images or one for each; None for the null embedding of a condition with ``dropout``.
+            generator: Random generator for the dropout, which acts in training mode: one decision per row of the
+                condition, for encoder and decoder; one for all images where one condition serves them, so give each
+                image its own there.
 
         Raises:
             ValueError: If the model has no condition, or this is none of its values.

@@ -62,7 +62,7 @@ class Verbs:
         raise NotImplementedError
 
     def observe(self, x: Tensor, *, generator: torch.Generator | None = None) -> Any:
-        """What the encoder makes of images ``(B, C, H, W)`` in [0, 1], in training mode behind the corruption.
+        """The encoder's output for images ``(B, C, H, W)`` in [0, 1], which are corrupted first in training mode.
 
         Autocast ends here: tensors come back in the dtype of ``x``, and what follows is in full precision.
         """
@@ -86,7 +86,7 @@ class Verbs:
             features: What :meth:`observe` returns.
             num_samples: K draws of each image, as ``(K * B, ...)``: the first of all images, the second, ...
             noise: Standard normal, ``(K * B, noise_size)``; drawn if None.
-            generator: Of the noise; torch's global one if None.
+            generator: Random generator for the noise; torch's global one if None.
         """
         check_generator(generator)
         if check_int("num_samples", num_samples) > 1:
@@ -192,7 +192,7 @@ class Passes(Verbs):
 
         Args:
             x: Images in [0, 1], of the model's ``image_shape``; with ``tile``, of any height and width.
-            condition: Of a model that takes one.
+            condition: Condition of the images, for a model that takes one.
             tile: Longest side, in pixels, of the tiles that encoder and decoder compute one after the other. They
                 overlap by the network's receptive radius, so the result is that of the whole image, up to 1e-6; its
                 outer border keeps the network's own padding. Where the size is no multiple of the latent's cells, the
@@ -226,10 +226,10 @@ class Passes(Verbs):
 
         Args:
             num_samples: How many, >= 0.
-            condition: Of all samples; or of B conditions the first of the first sample, the second of the second, ...,
-                and again from the first, where B divides ``num_samples``.
+            condition: Condition of all samples; or B conditions, the first for the first sample, the second for the
+                second, ..., and again from the first, where B divides ``num_samples``.
             seed: The same images again, and within rounding those of ``OnnxVAE.sample`` with this seed.
-            generator: Of the noise, in the place of a seed; torch's global one if both are None.
+            generator: Random generator for the noise, instead of a seed; torch's global one if both are None.
 
         Raises:
             ValueError: If both ``seed`` and ``generator`` are given, or the model has no prior.
