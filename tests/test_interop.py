@@ -302,7 +302,24 @@ def reparametrised():
     return vae
 
 
+def changed(name, **attributes):
+    """With another setting of one layer, which no weight tells."""
+    vae = small()
+    for key, value in attributes.items():
+        setattr(vae.get_submodule(name), key, value)
+    return vae
+
+
+def hooked():
+    vae = small()
+    vae.decoder.conv_out.register_forward_hook(lambda *_: None)
+    return vae
+
+
 UNWRITABLE = [
+    (hooked, ValueError, "as they were built, got another 'decoder.conv_out'"),
+    (lambda: changed("encoder.norm_out", eps=1e-2), ValueError, "as they were built, got another 'encoder.norm_out'"),
+    (lambda: changed("encoder.conv_in", padding_mode="circular"), ValueError, "got another 'encoder.conv_in'"),
     (reparametrised, ValueError, "the layers of its networks as they were built, got another 'encoder.conv_in.para"),
     (lambda: None, TypeError, "`model` must be a VAE, got None"),
     (lambda: vl.conv_vae((1, 8, 8), 2), TypeError, "`model` must be made of ResidualEncoder .* got ConvEncoder, Conv"),

@@ -137,6 +137,21 @@ def test_groups_have_their_own_learning_rate_and_betas():
     [
         (lambda model: [list(model.parameters())], TypeError, "`parameter_groups` must give dicts with `params`, got "),
         (lambda model: [{"params": [3]}], TypeError, "`parameter_groups` must give parameters, got 3"),
+        (
+            lambda model: [{"params": [*model.parameters()], "lr_scal": 0.5}],
+            ValueError,
+            "`parameter_groups` .*'lr_scal': 0.5.* unexpected",
+        ),
+        (
+            lambda model: [{"params": [*model.parameters()], "lr": 0.5}],
+            ValueError,
+            "`parameter_groups` .*'lr': 0.5.* multiple values",
+        ),
+        (
+            lambda model: [{"params": [*model.parameters()], "betas": (2, 3)}],
+            ValueError,
+            "`parameter_groups` .* Invalid beta",
+        ),
         (lambda model: [{"params": [*model.parameters()]}] * 2, ValueError, "give each weight .* at most once"),
         (lambda model: [{"params": nn.Linear(1, 1).parameters()}], ValueError, "give each weight .* at most once"),
         (lambda model: [{"params": [], "lr_scale": -1.0}], ValueError, "`lr_scale` must be >= 0, got -1"),

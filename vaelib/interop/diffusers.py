@@ -181,8 +181,25 @@ def _check_layers(model: VAE, config: Mapping[str, Any]) -> None:
     with torch.device("meta"):
         described = model_of({**DEFAULTS[config["_class_name"]], **config}, model.image_shape[1:])
     wanted, found = ({name: each.state_dict()[name].shape for name in names_of(each)} for each in (described, model))
-    if wrong := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    built, given = (_layers(each) for each in (described, model))
+    if wrong := wrong or [name for name in {**built, **given} if built.get(name) != given.get(name)]:
         raise ValueError(f"`model` must have the layers of its networks as they were built, got another {wrong[0]!r}.")
+
+
+def _layers(model: Any) -> dict[str, Any]:
+    """By name, what a layer computes beside its weights: class, arguments, hooks and a forward of its own."""
+    return {
+        name: (
+            type(layer),
+            layer.extra_repr(),
+            len(layer._forward_hooks),
+            len(layer._forward_pre_hooks),
+            "forward" in vars(layer),
+        )
+        for name, layer in model.named_modules()
+        if name.startswith(("encoder", "decoder"))
+    }
 
 
 def _tensors_in(directory: Path) -> dict[str, Tensor]:

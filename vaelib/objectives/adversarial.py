@@ -98,8 +98,8 @@ class Adversarial(nn.Module):
             reconstruction and perceptual term, and of the adversarial term, at the decoder's last layer (the last
             weight of its parameters), over the images of all processes.
         loss: ``"hinge"`` or ``"least_squares"``.
-        optimizer: Settings of the discriminator's own: ``lr_scale``, by which the learning rate is multiplied, and
-            arguments of the optimiser; see :class:`Objective`.
+        optimizer: Settings of the discriminator's own beside ``betas=(0.5, 0.9)``, of optimisers that have betas:
+            ``lr_scale``, by which the learning rate is multiplied, and arguments of the optimiser.
 
     Raises:
         ValueError: If an argument is out of its range, the discriminator has batch normalisation, or a
@@ -150,7 +150,7 @@ class Adversarial(nn.Module):
         check_choice("loss", loss, _LOSSES)
         self.loss = loss
         check_type("optimizer", optimizer, Mapping | None, "a mapping such as {'lr_scale': 0.5}, or None")
-        self.optimizer = {"betas": (0.5, 0.9)} if optimizer is None else dict(optimizer)
+        self.optimizer = {"betas": (0.5, 0.9), **(optimizer or {})}
         if "params" in self.optimizer:
             raise ValueError("`optimizer` must not have `params`: they are the discriminator's.")
         self.register_buffer("adaptive_weight", torch.zeros(()))  # of the last step, which validation takes

@@ -36,8 +36,24 @@ def make_optimizer(
     """The optimiser of the weights of ``module``."""
     groups = _parameter_groups(module)
     make = OPTIMIZERS[named] if isinstance(named, str) else named
+    for group in groups:
+        if own := {name: value for name, value in group.items() if name not in ("params", "lr_scale")}:
+            _check_settings(make, learning_rate, own)
     alike = len(groups) == 1 and groups[0].keys() == {"params"}
     return make(groups[0]["params"] if alike else groups, lr=learning_rate)
+
+
+def _check_settings(make: Callable[..., torch.optim.Optimizer], learning_rate: float, own: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for settings of a group that are wrong: torch keeps and checks none of them."""
+    trial = [nn.Parameter(torch.zeros(1))]
+    if "betas" not in make(trial, lr=learning_rate).defaults:  # which are for Adam and the like
+        own.pop("betas", None)
+    try:
+        make(trial, lr=learning_rate, **own)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`parameter_groups` must have `lr_scale` and settings of the optimizer, got {shown(own)}: {error}."
+        ) from error
 
 
 def make_schedule(named: str | Schedule, learning_rate: float, total_steps: int) -> Schedule:
