@@ -131,6 +131,26 @@ def test_another_layer_is_another_receptive_field():
         vae.reconstruct(x, tile=40)
 
 
+def test_a_network_is_traced_only_where_it_is_cut_and_once_for_its_state(monkeypatch):
+    traces, export = [], torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda *given, **named: traces.append(given) or export(*given, **named))
+
+    def count(call, *given):
+        traces.clear()
+        call(*given, tile=40)
+        return len(traces)
+
+    vae = build(hidden_channels=(5, 3))
+    assert count(build(norm="group").reconstruct, X[..., :40, :40]) == 0
+    assert [count(vae.reconstruct, X) for _ in range(2)] == [6, 0]  # at the usual size, the whole's and the tile's
+    assert count(vae.reconstruct, X.expand(3, 1, 64, 64)) == 0
+    assert count(vae.embed, X[..., :60, :60]) == 2
+    vae.encoder.stages[0].padding_mode = "reflect"
+    assert count(vae.reconstruct, X) == 3
+    vae.decoder.stages[1].register_forward_hook(lambda *_: None)  # which may do anything
+    assert [count(vae.reconstruct, X) for _ in range(2)] == [3, 3]
+
+
 X = torch.rand(1, 1, 64, 64)
 
 

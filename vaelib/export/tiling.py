@@ -20,7 +20,7 @@ from vaelib.export.graphs import Graph
 from vaelib.runtime import OnnxVAE
 from vaelib.runtime.protobuf import ProtobufError
 from vaelib.runtime.sections import cut_out
-from vaelib.tiling import Field, receptive_field
+from vaelib.tiling.field import Field, field_and_calls
 from vaelib.tiling.passes import COLUMNS, ROWS, fields_of, sections_of
 from vaelib.tiling.sizes import size_dependence
 
@@ -52,10 +52,11 @@ def tiling_of(graphs: Mapping[str, Graph], contents: Mapping[str, bytes]) -> dic
         sized = graph._replace(inputs={**graph.inputs, name: (graph.inputs[name][0], ROWS * scale, COLUMNS * scale)})
         module, examples = graph.module.eval(), [values[:1] for values in sized.constant_inputs(0.5)]
         sizes = [graph.for_proof().inputs[name][1:], (4 * ROWS * scale, 4 * COLUMNS * scale)]
-        changing = size_dependence(module, examples, sizes)
+        field, calls = field_and_calls(module, examples)
+        changing = size_dependence(module, examples, sizes, calls)
         if changing is not None and changing.is_branch:
             raise ExportError(f"`dynamic_size` needs a model that computes the same at every size: {part} {changing}.")
-        field = changing or receptive_field(module, examples)
+        field = changing or field
         if isinstance(field, Field):
             found[part] = _axes(field)
             if part in contents and len(examples) == 1:

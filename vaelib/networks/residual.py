@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,9 +69,6 @@ class _Residual(nn.Module):
                 " `hidden_channels` or `residual_blocks` smaller."
             )
 
-    _before: Callable[[Any], Tensor]
-    _after: Callable[..., Any]
-
     def sections(self) -> tuple[nn.Module, ...]:
         """Two networks which make up this one, cut at the lowest resolution; none if the map there is too large.
 
@@ -81,7 +78,7 @@ class _Residual(nn.Module):
         least, most = sorted((self.hidden_channels[0], self.hidden_channels[-1]))
         if self.norm == "spatial" or 16 * most > least * 4 ** (len(self.hidden_channels) - 1):
             return ()
-        return Section(self, self._before), Section(self, self._after)
+        return Section(self, "_before"), Section(self, "_after")
 
     def _levels_of(self, attention_levels: Sequence[int]) -> tuple[int, ...]:
         return check_int_tuple("attention_levels", attention_levels, minimum=0, maximum=len(self.hidden_channels) - 1)

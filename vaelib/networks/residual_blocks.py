@@ -201,12 +201,12 @@ def initialize(network: nn.Module) -> None:
 
 
 class Section(nn.Module):
-    """A part of a network, as a network of its own."""
+    """A method of a network, as a network of its own."""
 
-    def __init__(self, network: nn.Module, forward: Callable[[Tensor], Any]) -> None:
+    def __init__(self, network: nn.Module, method: str) -> None:
         super().__init__()
-        self.network, self._forward = network, forward
+        self.network, self._method = network, method
 
     def forward(self, x: Tensor) -> Any:
         """``(B, C, H, W)`` to one or several maps."""
-        return self._forward(x)
+        return getattr(self.network, self._method)(x)

@@ -14,8 +14,9 @@ from vaelib._tiles import Axis
 from vaelib.tiling.operators import expanded, rule_of
 from vaelib.tiling.reach import Reach, UnboundedError, axis_of, joined
 from vaelib.tiling.sampling import Call, Dims, Value
+from vaelib.tiling.traces import Called, calls_of, layer_of, remembered, traced
 
-__all__ = ["Field", "Refusal", "layer_of", "receptive_field", "traced"]
+__all__ = ["Field", "Refusal", "field_and_calls", "receptive_field"]
 
 
 class Field(NamedTuple):
@@ -58,20 +59,22 @@ def receptive_field(network: nn.Module, examples: Sequence[Tensor]) -> Field | R
         >>> str(receptive_field(nn.Sequential(*convs, nn.GroupNorm(2, 4)), [torch.zeros(1, 1, 32, 32)]))
         '`2` (GroupNorm) takes mean and variance over the whole map'
     """
+    return field_and_calls(network, examples)[0]
+
+
+@remembered
+def field_and_calls(network: nn.Module, examples: Sequence[Tensor]) -> tuple[Field | Refusal, list[Called]]:
+    """The receptive field, and the calls of the same trace."""
+    calls: list[Called] = []
     try:
         program = traced(network, examples)
+        calls = calls_of(program)
         found = None if any(map(_changes_its_input, program.graph.nodes)) else _walked(program)
         # Without in-place and composite operators, at twice the time.
-        return found if isinstance(found, Field) else _walked(program.run_decompositions({}))
+        return found if isinstance(found, Field) else _walked(program.run_decompositions({})), calls
     except Exception as error:  # torch wraps whatever went wrong in errors of many kinds
         reason = str(error).partition("\n")[0]
-        return Refusal(f"`{type(network).__name__}`", f"cannot be traced by torch: {reason:.200}")
-
-
-def traced(network: nn.Module, examples: Sequence[Tensor]) -> Any:
-    """The graph that torch makes of the network for inputs of the shapes of the examples."""
-    with torch.no_grad():
-        return torch.export.export(network, tuple(examples), strict=False)
+        return Refusal(f"`{type(network).__name__}`", f"cannot be traced by torch: {reason:.200}"), calls
 
 
 def _changes_its_input(node: Any) -> bool:
@@ -141,11 +144,3 @@ def _of_outputs(outputs: Sequence[Value], dim: int) -> Reach:
             raise UnboundedError(f"of shape {value.shape} is no feature map (B, C, H, W)")
         found.append(reach)
     return joined(found)
-
-
-def layer_of(node: Any) -> str:
-    """The innermost module around a node, by name and class."""
-    for name, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
-        if name:
-            return f"`{name}` ({str(kind).rpartition('.')[2].strip(chr(39) + '>')})"
-    return f"`{getattr(node.target, '__name__', node.target)}`"

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from vaelib._tiles import Axis, assembled, reflected, refused, tiles_by_section
-from vaelib.tiling.field import Field, Refusal, receptive_field
+from vaelib.tiling.field import Field, Refusal, field_and_calls
 from vaelib.tiling.sizes import size_dependence
+from vaelib.tiling.traces import Called
 
 __all__ = [
     "COLUMNS",
@@ -68,6 +69,7 @@ class Section(NamedTuple):
     network: nn.Module
     examples: list[Tensor]
     found: Field | Refusal
+    calls: list[Called]
 
 
 @torch.no_grad()
@@ -77,15 +79,15 @@ def sections_of(network: nn.Module, examples: Sequence[Tensor]) -> list[Section]
     given = list(examples)
     sections: Any = getattr(network, "sections", tuple)
     for section in sections() if len(examples) == 1 else ():
-        field = receptive_field(section, given)
+        field, calls = field_and_calls(section, given)
         if isinstance(field, Refusal):
             found = []
             break
-        found.append(Section(section, given, field))
+        found.append(Section(section, given, field, calls))
         few = section(given[0][:, :, : 8 * field.rows.step, : 8 * field.columns.step])
         sides = [size // axis.step * axis.cells for size, axis in zip(given[0].shape[2:], field, strict=True)]
         given = [given[0].new_zeros(1, tree_leaves(few)[0].shape[1], *sides)]
-    return found or [Section(network, list(examples), receptive_field(network, examples))]
+    return found or [Section(network, list(examples), *field_and_calls(network, examples))]
 
 
 def fields_of(sections: Sequence[Section]) -> list[Field]:
@@ -96,7 +98,8 @@ def fields_of(sections: Sequence[Section]) -> list[Field]:
 class InTiles(nn.Module):
     """A network that is computed tile by tile.
 
-    Its receptive field is read off again at each call: whatever the code of a layer reads may have changed.
+    A network of which one tile is the whole is called at once. Else its receptive field is read off its trace, again
+    whenever a module, an attribute or the code of a layer has changed.
 
     Args:
         name: What it is called, for the errors.
@@ -119,9 +122,13 @@ class InTiles(nn.Module):
         super().__init__()
         self.network, self.takes_condition = network, getattr(network, "takes_condition", False)
         self._name, self._scale, self._tile, self._blend, self._finish = name, scale, tile, blend, finish
+        self._pixels = max(scale) // scale[0]
 
     def forward(self, x: Tensor, *more: Tensor) -> Any:
         """What the network gives for all of ``x``."""
+        if max(x.shape[2:]) * self._pixels <= self._tile:
+            result = self.network(x, *more)
+            return result if self._finish is None else self._finish(result)
         example = x.new_zeros(1, x.shape[1], ROWS * self._scale[0], COLUMNS * self._scale[0])
         sections = sections_of(self.network, [example, *(each[:1].detach() for each in more)])
         refusal = _refusal(sections, x.shape[2:], self._tile)
@@ -168,9 +175,9 @@ def _computed(
 
 def _refusal(sections: Sequence[Section], size: Sequence[int], tile: int) -> Refusal | None:
     """Why the tiles of an input of this size would not be exact."""
-    for _, _, found in sections:
-        if isinstance(found, Refusal):
-            return found
+    for each in sections:
+        if isinstance(each.found, Refusal):
+            return each.found
     fields = fields_of(sections)
     for section, field, parts in zip(sections, fields, tiles_by_section(fields, size, tile), strict=True):
         both = list(zip(parts, field, strict=True))
@@ -178,7 +185,8 @@ def _refusal(sections: Sequence[Section], size: Sequence[int], tile: int) -> Ref
             tuple(of[-1].last * axis.step for of, axis in both),
             tuple(of[0].stop * axis.step for of, axis in both),
         ]
-        dependence = size_dependence(section.network, section.examples, sizes if sizes[0] != sizes[1] else sizes[:1])
+        sizes = sizes if sizes[0] != sizes[1] else sizes[:1]
+        dependence = size_dependence(section.network, section.examples, sizes, section.calls)
         if dependence is not None:
             return dependence._replace(layer=dependence.layer.replace("`network.", "`"))
     return None
