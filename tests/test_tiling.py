@@ -151,6 +151,14 @@ def check_radius(network, axis, dim):
                 assert torch.allclose(kept, whole.narrow(dim, 0, kept.shape[dim]), 0, 1e-12) == is_enough
 
 
+def test_a_rectifier_with_a_slope_for_each_channel_looks_at_its_own_cell_only():
+    layers, example = [conv(4, 3), nn.PReLU(4), nn.PReLU()], torch.zeros(1, 4, ROWS, COLUMNS)
+    expected = receptive_field(layers[0], [example])
+    assert isinstance(expected, Field)
+    for network in (nn.Sequential(*layers), nn.Sequential(*layers, nn.SiLU(inplace=True))):
+        assert receptive_field(network, [example]) == expected
+
+
 SPATIAL = [
     (lambda c: nn.GroupNorm(2, c), r"`1\.layers\.0` \(GroupNorm\) takes mean and variance over the whole map"),
     (lambda c: nn.InstanceNorm2d(c), r"\(InstanceNorm2d\) takes mean and variance"),

@@ -107,6 +107,11 @@ def _viewed(call: Call) -> Dims:
     return tuple(dims)
 
 
+def _as_first(call: Call) -> Dims:
+    """Cell by cell, by weights that are those of channels."""
+    return call.first.dims
+
+
 def _constant(call: Call) -> Dims:
     """Of the shape of a tensor."""
     return tuple(None if dim is None else Same() for dim in call.first.dims)
@@ -138,8 +143,8 @@ _STATISTICS = "takes mean and variance over the whole map"
 _OF_BATCH = "takes the statistics of the batch, as in training mode"
 _RANDOM = "draws random numbers, as in training mode"
 _RULES: dict[Rule, str] = {
-    _pointwise: "to _to_copy contiguous detach alias prelu hardswish log_sigmoid lift_fresh_copy type_as rsub where"
-    " true_divide floor_divide",
+    _pointwise: "to _to_copy contiguous detach alias hardswish log_sigmoid lift_fresh_copy type_as rsub where"
+    " true_divide floor_divide _prelu_kernel",
     _within: "mean sum amax amin max min var std prod cumsum argmax argmin linalg_vector_norm logsumexp softmax"
     " log_softmax _softmax _log_softmax glu flip select index_select",
     _of_last_dims: "layer_norm rms_norm linear",
@@ -149,6 +154,7 @@ _RULES: dict[Rule, str] = {
     _permuted: "permute transpose",
     expanded: "expand",
     _viewed: "view reshape _unsafe_view unsqueeze squeeze flatten unflatten",
+    _as_first: "prelu",
     _constant: "zeros_like ones_like full_like",
     _batch_norm: "_native_batch_norm_legit_no_training",
     _refused(_STATISTICS): "group_norm native_group_norm",
