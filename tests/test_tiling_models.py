@@ -176,6 +176,9 @@ SIZED = {
     "offset": lambda h: h + math.log(h.shape[2] * h.shape[3]),
     "branch": lambda h: F.avg_pool2d(h, 3, 1, 1) if h.shape[2] > 8 else h,
     "kernel": lambda h: F.avg_pool2d(h, 3 if h.shape[2] > 8 else 5, 1, 1 if h.shape[2] > 8 else 2),
+    "ones": lambda h: h * torch.ones(h.shape[2]).sum() / 16,
+    "number": lambda h: h * torch.tensor(h.shape[2] / 16),
+    "table": lambda h: h * F.interpolate(torch.ones(1, 1, 2, 2), size=h.shape[2:]).sum() / 256,
     "half": lambda h: torch.cat([h[:, :, : h.shape[2] // 2], h[:, :, h.shape[2] // 2 :] * 2], 2),
 }
 

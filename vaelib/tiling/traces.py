@@ -16,11 +16,14 @@ _T = TypeVar("_T")
 _MEMORY: dict[Any, Any] = {}
 _MOST = 64
 """Results that are kept, the latest ones."""
-_OF_SIZES = {
-    *("_reshape_alias", "_unsafe_view", "expand", "reshape", "view", "upsample_bilinear2d", "upsample_nearest2d"),
-    *("_assert_tensor_metadata", "new_ones", "new_zeros", "ones", "zeros"),
-}
-"""Operators whose whole numbers are sizes of what they give."""
+_OF_MAPS = {"_reshape_alias", "_unsafe_view", "reshape", "view", "upsample_bilinear2d", "upsample_nearest2d"}
+"""Operators whose whole numbers are sizes of the map that they give, where they are given a map.
+
+Where they are given something else, or nothing as ``ones`` is, what is made of the result may be a number made of the
+size, such as a sum.
+"""
+_OF_ALL = {"_assert_tensor_metadata", "expand"}
+"""The same whatever they are given: the receptive field follows what is expanded."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
@@ -93,16 +96,27 @@ def _is_plain(value: Any) -> bool:
 def calls_of(program: Any) -> list[Called]:
     """The calls of a graph, in their order."""
     found = []
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    maps = set(program.graph_signature.user_inputs[:1])
     for node in program.graph.nodes:
+        given = {each.name for each in node.all_input_nodes}
+        if given & maps:
+            maps.add(node.name)
         if isinstance(node.target, torch._ops.OpOverload):
             name = node.target._schema.name.removeprefix("aten::")
             numbers = [leaf for leaf in tree_leaves((node.args, node.kwargs)) if not isinstance(leaf, torch.fx.Node)]
             if name == "slice":
                 numbers = _cut(*node.args)
-            elif name in _OF_SIZES:
+            elif name in _OF_ALL or (name in _OF_MAPS and node.name in maps):
                 numbers = [number for number in numbers if not isinstance(number, int)]
+            numbers += [_content(program.constants[constants[each]]) for each in sorted(given & constants.keys())]
             found.append(Called(layer_of(node), name, numbers))
     return found
+
+
+def _content(tensor: Tensor) -> str:
+    """A digest of a number or a table that the code of a network has made, perhaps of the size of a map."""
+    return hashlib.sha256(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _cut(values: Any, dim: int = 0, start: int | None = None, stop: int | None = None, step: int = 1) -> list[Any]:
