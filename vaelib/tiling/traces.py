@@ -54,11 +54,11 @@ def remembered(read: Callable[[nn.Module, Sequence[Tensor]], _T]) -> Callable[[n
         if state is None:
             return read(network, examples)
         key = (read, state)
-        if key not in _MEMORY:
-            _MEMORY[key] = read(network, examples)
+        found: _T | None = _MEMORY.get(key)
+        if found is None:
+            found = _MEMORY[key] = read(network, examples)
             while len(_MEMORY) > _MOST:
-                del _MEMORY[next(iter(_MEMORY))]
-        found: _T = _MEMORY[key]
+                _MEMORY.pop(next(iter(_MEMORY)), None)  # which another thread may have taken
         return found
 
     return recalled
