@@ -141,7 +141,7 @@ def plot(rows, network, path):
 def others(run, out, name):
     parts = []
     if rows := entries(run, "test_the_article_and_pythae"):
-        columns = ["", "", "images/s", "p50 ms", "peak MiB", "of products"]
+        columns = ["", "", "images/s", "p50 ms", "peak MiB", "of products", "off by"]
         lines = [
             [
                 f"{r['operation']}, batch {r['batch']}",
@@ -150,6 +150,7 @@ def others(run, out, name):
                 f"{r['p50']:.3g}",
                 f"{r['peak_mib']:,.0f}",
                 f"{r['of_products']:.0%}",
+                f"{r['error']:.0e}",
             ]
             for r in in_order(rows)
         ]
