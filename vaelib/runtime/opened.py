@@ -139,7 +139,7 @@ class Graphs:
 def section(
     graphs: Graphs, part: str, given: str, called: str, outputs: tuple[str, ...]
 ) -> Callable[[Array, Mapping[str, tuple[int, ...]]], list[Array]]:
-    """Computes ``outputs``, of shapes that it is told too, from ``given``: values of ``part`` or within it.
+    """Computes ``outputs``, whose shapes it is given too, from ``given``: values of ``part`` or within it.
 
     Its session is not kept: the weights are also those of the whole graph, and the memory is for the next section.
 
