@@ -16,8 +16,8 @@ PEERS = Path(__file__).parent / "peers.py"
 BESIDE = ("the article's code", "pythae", "torch", "OnnxVAE")
 BESIDE_DIFFUSERS = ("diffusers", "torch", "onnxruntime", "OnnxVAE")
 TILED = (*BESIDE_DIFFUSERS, "diffusers tiled", "torch tiled", "OnnxVAE tiled")
-FEW = 21
-"""Calls of what takes up to seconds, 3 in each round."""
+FEW = 7
+"""Calls of what takes up to seconds, one in each round."""
 
 
 @pytest.mark.parametrize("peer", BESIDE)
