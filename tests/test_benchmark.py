@@ -38,6 +38,7 @@ def report(model):
     return found
 
 
+@pytest.mark.slow
 def test_every_cell_has_a_row_with_times_and_an_error(report):
     cells = {(row.operation, row.batch, row.backend) for row in report.rows}
     assert cells == {(operation, batch, name) for operation in MEASURED for batch in (1, 3) for name in FEW}
@@ -63,6 +64,7 @@ def test_every_cell_has_a_row_with_times_and_an_error(report):
     assert not report.failed
 
 
+@pytest.mark.slow
 def test_the_recommendation_is_of_right_rows(report):
     wrong = [row._replace(correct=row.backend == "torch") for row in report.rows]
     assert "OnnxVAE" not in report._replace(rows=wrong).recommendation()
@@ -82,6 +84,7 @@ def test_wrong_numbers_are_called_wrong(model, monkeypatch):
     assert found.recommendation().count("OnnxVAE") == 2
 
 
+@pytest.mark.slow
 def test_the_table_says_what_was_skipped(report, monkeypatch, capsys, model, tmp_path):
     rows = [report.rows[0]._replace(correct=False), *report.rows[1:]]
     shown = report._replace(
@@ -103,6 +106,7 @@ def test_the_table_says_what_was_skipped(report, monkeypatch, capsys, model, tmp
     assert output.endswith(f"{shown.recommendation()}\n")
 
 
+@pytest.mark.slow
 def test_a_noisy_run_says_so(report):
     quiet = [row._replace(times=[1.0] * 50) for row in report.rows]
     assert not report._replace(rows=quiet, load=0.0).noisy

@@ -272,7 +272,9 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore:.*(weight_norm|WeightNorm).*")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "length in Python" else name for name in CASES]
+)
 def test_the_message_is_one_paragraph(name, tmp_path, capfd):
     layer, match = CASES[name]
     model = vae(layer())

@@ -82,6 +82,7 @@ class SideBySide(nn.Module):
         return tuple(values for module in self.modules_of for values in module(image, noise))
 
 
+@pytest.mark.slow
 def test_every_likelihood_and_a_prior_without_a_closed_form_have_torchs_images_and_nats():
     """Also of sure decoders: logits of 30 are daily bread, and scales of a trained logistic far below an error."""
     wholes = {str(likelihood): whole(likelihood) for likelihood in LIKELIHOODS}

@@ -43,6 +43,7 @@ class Telling(vl.GaussianLatent):
         return draw._replace(hidden=draw.z + features[0].tanh())
 
 
+@pytest.mark.slow
 def test_a_decoder_that_is_given_more_than_z_is_converted_as_it_is():
     _, graphs = build(latent=Telling((2,)))
     files = conversion.convert(graphs, 18)

@@ -318,10 +318,8 @@ def test_every_latent_trains_and_draws_its_images(latent, tmp_path):
         assert (tmp_path / "reconstructions" / "epoch_001.png").exists()
 
 
-EXPORTED = [name if name == "ladder" else pytest.param(name, marks=pytest.mark.slow) for name in LATENTS]
-
-
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LATENTS)
 def test_every_latent_is_exported(name, tmp_path, monkeypatch):
     """The same noise becomes the same z, images and nats in torch and in the runtime."""
     pytest.importorskip("onnxscript")
